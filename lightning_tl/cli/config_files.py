@@ -1,0 +1,56 @@
+"""Finding configuration files: by path, or by name among those that ship with the package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lightning_tl.errors import UserError, nearest
+
+PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def configs_root() -> Path:
+    """Return the folder of the shipped configurations: inside an installed wheel, else at the top of the checkout."""
+    inside = PACKAGE / "configs"
+    return inside if inside.is_dir() else PACKAGE.parent / "configs"
+
+
+def find_config(name: str) -> Path:
+    """Return the file that ``name`` means.
+
+    Args:
+        name: A path; or the name of a shipped configuration, such as ``render/digits``, ``configs/render/digits.yaml``
+            or, where no other has it, ``digits``.
+
+    Raises:
+        UserError: No such file, or several shipped ones of that name.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    root = configs_root()
+    shipped = {file.relative_to(root).with_suffix("").as_posix(): file for file in sorted(root.rglob("*.yaml"))}
+    wanted = Path(name.removeprefix("configs/")).with_suffix("").as_posix() if path.suffix == ".yaml" else name
+    matches = [key for key in shipped if key == wanted] or [key for key in shipped if key.endswith(f"/{wanted}")]
+    if len(matches) == 1:
+        return shipped[matches[0]]
+    if matches:
+        raise UserError(f"--config {name}: several shipped configurations have this name: {', '.join(matches)}")
+    raise UserError(
+        f"--config {name}: no such file, nor a shipped configuration{nearest(wanted, shipped)}"
+    )
+
+
+def with_found_configs(argv: list[str]) -> list[str]:
+    """Return the arguments with the value of each ``--config`` (or ``-c``) replaced by the path it stands for."""
+    found: list[str] = []
+    is_value = False
+    for argument in argv:
+        if is_value:
+            found.append(str(find_config(argument)))
+        elif argument.startswith("--config="):
+            found.append(f"--config={find_config(argument.removeprefix('--config='))}")
+        else:
+            found.append(argument)
+        is_value = argument in ("--config", "-c") and not is_value
+    return found

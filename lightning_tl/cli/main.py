@@ -1,0 +1,68 @@
+"""`lightning-tl`: finds the sub-command's module, runs it, and prints what the user did wrong as one message."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+
+# name → (module in lightning_tl.cli, one line for --help)
+COMMANDS: dict[str, tuple[str, str]] = {
+    "quickstart": ("quickstart", "the whole way on real data: render, pre-train, fine-tune, fit the law, report"),
+    "render": ("render", "render a labelled data set with BlenderProc; add to it, or verify it"),
+    "dataset": ("dataset", "look at a rendered data set: preview"),
+    "fit": ("train", "train: pre-training or fine-tuning, from YAML and dotted overrides (LightningCLI)"),
+    "validate": ("train", "run a model's validation"),
+    "test": ("train", "run a model's test: test/error = 1 - score"),
+    "predict": ("train", "run a model's predictions"),
+    "law": ("law", "fit error = D*n^-alpha + C to a table of results, and say what to do"),
+    "report": ("report", "write the report of a folder of results: one self-contained HTML page"),
+}
+
+
+def usage() -> str:
+    """Return the text of ``lightning-tl --help``."""
+    width = max(map(len, COMMANDS))
+    rows = "\n".join(f"  {name:<{width}}  {line}" for name, (_, line) in COMMANDS.items())
+    return (
+        "usage: lightning-tl COMMAND [OPTIONS]\n\n"
+        "Is my synthetic pre-training worth anything, should I render more or render differently?\n\n"
+        f"commands:\n{rows}\n\n"
+        "lightning-tl COMMAND --help lists a command's options; each takes YAML by --config, and --print_config.\n"
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run ``lightning-tl`` and return its exit code: 0; 2 for what the user gave; 130 when interrupted."""
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage(), end="")
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        from lightning_tl import __version__
+
+        print(__version__)
+        return 0
+    from data_gen.errors import DataGenError
+    from lightning_tl.errors import UserError, nearest
+
+    name, *rest = arguments
+    try:
+        if name not in COMMANDS:
+            raise UserError(f"no command '{name}'{nearest(name, COMMANDS)}\n(commands: lightning-tl --help)")
+        module = import_module(f"lightning_tl.cli.{COMMANDS[name][0]}")
+        # the four of LightningCLI share a module and are told apart by their own name
+        return int(module.main([name, *rest] if COMMANDS[name][0] == "train" else rest) or 0)
+    except (UserError, DataGenError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted: what was finished is kept; the same command goes on from there", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `lightning-tl … | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,142 @@
+"""Weights from one network into another's backbone, and a report of what went where."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_tl.errors import UserError
+
+# What training wrappers put in front of a parameter's name (torch.compile, DataParallel, Lightning projects).
+_WRAPPERS = ("_orig_mod.", "module.", "model.", "net.", "backbone.", "encoder.")
+# Classifiers of torchvision and timm, and heads: never part of a backbone.
+_HEADS = ("fc.", "head.", "classifier.")
+
+
+@dataclass(frozen=True)
+class KeyReport:
+    """Which entries of a checkpoint went into the backbone.
+
+    Attributes:
+        source: Where the weights came from.
+        matched: Names loaded.
+        missing: The backbone's names that the source lacks.
+        unexpected: The source's names that the backbone lacks.
+        mismatched: Name → (shape in the source, shape in the backbone).
+        head: The source's names that belong to its head, left out on purpose.
+    """
+
+    source: str
+    matched: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    mismatched: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
+    head: list[str] = field(default_factory=list)
+
+    @property
+    def fraction(self) -> float:
+        """Return the share of the backbone's entries that were loaded."""
+        return len(self.matched) / max(1, len(self.matched) + len(self.missing) + len(self.mismatched))
+
+    def __str__(self) -> str:
+        lines = [
+            f"backbone from {self.source}: {len(self.matched)} matched, {len(self.missing)} missing, "
+            f"{len(self.unexpected)} unexpected, {len(self.mismatched)} of another shape, {len(self.head)} of the head"
+        ]
+        shapes = [f"{name}: {a} there, {b} here" for name, (a, b) in self.mismatched.items()]
+        for title, names in (("missing", self.missing), ("unexpected", self.unexpected), ("shapes", shapes)):
+            if names:
+                lines.append(f"  {title}: {', '.join(names[:5])}{f', … ({len(names)})' if len(names) > 5 else ''}")
+        return "\n".join(lines)
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU; only plain types and tensors are unpickled.
+
+    Raises:
+        UserError: No such file, not a checkpoint, or one that holds more than plain types.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"checkpoint {path}: no such file")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"checkpoint {path}: cannot be read with weights_only=True ({str(error).splitlines()[0]}); "
+            "save its state_dict alone with torch.save"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError) as error:
+        raise UserError(f"checkpoint {path}: damaged or not a checkpoint ({str(error).splitlines()[0]})") from error
+    if not isinstance(content, Mapping):
+        raise UserError(f"checkpoint {path}: holds a {type(content).__name__}, not a state dict")
+    return dict(content)
+
+
+def backbone_state(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], list[str]]:
+    """Split a state dict into its backbone's entries under torchvision's names, and the names of the rest.
+
+    Entries at ``backbone.`` are the backbone where there are any; else everything but the head is. Wrappers' prefixes
+    (``_orig_mod.``, ``module.``, ``model.``, …) are taken off.
+    """
+    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    inside = {name for name in tensors if "backbone." in f".{name}".replace("._orig_mod.", ".")}
+    backbone: dict[str, Tensor] = {}
+    rest: list[str] = []
+    for name, value in tensors.items():
+        if inside and name not in inside:
+            rest.append(name)
+            continue
+        short = name
+        while short.startswith(_WRAPPERS):
+            short = short.split(".", 1)[1]
+        short = short.replace("_orig_mod.", "")
+        if short.startswith(_HEADS):
+            rest.append(name)
+        else:
+            backbone[short] = value
+    return backbone, rest
+
+
+def load_backbone(source: str | Path | Mapping[str, Any], backbone: nn.Module, min_fraction: float = 0.9) -> KeyReport:
+    """Copy a checkpoint's backbone into ``backbone``, in place.
+
+    Args:
+        source: A checkpoint of any task of this library, of Lightning, or a state dict of torchvision or timm, as a
+            file or already in memory.
+        backbone: The module to fill; its parameters have torchvision's names.
+        min_fraction: The least share of its entries that must be found with the right shape.
+
+    Returns:
+        What was matched, missing, unexpected, of another shape.
+
+    Raises:
+        UserError: Less than ``min_fraction`` was found, as for a checkpoint of another backbone; nothing is copied.
+    """
+    content = read_checkpoint(source) if isinstance(source, str | Path) else dict(source)
+    found, head = backbone_state(content.get("state_dict", content))
+    own = backbone.state_dict()
+    shapes = {name: (tuple(found[name].shape), tuple(own[name].shape)) for name in own if name in found}
+    report = KeyReport(
+        source=str(source) if isinstance(source, str | Path) else "a state dict",
+        matched=[name for name, (there, here) in shapes.items() if there == here],
+        missing=[name for name in own if name not in found],
+        unexpected=[name for name in found if name not in own],
+        mismatched={name: pair for name, pair in shapes.items() if pair[0] != pair[1]},
+        head=head,
+    )
+    if report.fraction < min_fraction:
+        made_by = content.get("lightning_tl", {})
+        name = f" (it holds a '{made_by['backbone']}')" if "backbone" in made_by else ""
+        raise UserError(
+            f"{report.source} is a checkpoint of another backbone{name}: "
+            f"{report.fraction:.0%} of the entries fit, {min_fraction:.0%} are needed.\n{report}"
+        )
+    backbone.load_state_dict({name: found[name] for name in report.matched}, strict=False)
+    return report
