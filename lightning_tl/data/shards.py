@@ -1,0 +1,178 @@
+"""Reading rendered data sets by index: `DIR/train` or `DIR/val` with a manifest and tar shards."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tarfile
+from bisect import bisect_right
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from lightning_tl.errors import UserError
+
+FORMAT_VERSION = 1
+_Members = list[
+    tuple[str, dict[str, tuple[int, int]]]
+]  # by image: key, and by extension the (offset, size) of its bytes
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What `manifest.json` says that readers need."""
+
+    folder: Path
+    split: str
+    categories: dict[int, str]
+    image_size: tuple[int, int]
+    shards: list[dict[str, Any]]
+
+    @property
+    def images(self) -> int:
+        """Return the number of images in all shards."""
+        return sum(shard["images"] for shard in self.shards)
+
+
+def read_manifest(folder: str | Path) -> Manifest:
+    """Read a split's manifest.
+
+    Raises:
+        UserError: No manifest, not JSON, of another format version, or a key is missing.
+    """
+    folder = Path(folder)
+    path = folder / "manifest.json"
+    if not path.is_file():
+        hint = f"; its splits are {folder}/train and {folder}/val" if (folder / "train").is_dir() else ""
+        raise UserError(f"{path}: no such file, so {folder} is no rendered split{hint} (lightning-tl render makes one)")
+    try:
+        content = json.loads(path.read_text())
+        version = content["format_version"]
+        if version != FORMAT_VERSION:
+            raise UserError(f"{path}: format version {version}; this release reads {FORMAT_VERSION}: render it again")
+        size = content["image_size"]
+        return Manifest(
+            folder=folder,
+            split=content["split"],
+            categories={int(number): name for number, name in content["categories"].items()},
+            image_size=(int(size[0]), int(size[1])),
+            shards=content["shards"],
+        )
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: damaged ({type(error).__name__}: {error}): delete it and render again") from error
+
+
+class RenderedImages:
+    """The first ``n`` images of a rendered split, by index.
+
+    A shard's headers are read, and its sha256 is checked, when its first image is asked for.
+
+    Args:
+        folder: ``DIR/train`` or ``DIR/val``.
+        n: How many images, counted from the first (``None``: all). The images of a smaller ``n`` are the first of a
+            larger one.
+        verify: Check each shard against the manifest's sha256 before it is used.
+
+    Raises:
+        UserError: No such data set, fewer than ``n`` images in it, a missing or corrupted shard.
+    """
+
+    def __init__(self, folder: str | Path, n: int | None = None, verify: bool = True) -> None:
+        self.manifest = read_manifest(folder)
+        self.verify = verify
+        available = self.manifest.images
+        if n is not None and not 1 <= n <= available:
+            raise UserError(
+                f"{n} images asked for, but {self.manifest.folder} has {available}: "
+                f"ask for at most {available}, or render more (lightning-tl render --images {n} adds to it)"
+            )
+        self.n = available if n is None else n
+        self._ends = list(accumulate(shard["images"] for shard in self.manifest.shards))
+        self._members: dict[int, _Members] = {}
+
+    def __len__(self) -> int:
+        return self.n
+
+    def shard_path(self, shard: int) -> Path:
+        """Return the file of a shard, by its number in the manifest."""
+        name = str(self.manifest.shards[shard]["name"])
+        return self.manifest.folder / "shards" / Path(name).with_suffix(".tar").name
+
+    def _open(self, shard: int) -> _Members:
+        if shard in self._members:
+            return self._members[shard]
+        path, entry = self.shard_path(shard), self.manifest.shards[shard]
+        mend = "delete it and run the same lightning-tl render again"
+        if not path.is_file():
+            raise UserError(f"{path}: this shard is in the manifest but not on disk: run the same render again")
+        if self.verify:
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            if digest != entry["sha256"]:
+                raise UserError(f"{path}: corrupted: its sha256 is not the manifest's: {mend}")
+        by_key: dict[str, dict[str, tuple[int, int]]] = {}
+        try:
+            with tarfile.open(path) as archive:
+                for member in archive:
+                    key, _, extension = member.name.partition(".")
+                    by_key.setdefault(key, {})[extension] = (member.offset_data, member.size)
+        except tarfile.TarError as error:
+            raise UserError(f"{path}: not a readable tar file ({error}): {mend}") from error
+        if len(by_key) != entry["images"]:
+            raise UserError(f"{path}: holds {len(by_key)} images where the manifest says {entry['images']}: {mend}")
+        self._members[shard] = sorted(by_key.items())
+        return self._members[shard]
+
+    def member(self, index: int, *extensions: str) -> tuple[str, bytes]:
+        """Return an image's key and the bytes of the first of the extensions that it has.
+
+        Raises:
+            UserError: It has none of them.
+            IndexError: ``index`` is not in ``[0, n)``.
+        """
+        if not 0 <= index < self.n:
+            raise IndexError(f"image {index} of {self.n}")
+        shard = bisect_right(self._ends, index)
+        members = self._open(shard)
+        key, parts = members[index - (self._ends[shard] - len(members))]
+        for extension in extensions:
+            if extension in parts:
+                offset, size = parts[extension]
+                with self.shard_path(shard).open("rb") as file:
+                    file.seek(offset)
+                    return key, file.read(size)
+        raise UserError(f"{self.shard_path(shard)}: image {key} has no {' or '.join(extensions)}")
+
+    def _array(self, index: int, *extensions: str) -> np.ndarray:
+        key, content = self.member(index, *extensions)
+        try:
+            return np.asarray(Image.open(io.BytesIO(content)))
+        except OSError as error:
+            raise UserError(
+                f"{self.manifest.folder}: image {key}.{extensions[0]} cannot be decoded: {error}"
+            ) from error
+
+    def rgb(self, index: int) -> np.ndarray:
+        """Return colours, uint8 ``[H, W, 3]``."""
+        return self._array(index, "rgb.png", "rgb.jpg")
+
+    def category(self, index: int) -> np.ndarray:
+        """Return category ids by pixel, uint16 ``[H, W]``; 0 is the background."""
+        return self._array(index, "category.png")
+
+    def instance(self, index: int) -> np.ndarray:
+        """Return instance ids by pixel, uint16 ``[H, W]``; 0 is the background."""
+        return self._array(index, "instance.png")
+
+    def normal(self, index: int) -> np.ndarray:
+        """Return normals as stored, uint8 ``[H, W, 3]``: (n + 1)/2·255 in the camera's frame; 128s are none."""
+        return self._array(index, "normal.png")
+
+    def labels(self, index: int) -> dict[str, Any]:
+        """Return the image's JSON: visible category ids, objects with boxes, the camera."""
+        return dict(json.loads(self.member(index, "json")[1]))
