@@ -63,14 +63,14 @@ class Batches(Dataset[Batch]):
         """Return a whole batch: float images ``[B, C, size, size]`` and their targets ``[B, …]``."""
         first = indices[0]
         generator = step_generator(self.seed, first.step) if isinstance(first, Pick) else None
-        numbers = [pick.index if isinstance(pick, Pick) else pick for pick in indices]
+        numbers = [pick.sample if isinstance(pick, Pick) else pick for pick in indices]
         pixels = torch.from_numpy(np.stack([self._image(number) for number in numbers]))
         pixels = pixels.unsqueeze(1) if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2)
         return self.transform(pixels, generator), self.targets[numbers]
 
 
-def _whole(batch: Batch) -> Batch:
-    return batch
+def _whole(batch: Any) -> Any:
+    return batch  # Batches has collated it
 
 
 class ResumableLoader(DataLoader[Any]):
@@ -118,7 +118,7 @@ class BatchedDataModule(pl.LightningDataModule):
             return 0, 0
         # "processed" is right whether the checkpoint was written before or after the batch was counted as completed
         progress = self.trainer.fit_loop.epoch_loop.batch_progress
-        return progress.total.processed, progress.current.processed
+        return progress.total.processed, progress.current.processed  # type: ignore[attr-defined]
 
     def train_dataloader(self) -> ResumableLoader:
         """Return the loader of the training split."""

@@ -49,7 +49,7 @@ class Rendered(BatchedDataModule):
     Args:
         root: The folder that ``lightning-tl render`` wrote.
         n: Pre-training size (``None``: all images).
-        target: ``mulclass``: the visible categories as a float vector. ``sinclass``: the category of the largest object.
+        target: ``mulclass``: the visible categories as a float vector. ``sinclass``: the largest object's category.
         transform: Crops, size, colours.
         batch_size: Images in a training batch.
         seed: Of order and augmentation.

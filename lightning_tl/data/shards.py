@@ -153,9 +153,8 @@ class RenderedImages:
         try:
             return np.asarray(Image.open(io.BytesIO(content)))
         except OSError as error:
-            raise UserError(
-                f"{self.manifest.folder}: image {key}.{extensions[0]} cannot be decoded: {error}"
-            ) from error
+            where = f"{self.manifest.folder}: {key}.{extensions[0]}"
+            raise UserError(f"{where} cannot be decoded ({error}): render it again") from error
 
     def rgb(self, index: int) -> np.ndarray:
         """Return colours, uint8 ``[H, W, 3]``."""

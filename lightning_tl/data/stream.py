@@ -11,9 +11,9 @@ from torch.utils.data import Sampler
 
 
 class Pick(NamedTuple):
-    """A sample of a training batch: its index, and the step whose batch it belongs to."""
+    """A sample of a training batch: its number, and the step whose batch it belongs to."""
 
-    index: int
+    sample: int
     step: int
 
 

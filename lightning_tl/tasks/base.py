@@ -62,7 +62,8 @@ class TransferTask(pl.LightningModule):
         self.configure_models()
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.to(memory_format=self.memory_format)
-        self.scores = nn.ModuleDict({f"{stage}_score": self.build_metric() for stage in ("val", "test")})
+        self.val_score = self.build_metric()
+        self.test_score = self.build_metric()
         if init_from is not None:
             self.key_report = load_backbone(init_from, self.backbone)
             rank_zero_info(str(self.key_report))
@@ -70,7 +71,7 @@ class TransferTask(pl.LightningModule):
     def configure_models(self) -> None:
         """Make ``self.backbone`` and ``self.head``."""
         self.backbone = build_backbone(self.backbone_name, self.in_chans)
-        self.head = self.build_head(int(self.backbone.num_features))
+        self.head = self.build_head(self.backbone.num_features)  # type: ignore[arg-type]
 
     def build_head(self, num_features: int) -> nn.Module:
         """Return the head: pooled features ``[B, num_features]`` → outputs."""
@@ -96,7 +97,7 @@ class TransferTask(pl.LightningModule):
         training = stage == "train"
         self.log(f"{stage}/loss", loss, on_step=training, on_epoch=not training, batch_size=len(images))
         if not training:
-            score = self.scores[f"{stage}_score"]
+            score = self._score(stage)
             score.update(outputs, targets)
             self.log(f"{stage}/score", score, on_step=False, on_epoch=True, batch_size=len(images))
         return loss
@@ -117,8 +118,11 @@ class TransferTask(pl.LightningModule):
         """Return the outputs for a batch's images."""
         return self(batch[0] if isinstance(batch, list | tuple) else batch)
 
+    def _score(self, stage: str) -> Metric:
+        return {"val": self.val_score, "test": self.test_score}[stage]
+
     def _log_error(self, stage: str) -> None:
-        self.log(f"{stage}/error", 1 - self.scores[f"{stage}_score"].compute(), prog_bar=True)
+        self.log(f"{stage}/error", 1 - self._score(stage).compute(), prog_bar=True)
 
     def on_validation_epoch_end(self) -> None:
         """Log ``val/error``."""
