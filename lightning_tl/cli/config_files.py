@@ -36,9 +36,7 @@ def find_config(name: str) -> Path:
         return shipped[matches[0]]
     if matches:
         raise UserError(f"--config {name}: several shipped configurations have this name: {', '.join(matches)}")
-    raise UserError(
-        f"--config {name}: no such file, nor a shipped configuration{nearest(wanted, shipped)}"
-    )
+    raise UserError(f"--config {name}: no such file, nor a shipped configuration{nearest(wanted, shipped)}")
 
 
 def with_found_configs(argv: list[str]) -> list[str]:

@@ -14,19 +14,24 @@ _UNKNOWN_OPTION = re.compile(r"unrecognized arguments: --?([\w.\-]+)", re.IGNORE
 _UNKNOWN_KEY = re.compile(r"(?:Group '(?P<group>[^']*)' )?does not accept (?:option|key) '(?P<key>[^']*)'")
 
 
+def explain(parser: ArgumentParser, message: str) -> str:
+    """Return a parser's complaint as one sentence, with the nearest valid option where one was unknown."""
+    text = " ".join(message.split())
+    valid = {action.dest for action in parser._actions if action.dest not in ("help", "print_config")}
+    if unknown := _UNKNOWN_OPTION.search(text):
+        text = f"unknown option --{unknown[1]}{nearest(unknown[1].replace('-', '_'), valid)}"
+    elif unknown := _UNKNOWN_KEY.search(text):
+        key = ".".join(filter(None, [unknown["group"], unknown["key"]]))
+        text = f"unknown key '{key}' in the configuration{nearest(key, valid)}"
+    return f"{text}\n(options: {parser.prog} --help)"
+
+
 class CommandParser(ArgumentParser):
     """An argument parser whose errors are a ``UserError`` of one clear sentence."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise the parser's complaint as a ``UserError``, with the nearest valid option where one was unknown."""
-        text = " ".join(message.split())
-        valid = {action.dest for action in self._actions if action.dest not in ("help", "print_config")}
-        if unknown := _UNKNOWN_OPTION.search(text):
-            text = f"unknown option --{unknown[1]}{nearest(unknown[1].replace('-', '_'), valid)}"
-        elif unknown := _UNKNOWN_KEY.search(text):
-            key = ".".join(filter(None, [unknown["group"], unknown["key"]]))
-            text = f"unknown key '{key}' in the configuration{nearest(key, valid)}"
-        raise UserError(f"{text}\n(options: {self.prog} --help)") from ex
+        """Raise the parser's complaint as a ``UserError``."""
+        raise UserError(explain(self, message)) from ex
 
 
 def command_parser(name: str, description: str, **kwargs: Any) -> CommandParser:

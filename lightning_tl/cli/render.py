@@ -1,0 +1,30 @@
+"""`lightning-tl render`: a labelled data set from a configuration."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from data_gen.farm import render
+from data_gen.spec import RenderConfig
+from lightning_tl.cli.parsing import command_parser, parse
+from lightning_tl.cli.progress import progress_bar
+
+DESCRIPTION = """Render a labelled data set. The same command with a larger --images adds to it; with the same it checks
+every finished shard and renders what is missing. It can be interrupted at any time."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Render, and print what there is now."""
+    parser = command_parser("render", DESCRIPTION)
+    parser.add_argument("--out", type=Path, required=True, help="Folder of the data set: train/ and val/ go into it.")
+    parser.add_argument("--images", type=int, required=True, help="Images of the training split.")
+    parser.add_argument("--val-images", "--val_images", type=int, default=0, help="Images of the validation split.")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="Renderer processes of one thread.")
+    parser.add_class_arguments(RenderConfig)
+    given = parse(parser, argv)
+    config = parser.instantiate_classes(given)
+    fields = {name: config[name] for name in RenderConfig.__dataclass_fields__}
+    with progress_bar(f"render {given.out}", "images") as progress:
+        render(RenderConfig(**fields), given.out, given.images, given.val_images, given.workers, progress)
+    return 0

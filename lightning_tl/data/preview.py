@@ -1,0 +1,72 @@
+"""Contact sheets of rendered data: colours with boxes, masks and normals side by side."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Callable
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from lightning_tl.data.shards import RenderedImages
+
+_GAP, _TEXT = 4, 12
+
+
+def category_color(number: int) -> tuple[int, int, int]:
+    """Return a colour for a category or instance id; neighbours differ."""
+    hue = number * 0.618034 % 1.0  # the golden ratio spreads any run of ids over the circle
+    red, green, blue = colorsys.hsv_to_rgb(hue, 0.65, 0.95)
+    return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def _enlarge(pixels: np.ndarray, side: int) -> Image.Image:
+    image = Image.fromarray(pixels)
+    scale = side / max(image.size)
+    return image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.NEAREST)
+
+
+def _boxes(images: RenderedImages, index: int, side: int) -> Image.Image:
+    tile = _enlarge(images.rgb(index), side)
+    draw = ImageDraw.Draw(tile)
+    labels = images.labels(index)
+    scale = side / max(labels["size"])
+    for thing in labels["objects"]:
+        x, y, w, h = (value * scale for value in thing["bbox"])
+        color = category_color(thing["category"])
+        draw.rectangle((x, y, x + w - 1, y + h - 1), outline=color)
+        draw.text((x + 2, y + 1), images.manifest.categories[thing["category"]], fill=color)
+    return tile
+
+
+def _masks(images: RenderedImages, index: int, side: int) -> Image.Image:
+    instances = images.instance(index)
+    colors = np.array([(40, 40, 40), *(category_color(i) for i in range(1, int(instances.max()) + 1))], np.uint8)
+    return _enlarge(colors[instances], side)
+
+
+def _normals(images: RenderedImages, index: int, side: int) -> Image.Image:
+    return _enlarge(images.normal(index), side)
+
+
+def contact_sheet(images: RenderedImages, count: int = 24, side: int = 128) -> Image.Image:
+    """Return a picture of images spread evenly over a data set: colours with boxes, instance masks, normals.
+
+    Args:
+        images: What to show.
+        count: How many images.
+        side: Longer side of a tile in pixels.
+    """
+    panels: tuple[Callable[[RenderedImages, int, int], Image.Image], ...] = (_boxes, _masks, _normals)
+    chosen = np.unique(np.linspace(0, len(images) - 1, min(count, len(images))).round().astype(int))
+    columns = max(1, min(4, len(chosen)))
+    rows = -(-len(chosen) // columns)
+    width, height = len(panels) * (side + 1) + _GAP, side + _TEXT + _GAP
+    sheet = Image.new("RGB", (columns * width, rows * height), "white")
+    draw = ImageDraw.Draw(sheet)
+    for place, index in enumerate(chosen.tolist()):
+        x, y = place % columns * width, place // columns * height
+        draw.text((x, y), images.member(index, "json")[0], fill="black")
+        for number, panel in enumerate(panels):
+            sheet.paste(panel(images, index, side), (x + number * (side + 1), y + _TEXT))
+    return sheet

@@ -1,0 +1,68 @@
+"""One training run from its arguments: what the command line and studies both call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from jsonargparse import set_parsing_settings
+from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+
+import lightning_tl.data
+import lightning_tl.tasks  # noqa: F401  imported so that YAML can name their classes without a path
+from lightning_tl.cli.config_files import with_found_configs
+from lightning_tl.cli.parsing import explain
+from lightning_tl.errors import UserError
+
+# Interpolation is resolved after all files and overrides are merged, and absolute keys work under sub-commands.
+set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+
+
+class RunParser(LightningArgumentParser):
+    """Lightning's parser, with a ``UserError`` for what it cannot take."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise the parser's complaint as a ``UserError``."""
+        raise UserError(explain(self, message)) from ex
+
+
+class RunCLI(LightningCLI):
+    """LightningCLI for any module and data module; ours need no number of classes, which the data know."""
+
+    def __init__(self, args: Sequence[str] | None = None) -> None:
+        super().__init__(
+            model_class=LightningModule,
+            datamodule_class=LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_callback=SaveConfigCallback,
+            save_config_kwargs={"overwrite": True},  # a run that goes on writes the same file again
+            parser_kwargs={"parser_mode": "omegaconf+"},
+            parser_class=RunParser,
+            args=None if args is None else with_found_configs(list(args)),
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse the arguments; as a library call they have nothing to do with the process's own."""
+        self.config = parser.parse_args(args)
+
+    def _parse_ckpt_path(self) -> None:
+        # Lightning would let a checkpoint's hyper-parameters beat what was just given on the command line, silently.
+        return
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Give the model the data's number of classes, where both have such a thing."""
+        parser.link_arguments("data.num_classes", "model.init_args.num_classes", apply_on="instantiate")
+
+
+def run(args: Sequence[str]) -> RunCLI:
+    """Do one run and return its CLI, with ``model``, ``datamodule``, ``trainer`` and ``config``.
+
+    Args:
+        args: As after ``lightning-tl``: ``["fit", "--config", "pretrain/digits", "--data.n", "64"]``.
+
+    Raises:
+        UserError: An unknown key, a wrong value, a missing file.
+    """
+    return RunCLI(args)
