@@ -1,0 +1,211 @@
+"""From rendered passes and geometry to the arrays and labels of the format. Numpy alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_gen.library.geometry import Floats
+from data_gen.spec import SceneSpec
+
+FLIP = np.diag([1.0, -1.0, -1.0])
+"""Between a camera with y up and z towards it (Blender's, and the normals') and one with y down and z away (K's)."""
+
+
+@dataclass(frozen=True)
+class View:
+    """One image with its labels, as it is stored.
+
+    Attributes:
+        rgb: 8 bit, shape ``[H, W, 3]``.
+        category: ids, 0 = background, uint16, shape ``[H, W]``.
+        instance: ids, 0 = background, uint16, shape ``[H, W]``.
+        normal: (n + 1) / 2 · 255 in the camera's frame, 8 bit, shape ``[H, W, 3]``; 128, 128, 128 = none.
+        depth: millimetres along the line of sight's axis, uint16, 0 = none; or ``None``.
+        labels: what stands in the ``.json`` member.
+    """
+
+    rgb: NDArray[np.uint8]
+    category: NDArray[np.uint16]
+    instance: NDArray[np.uint16]
+    normal: NDArray[np.uint8]
+    depth: NDArray[np.uint16] | None
+    labels: dict[str, Any]
+
+
+def tone_map(linear: NDArray[np.float32], exposure: float) -> NDArray[np.uint8]:
+    """Turn light into 8-bit sRGB colours.
+
+    The curve is Reinhard's with a white point (*Photographic Tone Reproduction for Digital Images*, 2002, eq. 4), a
+    channel at a time: c (1 + c / w²) / (1 + c), w = 4; then the sRGB transfer function (IEC 61966-2-1).
+
+    Args:
+        linear: shape ``[H, W, 3]``.
+        exposure: factor on ``linear``.
+    """
+    c = np.maximum(linear, 0).astype(np.float32) * np.float32(exposure * 1.6)
+    c = np.minimum(c * (1 + c / 16) / (1 + c), 1)
+    srgb = np.where(c <= 0.0031308, 12.92 * c, 1.055 * np.power(np.maximum(c, 1e-9), 1 / 2.4) - 0.055)
+    return np.round(srgb * 255).astype(np.uint8)
+
+
+def camera_normals(world: NDArray[np.float32], camera_to_world: Floats) -> NDArray[np.uint8]:
+    """Turn normals in the world's frame into the camera's (x right, y up, z towards it), of unit length, as 8 bit.
+
+    Args:
+        world: sums or means of unit normals, zero where there is no surface; shape ``[H, W, 3]``.
+        camera_to_world: 4 × 4.
+    """
+    length = np.linalg.norm(world, axis=-1, keepdims=True)
+    unit = world @ camera_to_world[:3, :3] / np.maximum(length, 1e-9)
+    stored = np.round((unit + 1) / 2 * 255).astype(np.uint8)
+    return np.where(length > 0.1, stored, np.uint8(128)).astype(np.uint8)
+
+
+def depth_mm(depth: NDArray[np.float32]) -> NDArray[np.uint16]:
+    """Turn metres along the viewing axis into whole millimetres; 0 where there is nothing nearer than 65.5 m."""
+    mm = np.round(depth.astype(np.float64) * 1000)
+    return np.where(mm < 65535.5, mm, 0).astype(np.uint16)
+
+
+def silhouette(points: Floats, faces: NDArray[np.int32], size: int, margin: int) -> NDArray[np.bool_]:
+    """Draw which pixel centres a mesh covers, with nothing in front of it.
+
+    Args:
+        points: projected vertices (x, y), pixel centres at whole numbers; shape ``[V, 2]``, NaN where not in front.
+        faces: triangles, shape ``[F, 3]``.
+        size: width and height of the image, pixels.
+        margin: pixels added on each side, so that what lies outside the frame counts too.
+
+    Returns:
+        Shape ``[size + 2 margin, size + 2 margin]``.
+    """
+    width = size + 2 * margin
+    canvas = np.zeros((width, width), bool)
+    tri = points[faces] + margin
+    tri = tri[np.isfinite(tri).all((1, 2))]
+    low = np.maximum(np.ceil(tri.min(1)), 0).astype(np.int64)
+    high = np.minimum(np.floor(tri.max(1)), width - 1).astype(np.int64)
+    spans = np.maximum(high - low + 1, 0)
+    counts = spans.prod(1)
+    # every (triangle, pixel of its bounding box) at once
+    which = np.repeat(np.arange(len(tri)), counts)
+    rank = np.arange(len(which)) - np.repeat(np.cumsum(counts) - counts, counts)
+    x = low[which, 0] + rank % np.maximum(spans[which, 0], 1)
+    y = low[which, 1] + rank // np.maximum(spans[which, 0], 1)
+    a, b, c = tri[which, 0], tri[which, 1], tri[which, 2]
+    sides = [(q[:, 0] - p[:, 0]) * (y - p[:, 1]) - (q[:, 1] - p[:, 1]) * (x - p[:, 0]) for p, q in ((a, b), (b, c), (c, a))]
+    inside = ((sides[0] >= 0) & (sides[1] >= 0) & (sides[2] >= 0)) | ((sides[0] <= 0) & (sides[1] <= 0) & (sides[2] <= 0))
+    canvas[y[inside], x[inside]] = True
+    return canvas
+
+
+def _project(vertices: Floats, world_to_camera: Floats, K: Floats) -> tuple[Floats, Floats]:
+    """Return pixel coordinates ``[V, 2]`` (NaN behind the camera) and distances along the viewing axis ``[V]``."""
+    seen = vertices @ world_to_camera[:3, :3].T + world_to_camera[:3, 3]
+    depth = seen[:, 2]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        points = (seen @ K.T)[:, :2] / depth[:, None]
+    points[depth < 0.01] = np.nan
+    return points, depth
+
+
+def visible_fractions(
+    instance: NDArray[np.uint16], meshes: list[tuple[Floats, NDArray[np.int32]]], world_to_camera: Floats, K: Floats
+) -> list[float]:
+    """Tell how much of each object's silhouette is to be seen.
+
+    It is the area of the object's visible mask over the area that the object alone would cover on an image of three
+    times the width and height about the same axis (as BOP's ``visib_fract``): what others hide and what the frame
+    cuts off both count as unseen. Where nothing can hide or cut it (the boxes of its projected vertices, and of all
+    objects not wholly behind it, tell) it is exactly 1 and nothing is drawn.
+
+    Args:
+        instance: mask with ids 1 … N, shape ``[H, H]``.
+        meshes: vertices in the world ``[V, 3]`` and triangles ``[F, 3]`` of objects 1 … N.
+        world_to_camera: 4 × 4, K's frame (y down, z away).
+        K: 3 × 3.
+
+    Returns:
+        N numbers, 0 … 1.
+    """
+    size = instance.shape[0]
+    seen = [_project(vertices, world_to_camera, K) for vertices, _ in meshes]
+    boxes = [(*points.min(0), *points.max(0)) if np.isfinite(points).all() else None for points, _ in seen]
+    areas = np.bincount(instance.ravel(), minlength=len(meshes) + 1)[1:]
+    fractions = []
+    for i, (points, depth) in enumerate(seen):
+        if areas[i] == 0:
+            fractions.append(0.0)
+            continue
+        box = boxes[i]
+        whole = box is not None and min(box) > 0.5 and max(box) < size - 1.5
+        if whole and not any(_may_hide(boxes[j], box, 1.0) and seen[j][1].min() < depth.max() for j in range(len(seen)) if j != i):
+            fractions.append(1.0)
+            continue
+        alone = silhouette(points, meshes[i][1], size, size).sum()
+        fractions.append(round(float(min(areas[i] / max(alone, areas[i]), 1.0)), 4))
+    return fractions
+
+
+def _may_hide(box: tuple[float, ...] | None, other: tuple[float, ...] | None, slack: float) -> bool:
+    if box is None or other is None:
+        return True
+    return (
+        box[0] - slack < other[2] and other[0] < box[2] + slack and box[1] - slack < other[3] and other[1] < box[3] + slack
+    )
+
+
+def view_labels(
+    spec: SceneSpec,
+    view: int,
+    instance: NDArray[np.uint16],
+    meshes: list[tuple[Floats, NDArray[np.int32]]],
+) -> dict[str, Any]:
+    """Make the content of a view's ``.json`` member.
+
+    Objects without a single visible pixel are not listed. Boxes are those of the visible mask, in whole pixels.
+    ``camera.world_to_camera`` is for K: x right, y down, z away from the camera, pixel centres at whole numbers.
+
+    Args:
+        spec: the scene.
+        view: index of the camera.
+        instance: mask, shape ``[H, W]``.
+        meshes: as for :func:`visible_fractions`.
+    """
+    K = spec.intrinsics(instance.shape[0])
+    to_camera = np.eye(4)
+    to_camera[:3, :3] = FLIP
+    to_camera = to_camera @ np.linalg.inv(np.array(spec.cameras[view]))
+    fractions = visible_fractions(instance, meshes, to_camera, K)
+    objects = []
+    for o, fraction in zip(spec.objects, fractions, strict=True):
+        rows, columns = np.nonzero(instance == o.instance)
+        if not len(rows):
+            continue
+        x, y = int(columns.min()), int(rows.min())
+        objects.append(
+            {
+                "instance": o.instance,
+                "category": o.category_id,
+                "name": o.category,
+                "bbox": [x, y, int(columns.max()) - x + 1, int(rows.max()) - y + 1],
+                "area": len(rows),
+                "visible_fraction": fraction,
+            }
+        )
+    return {
+        "scene": spec.scene,
+        "view": view,
+        "size": list(instance.shape),
+        "labels": sorted({o["category"] for o in objects}),
+        "objects": objects,
+        "camera": {"K": _rounded(K), "world_to_camera": _rounded(to_camera)},
+    }
+
+
+def _rounded(matrix: Floats) -> list[list[float]]:
+    return [[round(float(x), 7) + 0.0 for x in row] for row in matrix]
