@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from jsonargparse import set_parsing_settings
-from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 import lightning_tl.data
@@ -30,7 +30,8 @@ class RunParser(LightningArgumentParser):
 class RunCLI(LightningCLI):
     """LightningCLI for any module and data module; ours need no number of classes, which the data know."""
 
-    def __init__(self, args: Sequence[str] | None = None) -> None:
+    def __init__(self, args: Sequence[str] | None = None, callbacks: Sequence[Callback] = ()) -> None:
+        self.more_callbacks = list(callbacks)
         super().__init__(
             model_class=LightningModule,
             datamodule_class=LightningDataModule,
@@ -42,6 +43,12 @@ class RunCLI(LightningCLI):
             parser_class=RunParser,
             args=None if args is None else with_found_configs(list(args)),
         )
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Return the trainer, with the callbacks of whoever called."""
+        trainer = super().instantiate_trainer(**kwargs)
+        trainer.callbacks.extend(self.more_callbacks)  # type: ignore[attr-defined]
+        return trainer
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the arguments; as a library call they have nothing to do with the process's own."""
@@ -56,13 +63,14 @@ class RunCLI(LightningCLI):
         parser.link_arguments("data.num_classes", "model.init_args.num_classes", apply_on="instantiate")
 
 
-def run(args: Sequence[str]) -> RunCLI:
+def run(args: Sequence[str], callbacks: Sequence[Callback] = ()) -> RunCLI:
     """Do one run and return its CLI, with ``model``, ``datamodule``, ``trainer`` and ``config``.
 
     Args:
-        args: As after ``lightning-tl``: ``["fit", "--config", "pretrain/digits", "--data.n", "64"]``.
+        args: As after ``lightning-tl``: ``["fit", "--config", "pretrain/small_images", "--data.n", "64"]``.
+        callbacks: To be called beside the configured ones; they do not enter the saved configuration.
 
     Raises:
         UserError: An unknown key, a wrong value, a missing file.
     """
-    return RunCLI(args)
+    return RunCLI(args, callbacks)

@@ -1,0 +1,219 @@
+"""Training runs as jobs with records, on a few warm worker processes."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import logging
+import multiprocessing as mp
+import os
+import shutil
+import signal
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterable
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import Empty
+from typing import Any
+
+from lightning_tl.errors import UserError
+from lightning_tl.study.records import fingerprint, read_record, write_whole
+
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training run.
+
+    Attributes:
+        name: Also its folder under the runs' folder.
+        args: Of ``lightning-tl fit``, without the folder; ``{NAME}`` stands for the best checkpoint of the job NAME.
+        steps: Training steps, for the progress bar.
+        needs: Names of the jobs that come before it.
+        test: Test the network after the last step.
+        inputs: Whatever else its result depends on, such as the data's manifest.
+    """
+
+    name: str
+    args: tuple[str, ...]
+    steps: int
+    needs: tuple[str, ...] = ()
+    test: bool = False
+    inputs: dict[str, Any] = field(default_factory=dict)
+
+
+def job_keys(jobs: Iterable[Job]) -> dict[str, str]:
+    """Return each job's key: a hash of its arguments, its inputs and the keys of what it needs (given before it)."""
+    keys: dict[str, str] = {}
+    for job in jobs:
+        keys[job.name] = fingerprint([job.args, job.inputs, job.test, [keys[name] for name in job.needs]])
+    return keys
+
+
+def run_job(args: list[str], folder: Path, test: bool, key: str) -> dict[str, Any]:
+    """Do one run in this process, and write and return its record.
+
+    Args:
+        args: Of ``lightning-tl fit``, the folder included.
+        folder: Of the run; emptied first.
+        test: Test the network after the last step.
+        key: Written into the record.
+    """
+    from lightning.pytorch.callbacks import Callback
+
+    from lightning_tl.run import run
+
+    class Report(Callback):
+        """Tell the parent how many steps were done."""
+
+        def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+            if _steps is not None and trainer.global_step % 10 == 0:
+                _steps.put(10)
+
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    begun = time.perf_counter()
+    with (folder / "log.txt").open("w") as log, redirect_stdout(log), redirect_stderr(log):
+        cli = run(args, callbacks=[Report()])
+        metrics = {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
+        checkpoint = cli.trainer.checkpoint_callback
+        best = getattr(checkpoint, "best_model_path", "") or getattr(checkpoint, "last_model_path", "")
+        score = getattr(checkpoint, "best_model_score", None)
+        if test:
+            results = cli.trainer.test(cli.model, cli.datamodule, verbose=False)
+            metrics |= {name: float(value) for name, value in results[0].items()}
+    record = {
+        "key": key,
+        "checkpoint": str(Path(best).relative_to(folder.resolve())) if best else "",
+        "best": None if score is None else float(score),
+        "metrics": metrics,
+        "seconds": round(time.perf_counter() - begun, 3),
+    }
+    write_whole(folder / "record.json", json.dumps(record, indent=1) + "\n")
+    return record
+
+
+_steps: Any = None  # in a worker: the queue on which it reports steps
+
+
+def _start_worker(steps: Any) -> None:
+    global _steps
+    _steps = steps
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    if sys.platform == "linux":  # a worker whose parent was killed must not train on alone
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    import torch
+
+    torch.set_num_threads(1)  # one thread a worker: threads of several workers would fight for the cores
+    warnings.filterwarnings("ignore")
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+
+
+def _guarded(*arguments: Any) -> dict[str, Any] | str:
+    try:
+        return run_job(*arguments)
+    except UserError as error:
+        return str(error)
+    except Exception:
+        return traceback.format_exc()
+
+
+class Workers:
+    """Warm processes for training runs; they import the libraries while the parent does something else.
+
+    Args:
+        count: How many processes, of one thread each.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        context = mp.get_context("forkserver")
+        context.set_forkserver_preload(["lightning_tl.run"])
+        self._steps: Any = context.Queue()
+        self._pool = ProcessPoolExecutor(count, context, _start_worker, (self._steps,))
+        self._pool.submit(os.getpid)  # starts the fork server, and with it the imports
+
+    def run(self, jobs: list[Job], folder: Path, progress: Callable[[int, int], None]) -> dict[str, dict[str, Any]]:
+        """Run the jobs that have no record yet, each after what it needs.
+
+        Args:
+            jobs: In an order in which needs come first.
+            folder: A run's folder is ``folder / name``.
+            progress: Called with (steps done, steps in all), those of finished runs counted.
+
+        Returns:
+            Name → record.
+
+        Raises:
+            UserError: A run failed; the others' records are kept.
+        """
+        keys, total = job_keys(jobs), sum(job.steps for job in jobs)
+        records = {
+            job.name: record
+            for job in jobs
+            if (record := read_record(folder / job.name / "record.json", keys[job.name])) is not None
+        }
+        waiting = [job for job in jobs if job.name not in records]
+        finished, partial = sum(job.steps for job in jobs if job.name in records), 0
+        progress(finished, total)
+        running: dict[Future[dict[str, Any] | str], Job] = {}
+        while waiting or running:
+            for job in [job for job in waiting if all(name in records for name in job.needs)]:
+                if len(running) == self.count:
+                    break
+                waiting.remove(job)
+                args = ["fit", *self._resolve(job.args, records, folder)]
+                args.append(f"--trainer.default_root_dir={folder / job.name}")
+                running[self._pool.submit(_guarded, args, folder / job.name, job.test, keys[job.name])] = job
+            done, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
+            for future in done:
+                job = running.pop(future)
+                records[job.name] = self._record(job, future, folder)
+            partial = self._count(partial)
+            progress(min(total, finished + partial), total)
+        progress(total, total)
+        return records
+
+    def _count(self, partial: int) -> int:
+        while True:
+            try:
+                partial += self._steps.get_nowait()
+            except Empty:
+                return partial
+
+    @staticmethod
+    def _resolve(args: tuple[str, ...], records: dict[str, dict[str, Any]], folder: Path) -> list[str]:
+        checkpoints = {f"{{{name}}}": folder / name / record["checkpoint"] for name, record in records.items()}
+        resolved = []
+        for argument in args:
+            for placeholder, path in checkpoints.items():
+                argument = argument.replace(placeholder, str(path))
+            resolved.append(argument)
+        return resolved
+
+    @staticmethod
+    def _record(job: Job, future: Future[dict[str, Any] | str], folder: Path) -> dict[str, Any]:
+        try:
+            outcome = future.result()
+        except BrokenProcessPool as error:
+            raise UserError(
+                f"run {job.name}: its process ended without a word (out of memory, or killed); "
+                "the same command goes on from what is finished"
+            ) from error
+        if isinstance(outcome, str):
+            log = folder / job.name / "log.txt"
+            raise UserError(f"run {job.name} failed; its output is in {log}:\n{outcome.strip()}")
+        return outcome
+
+    def close(self) -> None:
+        """End the processes at once; what was finished has its record."""
+        for process in list(getattr(self._pool, "_processes", {}).values()):
+            process.terminate()
+        self._pool.shutdown(wait=True, cancel_futures=True)
