@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+from typing import Any
+
+_UNKNOWN_OPTION = re.compile(r"unrecognized arguments: --?([\w.\-]+)", re.IGNORECASE)
+_UNKNOWN_KEY = re.compile(r"(?:Group '(?P<group>[^']*)' )?does not accept (?:option|key) '(?P<key>[^']*)'")
 
 
 class UserError(ValueError):
@@ -18,3 +23,15 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     names = sorted(map(str, valid))
     close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.6)
     return f"; did you mean '{close[0]}'?" if close else f"; valid: {', '.join(names)}"
+
+
+def explain(parser: Any, message: str) -> str:
+    """Return a parser's complaint as one sentence, with the nearest valid option where one was unknown."""
+    text = " ".join(message.split())
+    valid = {action.dest for action in parser._actions if action.dest not in ("help", "print_config")}
+    if unknown := _UNKNOWN_OPTION.search(text):
+        text = f"unknown option --{unknown[1]}{nearest(unknown[1].replace('-', '_'), valid)}"
+    elif unknown := _UNKNOWN_KEY.search(text):
+        key = ".".join(filter(None, [unknown["group"], unknown["key"]]))
+        text = f"unknown key '{key}' in the configuration{nearest(key, valid)}"
+    return f"{text}\n(options: {parser.prog} --help)"

@@ -11,9 +11,8 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 
 import lightning_tl.data
 import lightning_tl.tasks  # noqa: F401  imported so that YAML can name their classes without a path
-from lightning_tl.cli.config_files import with_found_configs
-from lightning_tl.cli.parsing import explain
-from lightning_tl.errors import UserError
+from lightning_tl.config_files import with_found_configs
+from lightning_tl.errors import UserError, explain
 
 # Interpolation is resolved after all files and overrides are merged, and absolute keys work under sub-commands.
 set_parsing_settings(omegaconf_absolute_to_relative_paths=True)

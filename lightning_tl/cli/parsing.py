@@ -2,28 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any, NoReturn
 
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
-from lightning_tl.cli.config_files import with_found_configs
-from lightning_tl.errors import UserError, nearest
-
-_UNKNOWN_OPTION = re.compile(r"unrecognized arguments: --?([\w.\-]+)", re.IGNORECASE)
-_UNKNOWN_KEY = re.compile(r"(?:Group '(?P<group>[^']*)' )?does not accept (?:option|key) '(?P<key>[^']*)'")
-
-
-def explain(parser: ArgumentParser, message: str) -> str:
-    """Return a parser's complaint as one sentence, with the nearest valid option where one was unknown."""
-    text = " ".join(message.split())
-    valid = {action.dest for action in parser._actions if action.dest not in ("help", "print_config")}
-    if unknown := _UNKNOWN_OPTION.search(text):
-        text = f"unknown option --{unknown[1]}{nearest(unknown[1].replace('-', '_'), valid)}"
-    elif unknown := _UNKNOWN_KEY.search(text):
-        key = ".".join(filter(None, [unknown["group"], unknown["key"]]))
-        text = f"unknown key '{key}' in the configuration{nearest(key, valid)}"
-    return f"{text}\n(options: {parser.prog} --help)"
+from lightning_tl.config_files import with_found_configs
+from lightning_tl.errors import UserError, explain
 
 
 class CommandParser(ArgumentParser):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 from lightning_tl.cli.parsing import command_parser, parse
@@ -18,5 +19,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_class_arguments(Quickstart)
     given = parse(parser, argv)
     settings = Quickstart(**{name: given[name] for name in Quickstart.__dataclass_fields__})
+    begun = time.monotonic()
     quickstart(settings, given.out)
+    from lightning_tl.cli import law, report
+
+    law.main([str(given.out / "results.csv"), f"--out={given.out}", f"--target_error={settings.target_error}"])
+    report.main([str(given.out)])
+    print(f"{(time.monotonic() - begun) / 60:.1f} minutes")
     return 0

@@ -8,7 +8,7 @@ from pathlib import Path
 from data_gen.farm import render
 from data_gen.spec import RenderConfig
 from lightning_tl.cli.parsing import command_parser, parse
-from lightning_tl.cli.progress import progress_bar
+from lightning_tl.progress import progress_bar
 
 DESCRIPTION = """Render a labelled data set. The same command with a larger --images adds to it; with the same it checks
 every finished shard and renders what is missing. It can be interrupted at any time."""

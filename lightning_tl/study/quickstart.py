@@ -1,4 +1,4 @@
-"""The whole way on real data: render, pre-train, fine-tune on handwritten digits, fit the law, report."""
+"""Real renders, pre-trainings and fine-tunings on handwritten digits, up to the table that the law is fitted to."""
 
 from __future__ import annotations
 
@@ -12,13 +12,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from lightning_tl.cli.config_files import find_config
-from lightning_tl.cli.progress import progress_bar
+from lightning_tl.config_files import find_config
+from lightning_tl.progress import progress_bar
 from lightning_tl.errors import UserError
 from lightning_tl.study.jobs import Job, Workers
 from lightning_tl.study.records import write_results, write_whole
-
-RESULTS, FACTS = "results.csv", "quickstart.json"
 
 
 @dataclass
@@ -118,7 +116,7 @@ def _text(config: str) -> str:
 
 
 def quickstart(settings: Quickstart, out: Path) -> None:
-    """Run it all; what has a record is not run again.
+    """Render and train, up to ``results.csv``; what has a record is not run again.
 
     Args:
         settings: What to do.
@@ -129,27 +127,18 @@ def quickstart(settings: Quickstart, out: Path) -> None:
         DataGenError: What rendering needs is missing.
     """
     out = out.resolve()
-    facts = _Facts(out / FACTS)
+    facts = _Facts(out / "quickstart.json")
     count = settings.workers or os.cpu_count() or 1
-    begun = time.monotonic()
     with facts.stage("render"):
         _render(settings, out, count)
     workers = Workers(min(count, len(settings.renders) * len(settings.sizes)))
     try:
-        with facts.stage("choose the learning rate and train"):
+        with facts.stage("train"):
             rows, choice = _train(settings, out, workers)
     finally:
         workers.close()
-    write_results(out / RESULTS, rows)
+    write_results(out / "results.csv", rows)
     facts.write(settings=asdict(settings), learning_rate=choice, cores=os.cpu_count())
-
-    from lightning_tl.cli.law import main as law
-    from lightning_tl.study.report import write_report
-
-    with facts.stage("fit and report"):
-        law([str(out / RESULTS), f"--out={out}", f"--target-error={settings.target_error}"])
-        page = write_report(out)
-    print(f"\n{page}\ndone in {(time.monotonic() - begun) / 60:.1f} min")
 
 
 def _render(settings: Quickstart, out: Path, count: int) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lightning_tl.errors import UserError, nearest
 
-PACKAGE = Path(__file__).resolve().parents[1]
+PACKAGE = Path(__file__).resolve().parent
 
 
 def configs_root() -> Path:
