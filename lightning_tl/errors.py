@@ -34,4 +34,5 @@ def explain(parser: Any, message: str) -> str:
     elif unknown := _UNKNOWN_KEY.search(text):
         key = ".".join(filter(None, [unknown["group"], unknown["key"]]))
         text = f"unknown key '{key}' in the configuration{nearest(key, valid)}"
-    return f"{text}\n(options: {parser.prog} --help)"
+    command = parser.prog.replace(" [options]", "")
+    return f"{text}\n(options: {command} --help)"
