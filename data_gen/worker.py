@@ -1,0 +1,116 @@
+"""A worker process: renders shards that its parent names, a line of JSON each, and reports by lines of JSON.
+
+``python -m data_gen.worker``. First line in: ``{"config": …, "temporary": folder, "parent": process id}``; then
+``{"split", "shard", "path"}``. Lines out: ``{"ready": versions}``, ``{"scene": index}`` after each scene,
+``{"sha256": …}`` after the shard, or ``{"error": kind, "message": …, "scene": index}``. It ends when its input does.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+from data_gen.errors import DataGenError
+from data_gen.shards import view_members, write_shard
+from data_gen.spec import RenderConfig, config_from_dict, sample_scene
+
+
+def main() -> None:
+    """Serve until the input ends; never returns."""
+    # Ctrl-C reaches the whole group: the parent decides what happens then
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    out = os.fdopen(os.dup(1), "w")
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Blender and BlenderProc print much
+    code = 1
+    try:
+        _serve(out)
+        code = 0
+    except Exception as error:
+        kind = "user" if isinstance(error, DataGenError) else "import" if isinstance(error, ImportError) else "worker"
+        if kind == "worker":
+            traceback.print_exc()
+        _send(out, {"error": kind, "message": str(error)})
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # Blender 4.2 crashes in an ordinary exit
+
+
+def _serve(out: TextIO) -> None:
+    lines = _lines()
+    start = json.loads(next(lines))
+    _die_with(start["parent"])
+    config = config_from_dict(start["config"])
+    from data_gen import blender
+
+    renderer = blender.Renderer(config, Path(start["temporary"]))
+    _send(out, {"ready": blender.versions()})
+    for line in lines:
+        _render_shard(renderer, config, json.loads(line), out)
+
+
+def _render_shard(renderer: Any, config: RenderConfig, task: dict[str, Any], out: TextIO) -> None:
+    first = task["shard"] * config.scenes_per_shard
+    scene = first
+
+    def members() -> Iterator[tuple[str, bytes]]:
+        nonlocal scene
+        for scene in range(first, first + config.scenes_per_shard):
+            for view in renderer.render(sample_scene(config, config.seed, task["split"], scene)):
+                yield from view_members(view, config.image)
+            _send(out, {"scene": scene})
+
+    try:
+        _send(out, {"sha256": write_shard(Path(task["path"]), members())})
+    except DataGenError as error:
+        _send(out, {"error": "user", "message": str(error), "scene": scene})
+    except Exception as error:
+        traceback.print_exc()
+        _send(out, {"error": "scene", "message": f"{type(error).__name__}: {error}", "scene": scene})
+
+
+def _send(out: TextIO, message: dict[str, Any]) -> None:
+    out.write(json.dumps(message) + "\n")
+    out.flush()
+
+
+def _lines() -> Iterator[str]:
+    """Yield the input's lines; when it ends while a shard is being rendered, the process ends with it."""
+    lines: queue.Queue[str] = queue.Queue()
+    idle = threading.Event()
+
+    def read() -> None:
+        for line in sys.stdin:
+            lines.put(line)
+        if not idle.is_set():
+            os._exit(1)
+        lines.put("")
+
+    threading.Thread(target=read, daemon=True).start()
+    while True:
+        idle.set()
+        line = lines.get()
+        idle.clear()
+        if not line:
+            return
+        yield line
+
+
+def _die_with(parent: int) -> None:
+    """Ask Linux to end this process as soon as its parent has died, however that happened."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+if __name__ == "__main__":
+    main()
