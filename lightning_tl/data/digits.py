@@ -25,6 +25,22 @@ def load_digits() -> tuple[np.ndarray, np.ndarray]:
     return images.reshape(-1, 28, 28).astype(np.uint8), labels.astype(np.int64)
 
 
+def split_digits(shots: int, draw: int) -> dict[str, np.ndarray]:
+    """Return the indices of the training, validation and test images.
+
+    Args:
+        shots: Training images of each class, at most ``POOL``.
+        draw: Which draw of them; validation and test are the same for all.
+    """
+    labels = load_digits()[1]
+    pool = balanced_subset(labels, POOL, _SPLIT_SEED)
+    return {
+        "train": pool[balanced_subset(labels[pool], shots, draw)],
+        "val": balanced_subset(labels, VAL, _SPLIT_SEED, start=POOL),
+        "test": balanced_subset(labels, TEST, _SPLIT_SEED, start=POOL + VAL),
+    }
+
+
 class Digits(BatchedDataModule):
     """A few handwritten digits to train on, others to validate and test on.
 
@@ -67,13 +83,7 @@ class Digits(BatchedDataModule):
         if self.splits:
             return
         images, labels = load_digits()
-        pool = balanced_subset(labels, POOL, _SPLIT_SEED)
-        parts = {
-            "train": pool[balanced_subset(labels[pool], self.shots, self.draw)],
-            "val": balanced_subset(labels, VAL, _SPLIT_SEED, start=POOL),
-            "test": balanced_subset(labels, TEST, _SPLIT_SEED, start=POOL + VAL),
-        }
         self.splits = {
             name: Batches(images[part].__getitem__, torch.from_numpy(labels[part]), self.transform, self.seed)
-            for name, part in parts.items()
+            for name, part in split_digits(self.shots, self.draw).items()
         }

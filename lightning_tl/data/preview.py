@@ -70,3 +70,19 @@ def contact_sheet(images: RenderedImages, count: int = 24, side: int = 128) -> I
         for number, panel in enumerate(panels):
             sheet.paste(panel(images, index, side), (x + number * (side + 1), y + _TEXT))
     return sheet
+
+
+def image_grid(images: np.ndarray, columns: int, side: int = 48) -> Image.Image:
+    """Return images as one picture, row by row.
+
+    Args:
+        images: uint8 ``[N, H, W]`` or ``[N, H, W, 3]``.
+        columns: Images in a row.
+        side: Longer side of a tile in pixels.
+    """
+    tiles = [_enlarge(image, side) for image in images]
+    rows = -(-len(tiles) // columns)
+    sheet = Image.new("RGB", (columns * (side + 1), rows * (side + 1)), "white")
+    for place, tile in enumerate(tiles):
+        sheet.paste(tile.convert("RGB"), (place % columns * (side + 1), place // columns * (side + 1)))
+    return sheet

@@ -13,8 +13,8 @@ from statistics import fmean
 from typing import Any
 
 from lightning_tl.config_files import find_config
-from lightning_tl.progress import progress_bar
 from lightning_tl.errors import UserError
+from lightning_tl.progress import progress_bar
 from lightning_tl.study.jobs import Job, Workers
 from lightning_tl.study.records import write_results, write_whole
 
@@ -155,6 +155,7 @@ def _render(settings: Quickstart, out: Path, count: int) -> None:
 
 
 def _train(settings: Quickstart, out: Path, workers: Workers) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    _real_images(settings, out)
     folder = out / "runs"
     pretrain = {
         (render, n): pretrain_job(settings, out, render, n) for render in settings.renders for n in settings.sizes
@@ -202,6 +203,14 @@ def _train(settings: Quickstart, out: Path, workers: Workers) -> tuple[list[dict
     ]
     choice = {"chosen": lr, "validation_error": {f"{rate:g}": values for rate, values in errors.items()}}
     return rows, choice if len(trials) > 1 else {"chosen": lr}
+
+
+def _real_images(settings: Quickstart, out: Path) -> None:
+    from lightning_tl.data.digits import load_digits, split_digits
+    from lightning_tl.data.preview import image_grid
+
+    train = split_digits(settings.shots, settings.draws[0])["train"]
+    image_grid(load_digits()[0][train], columns=20, side=40).save(out / "target.png")
 
 
 def _log(error: float) -> float:
