@@ -1,0 +1,107 @@
+"""Two groups against each other: differences with intervals, paired by draw, not two numbers side by side."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from lightning_tl.laws.analysis import GroupFit
+from lightning_tl.laws.fit import Interval
+from lightning_tl.laws.pairing import half_width, widened
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A quantity of the first group less (or over) the second's.
+
+    Attributes:
+        estimate: The difference, or the ratio of errors.
+        interval: Its interval.
+    """
+
+    estimate: float
+    interval: Interval
+
+    @property
+    def sign(self) -> int:
+        """+1 or -1 where the interval excludes no difference, else 0."""
+        return int(self.interval[0] > 0) - int(self.interval[1] < 0)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two fitted groups.
+
+    Attributes:
+        first: Label of the first group.
+        second: Label of the second.
+        n: Size at which errors are compared: the largest that both have reached.
+        log_ratio: log(error of the first / error of the second) there.
+        alpha: Difference of the pre-training rates.
+        gap: Difference of the transfer gaps C.
+        paired: Number of draws that both share (0: compared as independent).
+    """
+
+    first: str
+    second: str
+    n: float
+    log_ratio: Difference
+    alpha: Difference | None
+    gap: Difference | None
+    paired: int
+
+
+def _gap(a: GroupFit, b: GroupFit) -> tuple[float, float, int, int]:
+    """Return what the draws add to log(error a / error b): shift, variance, degrees of freedom, shared draws."""
+    assert a.law is not None
+    assert b.law is not None
+    first = dict(zip(a.law.cells.draws, a.law.cells.offsets, strict=True))
+    second = dict(zip(b.law.cells.draws, b.law.cells.offsets, strict=True))
+    shared = sorted(set(first) & set(second))
+    if len(shared) > 1:  # the common luck of a draw cancels; what is left is how differently it strikes
+        gaps = np.array([first[draw] - second[draw] for draw in shared])
+        return float(gaps.mean()), float(np.var(gaps, ddof=1) / len(gaps)), len(gaps) - 1, len(shared)
+    freedom = [law.cells.draw_freedom for law in (a.law, b.law) if law.cells.draw_freedom]
+    return 0.0, a.law.cells.draw_variance + b.law.cells.draw_variance, min(freedom, default=0), 0
+
+
+def log_ratio(a: GroupFit, n_a: float, b: GroupFit, n_b: float) -> Difference:
+    """Return log(law a at n_a / law b at n_b) with its interval, paired by draw."""
+    assert a.law is not None
+    assert b.law is not None
+    first, (low_a, high_a) = a.law.log_level(n_a)
+    second, (low_b, high_b) = b.law.log_level(n_b)
+    _, variance, freedom, _ = _gap(a, b)
+    extra = half_width(variance, freedom, a.law.level) if variance > 0 else 0.0
+    low, high = _less((low_a, first, high_a), (low_b, second, high_b))
+    return Difference(first - second, widened(low, first - second, high, extra))
+
+
+def _less(a: tuple[float, float, float], b: tuple[float, float, float]) -> Interval:
+    """Return the interval of a difference of independent estimates (low, centre, high)."""
+    centre = a[1] - b[1]
+    return centre - float(np.hypot(a[1] - a[0], b[2] - b[1])), centre + float(np.hypot(a[2] - a[1], b[1] - b[0]))
+
+
+def compare(a: GroupFit, b: GroupFit) -> Comparison:
+    """Compare two fitted groups at the largest size that both have reached.
+
+    Args:
+        a: A fitted group.
+        b: Another.
+    """
+    assert a.law is not None
+    assert b.law is not None
+    n = min(a.largest, b.largest)
+    differences: dict[str, Difference | None] = {}
+    for name in ("alpha", "C"):
+        differences[name] = None
+        if name in a.law.form.parameters and name in b.law.form.parameters:
+            sides = []
+            for law in (a.law, b.law):
+                low, high = law.interval(name)
+                sides.append((low, law.params[name], high))
+            differences[name] = Difference(sides[0][1] - sides[1][1], _less(sides[0], sides[1]))
+    paired = _gap(a, b)[3]
+    return Comparison(a.label, b.label, n, log_ratio(a, n, b, n), differences["alpha"], differences["C"], paired)

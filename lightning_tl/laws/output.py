@@ -1,0 +1,209 @@
+"""What a fit leaves on disk: ``fits.json`` (a manifest that reproduces it), ``fits.csv``, and the terminal's table."""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import lightning_tl
+from lightning_tl.laws.advice import Advice, GroupAdvice
+from lightning_tl.laws.analysis import GroupFit
+from lightning_tl.laws.fit import FittedLaw
+
+
+def plain(value: Any) -> Any:
+    """Return nested data as JSON's own types; infinite and undefined numbers become ``null``."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return [plain(item) for item in value]
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    if isinstance(value, (int, np.integer)):
+        return int(value)
+    if isinstance(value, (float, np.floating)):
+        return float(value) if math.isfinite(value) else None
+    return value
+
+
+def law_record(law: FittedLaw) -> dict[str, Any]:
+    """Return a fitted law as plain types."""
+    return {
+        "form": law.form.describe(),
+        "space": "log",
+        "params": {
+            name: {
+                "value": law.params[name],
+                "stderr": law.stderr[name],
+                "interval": law.interval(name),
+                "at_bound": law.at_bound(name),
+                "identified": law.unidentified(name) is None,
+                "reason": law.unidentified(name),
+            }
+            for name in law.form.parameters
+        },
+        "level": law.level,
+        "log_rmse": law.log_rmse,
+        "noise": law.noise,
+        "degrees_of_freedom": law.freedom,
+        "draws": list(law.cells.draws),
+        "draw_offsets": law.cells.offsets,
+        "points": [
+            {"n": n, "error": np.exp(y), "runs": runs}
+            for n, y, runs in zip(law.cells.n, law.cells.log_error, law.cells.runs, strict=True)
+        ],
+    }
+
+
+def group_record(item: GroupFit, advice: GroupAdvice | None = None) -> dict[str, Any]:
+    """Return one group's fit as plain types: what was fitted, to which points, and what was dropped."""
+    group = item.group
+    record: dict[str, Any] = {
+        "label": group.label,
+        "keys": group.keys,
+        "reason": item.reason,
+        "law": law_record(item.law) if item.law else None,
+        "power_law": law_record(item.power) if item.power else None,
+        "scratch": None,
+        "hold_out": None,
+        "runs": [
+            {
+                name: row[name]
+                for name in ("run_id", "n", "s", "error", "pretrain", "draw", "line")
+                if name in group.runs
+            }
+            for _, row in group.runs.iterrows()
+        ],
+        "dropped": group.dropped,
+        "notes": group.notes,
+    }
+    if item.scratch:
+        scratch = item.scratch
+        record["scratch"] = {
+            "error": scratch.error,
+            "stderr": scratch.stderr,
+            "runs": scratch.runs,
+            "helps_from": scratch.helps_from,
+            "negative_transfer_at": scratch.harmful,
+            "n": scratch.sizes,
+            "error_over_scratch": np.exp(scratch.ratio),
+            "low": np.exp(scratch.low),
+            "high": np.exp(scratch.high),
+        }
+    if item.hold_out:
+        held = item.hold_out
+        record["hold_out"] = {**vars(held), "off": held.off, "inside": held.inside}
+    if advice:
+        record["advice"] = {key: value for key, value in vars(advice).items() if key != "images_needed"}
+        record["images_needed"] = vars(advice.images_needed) if advice.images_needed else None
+    return record
+
+
+def manifest(fits: Sequence[GroupFit], advice: Advice, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return all that reproduces the fits: settings, versions, points used and dropped, fits and advice."""
+    import pandas as pd
+    import scipy
+
+    versions = {"lightning_tl": lightning_tl.__version__, "python": platform.python_version()}
+    versions |= {"numpy": np.__version__, "scipy": scipy.__version__, "pandas": pd.__version__}
+    return plain(
+        {
+            "format": 1,
+            "versions": versions,
+            "settings": settings,
+            "advice": advice.headline,
+            "best": advice.best,
+            "groups": [group_record(item, words) for item, words in zip(fits, advice.groups, strict=True)],
+            "comparisons": [_comparison(pair) for pair in advice.comparisons],
+        }
+    )
+
+
+def _comparison(pair: Any) -> dict[str, Any]:
+    record = {"first": pair.first, "second": pair.second, "n": pair.n, "paired_draws": pair.paired}
+    for name in ("log_ratio", "alpha", "gap"):
+        difference = getattr(pair, name)
+        record[name] = None if difference is None else vars(difference)
+    return record
+
+
+def rows(fits: Sequence[GroupFit]) -> list[dict[str, Any]]:
+    """Return ``fits.csv``'s rows: a row a group, the parameters under their own names."""
+    table = []
+    for item in fits:
+        row: dict[str, Any] = {"group": item.label, **item.group.keys, "form": None}
+        if item.law is not None:
+            law = item.law
+            row["form"] = law.form.name
+            for name in law.form.parameters:
+                low, high = law.interval(name)
+                row |= {name: law.params[name], f"{name}_stderr": law.stderr[name]}
+                row |= {f"{name}_low": low, f"{name}_high": high, f"{name}_identified": law.unidentified(name) is None}
+            row |= {"log_rmse": law.log_rmse, "points": len(law.cells.n), "runs": int(law.cells.runs.sum())}
+            row["identified"] = all(law.unidentified(name) is None for name in law.form.parameters)
+        row["scratch_error"] = item.scratch.error if item.scratch else None
+        row["reason"] = item.reason
+        table.append(row)
+    return table
+
+
+def write(
+    fits: Sequence[GroupFit], advice: Advice, out: str | Path, settings: dict[str, Any] | None = None
+) -> dict[str, Path]:
+    """Write ``fits.json`` and ``fits.csv`` into a folder.
+
+    Args:
+        fits: The groups' fits.
+        advice: What they mean.
+        out: The folder; made where missing.
+        settings: How the fits were asked for, kept in the manifest.
+
+    Returns:
+        The paths written, by name.
+    """
+    import pandas as pd
+
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = {"json": folder / "fits.json", "csv": folder / "fits.csv"}
+    paths["json"].write_text(json.dumps(manifest(fits, advice, settings or {}), indent=1) + "\n", encoding="utf-8")
+    pd.DataFrame(rows(fits)).to_csv(paths["csv"], index=False)
+    return paths
+
+
+def _cell(law: FittedLaw, name: str) -> str:
+    low, high = law.interval(name)
+    if low <= 0 and not math.isfinite(high):
+        return "not identified *"
+    ends = f"{low:.3g} to {high:.3g}" if math.isfinite(high) else f"{low:.3g} upwards"
+    star = "" if law.unidentified(name) is None else " *"
+    return f"{law.params[name]:.3g} ({ends}){star}"
+
+
+def terminal_table(fits: Sequence[GroupFit]) -> str:
+    """Return the fits as a text table; a star marks what is not identified."""
+    fitted = [item for item in fits if item.law is not None]
+    names = list(dict.fromkeys(name for item in fitted if item.law for name in item.law.form.parameters))
+    head = ["group", "points", *names, "scratch", "log-RMSE"]
+    body = []
+    for item in fits:
+        if item.law is None:
+            body.append([item.label, "-", *["-"] * len(names), "-", "-"])
+            continue
+        scratch = f"{item.scratch.error:.3g}" if item.scratch else "-"
+        cells = [_cell(item.law, name) for name in names]
+        body.append([item.label, str(len(item.law.cells.n)), *cells, scratch, f"{item.law.log_rmse:.3f}"])
+    width = [max(len(row[i]) for row in [head, *body]) for i in range(len(head))]
+    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, width, strict=True)).rstrip() for row in [head, *body]]
+    lines.insert(1, "  ".join("-" * w for w in width))
+    if any(cell.endswith("*") for row in body for cell in row):
+        lines.append("(95 % intervals)  * not identified: the data do not bound it")
+    elif fitted:
+        lines.append("(95 % intervals)")
+    return "\n".join(lines)

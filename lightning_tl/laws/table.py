@@ -1,0 +1,250 @@
+"""From a CSV of runs to groups of points: which column is what, what is dropped and why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lightning_tl.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: What tells the curves of our own tables apart, where the table has it. Not here: what a tuned recipe may vary
+#: along a curve (lr, steps) and what repeats a run (seeds).
+GROUP_COLUMNS = (
+    "render",
+    "pretrain_task",
+    "backbone",
+    "finetune_task",
+    "finetune_data",
+    "finetune_fraction",
+    "finetune_images",
+    "transfer",
+    "metric",
+)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which column of a table is what. The defaults are our own ``results.csv``.
+
+    Attributes:
+        size: Pre-training size in images; 0 is scratch.
+        score: The score, or ``error``.
+        score_is: ``"error"``, or ``"accuracy"`` for any score in [0, 1] where more is better (mAP, mIoU).
+        by: Columns that tell the curves apart; ``None`` takes :data:`GROUP_COLUMNS` as far as the table has them.
+        target_size: Fine-tuning size in images, for the full law.
+        pretrain: Columns that, with the size, name the pre-training run that rows share.
+        draw: Columns that name the draw of fine-tuning data that rows share across sizes.
+        where: A pandas query that selects rows.
+    """
+
+    size: str = "pretrain_images"
+    score: str = "error"
+    score_is: str = "error"
+    by: tuple[str, ...] | None = None
+    target_size: str | None = None
+    pretrain: tuple[str, ...] = ("pretrain_seed",)
+    draw: tuple[str, ...] = ("draw_seed",)
+    where: str | None = None
+
+
+@dataclass
+class Group:
+    """The runs of one curve.
+
+    Attributes:
+        label: What tells it from the other groups of its table.
+        keys: Its value in each grouping column.
+        runs: Columns n, error, and where known s, pretrain, draw, run_id: one row a run with n > 0.
+        scratch: The same for its runs without pre-training.
+        dropped: Rows left out: their line in the file and why.
+        notes: What to know of the rows that were kept.
+    """
+
+    label: str
+    keys: dict[str, str]
+    runs: pd.DataFrame
+    scratch: pd.DataFrame
+    dropped: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def labels(self, column: str) -> list[str] | None:
+        """Return the labels of ``pretrain`` or ``draw`` for each run, or ``None`` where the table does not say."""
+        return list(self.runs[column]) if column in self.runs else None
+
+
+def read_table(path: str | Path) -> pd.DataFrame:
+    """Read a CSV as text, so that every check sees what the file says.
+
+    Raises:
+        UserError: The file is missing, empty, or not a table.
+    """
+    import pandas as pd
+
+    file = Path(path)
+    if not file.is_file():
+        raise UserError(f"no file {file}; give the path of a CSV with a row a fine-tuning run")
+    try:
+        frame = pd.read_csv(file, dtype=str, skipinitialspace=True)
+    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} is not a CSV table: {' '.join(str(error).split())}") from error
+    if frame.empty:
+        raise UserError(f"{file} has no rows")
+    return frame
+
+
+def _number(frame: pd.DataFrame, column: str) -> np.ndarray[Any, np.dtype[np.float64]]:
+    import pandas as pd
+
+    return pd.to_numeric(frame[column], errors="coerce").to_numpy(dtype=float)
+
+
+def _check_columns(frame: pd.DataFrame, columns: Columns) -> None:
+    wanted = [("size", columns.size), ("score", columns.score)]
+    wanted += [("by", name) for name in columns.by or ()]
+    wanted += [("target size", columns.target_size)] if columns.target_size else []
+    for role, name in wanted:
+        if name not in frame.columns:
+            raise UserError(f"no column '{name}' ({role}) in the table{nearest(name, frame.columns)}")
+    if columns.score_is not in ("error", "accuracy"):
+        raise UserError(
+            f"score is '{columns.score_is}'; it is 'error' or 'accuracy' (any score in [0, 1], more is better)"
+        )
+
+
+def _joined(frame: pd.DataFrame, names: Sequence[str]) -> pd.Series[str] | None:
+    """Return one label a row from several columns, or None where the table has none of them filled."""
+    present = [name for name in names if name in frame.columns and frame[name].notna().any()]
+    if not present:
+        return None
+    return frame[present].fillna("").astype(str).agg("/".join, axis=1)
+
+
+def groups(frame: pd.DataFrame, columns: Columns | None = None) -> list[Group]:
+    """Split a table into its curves.
+
+    Args:
+        frame: The table, as :func:`read_table` or pandas give it.
+        columns: Which column is what; default our own ``results.csv``.
+
+    Returns:
+        The groups in order of their first row. Rows that cannot be used are in each group's ``dropped``.
+
+    Raises:
+        UserError: A column is missing, nothing is left to fit, scores look like percents, or a run stands twice with
+            different errors.
+    """
+    import pandas as pd
+
+    columns = columns or Columns()
+    table = frame.reset_index(drop=True)
+    table["_line"] = np.arange(len(table)) + 2  # the header is line 1
+    if columns.where:
+        table = _selected(table, columns.where)
+    _check_columns(table, columns)
+    by = list(columns.by if columns.by is not None else [name for name in GROUP_COLUMNS if name in table.columns])
+    data = pd.DataFrame({"n": _number(table, columns.size), "line": table["_line"]}, index=table.index)
+    data["error"] = _errors(_number(table, columns.score), columns)
+    data["said"] = table[columns.score].astype(str)
+    data["size_said"] = table[columns.size].astype(str)
+    if columns.target_size:
+        data["s"] = _number(table, columns.target_size)
+    for role, names in (("pretrain", columns.pretrain), ("draw", columns.draw), ("run_id", ("run_id",))):
+        label = _joined(table, names)
+        if label is not None:
+            data[role] = label
+    keys = table[by].fillna("").astype(str) if by else pd.DataFrame({"_all": ""}, index=table.index)
+    pretrained = ~(data["n"] == 0)
+    found = []
+    for values in dict.fromkeys(keys[pretrained].itertuples(index=False, name=None)):
+        mine = pretrained & (keys == list(values)).all(axis=1)
+        # A scratch run's empty cell (it has no pre-training task) fits any value.
+        theirs = ~pretrained & ((keys == list(values)) | (keys == "")).all(axis=1)
+        group = Group(_label(keys[pretrained], values), dict(zip(by, values, strict=False)), data[mine], data[theirs])
+        found.append(_cleaned(group, columns))
+    if not found:
+        raise UserError(f"no row has {columns.size} over 0: there is no pre-trained run to fit")
+    return found
+
+
+def _selected(table: pd.DataFrame, query: str) -> pd.DataFrame:
+    import pandas as pd
+
+    typed = table.copy()
+    for name in table.columns:
+        numbers = pd.to_numeric(table[name], errors="coerce")
+        if numbers.notna().sum() == table[name].notna().sum():
+            typed[name] = numbers
+    try:
+        chosen = typed.query(query, engine="python")
+    except Exception as error:  # pandas passes on whatever the expression raises
+        raise UserError(
+            f"where '{query}': {' '.join(str(error).split())}; columns: {', '.join(table.columns[:-1])}"
+        ) from error
+    if not hasattr(chosen, "index") or chosen.empty:
+        raise UserError(f"where '{query}' selects no row")
+    return table.loc[chosen.index]
+
+
+def _errors(score: Any, columns: Columns) -> Any:
+    largest = np.nanmax(score) if np.isfinite(score).any() else 0.0
+    if 1.5 < largest <= 100 and np.nanmedian(score) > 1:
+        raise UserError(
+            f"column '{columns.score}' has values up to {largest:g} and looks like percents; divide it by 100 "
+            "(errors and scores are fractions)"
+        )
+    return score if columns.score_is == "error" else 1 - score
+
+
+def _label(keys: pd.DataFrame, values: tuple[str, ...]) -> str:
+    varying = [name for name in keys.columns if keys[name].nunique() > 1]
+    chosen = [value for name, value in zip(keys.columns, values, strict=True) if name in varying and value]
+    return " / ".join(chosen) or next((value for value in values if value), "all runs")
+
+
+def _cleaned(group: Group, columns: Columns) -> Group:
+    """Drop what cannot be used, with the line and the reason."""
+
+    def clean(rows: pd.DataFrame) -> pd.DataFrame:
+        n, error = rows["n"], rows["error"]
+        reasons = np.select(
+            [n.isna() | ~np.isfinite(n), n < 0, error.isna(), (error < 0) | (error > 1), error == 0],
+            ["size", "negative", "score", "range", "zero"],
+            default="",
+        )
+        texts = {
+            "size": f"{columns.size} is not a number",
+            "negative": f"{columns.size} is negative",
+            "score": f"{columns.score} is not a number",
+            "range": f"{columns.score} is outside [0, 1]",
+            "zero": "the error is 0, which has no logarithm",
+        }
+        for (_, row), reason in zip(rows.iterrows(), reasons, strict=True):
+            if reason:
+                said = row["size_said"] if reason in ("size", "negative") else row["said"]
+                group.dropped.append({"line": int(row["line"]), "value": said, "reason": texts[reason]})
+        rows = rows[reasons == ""]
+        names = [name for name in ("run_id", "n", "s", "error", "pretrain", "draw") if name in rows]
+        identity = ["run_id"] if "run_id" in rows else [name for name in names if name != "error"]
+        same = rows.duplicated(names) if "run_id" in rows or "draw" in rows else rows.duplicated(["line"])
+        for _, row in rows[same].iterrows():
+            group.dropped.append(
+                {"line": int(row["line"]), "value": row["said"], "reason": "the same run stands twice"}
+            )
+        rows = rows[~same]
+        if "run_id" in rows and (twice := rows.duplicated(identity)).any():
+            row = rows[twice].iloc[0]
+            raise UserError(
+                f"run_id '{row['run_id']}' stands twice with different results (line {int(row['line'])}); keep one"
+            )
+        return rows
+
+    group.runs = clean(group.runs)
+    group.scratch = clean(group.scratch)
+    return group

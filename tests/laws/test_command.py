@@ -1,0 +1,155 @@
+"""`lightning-tl law`: from a CSV to files and advice; every message for bad tables."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lightning_tl.cli.law import main
+from lightning_tl.errors import UserError
+from lightning_tl.laws import fit
+from lightning_tl.laws.table import Columns, groups, read_table
+
+from .tables import falling, flat, results
+
+
+@pytest.fixture
+def table(tmp_path):
+    path = tmp_path / "results.csv"
+    results({"digits": falling(0.2, 0.0), "shapes": flat(0.12)}, 0.1275, seed=1).to_csv(path, index=False)
+    return path
+
+
+def test_our_own_table_needs_no_flags(table, tmp_path, capsys) -> None:
+    out = tmp_path / "out"
+    assert main([str(table), "--out", str(out), "--target-error", "0.05"]) == 0
+    said = capsys.readouterr().out
+    assert "Keep digits" in said
+    assert "shapes: render differently" in said
+    assert sorted(path.name for path in out.iterdir()) == ["fits.csv", "fits.json", "law.png"]
+    assert (out / "law.png").read_bytes().startswith(b"\x89PNG")
+    frame = pd.read_csv(out / "fits.csv")
+    assert list(frame["group"]) == ["digits", "shapes"]
+    assert {"D", "alpha", "C", "alpha_stderr", "C_low", "C_high", "log_rmse", "points", "identified"} <= set(frame)
+
+
+def test_the_manifest_reproduces_the_fit(table, tmp_path) -> None:
+    main([str(table), "--out", str(tmp_path)])
+    record = json.loads((tmp_path / "fits.json").read_text(), parse_constant=lambda name: pytest.fail(name))
+    group = record["groups"][0]
+    runs = pd.DataFrame(group["runs"])
+    again = fit(n=runs["n"], error=runs["error"], pretrain=runs["pretrain"], draw=runs["draw"])
+    for name, stored in group["law"]["params"].items():
+        assert again.params[name] == pytest.approx(stored["value"])
+        assert again.interval(name) == pytest.approx([np.inf if end is None else end for end in stored["interval"]])
+    assert record["versions"].keys() >= {"lightning_tl", "numpy", "scipy", "pandas"}
+    assert group["law"]["form"]["bounds"]["alpha"] == [0.001, 10.0]
+    assert group["scratch"]["runs"] == 3
+
+
+def test_scratch_rows_without_a_task_belong_to_every_group(table) -> None:
+    found = groups(read_table(table))
+    assert [group.label for group in found] == ["digits", "shapes"]
+    assert [len(group.scratch) for group in found] == [3, 3]
+    assert all((group.runs["n"] > 0).all() for group in found)
+
+
+def test_any_other_table_by_naming_columns(tmp_path) -> None:
+    frame = pd.DataFrame({"images": [100, 200, 400, 800], "mAP": [0.5, 0.6, 0.65, 0.7], "net": "r50", "split": "val"})
+    group = groups(frame, Columns(size="images", score="mAP", score_is="accuracy", by=("net",)))[0]
+    assert list(group.runs["error"]) == pytest.approx([0.5, 0.4, 0.35, 0.3])
+    assert group.label == "r50"
+    assert group.labels("draw") is None
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (
+            Columns(size="pretrain_image"),
+            "no column 'pretrain_image' (size) in the table; did you mean 'pretrain_images'?",
+        ),
+        (Columns(score="eror"), "no column 'eror' (score) in the table; did you mean 'error'?"),
+        (Columns(by=("rendr",)), "no column 'rendr' (by) in the table; did you mean 'render'?"),
+        (Columns(target_size="x"), "no column 'x' (target size) in the table; valid: "),
+        (Columns(score_is="loss"), "score is 'loss'; it is 'error' or 'accuracy'"),
+        (Columns(where="render == 'none'"), "where 'render == 'none'' selects no row"),
+        (Columns(where="nothing > 3"), "where 'nothing > 3': "),
+        (Columns(where="1 +"), "where '1 +': "),
+    ],
+)
+def test_wrong_columns(table, columns, message) -> None:
+    with pytest.raises(UserError) as error:
+        groups(read_table(table), columns)
+    assert str(error.value).startswith(message)
+
+
+def test_where_selects_by_numbers(table) -> None:
+    found = groups(read_table(table), Columns(where="pretrain_images >= 256 and render == 'digits'"))
+    assert [sorted(set(group.runs["n"])) for group in found] == [[256, 512, 1024, 2048]]
+
+
+def test_unusable_rows_are_dropped_with_line_and_reason() -> None:
+    frame = results({"a": falling(0.3, 0.2)}, 0.13, seed=2, draws=1).astype(object)
+    frame.loc[1, "error"] = "n/a"
+    frame.loc[2, "error"] = 1.2
+    frame.loc[3, "pretrain_images"] = -5
+    frame.loc[4, "error"] = 0
+    frame.loc[5, "pretrain_images"] = "many"
+    frame = pd.concat([frame, frame.iloc[[6]]])
+    group = groups(frame)[0]
+    assert [(item["line"], item["reason"]) for item in group.dropped] == [
+        (3, "error is not a number"),
+        (4, "error is outside [0, 1]"),
+        (5, "pretrain_images is negative"),
+        (6, "the error is 0, which has no logarithm"),
+        (7, "pretrain_images is not a number"),
+        (9, "the same run stands twice"),
+    ]
+
+
+def test_a_run_with_two_results_is_an_error() -> None:
+    frame = results({"a": falling(0.3, 0.2)}, 0.13, seed=2, draws=1)
+    frame.loc[2, "run_id"] = frame.loc[1, "run_id"]
+    with pytest.raises(UserError, match=r"run_id 'a-64-0' stands twice with different results \(line 4\)"):
+        groups(frame)
+
+
+def test_percents_are_recognised() -> None:
+    frame = results({"a": falling(0.3, 0.2)}, 0.13, seed=2)
+    frame["error"] *= 100
+    with pytest.raises(UserError, match="looks like percents; divide it by 100"):
+        groups(frame)
+
+
+def test_only_scratch_runs() -> None:
+    frame = results({"a": falling(0.3, 0.2)}, 0.13, seed=2)
+    with pytest.raises(UserError, match="there is no pre-trained run to fit"):
+        groups(frame[frame["pretrain_images"] == 0])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(None, "no file"), ("", "is not a CSV table"), ("a,b\n", "has no rows"), ('a,b\n1,2,3\n"', "is not a CSV table")],
+)
+def test_broken_files(tmp_path, content, message) -> None:
+    path = tmp_path / "broken.csv"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(UserError, match=message):
+        main([str(path)])
+
+
+def test_unknown_form(table) -> None:
+    with pytest.raises(UserError, match="no form 'transfr'; did you mean 'transfer'"):
+        main([str(table), "--form", "transfr"])
+
+
+def test_nothing_fitted_is_exit_code_one(tmp_path, capsys) -> None:
+    path = tmp_path / "few.csv"
+    results({"a": {64: 0.1, 128: 0.09}}, 0.13, seed=3).to_csv(path, index=False)
+    assert main([str(path)]) == 1
+    assert "not fitted: 2 independent points" in capsys.readouterr().out
