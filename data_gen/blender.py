@@ -20,15 +20,15 @@ os.environ["OUTSIDE_OF_THE_INTERNAL_BLENDER_PYTHON_ENVIRONMENT_BUT_IN_RUN_SCRIPT
 # BlenderProc imports gitpython, which otherwise refuses to be imported where there is no git
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 
-import bpy  # noqa: E402
-import numpy as np  # noqa: E402
-from blenderproc.python.utility.SetupUtility import SetupUtility  # noqa: E402
+import bpy
+import numpy as np
+from blenderproc.python.utility.SetupUtility import SetupUtility
 
-from data_gen.exr import read_exr  # noqa: E402
-from data_gen.labels import View, camera_normals, depth_mm, tone_map, view_labels  # noqa: E402
-from data_gen.library import MaterialSpec, Mesh, build  # noqa: E402
-from data_gen.library.geometry import Floats, merge, prism, rotation  # noqa: E402
-from data_gen.spec import ImageConfig, LightSpec, ObjectSpec, RenderConfig, SceneSpec  # noqa: E402
+from data_gen.exr import read_exr
+from data_gen.labels import View, camera_normals, depth_mm, tone_map, view_labels
+from data_gen.library import MaterialSpec, Mesh, build
+from data_gen.library.geometry import Floats, merge, prism, rotation
+from data_gen.spec import ImageConfig, LightSpec, ObjectSpec, RenderConfig, SceneSpec
 
 # BlenderProc would install its requirements into Blender's own Python; with pip's bpy they are here already
 SetupUtility.setup_pip = staticmethod(lambda *args, **kwargs: "")
@@ -197,12 +197,12 @@ def _glyph(spec: ObjectSpec) -> Mesh:
     mesh.calc_loop_triangles()
     vertices = np.empty(3 * len(mesh.vertices), np.float32)
     mesh.vertices.foreach_get("co", vertices)
-    faces = np.empty(3 * len(mesh.loop_triangles), np.int32)
-    mesh.loop_triangles.foreach_get("vertices", faces)
+    corners = np.empty(3 * len(mesh.loop_triangles), np.int32)
+    mesh.loop_triangles.foreach_get("vertices", corners)
     evaluated.to_mesh_clear()
     bpy.data.objects.remove(holder)
     bpy.data.curves.remove(curve)
-    faces = faces.reshape(-1, 3)
+    faces = corners.reshape(-1, 3)
     upright = vertices.reshape(-1, 3).astype(float) @ rotation("x", 90).T
     return Mesh(upright, faces, np.zeros(len(faces), np.int32), np.ones(len(faces), bool))
 

@@ -41,7 +41,7 @@ def missing_libraries() -> list[str]:
     spec = importlib.util.find_spec("bpy")
     if sys.platform != "linux" or spec is None or spec.origin is None:
         return []
-    binaries = [p for p in Path(spec.origin).parent.glob("__init__*.so")]
+    binaries = list(Path(spec.origin).parent.glob("__init__*.so"))
     try:
         listing = subprocess.run(["ldd", *map(str, binaries)], capture_output=True, text=True, timeout=60).stdout
     except (OSError, subprocess.TimeoutExpired):

@@ -282,7 +282,9 @@ def _join(where: str, key: object) -> str:
 
 def _words(kind: Any) -> str:
     if isinstance(kind, types.GenericAlias):
-        return f"a list of {_words(kind.__args__[0]).removeprefix('a ')}s" if kind.__origin__ is list else "a pair [low, high]"
+        if kind.__origin__ is tuple:
+            return "a pair [low, high]"
+        return f"a list of {_words(kind.__args__[0]).removeprefix('a ')}s"
     return {float: "a number", int: "a whole number", bool: "true or false", str: "a text"}.get(kind, str(kind))
 
 

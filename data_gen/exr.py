@@ -31,8 +31,9 @@ def read_exr(data: bytes) -> dict[str, NDArray[np.float32]]:
     attributes: dict[str, bytes] = {}
     at = 8
     while data[at]:
-        name, _, rest = data[at : at + 512].split(b"\0", 2)
-        at += len(name) + 1 + data[at + len(name) + 1 :].index(b"\0") + 1
+        end = data.index(b"\0", at)
+        name = data[at:end]
+        at = data.index(b"\0", end + 1) + 1  # over the name of the attribute's type
         (size,) = struct.unpack_from("<i", data, at)
         attributes[name.decode()] = data[at + 4 : at + 4 + size]
         at += 4 + size

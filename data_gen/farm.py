@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -141,7 +141,10 @@ class _Farm:
             self.progress(done, sum(s.wanted * s.per_shard for s in self.splits))
 
     def run(self, temporary: Path) -> None:
-        """Keep the workers busy until no task is left. All in this thread: workers die with the thread that began them."""
+        """Keep the workers busy until no task is left.
+
+        All in one thread, because Linux ends a worker as soon as the thread that began it has ended.
+        """
         waiting = deque(self.tasks)
         with selectors.DefaultSelector() as selector:
             try:
@@ -170,7 +173,7 @@ class _Farm:
                 self.workers.clear()
 
     def _start(self, temporary: Path) -> _Worker:
-        stderr = tempfile.TemporaryFile(dir=temporary)
+        stderr = tempfile.TemporaryFile(dir=temporary)  # noqa: SIM115 (it lives as long as the worker)
         environment = dict(os.environ, OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1")
         root = str(Path(__file__).resolve().parent.parent)
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))
@@ -257,10 +260,8 @@ def _end(worker: _Worker) -> None:
     worker.process.wait()
     for pipe in (worker.process.stdin, worker.process.stdout):
         if pipe is not None:
-            try:
+            with suppress(BrokenPipeError):
                 pipe.close()
-            except BrokenPipeError:
-                pass
 
 
 @contextmanager

@@ -96,9 +96,10 @@ def silhouette(points: Floats, faces: NDArray[np.int32], size: int, margin: int)
     rank = np.arange(len(which)) - np.repeat(np.cumsum(counts) - counts, counts)
     x = low[which, 0] + rank % np.maximum(spans[which, 0], 1)
     y = low[which, 1] + rank // np.maximum(spans[which, 0], 1)
-    a, b, c = tri[which, 0], tri[which, 1], tri[which, 2]
-    sides = [(q[:, 0] - p[:, 0]) * (y - p[:, 1]) - (q[:, 1] - p[:, 1]) * (x - p[:, 0]) for p, q in ((a, b), (b, c), (c, a))]
-    inside = ((sides[0] >= 0) & (sides[1] >= 0) & (sides[2] >= 0)) | ((sides[0] <= 0) & (sides[1] <= 0) & (sides[2] <= 0))
+    corners = tri[which]
+    edges = np.roll(corners, -1, 1) - corners
+    side = edges[..., 0] * (y[:, None] - corners[..., 1]) - edges[..., 1] * (x[:, None] - corners[..., 0])
+    inside = (side >= 0).all(1) | (side <= 0).all(1)
     canvas[y[inside], x[inside]] = True
     return canvas
 
@@ -143,7 +144,8 @@ def visible_fractions(
             continue
         box = boxes[i]
         whole = box is not None and min(box) > 0.5 and max(box) < size - 1.5
-        if whole and not any(_may_hide(boxes[j], box, 1.0) and seen[j][1].min() < depth.max() for j in range(len(seen)) if j != i):
+        nearer = [j for j in range(len(seen)) if j != i and seen[j][1].min() < depth.max()]
+        if whole and not any(_touch(boxes[j], box) for j in nearer):
             fractions.append(1.0)
             continue
         alone = silhouette(points, meshes[i][1], size, size).sum()
@@ -151,12 +153,11 @@ def visible_fractions(
     return fractions
 
 
-def _may_hide(box: tuple[float, ...] | None, other: tuple[float, ...] | None, slack: float) -> bool:
+def _touch(box: tuple[float, ...] | None, other: tuple[float, ...] | None) -> bool:
+    """Tell whether two boxes (left, top, right, bottom) come within a pixel of each other, or one is not known."""
     if box is None or other is None:
         return True
-    return (
-        box[0] - slack < other[2] and other[0] < box[2] + slack and box[1] - slack < other[3] and other[1] < box[3] + slack
-    )
+    return all(box[i] < other[i + 2] + 1 and other[i] < box[i + 2] + 1 for i in (0, 1))
 
 
 def view_labels(

@@ -213,14 +213,14 @@ class Split:
         except (ValueError, KeyError, TypeError):
             raise DataGenError(f"{path} is damaged: delete it and run again; finished shards are kept") from None
         if version != FORMAT_VERSION:
-            raise DataGenError(f"{path} has format version {version}, this program writes {FORMAT_VERSION}: choose another folder")
+            raise DataGenError(f"{path} is of format version {version}, not {FORMAT_VERSION}: choose another folder")
         difference = _first_difference(config, config_to_dict(self.config), "")
         if difference:
             raise DataGenError(
                 f"{self.folder.parent} holds a data set of another configuration: {difference}; "
                 "choose another folder, or the same configuration"
             )
-        return typed_dict(old)
+        return dict(old)
 
     def _find(self, listed: list[dict[str, Any]]) -> None:
         """Check the shards that are there against their hashes; take away what a dead process left half done."""
@@ -267,8 +267,8 @@ class Split:
         for key in ("blender", "blenderproc"):
             if self.software and self.software.get(key) != software.get(key):
                 raise DataGenError(
-                    f"{self.folder} was rendered with {key} {self.software.get(key)}, installed is {software.get(key)}: "
-                    "their images differ; install that version, or render into another folder"
+                    f"{self.folder} was rendered with {key} {self.software.get(key)}, installed is "
+                    f"{software.get(key)}: their images differ; install that version, or render into another folder"
                 )
         self.software = self.software or dict(software)
 
@@ -307,11 +307,6 @@ class Split:
         write_atomically(self.folder / MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
         for i in range(count):
             _hash_file(self.shard_path(i)).unlink(missing_ok=True)
-
-
-def typed_dict(value: Any) -> dict[str, Any]:
-    """Return a JSON object as a dict of strings to anything."""
-    return {str(key): value[key] for key in value}
 
 
 def _first_difference(old: Any, new: Any, where: str) -> str:

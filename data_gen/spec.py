@@ -205,10 +205,11 @@ def _background(config: RenderConfig, rng: np.random.Generator) -> tuple[Materia
 def _lights(config: RenderConfig, rng: np.random.Generator) -> tuple[LightSpec, ...]:
     c = config.lights
     if config.light == "fix":
-        energy, distance, radius = np.mean(c.energy), float(np.mean(c.distance)), float(np.mean(c.radius))
+        energy, distance, radius = float(np.mean(c.energy)), float(np.mean(c.distance)), float(np.mean(c.radius))
         places = [("AREA", -50.0, 65.0), ("POINT", -125.0, 35.0)]
         white = (1.0, 1.0, 1.0)
-        return tuple(LightSpec(k, _polar(a, e, distance), _watts(energy, distance), radius, white) for k, a, e in places)
+        watts = _watts(energy, distance)
+        return tuple(LightSpec(k, _polar(a, e, distance), watts, radius, white) for k, a, e in places)
     lights = []
     for _ in range(rng.integers(c.count[0], c.count[1] + 1)):
         kind = str(rng.choice(["AREA", "POINT"]))
@@ -229,7 +230,7 @@ def _lights(config: RenderConfig, rng: np.random.Generator) -> tuple[LightSpec, 
 
 
 def _watts(at_reference: float, distance: float) -> float:
-    return float(at_reference) * (distance / 1.5) ** 2
+    return at_reference * (distance / 1.5) ** 2
 
 
 def _polar(azimuth: float, elevation: float, distance: float) -> tuple[float, float, float]:

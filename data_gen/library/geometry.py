@@ -97,6 +97,12 @@ def _grid_faces(rows: int, columns: int, close_rows: bool, close_columns: bool) 
     return np.stack([np.stack([a, b, e], -1), np.stack([a, e, d], -1)], 2).reshape(-1, 3).astype(np.int32)
 
 
+def circle(radius: float, count: int) -> Floats:
+    """Return the corners (x, y) of a regular polygon about the origin, counter-clockwise; shape ``[count, 2]``."""
+    angle = np.arange(count) * (2 * np.pi / count)
+    return radius * np.stack([np.cos(angle), np.sin(angle)], 1)
+
+
 def lathe(profile: ArrayLike, segments: int = 24, smooth: bool = True) -> Mesh:
     """Turn a profile about the z axis.
 
@@ -106,8 +112,7 @@ def lathe(profile: ArrayLike, segments: int = 24, smooth: bool = True) -> Mesh:
         smooth: shade smoothly (edges over 35° stay sharp, see the renderer).
     """
     points = np.asarray(profile, float)
-    angle = np.arange(segments) * (2 * np.pi / segments)
-    ring = np.stack([np.cos(angle), np.sin(angle)], 1)
+    ring = circle(1, segments)
     vertices = np.concatenate(
         [
             points[:, None, :1] * ring[None],
@@ -216,7 +221,8 @@ def sweep(
 def spline(points: ArrayLike, per_segment: int = 6, closed: bool = False) -> Floats:
     """Pass a Catmull-Rom curve through points ``[P, D]``; returns ``[Q, D]``, ends included, no point twice."""
     p = np.asarray(points, float)
-    padded = np.concatenate([p[-1:], p, p[:2]]) if closed else np.concatenate([2 * p[:1] - p[1:2], p, 2 * p[-1:] - p[-2:-1]])
+    before, after = (p[-1:], p[:2]) if closed else (2 * p[:1] - p[1:2], 2 * p[-1:] - p[-2:-1])
+    padded = np.concatenate([before, p, after])
     t = np.arange(per_segment)[:, None] / per_segment
     pieces = []
     for i in range(len(padded) - 3):

@@ -53,7 +53,12 @@ def sample_colour_against(rng: np.random.Generator, other: Colour, contrast: flo
 
 
 def sample_material(
-    rng: np.random.Generator, patterned: bool, scale: tuple[float, float], against: Colour, contrast: float, glossy: float
+    rng: np.random.Generator,
+    patterned: bool,
+    scale: tuple[float, float],
+    against: Colour,
+    contrast: float,
+    glossy: float,
 ) -> MaterialSpec:
     """Draw a surface.
 

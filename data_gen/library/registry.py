@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from data_gen.errors import DataGenError, nearest
-from data_gen.library import shapes
+from data_gen.library import figures, shapes
 from data_gen.library.digits import stroke_digit, styled
 from data_gen.library.geometry import Mesh, normalise
 
@@ -59,24 +59,24 @@ _SHAPES: list[tuple[str, bool, shapes.Builder]] = [
     ("dumbbell", False, shapes.dumbbell),
     ("candle", False, shapes.candle),
     ("umbrella", True, shapes.umbrella),
-    ("car", True, shapes.car),
-    ("house", True, shapes.house),
-    ("tree", True, shapes.tree),
-    ("mushroom", True, shapes.mushroom),
-    ("snowman", False, shapes.snowman),
-    ("rocket", True, shapes.rocket),
-    ("star", False, shapes.star),
-    ("heart", False, shapes.heart),
-    ("arrow", False, shapes.arrow),
-    ("chess_pawn", False, shapes.chess_pawn),
-    ("tower", True, shapes.tower),
-    ("hex_nut", False, shapes.hex_nut),
-    ("bolt", False, shapes.bolt),
-    ("gear", False, shapes.gear),
-    ("spring", False, shapes.spring),
-    ("pipe_elbow", False, shapes.pipe_elbow),
-    ("bracket", False, shapes.bracket),
-    ("pulley", False, shapes.pulley),
+    ("car", True, figures.car),
+    ("house", True, figures.house),
+    ("tree", True, figures.tree),
+    ("mushroom", True, figures.mushroom),
+    ("snowman", False, figures.snowman),
+    ("rocket", True, figures.rocket),
+    ("star", False, figures.star),
+    ("heart", False, figures.heart),
+    ("arrow", False, figures.arrow),
+    ("chess_pawn", False, figures.chess_pawn),
+    ("tower", True, figures.tower),
+    ("hex_nut", False, figures.hex_nut),
+    ("bolt", False, figures.bolt),
+    ("gear", False, figures.gear),
+    ("spring", False, figures.spring),
+    ("pipe_elbow", False, figures.pipe_elbow),
+    ("bracket", False, figures.bracket),
+    ("pulley", False, figures.pulley),
 ]
 _DIGITS = [f"digit_{d}" for d in range(10)]
 _BUILDERS = {name: builder for name, _, builder in _SHAPES}
@@ -125,8 +125,8 @@ def build(category: str, shape: dict[str, float | str], glyph: Mesh | None = Non
 
     Args:
         category: a name from :data:`CATEGORIES`.
-        shape: ``{"seed": …}`` and, to lay it on its back, ``"lying": 1``; for digits also ``thickness``, ``depth``, ``wobble``, ``slant``, ``width``, ``turn``
-            (see :class:`data_gen.spec.DigitsConfig`).
+        shape: ``{"seed": …}`` and, to lay it on its back, ``"lying": 1``; for digits also ``thickness``, ``depth``,
+            ``wobble``, ``slant``, ``width``, ``turn`` (see :class:`data_gen.spec.DigitsConfig`).
         glyph: the digit's mesh where it comes from a font; else it is drawn with strokes.
     """
     rng = np.random.default_rng(int(shape["seed"]))
