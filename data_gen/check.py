@@ -1,7 +1,12 @@
-"""Is this machine able to render? ``python -m data_gen.check`` says in one line what is missing, if anything."""
+"""Is this machine able to render?
+
+``python -m data_gen.check`` says in one line which system libraries Blender misses, if any; it needs Python alone, so
+that it can run before anything is installed.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import re
 import subprocess
@@ -24,9 +29,6 @@ _DEBIAN = {
     "libSM.so.6": "libsm6",
     "libICE.so.6": "libice6",
     "libGL.so.1": "libgl1",
-    "libGLX.so.0": "libglx0",
-    "libEGL.so.1": "libegl1",
-    "libxcb.so.1": "libxcb1",
     "libgomp.so.1": "libgomp1",
 }
 
@@ -37,16 +39,49 @@ def missing_packages() -> list[str]:
 
 
 def missing_libraries() -> list[str]:
-    """Return which shared libraries Blender needs and the system lacks, by ``ldd`` on bpy's own library."""
-    spec = importlib.util.find_spec("bpy")
-    if sys.platform != "linux" or spec is None or spec.origin is None:
+    """Return which shared libraries Blender needs and the system lacks.
+
+    Where bpy is installed ``ldd`` tells; else those that its wheels are known to need are tried one by one.
+    """
+    if sys.platform != "linux":
         return []
-    binaries = list(Path(spec.origin).parent.glob("__init__*.so"))
+    spec = importlib.util.find_spec("bpy")
+    if spec is not None and spec.origin is not None:
+        binaries = map(str, Path(spec.origin).parent.glob("__init__*.so"))
+        try:
+            listing = subprocess.run(["ldd", *binaries], capture_output=True, text=True, timeout=60).stdout
+        except (OSError, subprocess.TimeoutExpired):
+            listing = ""
+        if listing:
+            return sorted(set(re.findall(r"^\s*(\S+) => not found", listing, re.MULTILINE)))
+    return sorted(name for name in _DEBIAN if not _loads(name))
+
+
+def _loads(library: str) -> bool:
     try:
-        listing = subprocess.run(["ldd", *map(str, binaries)], capture_output=True, text=True, timeout=60).stdout
-    except (OSError, subprocess.TimeoutExpired):
-        return []  # no ldd (musl): the worker's own message will tell
-    return sorted(set(re.findall(r"^\s*(\S+) => not found", listing, re.MULTILINE)))
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True
+
+
+def check_libraries() -> None:
+    """Make sure that the system has what Blender needs.
+
+    Raises:
+        DataGenError: naming the libraries and the command that installs them on Debian and Ubuntu.
+    """
+    libraries = missing_libraries()
+    if not libraries:
+        return
+    names = " ".join(sorted({_DEBIAN[name] for name in libraries if name in _DEBIAN}))
+    unknown = [name for name in libraries if name not in _DEBIAN]
+    steps = [f"apt-get install -y {names}"] if names else []
+    steps += [f"the packages that hold {', '.join(unknown)}"] if unknown else []
+    raise DataGenError(
+        f"Blender needs system libraries that are missing ({', '.join(libraries)}). On Debian or Ubuntu, as root: "
+        + " and ".join(steps)
+    )
 
 
 def check_environment() -> None:
@@ -58,31 +93,23 @@ def check_environment() -> None:
     """
     packages = missing_packages()
     if "bpy" in packages and sys.version_info[:2] != (3, 11):
+        version = ".".join(map(str, sys.version_info[:2]))
         raise DataGenError(
-            f"rendering needs Python 3.11: Blender 4's Python package (bpy) has no wheel for "
-            f"{sys.version_info[0]}.{sys.version_info[1]}; make an environment with Python 3.11 and there "
-            "`pip install 'lightning-tl[render]'`"
+            f"rendering needs Python 3.11, this is {version}: Blender as a Python package (bpy) has no wheel for it; "
+            "make an environment with Python 3.11 and there `pip install 'lightning-tl[render]'`"
         )
     if packages:
         raise DataGenError(f"rendering needs `pip install 'lightning-tl[render]'` (missing: {', '.join(packages)})")
-    libraries = missing_libraries()
-    if libraries:
-        names = " ".join(sorted({_DEBIAN.get(name, "") for name in libraries} - {""}))
-        unknown = [name for name in libraries if name not in _DEBIAN]
-        raise DataGenError(
-            f"Blender needs system libraries that are missing ({', '.join(libraries)}). On Debian/Ubuntu: "
-            f"apt-get install -y {names}" + (f" and the packages that hold {', '.join(unknown)}" if unknown else "")
-        )
+    check_libraries()
 
 
 def main() -> int:
-    """Print what is wrong, or that all is well; return the exit code."""
+    """Print which system libraries are missing, if any; return the exit code."""
     try:
-        check_environment()
+        check_libraries()
     except DataGenError as error:
         print(error, file=sys.stderr)
         return 1
-    print("rendering is possible here")
     return 0
 
 

@@ -78,9 +78,13 @@ def stroke_digit(digit: int, rng: np.random.Generator, thickness: float, depth: 
     loops = [stroke.strip().startswith("o") for stroke in way.split("|")]
     squareness = float(rng.uniform(0, 0.9))
     parts = []
-    for points, closed in zip(_wobbled(strokes, rng, wobble), loops, strict=True):
+    for i, (points, closed) in enumerate(zip(_wobbled(strokes, rng, wobble), loops, strict=True)):
         curve = spline(points, per_segment=5, closed=closed)
-        path = np.stack([curve[:, 0], np.zeros(len(curve)), curve[:, 1]], 1)
+        # Where strokes meet or cross they must not share a surface (it would shade itself black): each rises a little
+        # above the one before it, and along itself.
+        along = np.arange(len(curve)) / len(curve)
+        rise = i + (0.5 * np.cos(2 * np.pi * along) if closed else along)
+        path = np.stack([curve[:, 0], -0.03 * depth * rise, curve[:, 1]], 1)
         parts.append(sweep(path, thickness / 2, depth / 2, up=(0, 1, 0), closed=closed, squareness=squareness))
     return merge(parts)
 
