@@ -30,7 +30,7 @@ def find_config(name: str) -> Path:
         return path
     root = configs_root()
     shipped = {file.relative_to(root).with_suffix("").as_posix(): file for file in sorted(root.rglob("*.yaml"))}
-    wanted = Path(name.removeprefix("configs/")).with_suffix("").as_posix() if path.suffix == ".yaml" else name
+    wanted = name.removeprefix("configs/").removesuffix(".yaml")
     matches = [key for key in shipped if key == wanted] or [key for key in shipped if key.endswith(f"/{wanted}")]
     if len(matches) == 1:
         return shipped[matches[0]]

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import re
 from collections.abc import Iterable
 from typing import Any
 
 _UNKNOWN_OPTION = re.compile(r"unrecognized arguments: --?([\w.\-]+)", re.IGNORECASE)
 _UNKNOWN_KEY = re.compile(r"(?:Group '(?P<group>[^']*)' )?does not accept (?:option|key) '(?P<key>[^']*)'")
+
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class UserError(ValueError):
@@ -23,6 +27,12 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     names = sorted(map(str, valid))
     close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.6)
     return f"; did you mean '{close[0]}'?" if close else f"; valid: {', '.join(names)}"
+
+
+def disk_full(error: OSError) -> str:
+    """Return what to say where writing failed for want of space."""
+    where = f" while writing {error.filename}" if error.filename else ""
+    return f"the disk is full{where}: free some space; the same command goes on from what is finished"
 
 
 def explain(parser: Any, message: str) -> str:

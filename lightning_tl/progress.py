@@ -39,7 +39,8 @@ def progress_bar(title: str, unit: str) -> Iterator[Advance]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bars:
+    # the time left comes from the last five minutes: from rich's half a minute a slow render would have none
+    with Progress(*columns, console=Console(stderr=True), speed_estimate_period=300) as bars:
         task = bars.add_task(title, total=None, rate="")
         rate = _Rate(unit)
         yield lambda done, total: bars.update(task, completed=done, total=total, rate=rate(done))

@@ -26,21 +26,32 @@ class RunParser(LightningArgumentParser):
         raise UserError(explain(self, message)) from ex
 
 
+class SaveFitConfig(SaveConfigCallback):
+    """Writes ``config.yaml``: what a training run was, whole, however often it was resumed or tested since."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write the file for ``fit`` alone, without the checkpoint that this part of the run was resumed from."""
+        if stage == "fit":
+            self.config = self.config.clone()
+            self.config.ckpt_path = None
+            super().setup(trainer, pl_module, stage)
+
+
 class RunCLI(LightningCLI):
     """LightningCLI for any module and data module; ours need no number of classes, which the data know."""
 
-    def __init__(self, args: Sequence[str] | None = None, callbacks: Sequence[Callback] = ()) -> None:
+    def __init__(self, args: Sequence[str], callbacks: Sequence[Callback] = ()) -> None:
         self.more_callbacks = list(callbacks)
         super().__init__(
             model_class=LightningModule,
             datamodule_class=LightningDataModule,
             subclass_mode_model=True,
             subclass_mode_data=True,
-            save_config_callback=SaveConfigCallback,
+            save_config_callback=SaveFitConfig,
             save_config_kwargs={"overwrite": True},  # a run that goes on writes the same file again
             parser_kwargs={"parser_mode": "omegaconf+"},
             parser_class=RunParser,
-            args=None if args is None else with_found_configs(list(args)),
+            args=with_found_configs(list(args)),
         )
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:

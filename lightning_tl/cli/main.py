@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
         print(__version__)
         return 0
     from data_gen.errors import DataGenError
-    from lightning_tl.errors import UserError, nearest
+    from lightning_tl.errors import DISK_FULL, UserError, disk_full, nearest
 
     name, *rest = arguments
     try:
@@ -62,6 +62,11 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # `lightning-tl … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        print(f"error: {disk_full(error)}", file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":

@@ -43,17 +43,15 @@ class BatchTransform:
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"transform.{name} is {getattr(self, name)}; it is a probability, between 0 and 1")
 
-    @property
-    def channels(self) -> int:
-        """Return the channels of the output, for colour input."""
-        return 1 if self.grayscale else 3
-
     def __call__(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Transform a batch; with a generator as in training, without as in evaluation."""
         batch = images.float() / 255
         if self.grayscale and batch.shape[1] == 3:
             batch = (batch * batch.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True)
         batch = self._resize(batch, generator)
+        if generator is not None and self.hflip:
+            mirrored = torch.rand(len(batch), generator=generator) < self.hflip
+            batch = torch.where(mirrored.view(-1, 1, 1, 1), batch.flip(-1), batch)
         if self.standardize:
             mean, std = batch.mean((1, 2, 3), keepdim=True), batch.std((1, 2, 3), keepdim=True)
             batch = (batch - mean) / (std + 1e-3)
@@ -68,15 +66,12 @@ class BatchTransform:
         low, high = self.crop_scale or (1.0, 1.0)
         scale = torch.full((n,), (low + high) / 2)
         shift = torch.zeros(n, 2)
-        sign = torch.ones(n)
         if generator is not None:
             scale = low + (high - low) * torch.rand(n, generator=generator)
             shift = (2 * torch.rand(n, 2, generator=generator) - 1) * (1 - scale).unsqueeze(1)
-            if self.hflip:
-                sign = 1 - 2 * (torch.rand(n, generator=generator) < self.hflip).float()
         theta = torch.zeros(n, 2, 3)
-        theta[:, 0, 0], theta[:, 1, 1], theta[:, :, 2] = scale * sign, scale, shift
-        if bool((scale == 1).all()) and bool((sign == 1).all()):
+        theta[:, 0, 0], theta[:, 1, 1], theta[:, :, 2] = scale, scale, shift
+        if bool((scale == 1).all()):
             if batch.shape[-2:] == (self.size, self.size):
                 return batch
             return F.interpolate(batch, (self.size, self.size), mode="bilinear", antialias=True, align_corners=False)

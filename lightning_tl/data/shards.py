@@ -18,9 +18,8 @@ from PIL import Image
 from lightning_tl.errors import UserError
 
 FORMAT_VERSION = 1
-_Members = list[
-    tuple[str, dict[str, tuple[int, int]]]
-]  # by image: key, and by extension the (offset, size) of its bytes
+# by image: key, and by extension the (offset, size) of its bytes
+_Members = list[tuple[str, dict[str, tuple[int, int]]]]
 
 
 @dataclass(frozen=True)
@@ -50,21 +49,28 @@ def read_manifest(folder: str | Path) -> Manifest:
     if not path.is_file():
         hint = f"; its splits are {folder}/train and {folder}/val" if (folder / "train").is_dir() else ""
         raise UserError(f"{path}: no such file, so {folder} is no rendered split{hint} (lightning-tl render makes one)")
+    damaged = f"{path}: damaged ({{}}): delete it and render again"
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
         version = content["format_version"]
-        if version != FORMAT_VERSION:
-            raise UserError(f"{path}: format version {version}; this release reads {FORMAT_VERSION}: render it again")
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(damaged.format(f"{type(error).__name__}: {error}")) from error
+    if version != FORMAT_VERSION:
+        raise UserError(f"{path}: format version {version}; this release reads {FORMAT_VERSION}: render it again")
+    try:
         size = content["image_size"]
         return Manifest(
             folder=folder,
             split=content["split"],
             categories={int(number): name for number, name in content["categories"].items()},
             image_size=(int(size[0]), int(size[1])),
-            shards=content["shards"],
+            shards=[
+                {"name": str(shard["name"]), "images": int(shard["images"]), "sha256": str(shard["sha256"])}
+                for shard in content["shards"]
+            ],
         )
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: damaged ({type(error).__name__}: {error}): delete it and render again") from error
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        raise UserError(damaged.format(f"{type(error).__name__}: {error}")) from error
 
 
 class RenderedImages:
@@ -152,9 +158,12 @@ class RenderedImages:
         key, content = self.member(index, *extensions)
         try:
             return np.asarray(Image.open(io.BytesIO(content)))
-        except OSError as error:
-            where = f"{self.manifest.folder}: {key}.{extensions[0]}"
-            raise UserError(f"{where} cannot be decoded ({error}): render it again") from error
+        except (OSError, SyntaxError, ValueError) as error:  # a broken PNG is Pillow's SyntaxError
+            raise self._undecodable(index, f"{key}.{extensions[0]}", error) from error
+
+    def _undecodable(self, index: int, name: str, error: Exception) -> UserError:
+        shard = self.shard_path(bisect_right(self._ends, index))
+        return UserError(f"{shard}: {name} cannot be decoded ({error}): delete the shard and render it again")
 
     def rgb(self, index: int) -> np.ndarray:
         """Return colours, uint8 ``[H, W, 3]``."""
@@ -174,4 +183,8 @@ class RenderedImages:
 
     def labels(self, index: int) -> dict[str, Any]:
         """Return the image's JSON: visible category ids, objects with boxes, the camera."""
-        return dict(json.loads(self.member(index, "json")[1]))
+        key, content = self.member(index, "json")
+        try:
+            return dict(json.loads(content))
+        except (ValueError, TypeError) as error:
+            raise self._undecodable(index, f"{key}.json", error) from error

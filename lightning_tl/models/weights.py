@@ -86,7 +86,7 @@ def backbone_state(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], list[st
     (``_orig_mod.``, ``module.``, ``model.``, …) are taken off.
     """
     tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
-    inside = {name for name in tensors if "backbone." in f".{name}".replace("._orig_mod.", ".")}
+    inside = {name for name in tensors if ".backbone." in f".{name}".replace("._orig_mod.", ".")}
     backbone: dict[str, Tensor] = {}
     rest: list[str] = []
     for name, value in tensors.items():
@@ -104,6 +104,10 @@ def backbone_state(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], list[st
     return backbone, rest
 
 
+def _is_counter(name: str) -> bool:
+    return name.endswith("num_batches_tracked")
+
+
 def load_backbone(source: str | Path | Mapping[str, Any], backbone: nn.Module, min_fraction: float = 0.9) -> KeyReport:
     """Copy a checkpoint's backbone into ``backbone``, in place.
 
@@ -117,11 +121,13 @@ def load_backbone(source: str | Path | Mapping[str, Any], backbone: nn.Module, m
         What was matched, missing, unexpected, of another shape.
 
     Raises:
-        UserError: Less than ``min_fraction`` was found, as for a checkpoint of another backbone; nothing is copied.
+        UserError: Less than ``min_fraction`` was found, as for a checkpoint of another backbone; or an entry has
+            another shape, as for another number of channels. Nothing is copied.
     """
     content = read_checkpoint(source) if isinstance(source, str | Path) else dict(source)
     found, head = backbone_state(content.get("state_dict", content))
-    own = backbone.state_dict()
+    # BatchNorm's counters do not enter the network's outputs, and torchvision's older files have none
+    own = {name: value for name, value in backbone.state_dict().items() if name in found or not _is_counter(name)}
     shapes = {name: (tuple(found[name].shape), tuple(own[name].shape)) for name in own if name in found}
     report = KeyReport(
         source=str(source) if isinstance(source, str | Path) else "a state dict",
@@ -131,6 +137,10 @@ def load_backbone(source: str | Path | Mapping[str, Any], backbone: nn.Module, m
         mismatched={name: pair for name, pair in shapes.items() if pair[0] != pair[1]},
         head=head,
     )
+    if report.mismatched and report.fraction >= min_fraction:
+        first, (there, here) = next(iter(report.mismatched.items()))
+        hint = f": it was made with in_chans={there[1]}, give the same here" if first == "conv1.weight" else ""
+        raise UserError(f"{report.source}: {first} is {there} there and {here} here{hint}.\n{report}")
     if report.fraction < min_fraction:
         made_by = content.get("lightning_tl", {})
         name = f" (it holds a '{made_by['backbone']}')" if "backbone" in made_by else ""

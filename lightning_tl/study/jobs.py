@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import json
 import logging
+import math
 import multiprocessing as mp
 import os
 import shutil
@@ -13,16 +14,16 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty
 from typing import Any
 
-from lightning_tl.errors import UserError
+from lightning_tl.errors import DISK_FULL, UserError, disk_full
 from lightning_tl.study.records import fingerprint, read_record, write_whole
 
 _PR_SET_PDEATHSIG = 1
@@ -89,6 +90,9 @@ def run_job(args: list[str], folder: Path, test: bool, key: str) -> dict[str, An
         if test:
             results = cli.trainer.test(cli.model, cli.datamodule, verbose=False)
             metrics |= {name: float(value) for name, value in results[0].items()}
+    for name, value in metrics.items():
+        if not math.isfinite(value):
+            raise UserError(f"{name} is {value}: the training diverged; lower model.optimizer.lr")
     record = {
         "key": key,
         "checkpoint": str(Path(best).relative_to(folder.resolve())) if best else "",
@@ -116,13 +120,28 @@ def _start_worker(steps: Any) -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
 
 
-def _guarded(*arguments: Any) -> dict[str, Any] | str:
+def _guarded(args: list[str], folder: Path, test: bool, key: str) -> dict[str, Any] | str:
     try:
-        return run_job(*arguments)
-    except UserError as error:
-        return str(error)
-    except Exception:
-        return traceback.format_exc()
+        return run_job(args, folder, test, key)
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
+            return disk_full(error)
+        message = str(error) if isinstance(error, UserError) else traceback.format_exc()
+        with (folder / "log.txt").open("a") as log:
+            log.write(message)
+        return message
+
+
+@contextmanager
+def _naming(jobs: Iterable[Job]) -> Iterator[None]:
+    """Say which runs were going on where a worker died: the pool does not tell which one it was."""
+    try:
+        yield
+    except BrokenProcessPool as error:
+        raise UserError(
+            f"a worker process ended without a word (out of memory, or killed); going on were "
+            f"{', '.join(sorted(job.name for job in jobs))}; the same command goes on from what is finished"
+        ) from error
 
 
 class Workers:
@@ -171,11 +190,17 @@ class Workers:
                 waiting.remove(job)
                 args = ["fit", *self._resolve(job.args, records, folder)]
                 args.append(f"--trainer.default_root_dir={folder / job.name}")
-                running[self._pool.submit(_guarded, args, folder / job.name, job.test, keys[job.name])] = job
+                with _naming([job, *running.values()]):
+                    running[self._pool.submit(_guarded, args, folder / job.name, job.test, keys[job.name])] = job
             done, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
             for future in done:
+                with _naming(running.values()):
+                    outcome = future.result()
                 job = running.pop(future)
-                records[job.name] = self._record(job, future, folder)
+                if isinstance(outcome, str):
+                    log = folder / job.name / "log.txt"
+                    raise UserError(f"run {job.name} failed; its output is in {log}:\n{outcome.strip()}")
+                records[job.name] = outcome
             partial = self._count(partial)
             progress(min(total, finished + partial), total)
         progress(total, total)
@@ -197,20 +222,6 @@ class Workers:
                 argument = argument.replace(placeholder, str(path))
             resolved.append(argument)
         return resolved
-
-    @staticmethod
-    def _record(job: Job, future: Future[dict[str, Any] | str], folder: Path) -> dict[str, Any]:
-        try:
-            outcome = future.result()
-        except BrokenProcessPool as error:
-            raise UserError(
-                f"run {job.name}: its process ended without a word (out of memory, or killed); "
-                "the same command goes on from what is finished"
-            ) from error
-        if isinstance(outcome, str):
-            log = folder / job.name / "log.txt"
-            raise UserError(f"run {job.name} failed; its output is in {log}:\n{outcome.strip()}")
-        return outcome
 
     def close(self) -> None:
         """End the processes at once; what was finished has its record."""

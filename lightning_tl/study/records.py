@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -44,27 +45,29 @@ def write_whole(path: Path, text: str) -> None:
     """Write a file so that it is there whole or not at all, whenever the process is killed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
-    with beside.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
+    try:
+        with beside.open("w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)  # left where the disk is full
 
 
 def read_record(path: Path, key: str) -> dict[str, Any] | None:
     """Return the record of a finished run, or ``None`` where there is none or it was made from other settings."""
     try:
-        record: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError):
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return None
-    return record if record.get("key") == key else None
+    return record if isinstance(record, dict) and record.get("key") == key else None
 
 
 def write_results(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write ``results.csv``: a row a fine-tuning run, columns that do not apply left empty."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    with beside.open("w", newline="") as file:
-        writer = csv.DictWriter(file, RESULT_COLUMNS, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    beside.replace(path)
+    table = io.StringIO()
+    writer = csv.DictWriter(table, RESULT_COLUMNS, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_whole(path, table.getvalue())

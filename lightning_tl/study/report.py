@@ -83,10 +83,10 @@ def write_report(folder: Path) -> Path:
 
 def _json(path: Path, mend: str | None) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; {mend}") from error
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({error}); delete it and make it again") from error
     if not isinstance(content, dict) or (mend and not {"advice", "groups"} <= content.keys()):
         raise UserError(f"{path}: not what lightning-tl writes there; {mend or 'delete it'}")

@@ -1,0 +1,228 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits as other_digits
+
+from lightning_tl.data import Digits, Rendered, RenderedImages
+from lightning_tl.data.augment import BatchTransform
+from lightning_tl.data.digits import load_digits
+from lightning_tl.data.loading import Batches
+from lightning_tl.data.preview import category_color, contact_sheet
+from lightning_tl.data.rendered import largest_category, visible_categories
+from lightning_tl.data.subsets import balanced_subset
+from lightning_tl.errors import UserError
+
+LABELS = np.repeat(np.arange(5), [20, 30, 25, 20, 40])
+
+
+def test_subsets_are_balanced_and_nested():
+    ten = balanced_subset(LABELS, 10, seed=1)
+    assert np.bincount(LABELS[ten]).tolist() == [10] * 5
+    assert len(set(ten.tolist())) == 50
+    np.testing.assert_array_equal(balanced_subset(LABELS, 4, seed=1), ten[:20])
+
+
+def test_subsets_of_other_starts_do_not_overlap():
+    first, rest = balanced_subset(LABELS, 12, seed=0), balanced_subset(LABELS, 8, seed=0, start=12)
+    assert not set(first.tolist()) & set(rest.tolist())
+    assert np.bincount(LABELS[rest]).tolist() == [8] * 5
+
+
+def test_draws_differ_and_repeat():
+    draws = [tuple(balanced_subset(LABELS, 5, seed=s)) for s in range(6)]
+    assert len(set(draws)) == 6
+    assert draws[2] == tuple(balanced_subset(LABELS, 5, seed=2))
+
+
+def test_too_few_of_a_class():
+    with pytest.raises(UserError, match=r"21 samples of each class asked for, but class 0 has 20 in all"):
+        balanced_subset(LABELS, 21, seed=0)
+    with pytest.raises(UserError, match=r"15 samples .* asked for after the first 10, but class 0 has 20"):
+        balanced_subset(LABELS, 15, seed=0, start=10)
+
+
+def test_digits_are_digits():
+    """A nearest-mean classifier learnt on other people's digits reads ours."""
+    images, labels = load_digits()
+    assert images.shape == (5000, 28, 28)
+    assert np.bincount(labels).tolist() == [500] * 10
+
+    def tight(image):  # both to 8 x 8 px, the digit filling them
+        ys, xs = np.nonzero(image > image.max() / 4)
+        digit = Image.fromarray(np.float32(image)[ys.min() : ys.max() + 1, xs.min() : xs.max() + 1] / image.max())
+        return np.asarray(digit.resize((8, 8), Image.Resampling.BILINEAR)).ravel()
+
+    theirs = other_digits()
+    means = [np.mean([tight(x) for x in theirs.images[theirs.target == digit]], 0) for digit in range(10)]
+    correlation = np.array([[np.corrcoef(tight(image), mean)[0, 1] for mean in means] for image in images[::25]])
+    assert (correlation.argmax(1) == labels[::25]).mean() > 0.6
+
+
+def split_images(data: Digits, split: str) -> set[bytes]:
+    batches = data.splits[split]
+    return {batches._image(i).tobytes() for i in range(len(batches))}
+
+
+@pytest.fixture(scope="module")
+def digits():
+    data = Digits(shots=10, draw=0)
+    data.setup("fit")
+    return data
+
+
+def test_digit_splits_are_disjoint_and_balanced(digits):
+    assert {name: len(split) for name, split in digits.splits.items()} == {"train": 100, "val": 500, "test": 3500}
+    for split in digits.splits.values():
+        assert len(set(torch.bincount(split.targets).tolist())) == 1
+    train, val, test = (split_images(digits, name) for name in ("train", "val", "test"))
+    assert not train & val
+    assert not train & test
+    assert not val & test
+
+
+def test_digit_draws(digits):
+    fewer, other = Digits(shots=5, draw=0), Digits(shots=10, draw=1)
+    for data in (fewer, other):
+        data.setup("fit")
+    assert split_images(fewer, "train") < split_images(digits, "train")
+    assert split_images(other, "train") != split_images(digits, "train")
+    assert split_images(other, "test") == split_images(digits, "test")
+
+
+@pytest.mark.parametrize("shots", [0, 101])
+def test_too_many_shots(shots):
+    with pytest.raises(UserError, match=rf"data.shots is {shots}; it must be between 1 and 100"):
+        Digits(shots=shots)
+
+
+@pytest.mark.parametrize("settings", [{"batch_size": 0}, {"steps_per_epoch": 0}])
+def test_wrong_batches(settings):
+    (name,) = settings
+    with pytest.raises(UserError, match=rf"data.{name} is 0; it must be at least 1"):
+        Digits(**settings)
+
+
+def test_wrong_eval_batches():
+    from lightning_tl.data.loading import BatchedDataModule
+
+    with pytest.raises(UserError, match=r"data.eval_batch_size is 0; it must be at least 1"):
+        BatchedDataModule(4, 0, None, eval_batch_size=0)
+
+
+def test_batches_read_each_image_once_where_they_fit():
+    calls: list[int] = []
+
+    def image(index):
+        calls.append(index)
+        return np.full((8, 8), index, np.uint8)
+
+    transform = BatchTransform(size=8, standardize=False)
+    kept = Batches(image, torch.arange(5), transform)
+    for _ in range(3):
+        images, targets = kept.__getitems__([4, 0, 4])
+        torch.testing.assert_close(images[:, 0, 0, 0] * 255, torch.tensor([4.0, 0.0, 4.0]))
+        assert targets.tolist() == [4, 0, 4]
+    assert sorted(calls) == [0, 4]
+    calls.clear()
+    unkept = Batches(image, torch.arange(5), transform, cache_bytes=5 * 64 - 1)
+    unkept[1]
+    unkept[1]
+    assert calls == [1, 1]
+
+
+def test_targets_agree_with_the_masks(renders):
+    images = RenderedImages(renders / "train")
+    columns = {1: 0, 2: 1, 4: 2}
+    several, single = visible_categories(images), largest_category(images)
+    assert several.shape == (60, 3)
+    assert several.dtype == torch.float32
+    sums = set()
+    for index in range(60):
+        mask, instances = images.category(index), images.instance(index)
+        visible = {columns[int(c)] for c in np.unique(mask) if c}
+        assert {i for i, value in enumerate(several[index]) if value == 1} == visible
+        assert set(several[index].tolist()) <= {0.0, 1.0}
+        areas = np.bincount(instances.ravel())[1:]
+        biggest = int(mask[instances == 1 + int(areas.argmax())][0])
+        assert int(single[index]) == columns[biggest] or np.sort(areas)[-1] == np.sort(areas)[-2]
+        sums.add(int(several[index].sum()))
+    assert sums == {1, 2}
+
+
+def test_an_image_without_objects_has_no_single_class(own_renders):
+    import json
+
+    from data.test_shards import rewrite_shard
+
+    def empty(name, content):
+        if name != "0000002-01.json":
+            return content
+        return json.dumps(json.loads(content) | {"objects": [], "labels": []}).encode()
+
+    rewrite_shard(own_renders / "train", 0, empty)
+    images = RenderedImages(own_renders / "train")
+    with pytest.raises(UserError, match=r"train: scene 2, view 1 shows no object.*data.target=mulclass"):
+        largest_category(images)
+    assert visible_categories(images)[5].tolist() == [0, 0, 0]
+
+
+def test_rendered_splits(renders):
+    data = Rendered(renders, n=20, target="sinclass", transform=BatchTransform(size=16), batch_size=8)
+    assert data.num_classes == 3
+    data.setup("fit")
+    assert len(data.splits["train"]) == 20
+    assert len(data.splits["val"]) == 24
+    images, targets = next(iter(data.train_dataloader()))
+    assert images.shape == (8, 3, 16, 16)
+    assert targets.dtype == torch.int64
+    assert len(data.train_dataloader()) == 3
+    assert sum(len(t) for _, t in data.val_dataloader()) == 24
+
+
+def test_rendered_for_a_test_reads_no_training_shard(own_renders):
+    for shard in (own_renders / "train/shards").iterdir():
+        shard.unlink()
+    data = Rendered(own_renders)
+    data.setup("test")
+    assert sum(len(t) for _, t in data.test_dataloader()) == 24
+    assert sum(len(t) for _, t in data.predict_dataloader()) == 24
+    with pytest.raises(UserError, match="not on disk"):
+        data.setup("fit")
+
+
+def test_workers_give_the_same_batches(renders):
+    def batches(workers):
+        transform = BatchTransform(size=16, crop_scale=(0.6, 0.9))
+        data = Rendered(renders, n=20, batch_size=8, transform=transform, num_workers=workers)
+        data.setup("fit")
+        return list(data.train_dataloader())
+
+    for (a, s), (b, t) in zip(batches(0), batches(2), strict=True):
+        assert torch.equal(a, b)
+        assert torch.equal(s, t)
+
+
+def test_contact_sheet(renders):
+    images = RenderedImages(renders / "train")
+    sheet = np.asarray(contact_sheet(images, count=6, side=64))
+    assert sheet.shape == (2 * (64 + 16), 4 * (3 * 65 + 4), 3)
+    # the first image's first tile: enlarged twice, its boxes drawn in their category's colour
+    tile = sheet[12 : 12 + 64, :64]
+    drawn = {tuple(color) for color in tile.reshape(-1, 3).tolist()}
+    assert {category_color(thing["category"]) for thing in images.labels(0)["objects"]} <= drawn
+    mask = sheet[12 : 12 + 64, 65 : 65 + 64]
+    background = (mask == (40, 40, 40)).all(-1)[::2, ::2]
+    np.testing.assert_array_equal(background, images.instance(0) == 0)
+    normals = sheet[12 : 12 + 64, 130 : 130 + 64]
+    np.testing.assert_array_equal(normals[::2, ::2], images.normal(0))
+    assert contact_sheet(images, count=1, side=64).size == (199, 80)
+    assert contact_sheet(RenderedImages(renders / "train", 2), count=50, side=64).size == (2 * 199, 80)
+
+
+def test_neighbouring_ids_have_other_colours():
+    colors = np.array([category_color(i) for i in range(1, 11)], int)
+    apart = np.abs(colors[:, None] - colors[None]).sum(-1)
+    assert apart[~np.eye(10, dtype=bool)].min() > 40
