@@ -56,6 +56,10 @@ class KeyReport:
         return "\n".join(lines)
 
 
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint onto the CPU; only plain types and tensors are unpickled.
 
@@ -69,11 +73,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
-            f"checkpoint {path}: cannot be read with weights_only=True ({str(error).splitlines()[0]}); "
+            f"checkpoint {path}: cannot be read with weights_only=True ({_first_line(error)}); "
             "save its state_dict alone with torch.save"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
-        raise UserError(f"checkpoint {path}: damaged or not a checkpoint ({str(error).splitlines()[0]})") from error
+    except Exception as error:  # a file that is no checkpoint makes torch.load fail in any way: KeyError, EOFError, …
+        raise UserError(f"checkpoint {path}: damaged or not a checkpoint ({_first_line(error)})") from error
     if not isinstance(content, Mapping):
         raise UserError(f"checkpoint {path}: holds a {type(content).__name__}, not a state dict")
     return dict(content)

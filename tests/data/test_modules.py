@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 from sklearn.datasets import load_digits as other_digits
+from sklearn.neighbors import KNeighborsClassifier
 
 from lightning_tl.data import Digits, Rendered, RenderedImages
 from lightning_tl.data.augment import BatchTransform
@@ -45,7 +46,7 @@ def test_too_few_of_a_class():
 
 
 def test_digits_are_digits():
-    """A nearest-mean classifier learnt on other people's digits reads ours."""
+    """What reads other people's digits reads ours."""
     images, labels = load_digits()
     assert images.shape == (5000, 28, 28)
     assert np.bincount(labels).tolist() == [500] * 10
@@ -56,9 +57,8 @@ def test_digits_are_digits():
         return np.asarray(digit.resize((8, 8), Image.Resampling.BILINEAR)).ravel()
 
     theirs = other_digits()
-    means = [np.mean([tight(x) for x in theirs.images[theirs.target == digit]], 0) for digit in range(10)]
-    correlation = np.array([[np.corrcoef(tight(image), mean)[0, 1] for mean in means] for image in images[::25]])
-    assert (correlation.argmax(1) == labels[::25]).mean() > 0.6
+    reader = KNeighborsClassifier(5).fit([tight(image) for image in theirs.images], theirs.target)
+    assert reader.score([tight(image) for image in images[::25]], labels[::25]) > 0.5  # by chance: 0.1
 
 
 def split_images(data: Digits, split: str) -> set[bytes]:
