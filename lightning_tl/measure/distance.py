@@ -1,0 +1,75 @@
+"""How far the weights have moved from a reference."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from lightning_tl.errors import UserError
+from lightning_tl.measure.params import Groups, _listed, clean_name, group_names
+
+
+@dataclass(frozen=True)
+class Distance:
+    """The distance of parameters from their reference.
+
+    Attributes:
+        total: ‖θ − θ₀‖₂, in the units of the weights.
+        relative: ‖θ − θ₀‖₂ / ‖θ₀‖₂ (infinite for a reference of norm 0).
+        cosine: The cosine between θ and θ₀ as flat vectors, in [−1, 1].
+        groups: ‖θ_g − θ₀_g‖₂ by group; their squares add up to the square of the total.
+        missing: Names of parameters that the reference lacks, or holds in another shape; left out of all numbers.
+    """
+
+    total: float
+    relative: float
+    cosine: float
+    groups: dict[str, float] = field(default_factory=dict)
+    missing: tuple[str, ...] = ()
+
+
+def distance(params: Mapping[str, Tensor], reference: Mapping[str, Tensor], groups: Groups = None) -> Distance:
+    """Return the L2 distance between parameters and a snapshot of them (Springer et al. 2025, Fig. 8).
+
+    Everything is summed where the parameters are; one small tensor goes to the CPU.
+
+    Args:
+        params: Name → parameter.
+        reference: Name → tensor, for example another model's ``state_dict()``. Names it lacks are left out.
+        groups: As in :func:`~lightning_tl.measure.params.group_names`.
+
+    Raises:
+        UserError: No parameter has a counterpart of its shape in the reference.
+    """
+    known = {clean_name(name): tensor for name, tensor in reference.items()}
+    shared = [name for name, p in params.items() if name in known and known[name].shape == p.shape]
+    missing = tuple(name for name in params if name not in set(shared))
+    if not shared:
+        raise UserError(
+            f"the reference holds none of the {len(params)} measured parameters in their shape: it has "
+            f"{_listed(known)}, the module has {_listed(params)}"
+        )
+    members = group_names(params, groups)
+    with torch.no_grad():
+        now = [params[name].detach() for name in shared]
+        then = [known[name].to(p.device, p.dtype) for name, p in zip(shared, now, strict=True)]
+        moved = torch._foreach_sub(now, then)
+        # three norms give all, the cosine by ⟨θ, θ₀⟩ = (‖θ‖² + ‖θ₀‖² − ‖θ − θ₀‖²) / 2
+        norms = [torch.stack([n.double() for n in torch._foreach_norm(ts, 2)]) for ts in (moved, now, then)]
+        table = (torch.stack(norms) ** 2).cpu()
+    by_name = {name: float(table[0, i]) for i, name in enumerate(shared)}
+    d2, now2, then2 = (float(row.sum()) for row in table)
+    return Distance(
+        total=d2**0.5,
+        relative=(d2 / then2) ** 0.5 if then2 else float("inf"),
+        cosine=max(-1.0, min(1.0, (now2 + then2 - d2) / (2 * (now2 * then2) ** 0.5))) if now2 and then2 else 0.0,
+        groups={
+            group: sum(by_name[name] for name in names if name in by_name) ** 0.5
+            for group, names in members.items()
+            if any(name in by_name for name in names)
+        },
+        missing=missing,
+    )

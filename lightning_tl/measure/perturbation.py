@@ -1,0 +1,197 @@
+"""How much a loss rises under noise in the weights, and along a direction."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lightning_tl.errors import UserError
+from lightning_tl.measure.hvp import Hessian
+from lightning_tl.measure.objective import Objective
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """The loss under noise of one scale.
+
+    Attributes:
+        gamma: The scale.
+        loss: L(θ), without noise.
+        perturbed_loss: E[L(θ + ε)], the mean over draws.
+        sensitivity: Δ = E[L(θ + ε) − L(θ)].
+        stderr: The standard error of both over draws (L(θ) is exact).
+        draws: The perturbed loss of each draw, the mean of its antithetic pair; the same noise at every measurement
+            of one seed, so that differences between measurements can be taken draw by draw.
+        seconds: Wall time of the whole measurement, all scales.
+    """
+
+    gamma: float
+    loss: float
+    perturbed_loss: float
+    sensitivity: float
+    stderr: float
+    draws: tuple[float, ...]
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The loss along a direction d.
+
+    Attributes:
+        steps: The λ.
+        loss: L(θ + λd).
+        quadratic: L(θ) + λgᵀd + ½λ²dᵀHd.
+        slope: gᵀd.
+        curvature: dᵀHd.
+    """
+
+    steps: tuple[float, ...]
+    loss: tuple[float, ...]
+    quadratic: tuple[float, ...]
+    slope: float
+    curvature: float
+
+
+def perturbation_sensitivity(
+    objective: Objective, scales: Mapping[str, Tensor], gammas: Sequence[float], draws: int = 8, seed: int = 0
+) -> list[Sensitivity]:
+    """Measure the loss under noise ε ~ N(0, γ²Σ) in the weights (Springer et al. 2025, §3.3).
+
+    Each draw is an antithetic pair, θ ± γε, which cancels the gradient's part: to second order
+    Δ = ½γ²Tr(ΣH) (their Prop. D.1). All scales and all measurements of one seed use the same draws. Costs
+    1 + 2 · draws · len(gammas) forward passes and two copies of the parameters.
+
+    Args:
+        objective: Loss, batches and parameters.
+        scales: √Σ by parameter, from :func:`~lightning_tl.measure.noise.noise_scales`.
+        gammas: The scales γ > 0.
+        draws: How many pairs; at least 2, for a standard error.
+        seed: Of the noise.
+
+    Raises:
+        UserError: A γ or the number of draws is out of range, or all scales are zero.
+    """
+    gammas = check_gammas(gammas)
+    if draws < 2:
+        raise UserError(f"draws={draws}: a standard error needs at least 2")
+    if all(float(scale.abs().max()) == 0 for scale in scales.values()):
+        raise UserError(
+            f"none of the {len(scales)} measured parameters gets noise: their initialisation is constant; "
+            "choose noise='relative' or 'isotropic'"
+        )
+    start = time.perf_counter()
+    names = list(objective.params)
+    losses: dict[float, list[float]] = {gamma: [] for gamma in gammas}
+    with objective.measuring(weights=False), _moving(objective) as move:
+        base = objective.loss()
+        for draw in range(draws):
+            noise = _draw(objective, [scales[name] for name in names], seed, draw)
+            for gamma in gammas:
+                pair = []
+                for sign in (gamma, -gamma):
+                    move(noise, sign)
+                    pair.append(objective.loss())
+                losses[gamma].append(sum(pair) / 2)
+    seconds = time.perf_counter() - start
+    found = []
+    for gamma, values in losses.items():
+        column = torch.tensor(values, dtype=torch.float64)
+        mean = float(column.mean())
+        stderr = float(column.std()) / draws**0.5
+        found.append(Sensitivity(gamma, base, mean, mean - base, stderr, tuple(values), seconds))
+    return found
+
+
+def loss_along(
+    objective: Objective, direction: Mapping[str, Tensor], steps: Sequence[float], quadratic: bool = True
+) -> Curve:
+    """Measure L(θ + λd) and its quadratic approximation (Springer et al. 2025, App. D, Figs. 9 and 10).
+
+    Args:
+        objective: Loss, batches and parameters θ.
+        direction: d by parameter name, for example fine-tuned minus pre-trained weights; parameters it lacks stay.
+        steps: The λ.
+        quadratic: Also compute slope and curvature (one gradient, one Hessian-vector product); else they are NaN.
+
+    Raises:
+        UserError: The direction shares no parameter with the objective, or a shape differs.
+    """
+    if not any(name in direction for name in objective.params):
+        raise UserError("the direction moves none of the measured parameters; its keys must be their names")
+    for name, p in objective.params.items():
+        if name in direction and direction[name].shape != p.shape:
+            raise UserError(f"direction[{name!r}] has shape {tuple(direction[name].shape)}, not {tuple(p.shape)}")
+    steps = tuple(float(step) for step in steps)
+    slope = curvature = float("nan")
+    with objective.measuring(weights=False):
+        d = [
+            direction[name].detach().to(p.device, p.dtype) if name in direction else torch.zeros_like(p)
+            for name, p in objective.params.items()
+        ]
+        base = objective.loss()
+        if quadratic:
+            slope = _dot(objective.gradient(), d)
+            with Hessian(objective) as hessian:
+                curvature = _dot(hessian(d), d)
+        with _moving(objective) as move:
+            losses = []
+            for step in steps:
+                move(d, step)
+                losses.append(objective.loss())
+    parabola = tuple(base + step * slope + 0.5 * step**2 * curvature for step in steps)
+    return Curve(steps, tuple(losses), parabola, slope, curvature)
+
+
+def check_gammas(gammas: Sequence[float]) -> list[float]:
+    """Return the scales as floats.
+
+    Raises:
+        UserError: There are none, one is not positive, or one is there twice.
+    """
+    values = [float(gamma) for gamma in gammas]
+    if not values or min(values) <= 0 or len(set(values)) < len(values):
+        raise UserError(f"gammas must be positive numbers, each once; got {list(gammas)}")
+    return values
+
+
+@contextmanager
+def _moving(objective: Objective) -> Iterator:
+    """Yield a function ``move(direction, step)`` that puts the weights at θ + step · direction; θ is put back."""
+    tensors = objective.tensors
+    centre = [p.detach().clone() for p in tensors]
+
+    def move(direction: Sequence[Tensor], step: float) -> None:
+        with torch.no_grad():
+            for parameter, c, d in zip(tensors, centre, direction, strict=True):
+                torch.add(c, d, alpha=step, out=parameter)
+        torch.clear_autocast_cache()
+
+    try:
+        yield move
+    finally:
+        with torch.no_grad():
+            for parameter, c in zip(tensors, centre, strict=True):
+                parameter.copy_(c)
+
+
+def _draw(objective: Objective, scales: Sequence[Tensor], seed: int, draw: int) -> list[Tensor]:
+    """Return ε at γ = 1; a function of seed and draw alone, equal on all processes."""
+    noise = []
+    generators: dict[torch.device, torch.Generator] = {}
+    for parameter, scale in zip(objective.tensors, scales, strict=True):
+        device = parameter.device
+        if device not in generators:
+            generators[device] = torch.Generator(device).manual_seed(1_000_003 * seed + draw)
+        drawn = torch.randn(parameter.shape, generator=generators[device], device=device, dtype=parameter.dtype)
+        noise.append(drawn.mul_(scale))
+    return noise
+
+
+def _dot(left: Sequence[Tensor], right: Sequence[Tensor]) -> float:
+    return float(sum((a * b).sum(dtype=torch.float64) for a, b in zip(left, right, strict=True)))

@@ -1,0 +1,237 @@
+"""Tr H where the loss on the outputs is known: Gauss-Newton part and remainder, each by what suits it.
+
+Tr G = E‖Jₙᵀ v‖² summed over samples, E[v vᵀ] = Λ: per-sample gradient norms, one backward pass a draw; unit directions
+instead of draws make it exact. Tr R by Hutchinson on products of ⟨∂L/∂f, f(θ)⟩, over the parameters in which the
+outputs are not piecewise affine; where there are none, Tr R = 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_tl.measure.affine import nonaffine
+from lightning_tl.measure.estimate import Samples
+from lightning_tl.measure.hvp import check_twice_differentiable
+from lightning_tl.measure.objective import Objective
+from lightning_tl.measure.outputs import Outputs, find_outputs
+from lightning_tl.measure.params import Layout
+from lightning_tl.measure.samplenorms import SampleNorms
+
+# The price of one backward pass with norms, in Hessian-vector products.
+PASS_COST = 0.6
+_CHECK_TOLERANCE = 1e-3
+
+
+class SplitTrace:
+    """The split for one micro-batch; its graph is kept as long as the object.
+
+    Args:
+        objective: Inside its ``measuring()`` context.
+        index: The micro-batch.
+        layout: The groups.
+        generator: Draws directions and probes; on the parameters' device.
+        dropped: Indices of parameters whose per-sample norms proved wrong in an earlier check; None checks now.
+
+    Attributes:
+        outputs: The outputs behind the loss; None where the loss is not known, and the split not possible.
+        curved: Indices of the parameters in which the outputs are not piecewise affine.
+        others: Indices of the parameters whose per-sample norms are not to be had; they cost variance, not bias.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        index: int,
+        layout: Layout,
+        generator: torch.Generator,
+        dropped: set[int] | None = None,
+    ) -> None:
+        self.layout, self.generator = layout, generator
+        self.tensors = objective.tensors
+        self.norms = SampleNorms(objective.module, objective.params)
+        with self.norms.recording():
+            loss = objective.batch_loss(index)
+        self.outputs: Outputs | None = find_outputs(loss)
+        self.curved: list[int] = []
+        self.others: list[int] = []
+        self.samples: int | None = None
+        self._first: list[Tensor | None] | None = None
+        if self.outputs is None:
+            return
+        names = nonaffine(self.outputs.edge, objective.params)
+        self.curved = [i for i, name in enumerate(objective.params) if name in names]
+        rows = self.outputs.shape[0] if len(self.outputs.shape) else 1
+        samples = self.norms.samples
+        self.samples = samples if samples and rows % samples == 0 else None
+        if self.samples is None:
+            self.norms.dropped = set(range(len(self.tensors)))
+        else:
+            self.norms.dropped = self._wrong_norms(self.samples) if dropped is None else set(dropped)
+        covered = self.norms.covered
+        self.others = [i for i in range(len(self.tensors)) if i not in covered]
+
+    @property
+    def rank(self) -> int | None:
+        """How many unit directions make Tr G exact: one row of outputs a sample, and norms for every parameter."""
+        one_row = self.outputs is not None and self.samples is not None and self.outputs.shape[0] == self.samples
+        return self.outputs.rank if self.outputs is not None and one_row and not self.others else None
+
+    def gauss_newton(self, direction: Tensor) -> Tensor:
+        """Return ‖Jᵀv‖² summed over samples, by group [groups], for one direction v of the outputs' shape."""
+        return self._grouped(self._squared(direction, self.others))
+
+    def remainder(self) -> Tensor:
+        """Return zᵀRz by group, [groups], for one random z over the curved parameters."""
+        assert self.outputs is not None
+        curved = [self.tensors[i] for i in self.curved]
+        if self._first is None:
+            self._first = list(
+                torch.autograd.grad(
+                    [self.outputs.edge], curved, [self.outputs.residual], create_graph=True, allow_unused=True
+                )
+            )
+            check_twice_differentiable(self._first)
+        probes = [self._signs(p) for p in curved]
+        pairs = [(g, z) for g, z in zip(self._first, probes, strict=True) if g is not None and g.requires_grad]
+        total = torch.zeros(len(self.tensors), dtype=torch.float64)
+        if pairs:
+            images = torch.autograd.grad(
+                [g for g, _ in pairs], curved, [z for _, z in pairs], retain_graph=True, allow_unused=True
+            )
+            for index, probe, image in zip(self.curved, probes, images, strict=True):
+                if image is not None:
+                    total[index] = (probe * image).sum(dtype=torch.float64).item()
+        return self._grouped(total)
+
+    def _squared(self, direction: Tensor, whole: list[int]) -> Tensor:
+        """Return Σ_n ‖g_n‖² by covered parameter and ‖Σ_n g_n‖² by those in ``whole``."""
+        assert self.outputs is not None
+        edges = self.norms.edges if self.samples else []
+        inputs: list[Any] = [*edges, *(self.tensors[i] for i in whole)]
+        grads = torch.autograd.grad([self.outputs.edge], inputs, [direction], retain_graph=True, allow_unused=True)
+        if self.samples:
+            found = self.norms.norms(list(grads[: len(edges)]), self.samples)
+        else:
+            found = torch.zeros(len(self.tensors), dtype=torch.float64)
+        for index, grad in zip(whole, grads[len(edges) :], strict=True):
+            found[index] = 0.0 if grad is None else grad.square().sum(dtype=torch.float64).item()
+        return found
+
+    def _wrong_norms(self, samples: int) -> set[int]:
+        """Return the parameters whose norms differ from the gradient's, for a direction in one sample alone.
+
+        What fails: layers whose leading dimension is not the sample, weights that are used twice, statistics over the
+        batch, subclasses that compute something else.
+        """
+        assert self.outputs is not None
+        direction = self.outputs.random_direction(self.generator)
+        by_sample = direction.reshape(samples, -1)
+        one = int(by_sample.square().sum(1).argmax())
+        masked = torch.zeros_like(by_sample)
+        masked[one] = by_sample[one]
+        masked = masked.view_as(direction)
+        claimed = self._squared(masked, [])
+        everything = list(range(len(self.tensors)))
+        true = torch.zeros_like(claimed)
+        grads = torch.autograd.grad([self.outputs.edge], self.tensors, [masked], retain_graph=True, allow_unused=True)
+        for index, grad in zip(everything, grads, strict=True):
+            true[index] = 0.0 if grad is None else grad.square().sum(dtype=torch.float64).item()
+        slack = _CHECK_TOLERANCE * torch.maximum(claimed, true) + 1e-9 * true.sum()
+        return set(torch.nonzero((claimed - true).abs() > slack).flatten().tolist())
+
+    def _signs(self, like: Tensor) -> Tensor:
+        bits = torch.randint(0, 2, like.shape, generator=self.generator, device=like.device, dtype=torch.int8)
+        return bits.to(like.dtype).mul_(2).sub_(1)
+
+    def _grouped(self, by_parameter: Tensor) -> Tensor:
+        return torch.tensor(list(self.layout.by_group(by_parameter).values()), dtype=torch.float64)
+
+
+class SplitResult:
+    """What :func:`run_split` gathered for one micro-batch.
+
+    Attributes:
+        gauss_newton: Estimates of Tr G by group.
+        remainder: Estimates of Tr R by group; empty where Tr R = 0.
+        exact: Tr G by group where it was computed exactly, else None.
+        products: The work, in products.
+    """
+
+    def __init__(self) -> None:
+        self.gauss_newton, self.remainder = Samples(), Samples()
+        self.exact: Tensor | None = None
+        self.products = 0.0
+
+    def mean(self) -> Tensor:
+        """Return the estimate by group, [groups]."""
+        first = self.gauss_newton.mean() if self.exact is None else self.exact
+        return first + self.remainder.mean() if len(self.remainder) else first
+
+    def parts(self) -> list[tuple[float, int]]:
+        """Return variance and number of estimates of the two parts."""
+        parts = [(self.remainder.total_variance(), len(self.remainder))]
+        return (
+            parts if self.exact is not None else [*parts, (self.gauss_newton.total_variance(), len(self.gauss_newton))]
+        )
+
+    def group_variance(self) -> Tensor:
+        """Return the variance of the mean by group, [groups]."""
+        total = torch.zeros_like(self.mean())
+        for samples in (self.remainder, self.gauss_newton):
+            if len(samples) > 1 and not (samples is self.gauss_newton and self.exact is not None):
+                total = total + samples.group_variance() / len(samples)
+        return total
+
+
+def run_split(
+    split: SplitTrace, products: float, enough: Callable[[SplitResult], bool], prior: Mapping[str, float]
+) -> SplitResult:
+    """Estimate Tr G and Tr R with a budget.
+
+    Args:
+        split: With known outputs.
+        products: The budget in products; a pass for G costs :data:`PASS_COST`.
+        enough: True stops early.
+        prior: ``gauss_newton`` and ``remainder``: variances of single estimates in the previous measurement, by which
+            the work is shared until this one has its own.
+    """
+    assert split.outputs is not None
+    result, rank = SplitResult(), split.rank
+    share = products if not split.curved else 0.7 * products
+    if rank is not None and rank * PASS_COST <= share:
+        unit = [split.gauss_newton(split.outputs.unit_direction(c, split.generator)) for c in range(rank)]
+        result.exact = torch.stack(unit).sum(0)
+        result.products += rank * PASS_COST
+        if not split.curved:
+            return result
+    draws, probes = _allocation(products - result.products, split, prior, exact=result.exact is not None)
+    for turn in range(max(draws, probes)):
+        if turn < probes:
+            result.remainder.add(split.remainder())
+        if turn < draws:
+            result.gauss_newton.add(split.gauss_newton(split.outputs.random_direction(split.generator)))
+        if turn >= 2 and enough(result):
+            break
+    result.products += len(result.remainder) + PASS_COST * len(result.gauss_newton)
+    return result
+
+
+def _allocation(products: float, split: SplitTrace, prior: Mapping[str, float], exact: bool) -> tuple[int, int]:
+    """Return how many draws for G and probes for R a budget buys.
+
+    The best share goes as √variance · √price. The variances are the previous measurement's, never this one's: counts
+    that follow the samples they count bias the mean where the samples are skewed, by a third of an error seen here.
+    """
+    if not split.curved:
+        return max(2, round(products / PASS_COST)), 0
+    if exact:
+        return 0, max(2, round(products))
+    share = 0.5
+    if prior.get("gauss_newton", 0) > 0 and prior.get("remainder", 0) > 0:
+        of_g, of_r = (prior["gauss_newton"] * PASS_COST) ** 0.5, prior["remainder"] ** 0.5
+        share = min(max(of_g / (of_g + of_r), 0.15), 0.85)
+    return max(2, round(share * products / PASS_COST)), max(2, round((1 - share) * products))

@@ -1,0 +1,179 @@
+"""The trace of the Hessian, by the cheapest estimator that what is known about the loss allows."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_tl.errors import UserError, nearest
+from lightning_tl.measure.estimate import Samples, TraceEstimate, combine
+from lightning_tl.measure.hvp import Hessian, lacks_double_backward
+from lightning_tl.measure.objective import Objective
+from lightning_tl.measure.opaque import OpaqueTrace
+from lightning_tl.measure.params import Groups, Layout
+from lightning_tl.measure.split import SplitResult, SplitTrace, run_split
+
+_log = logging.getLogger(__name__)
+
+METHODS = ("auto", "split", "opaque", "hutchinson")
+
+
+def hessian_trace(
+    objective: Objective,
+    products: int = 24,
+    *,
+    tolerance: float = 0.0,
+    max_seconds: float | None = None,
+    groups: Groups = None,
+    method: str = "auto",
+    seed: int = 0,
+    memory_limit: float = 2.0,
+    keep: int = 4,
+    memory: Mapping[str, Any] | None = None,
+) -> TraceEstimate:
+    """Estimate Tr H of an objective's loss, with a standard error, in all and by parameter group.
+
+    Where the loss ends in ``F.cross_entropy``, ``F.mse_loss`` or ``F.binary_cross_entropy_with_logits`` (seen in
+    autograd's graph), Tr H is split into its Gauss-Newton part and a remainder (:mod:`~lightning_tl.measure.split`):
+    exact for piecewise affine networks of few classes (ResNets), else with a smaller error than products alone would
+    give. Any other loss: Hutchinson or XTrace (:mod:`~lightning_tl.measure.opaque`), as the spectrum asks.
+
+    Args:
+        objective: Loss, batches and parameters.
+        products: The budget, in Hessian-vector products over all batches.
+        tolerance: Stop early once the standard error is below this share of the estimate; 0: spend the budget.
+        max_seconds: Stop early after this time (then the result depends on the machine).
+        groups: As in :func:`~lightning_tl.measure.params.group_names`.
+        method: ``auto``; ``split`` (an error where the loss is not known); ``opaque``; ``hutchinson``.
+        seed: Draws the probes; equal seeds give equal probes at every measurement of a run.
+        memory_limit: GiB that XTrace may hold in vectors.
+        keep: With fewer than 12 products: how many vectors to keep for the next measurement to deflate by.
+        memory: ``.memory`` of the previous estimate of this run.
+
+    Raises:
+        UserError: An argument is out of range, or the module cannot be differentiated (the message says why).
+
+    Sources: Hutchinson 1990; Epperly, Tropp and Webber 2024 (arXiv 2301.07825); Schraudolph 2002 for the split.
+    """
+    if products < 2:
+        raise UserError(f"products={products}: an estimate with a standard error needs at least 2 products")
+    if method not in METHODS:
+        raise UserError(f"method={method!r} is unknown{nearest(method, METHODS)}")
+    start = time.perf_counter()
+    memory = dict(memory or {})
+    layout = Layout(objective.params, groups)
+
+    def enough(value: float, stderr: float) -> bool:
+        late = max_seconds is not None and time.perf_counter() - start > max_seconds
+        return late or (tolerance > 0 and stderr <= tolerance * abs(value))
+
+    with objective.measuring(weights=False):
+        estimate = None
+        if method in ("auto", "split"):
+            estimate = _by_split(objective, layout, products, enough, seed, memory)
+            if estimate is None and method == "split":
+                raise UserError(
+                    "method='split' needs a loss that ends in F.cross_entropy (without label smoothing), F.mse_loss or "
+                    "F.binary_cross_entropy_with_logits, with no terms added to it; use method='auto', or pass a "
+                    "loss_fn(module, batch) of that form"
+                )
+        if estimate is None:
+            estimate = _opaque(objective, layout, products, enough, seed, memory, keep, memory_limit, method)
+    return TraceEstimate(**{**estimate, "seconds": time.perf_counter() - start})
+
+
+def _by_split(
+    objective: Objective, layout: Layout, products: int, enough: Any, seed: int, memory: dict[str, Any]
+) -> dict[str, Any] | None:
+    """Run the split over all batches; None where the loss of a batch, of any process, is not known."""
+    rank, world = objective.process
+    generator = torch.Generator(layout.device).manual_seed(seed + 7919 * rank)
+    dropped = set(memory["dropped"]) if "dropped" in memory else None
+    results: list[SplitResult] = []
+    for index in range(len(objective.batches)):
+        split: SplitTrace | None = None
+        try:
+            split = SplitTrace(objective, index, layout, generator, dropped)
+            if split.outputs is not None and split.curved:
+                split.remainder()  # tells whether there is a double backward, before any process goes its own way
+        except RuntimeError as error:
+            if not lacks_double_backward(error):
+                raise
+            split = None
+        known = 1.0 if split is not None and split.outputs is not None else 0.0
+        if float(objective.reduce(torch.tensor(known, device=layout.device))) < 1.0 or split is None:
+            return None
+        dropped = split.norms.dropped
+        generator.manual_seed(seed + 7919 * rank + 104729 * (index + 1))
+
+        def stop(result: SplitResult) -> bool:
+            return enough(float(result.mean().sum()), combine(result.parts())[0])
+
+        results.append(run_split(split, products, stop, memory.get("variances", {})))
+    weights = objective.weights
+    mean = torch.stack([w * r.mean() for w, r in zip(weights, results, strict=True)]).sum(0)
+    parts = [(w * w * v, n) for w, r in zip(weights, results, strict=True) for v, n in r.parts()]
+    stderr, degrees = combine(parts)
+    by_group = torch.stack([w * w * r.group_variance() for w, r in zip(weights, results, strict=True)]).sum(0)
+    # the mean over W independent processes has 1/W of their mean variance
+    shared = objective.reduce(torch.cat([mean, by_group / world, torch.tensor([stderr**2 / world])]).to(layout.device))
+    shared = shared.cpu()
+    mean, by_group, stderr = shared[: len(mean)], shared[len(mean) : -1], float(shared[-1]) ** 0.5
+    exact = all(r.exact is not None and not len(r.remainder) for r in results)
+    names = list(layout.groups)
+    return {
+        "value": float(mean.sum()),
+        "stderr": stderr,
+        "method": "exact" if exact else "split",
+        "products": sum(w * r.products for w, r in zip(weights, results, strict=True)),
+        "degrees": degrees,
+        "groups": dict(zip(names, mean.tolist(), strict=True)),
+        "group_stderr": dict(zip(names, by_group.sqrt().tolist(), strict=True)),
+        "memory": {
+            "dropped": sorted(dropped or ()),
+            "variances": {
+                kind: variance
+                for kind, samples in (("gauss_newton", results[0].gauss_newton), ("remainder", results[0].remainder))
+                if (variance := samples.total_variance()) > 0
+            },
+        },
+    }
+
+
+def _opaque(
+    objective: Objective,
+    layout: Layout,
+    products: int,
+    enough: Any,
+    seed: int,
+    memory: dict[str, Any],
+    keep: int,
+    memory_limit: float,
+    method: str,
+) -> dict[str, Any]:
+    generator = torch.Generator(layout.device).manual_seed(seed)
+    # XTrace holds basis and products in full and probes in one byte
+    vectors = int(memory_limit * 2**30 / (layout.size * (2 * layout.dtype.itemsize + 1)))
+    with Hessian(objective, differences=bool(memory.get("differences"))) as hessian:
+
+        def product(vector: Tensor) -> Tensor:
+            return layout.flatten(hessian(layout.unflatten(vector)))
+
+        run = OpaqueTrace(product, layout, generator, products, enough, vectors, memory, keep)
+        result = run._hutchinson(Samples(), products) if method == "hutchinson" else run.run()
+        names = list(layout.groups)
+        return {
+            "value": float(result.groups.sum()),
+            "stderr": result.stderr,
+            "method": result.method,
+            "products": float(hessian.products),
+            "degrees": result.degrees,
+            "groups": dict(zip(names, result.groups.tolist(), strict=True)),
+            "group_stderr": dict(zip(names, result.group_stderr.tolist(), strict=True)),
+            "memory": {**result.memory, "differences": hessian.differences},
+        }
