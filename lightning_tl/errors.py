@@ -9,7 +9,11 @@ from collections.abc import Iterable
 from typing import Any
 
 _UNKNOWN_OPTION = re.compile(r"unrecognized arguments: --?([\w.\-]+)", re.IGNORECASE)
-_UNKNOWN_KEY = re.compile(r"(?:Group '(?P<group>[^']*)' )?does not accept (?:option|key) '(?P<key>[^']*)'")
+_UNKNOWN_KEY = re.compile(
+    r"(?:Group '(?P<group>[^']*)' )?(?:does not accept option|Option) '(?P<key>[^']*)'(?: is not accepted)?"
+)
+_WRONG_VALUE = re.compile(r'Parser key "([^"]+)":')
+_OPTIONS = "\n(options: "
 
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -35,14 +39,40 @@ def disk_full(error: OSError) -> str:
     return f"the disk is full{where}: free some space; the same command goes on from what is finished"
 
 
-def explain(parser: Any, message: str) -> str:
-    """Return a parser's complaint as one sentence, with the nearest valid option where one was unknown."""
+def user_error(error: BaseException | None) -> UserError | None:
+    """Return the ``UserError`` behind an exception that a parser or instantiator wrapped it into, if there is one."""
+    while error is not None and not isinstance(error, UserError):
+        error = error.__cause__
+    return error
+
+
+def explain(parser: Any, message: str, error: BaseException | None = None) -> str:
+    """Return a parser's complaint as one sentence, with the nearest valid option where one was unknown.
+
+    Args:
+        parser: The parser, for its valid options.
+        message: What it says.
+        error: What it says it about. Where a value is a class with arguments of its own, a parser of these has
+            explained them already, deep in the chain of causes.
+    """
     text = " ".join(message.split())
+    parser = getattr(error, "subcommand_parser", None) or parser
     valid = {action.dest for action in parser._actions if action.dest not in ("help", "print_config")}
     if unknown := _UNKNOWN_OPTION.search(text):
         text = f"unknown option --{unknown[1]}{nearest(unknown[1].replace('-', '_'), valid)}"
+    elif value := _WRONG_VALUE.match(text):
+        text = f"{value[1]}: {_reason(error) or text}"
     elif unknown := _UNKNOWN_KEY.search(text):
         key = ".".join(filter(None, [unknown["group"], unknown["key"]]))
         text = f"unknown key '{key}' in the configuration{nearest(key, valid)}"
-    command = parser.prog.replace(" [options]", "")
-    return f"{text}\n(options: {command} --help)"
+    prog = parser.prog.replace(" [options]", "")
+    return f"{text}{_OPTIONS}{prog} --help)"
+
+
+def _reason(error: BaseException | None) -> str:
+    """Return the inner parser's explanation, else what the chain of causes begins with."""
+    if explained := user_error(error):
+        return str(explained).split(_OPTIONS)[0]
+    while error is not None and error.__cause__ is not None:
+        error = error.__cause__
+    return "" if error is None else " ".join(str(error).split())

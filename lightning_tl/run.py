@@ -12,7 +12,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 import lightning_tl.data
 import lightning_tl.tasks  # noqa: F401  imported so that YAML can name their classes without a path
 from lightning_tl.config_files import with_found_configs
-from lightning_tl.errors import UserError, explain
+from lightning_tl.errors import UserError, explain, user_error
 
 # Interpolation is resolved after all files and overrides are merged, and absolute keys work under sub-commands.
 set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
@@ -23,7 +23,7 @@ class RunParser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise the parser's complaint as a ``UserError``."""
-        raise UserError(explain(self, message)) from ex
+        raise UserError(explain(self, message, ex)) from ex
 
 
 class SaveFitConfig(SaveConfigCallback):
@@ -53,6 +53,13 @@ class RunCLI(LightningCLI):
             parser_class=RunParser,
             args=with_found_configs(list(args)),
         )
+
+    def instantiate_classes(self) -> None:
+        """Make trainer, module and data; what they say of their arguments comes through as it is."""
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            raise user_error(error) or error from None
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Return the trainer, with the callbacks of whoever called."""

@@ -15,7 +15,7 @@ class CommandParser(ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise the parser's complaint as a ``UserError``."""
-        raise UserError(explain(self, message)) from ex
+        raise UserError(explain(self, message, ex)) from ex
 
 
 def command_parser(name: str, description: str, **kwargs: Any) -> CommandParser:
