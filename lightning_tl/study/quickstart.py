@@ -43,7 +43,7 @@ class Quickstart:
     sizes: list[int] = field(default_factory=lambda: [128, 256, 512, 1024, 2048])
     val_images: int = 256
     pretrain: str = "pretrain/small_images"
-    pretrain_steps: int = 800
+    pretrain_steps: int = 600
     finetune: str = "finetune/digits"
     finetune_steps: int = 250
     shots: int = 10
