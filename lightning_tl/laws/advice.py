@@ -11,7 +11,7 @@ import numpy as np
 
 from lightning_tl.laws.analysis import GroupFit, Scratch
 from lightning_tl.laws.compare import Comparison, compare, log_ratio
-from lightning_tl.laws.fit import ImagesNeeded
+from lightning_tl.laws.fitted import ImagesNeeded
 
 #: A question asked of every curve: what would this many times the images change?
 FACTOR = 10.0

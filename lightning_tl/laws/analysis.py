@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lightning_tl.errors import UserError
-from lightning_tl.laws.fit import FittedLaw, Interval, fit
+from lightning_tl.laws.fit import fit
+from lightning_tl.laws.fitted import FittedLaw, Interval
 from lightning_tl.laws.forms import Array, Form, PowerLaw, TransferLaw
 from lightning_tl.laws.pairing import cells, half_width, widened
 from lightning_tl.laws.table import Group
@@ -162,9 +163,7 @@ def hold_out(law: FittedLaw) -> HoldOut | None:
     rest = points.n < largest
     if len(np.unique(points.n[rest])) < 2 or rest.sum() <= len(law.form.parameters) or law.form.uses_s:
         return None
-    before = replace(
-        points, n=points.n[rest], s=points.s[rest], log_error=points.log_error[rest], runs=points.runs[rest]
-    )
+    before = points.where(rest)
     smaller = FittedLaw(law.form, before, law.level)
     power = FittedLaw(PowerLaw(), before, law.level)
     low, high = smaller.predict_interval([largest], same_draws=True)

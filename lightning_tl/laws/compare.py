@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lightning_tl.laws.analysis import GroupFit
-from lightning_tl.laws.fit import Interval
+from lightning_tl.laws.fitted import Interval
 from lightning_tl.laws.pairing import half_width, widened
 
 

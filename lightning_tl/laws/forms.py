@@ -2,7 +2,7 @@
 
 A form is written as ``log error = shape(outer, plateau; n, s) + columns(n, s) @ linear``: the ``columns`` carry the
 parameters in which log error is linear (solved exactly), ``outer`` and ``plateau`` those in which it is not (searched
-on a grid, see :mod:`lightning_tl.laws.region`). ``plateau`` is the part of the error at the smallest size that does not
+on a grid, see :mod:`lightning_tl.laws.search`). ``plateau`` is the part of the error at the smallest size that does not
 depend on n, in [0, 1]: a bounded stand-in for C (or gamma) that does not change when errors or sizes change their unit.
 
 Source of the forms: Mikami et al., *A Scaling Law for Syn2real Transfer*, arXiv 2108.11018, Eqs. 1 and 2.
@@ -10,6 +10,7 @@ Source of the forms: Mikami et al., *A Scaling Law for Syn2real Transfer*, arXiv
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -17,13 +18,18 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
-#: A quantity that is ``offset + coefficients @ linear``: one offset for each point of the grid.
-Functional = tuple[Array, Array]
+#: A quantity as a function of the grid: offset (one a grid point) and coefficients of the linear parameters.
+Quantity = Callable[[Array, Array], tuple[Array, Array]]
+
+Bounds = Mapping[str, tuple[float, float]]
+_ALPHA: Bounds = {"alpha": (1e-3, 10.0)}
+_BETA: Bounds = {"beta": (1e-3, 10.0)}
+_NONE: Bounds = {}
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Sizes at which a law is looked at: pre-training sizes ``n``, fine-tuning sizes ``s`` and their references.
+    """Sizes at which a law is looked at, and the references that its grid is relative to.
 
     Attributes:
         n: Pre-training sizes in images, shape (m,).
@@ -38,7 +44,7 @@ class Sizes:
     s_ref: float
 
     def at(self, n: ArrayLike, s: ArrayLike | None = None) -> Sizes:
-        """Return other sizes with the same references."""
+        """Return other sizes with the same references; without ``s``, at the smallest fine-tuning size."""
         size = np.atleast_1d(np.asarray(n, float))
         other = np.full_like(size, self.s_ref) if s is None else np.broadcast_to(np.asarray(s, float), size.shape)
         return Sizes(size, np.asarray(other, float), self.n_ref, self.s_ref)
@@ -48,15 +54,19 @@ class Form:
     """Base of the laws. A new law overrides what is below; nothing else knows its formula."""
 
     name: ClassVar[str]
-    formula: ClassVar[str]
-    #: Parameters under the names that tables and ``.params`` use.
-    parameters: ClassVar[tuple[str, ...]]
-    #: Parameters that are positive scales of the error: their intervals are found on the log scale.
-    scales: ClassVar[tuple[str, ...]]
+    formula: str
+    #: Parameters under the names that tables and ``.params`` use; the first is the scale of the error.
+    parameters: tuple[str, ...]
+    #: Parameters that are positive scales: their intervals are found on the log scale.
+    scales: tuple[str, ...]
+    #: Parameters that shift log error as a whole, and so move with the luck of a draw.
+    levels: tuple[str, ...]
     #: Bounds of the nonlinear parameters (searched on a logarithmic grid).
-    outer: ClassVar[dict[str, tuple[float, float]]] = {}
-    has_plateau: ClassVar[bool] = False
-    uses_s: ClassVar[bool] = False
+    outer: Bounds = _NONE
+    #: Parameters of ``columns`` after the first, which are nonlinear in linear space, with their bounds there.
+    log_linear: Bounds = _NONE
+    has_plateau: bool = True
+    uses_s: bool = False
 
     def columns(self, sizes: Sizes) -> Array:
         """Return the columns of the parameters in which log error is linear, shape (m, q); the first is all ones."""
@@ -66,8 +76,8 @@ class Form:
         """Return log error less its linear part: outer (..., k) and plateau (...) give (..., m)."""
         raise NotImplementedError
 
-    def functional(self, name: str, outer: Array, plateau: Array, sizes: Sizes) -> Functional:
-        """Return parameter ``name`` (its log where it is in ``scales``) as offset and coefficients."""
+    def quantity(self, name: str, sizes: Sizes) -> Quantity:
+        """Return parameter ``name`` (its log where it is in ``scales``) as a function of the grid."""
         raise NotImplementedError
 
     def predict(self, params: dict[str, float], n: Array, s: Array) -> Array:
@@ -84,6 +94,18 @@ class Form:
         return {"name": self.name, "formula": self.formula, "parameters": list(self.parameters), "bounds": bounds}
 
 
+def _decay(outer: Array, plateau: Array, sizes: Sizes) -> Array:
+    """Return plateau + (1 - plateau) (n / n_ref)^-alpha, shape (..., m)."""
+    decay = np.exp(-outer[..., :1] * np.log(sizes.n / sizes.n_ref))
+    return plateau[..., None] + (1 - plateau[..., None]) * decay
+
+
+def _log(value: Array) -> Array:
+    """Return the log; 0, a parameter at its bound, gives minus infinity."""
+    with np.errstate(divide="ignore"):
+        return np.log(value)
+
+
 class PowerLaw(Form):
     """``error = D n^-alpha``: the baseline with no transfer gap (C = 0)."""
 
@@ -91,6 +113,9 @@ class PowerLaw(Form):
     formula = "error = D * n^-alpha"
     parameters = ("D", "alpha")
     scales = ("D",)
+    levels = ("D",)
+    log_linear = _ALPHA
+    has_plateau = False
 
     def columns(self, sizes: Sizes) -> Array:
         """Return ones and -log(n / n_ref)."""
@@ -100,10 +125,10 @@ class PowerLaw(Form):
         """Return zeros: everything is linear."""
         return np.zeros((*plateau.shape, len(sizes.n)))
 
-    def functional(self, name: str, outer: Array, plateau: Array, sizes: Sizes) -> Functional:
-        """See :meth:`Form.functional`."""
-        zero = np.zeros(plateau.shape)
-        return zero, np.array({"alpha": [0.0, 1.0], "D": [1.0, np.log(sizes.n_ref)]}[name])
+    def quantity(self, name: str, sizes: Sizes) -> Quantity:
+        """See :meth:`Form.quantity`."""
+        coefficients = np.array({"alpha": [0.0, 1.0], "D": [1.0, np.log(sizes.n_ref)]}[name])
+        return lambda outer, plateau: (np.zeros(plateau.shape), coefficients)
 
     def predict(self, params: dict[str, float], n: Array, s: Array) -> Array:
         """See :meth:`Form.predict`."""
@@ -121,8 +146,8 @@ class TransferLaw(Form):
     formula = "error = D * n^-alpha + C"
     parameters = ("D", "alpha", "C")
     scales = ("D", "C")
-    outer: ClassVar[dict[str, tuple[float, float]]] = {"alpha": (1e-3, 10.0)}
-    has_plateau = True
+    levels = ("D", "C")
+    outer = _ALPHA
 
     def columns(self, sizes: Sizes) -> Array:
         """Return ones: in log space log D alone is linear."""
@@ -130,18 +155,15 @@ class TransferLaw(Form):
 
     def shape(self, outer: Array, plateau: Array, sizes: Sizes) -> Array:
         """Return log(plateau + (1 - plateau) (n / n_ref)^-alpha)."""
-        decay = np.exp(-outer[..., :1] * np.log(sizes.n / sizes.n_ref))
-        return np.log(plateau[..., None] + (1 - plateau[..., None]) * decay)
+        return np.log(_decay(outer, plateau, sizes))
 
-    def functional(self, name: str, outer: Array, plateau: Array, sizes: Sizes) -> Functional:
-        """See :meth:`Form.functional`."""
-        alpha = outer[..., 0]
-        with np.errstate(divide="ignore"):
-            if name == "alpha":
-                return alpha, np.zeros(1)
-            if name == "C":
-                return np.log(plateau), np.ones(1)
-            return np.log1p(-plateau) + alpha * np.log(sizes.n_ref), np.ones(1)
+    def quantity(self, name: str, sizes: Sizes) -> Quantity:
+        """See :meth:`Form.quantity`."""
+        if name == "alpha":
+            return lambda outer, plateau: (outer[..., 0], np.zeros(1))
+        if name == "C":
+            return lambda outer, plateau: (_log(plateau), np.ones(1))
+        return lambda outer, plateau: (_log(1 - plateau) + outer[..., 0] * np.log(sizes.n_ref), np.ones(1))
 
     def predict(self, params: dict[str, float], n: Array, s: Array) -> Array:
         """See :meth:`Form.predict`."""
@@ -156,47 +178,116 @@ class TransferLaw(Form):
 
 
 class FullLaw(Form):
-    """``error = delta (gamma + n^-alpha) s^-beta`` (Mikami et al., Eq. 2): pre-training size n, fine-tuning size s."""
+    """``error = delta (gamma + n^-alpha) s^-beta`` (Mikami et al., Eq. 2): pre-training size n, fine-tuning size s.
+
+    Args:
+        floor: Add ``+ E``, an error that neither size removes. Without it, log delta and beta are linear.
+    """
 
     name = "full"
-    formula = "error = delta * (gamma + n^-alpha) * s^-beta"
-    parameters = ("delta", "gamma", "alpha", "beta")
-    scales = ("delta", "gamma")
-    outer: ClassVar[dict[str, tuple[float, float]]] = {"alpha": (1e-3, 10.0)}
-    has_plateau = True
     uses_s = True
 
+    def __init__(self, floor: bool = False) -> None:
+        self.floor = floor
+        self.formula = "error = delta * (gamma + n^-alpha) * s^-beta" + (" + E" if floor else "")
+        self.parameters = ("delta", "gamma", "alpha", "beta", *(("E",) if floor else ()))
+        self.scales = ("delta", "gamma", *(("E",) if floor else ()))
+        self.levels = ("delta", *(("E",) if floor else ()))
+        # E / error at the smallest sizes; its lower end stands for E = 0
+        self.outer = {**_ALPHA, **_BETA, "E": (1e-5, 0.9999)} if floor else _ALPHA
+        self.log_linear = _NONE if floor else _BETA
+
     def columns(self, sizes: Sizes) -> Array:
-        """Return ones and -log(s / s_ref): log delta and beta are linear."""
-        return np.stack([np.ones_like(sizes.s), -np.log(sizes.s / sizes.s_ref)], axis=1)
+        """Return ones and, without a floor, -log(s / s_ref)."""
+        ones = np.ones_like(sizes.s)
+        return ones[:, None] if self.floor else np.stack([ones, -np.log(sizes.s / sizes.s_ref)], axis=1)
 
     def shape(self, outer: Array, plateau: Array, sizes: Sizes) -> Array:
-        """Return log(plateau + (1 - plateau) (n / n_ref)^-alpha)."""
-        decay = np.exp(-outer[..., :1] * np.log(sizes.n / sizes.n_ref))
-        return np.log(plateau[..., None] + (1 - plateau[..., None]) * decay)
+        """Return log(plateau + (1 - plateau) (n / n_ref)^-alpha), with a floor the log of the whole sum."""
+        decay = _decay(outer, plateau, sizes)
+        if not self.floor:
+            return np.log(decay)
+        share = self._share(outer)[..., None]
+        return np.log((1 - share) * decay * np.exp(-outer[..., 1:2] * np.log(sizes.s / sizes.s_ref)) + share)
 
-    def functional(self, name: str, outer: Array, plateau: Array, sizes: Sizes) -> Functional:
-        """See :meth:`Form.functional`."""
-        alpha, zero = outer[..., 0], np.zeros(plateau.shape)
-        with np.errstate(divide="ignore"):
-            if name == "alpha":
-                return alpha, np.zeros(2)
+    def _share(self, outer: Array) -> Array:
+        return np.where(outer[..., 2] <= self.outer["E"][0] * 1.001, 0.0, outer[..., 2])
+
+    def quantity(self, name: str, sizes: Sizes) -> Quantity:
+        """See :meth:`Form.quantity`."""
+        n_ref, s_ref = np.log(sizes.n_ref), np.log(sizes.s_ref)
+        ones = np.array([1.0] if self.floor else [1.0, 0.0])
+        if name == "alpha":
+            return lambda outer, plateau: (outer[..., 0], 0 * ones)
+        if name == "gamma":  # C / D of the transfer law, at any s
+            return lambda outer, plateau: (_log(plateau) - _log(1 - plateau) - outer[..., 0] * n_ref, 0 * ones)
+        if not self.floor:
             if name == "beta":
-                return zero, np.array([0.0, 1.0])
-            if name == "gamma":  # C / D of the transfer law at any s
-                return np.log(plateau) - np.log1p(-plateau) - alpha * np.log(sizes.n_ref), np.zeros(2)
-            return np.log1p(-plateau) + alpha * np.log(sizes.n_ref), np.array([1.0, np.log(sizes.s_ref)])
+                return lambda outer, plateau: (np.zeros(plateau.shape), np.array([0.0, 1.0]))
+            return lambda outer, plateau: (_log(1 - plateau) + outer[..., 0] * n_ref, np.array([1.0, s_ref]))
+        if name == "beta":
+            return lambda outer, plateau: (outer[..., 1], 0 * ones)
+        if name == "E":
+            return lambda outer, plateau: (_log(self._share(outer)), ones)
+
+        def delta(outer: Array, plateau: Array) -> tuple[Array, Array]:
+            rest = _log(1 - self._share(outer)) + _log(1 - plateau)
+            return rest + outer[..., 0] * n_ref + outer[..., 1] * s_ref, ones
+
+        return delta
 
     def predict(self, params: dict[str, float], n: Array, s: Array) -> Array:
         """See :meth:`Form.predict`."""
-        return params["delta"] * (params["gamma"] + n ** -params["alpha"]) * s ** -params["beta"]
+        error = params["delta"] * (params["gamma"] + n ** -params["alpha"]) * s ** -params["beta"]
+        return error + params.get("E", 0.0)
 
     def slope(self, params: dict[str, float], n: Array, s: Array) -> Array:
         """See :meth:`Form.slope`."""
         decay = n ** -params["alpha"]
         inner = params["gamma"] + decay
-        columns = [np.full_like(n, 1 / params["delta"]), 1 / inner, -decay * np.log(n) / inner, -np.log(s)]
-        return np.stack(columns, axis=1)
+        error = self.predict(params, n, s)
+        share = (error - params.get("E", 0.0)) / error
+        columns = [share / params["delta"], share / inner, -share * decay * np.log(n) / inner, -share * np.log(s)]
+        return np.stack(columns + ([1 / error] if self.floor else []), axis=1)
 
 
-FORMS: dict[str, type[Form]] = {form.name: form for form in (TransferLaw, PowerLaw, FullLaw)}
+class Unfolded(Form):
+    """A form as linear space sees it: only the scale stays linear, its other linear parameters join the grid."""
+
+    name = "unfolded"
+
+    def __init__(self, form: Form) -> None:
+        self.form = form
+        self.formula, self.parameters, self.scales = form.formula, form.parameters, form.scales
+        self.levels, self.has_plateau, self.uses_s = form.levels, form.has_plateau, form.uses_s
+        self.outer = {**form.outer, **form.log_linear}
+
+    def columns(self, sizes: Sizes) -> Array:
+        """Return ones: the scale."""
+        return self.form.columns(sizes)[:, :1]
+
+    def shape(self, outer: Array, plateau: Array, sizes: Sizes) -> Array:
+        """Return the form's shape with the terms of its other linear parameters."""
+        known = len(self.form.outer)
+        return self.form.shape(outer[..., :known], plateau, sizes) + outer[..., known:] @ self._rest(sizes).T
+
+    def _rest(self, sizes: Sizes) -> Array:
+        return self.form.columns(sizes)[:, 1:]
+
+    def quantity(self, name: str, sizes: Sizes) -> Quantity:
+        """See :meth:`Form.quantity`."""
+        inner, known = self.form.quantity(name, sizes), len(self.form.outer)
+
+        def unfolded(outer: Array, plateau: Array) -> tuple[Array, Array]:
+            offset, coefficients = inner(outer[..., :known], plateau)
+            return offset + outer[..., known:] @ coefficients[1:], coefficients[:1]
+
+        return unfolded
+
+
+FORMS: dict[str, Callable[[], Form]] = {
+    "transfer": TransferLaw,
+    "power": PowerLaw,
+    "full": FullLaw,
+    "full+E": lambda: FullLaw(floor=True),
+}

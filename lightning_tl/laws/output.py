@@ -14,7 +14,7 @@ import numpy as np
 import lightning_tl
 from lightning_tl.laws.advice import Advice, GroupAdvice
 from lightning_tl.laws.analysis import GroupFit
-from lightning_tl.laws.fit import FittedLaw
+from lightning_tl.laws.fitted import FittedLaw
 
 
 def plain(value: Any) -> Any:
@@ -36,7 +36,7 @@ def law_record(law: FittedLaw) -> dict[str, Any]:
     """Return a fitted law as plain types."""
     return {
         "form": law.form.describe(),
-        "space": "log",
+        "space": law.space,
         "params": {
             name: {
                 "value": law.params[name],

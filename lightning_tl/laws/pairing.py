@@ -15,9 +15,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtrit
+from scipy.special import fdtrc, stdtrit
 
 from lightning_tl.laws.forms import Array
+
+
+#: p-value of the F test above which runs of one pre-training count as independent.
+_POOL_ABOVE = 0.25
 
 
 @dataclass(frozen=True)
@@ -29,8 +33,12 @@ class Cells:
         s: Fine-tuning sizes, shape (m,); ones where unknown.
         log_error: Mean log error over the cell's runs, draw offsets removed, shape (m,).
         runs: Runs in each cell, shape (m,).
+        weight: Weights of the squared residuals, shape (m,).
+        cluster: Pre-training run of each cell, integers of shape (m,): cells of several s may share one.
         draws: Labels of the draws found at several sizes, in the order of ``offsets``.
-        offsets: Offset of each draw in log error, mean 0.
+        offsets: Offset of each draw in log error, mean 0 at each fine-tuning size.
+        draw_variance: Variance of the mean draw offset in log error; 0 where no draw is shared between sizes.
+        draw_freedom: Degrees of freedom of ``draw_variance``.
         residual_variance: Variance of log error within cells once draws are removed; nan where none is left over.
         residual_freedom: Its degrees of freedom.
     """
@@ -39,21 +47,19 @@ class Cells:
     s: Array
     log_error: Array
     runs: Array
+    weight: Array
+    cluster: Array
     draws: tuple[Any, ...]
     offsets: Array
+    draw_variance: float
+    draw_freedom: int
     residual_variance: float
     residual_freedom: int
 
-    @property
-    def draw_variance(self) -> float:
-        """Variance of the mean draw offset in log error; 0 where no draw is shared between sizes."""
-        count = len(self.offsets)
-        return float(np.var(self.offsets, ddof=1) / count) if count > 1 else 0.0
-
-    @property
-    def draw_freedom(self) -> int:
-        """Degrees of freedom of ``draw_variance``."""
-        return max(len(self.offsets) - 1, 0)
+    def where(self, keep: NDArray[np.bool_]) -> Cells:
+        """Return some of the cells, with what was learnt of the draws from all."""
+        fields = {name: getattr(self, name)[keep] for name in ("n", "s", "log_error", "runs", "weight", "cluster")}
+        return Cells(**{**vars(self), **fields})
 
 
 def _codes(labels: Sequence[Any] | None, count: int) -> tuple[NDArray[np.int64] | None, list[str]]:
@@ -61,7 +67,19 @@ def _codes(labels: Sequence[Any] | None, count: int) -> tuple[NDArray[np.int64] 
         return None, []
     text = [str(label) for label in list(labels)]
     names = sorted(set(text))
-    return np.array([names.index(label) for label in text]), names
+    place = {name: i for i, name in enumerate(names)}
+    return np.array([place[label] for label in text]), names
+
+
+@dataclass(frozen=True)
+class _Offsets:
+    """Draw offsets among the runs of one fine-tuning size."""
+
+    level: Array
+    names: tuple[str, ...]
+    offsets: Array
+    rest: Array
+    rank: int
 
 
 def cells(
@@ -70,6 +88,7 @@ def cells(
     s: Array | None = None,
     pretrain: Sequence[Any] | None = None,
     draw: Sequence[Any] | None = None,
+    weight: Array | None = None,
 ) -> Cells:
     """Average runs into independent points.
 
@@ -81,6 +100,7 @@ def cells(
             Without labels, runs of one draw are taken to have pre-trainings of their own, and runs of several draws at
             one size to share one.
         draw: Label of its draw of fine-tuning data; the same label at several sizes is the same draw.
+        weight: Weight of each run, shape (runs,); a cell has the mean of its runs'.
 
     Returns:
         The cells in order of size.
@@ -89,34 +109,62 @@ def cells(
     sizes = np.ones(count) if s is None else s
     draws, names = _codes(draw, count)
     labelled, _ = _codes(pretrain, count)
-    unlabelled = np.arange(count) if draws is None else np.zeros(count, np.int64)
-    seeds = unlabelled if labelled is None else labelled
-    keys, cell = np.unique(np.stack([n, sizes, seeds], axis=1), axis=0, return_inverse=True)
+    same = np.zeros(count, np.int64)
+    unlabelled = np.arange(count) if draws is None else same
+    keys, cell = np.unique(
+        np.stack([n, sizes, unlabelled if labelled is None else labelled], axis=1), axis=0, return_inverse=True
+    )
     cell = np.asarray(cell).ravel()
     member = np.eye(len(keys))[cell]
     runs = member.sum(axis=0)
-    offsets = np.zeros(0)
-    shared: list[Any] = []
-    level = member.T @ log_error / runs
-    rank = len(keys)
-    if draws is not None:
-        found = [[len(np.unique(n[draws == code])), code] for code in range(len(names))]
-        if sum(sizes_seen > 1 for sizes_seen, _ in found) > 1:
-            of = np.eye(len(names))[draws]
-            # Sum-to-zero coding, so that a cell's value is its level for the mean draw.
-            contrast = np.vstack([np.eye(len(names) - 1), -np.ones(len(names) - 1)])
-            design = np.hstack([member, of @ contrast])
-            solution, _, found_rank, _ = np.linalg.lstsq(design, log_error, rcond=None)
-            level, offsets, shared = solution[: len(keys)], contrast @ solution[len(keys) :], names
-            rank = int(found_rank)
-            rest = log_error - design @ solution
-        else:
-            rest = log_error - level[cell]
-    else:
-        rest = log_error - level[cell]
+    level, offsets, shared = np.zeros(len(keys)), [], []
+    rest, rank, variances = np.zeros(count), 0, []
+    for size in np.unique(sizes):  # draws of different fine-tuning sizes are different draws
+        mine, here = sizes == size, keys[:, 1] == size
+        found = _without_draws(n[mine], log_error[mine], member[mine][:, here], None if draws is None else draws[mine])
+        level[here], rest[mine] = found.level, found.rest
+        rank += found.rank
+        if len(found.offsets) > 1:
+            label = "" if s is None else f"{size:g}/"
+            shared += [label + names[int(code)] for code in found.names]
+            offsets.append(found.offsets)
+            variances.append(float(np.var(found.offsets, ddof=1) / len(found.offsets)))
     freedom = count - rank
-    variance = float(rest @ rest / freedom) if freedom > 0 else np.nan
-    return Cells(keys[:, 0], keys[:, 1], level, runs, tuple(shared), offsets, variance, freedom)
+    seeds = keys[:, 2] if labelled is not None else np.zeros(len(keys))
+    cluster = np.unique(np.stack([keys[:, 0], seeds], axis=1), axis=0, return_inverse=True)[1]
+    return Cells(
+        n=keys[:, 0],
+        s=keys[:, 1],
+        log_error=level,
+        runs=runs,
+        weight=np.ones(len(keys)) if weight is None else member.T @ weight / runs,
+        cluster=np.asarray(cluster).ravel().astype(float),
+        draws=tuple(shared),
+        offsets=np.concatenate(offsets) if offsets else np.zeros(0),
+        draw_variance=float(np.mean(variances)) if variances else 0.0,
+        draw_freedom=sum(len(found) - 1 for found in offsets),
+        residual_variance=float(rest @ rest / freedom) if freedom > 0 else np.nan,
+        residual_freedom=freedom,
+    )
+
+
+def _without_draws(n: Array, y: Array, member: Array, draws: NDArray[np.int64] | None) -> _Offsets:
+    """Split log errors into cell levels and draw offsets by least squares (a two-way layout)."""
+    plain: Array = member.T @ y / member.sum(axis=0)
+    if draws is not None:
+        codes, of = np.unique(draws, return_inverse=True)
+        crossing = sum(len(np.unique(n[draws == code])) > 1 for code in codes)
+        if crossing > 1:
+            # Sum-to-zero coding, so that a cell's value is its level for the mean draw.
+            contrast = np.vstack([np.eye(len(codes) - 1), -np.ones(len(codes) - 1)])
+            design = np.hstack([member, contrast[np.asarray(of).ravel()]])
+            solution, _, rank, _ = np.linalg.lstsq(design, y, rcond=None)
+            cut = member.shape[1]
+            labels = tuple(str(code) for code in codes)
+            return _Offsets(
+                np.asarray(solution[:cut], float), labels, contrast @ solution[cut:], y - design @ solution, int(rank)
+            )
+    return _Offsets(plain, (), np.zeros(0), y - member @ plain, member.shape[1])
 
 
 def half_width(variance: float, freedom: int, level: float) -> float:
@@ -132,3 +180,26 @@ def widened(low: float, centre: float, high: float, extra: float) -> tuple[float
     when one source dominates.
     """
     return centre - float(np.hypot(centre - low, extra)), centre + float(np.hypot(high - centre, extra))
+
+
+def shared_variance(residual: Array, cluster: Array, parameters: int) -> float:
+    """Return the variance that points of one pre-training run share, over the variance of each by itself.
+
+    The moment estimate of a one-way layout of residuals about the law. It is 0 where runs of one pre-training scatter no
+    less than runs of several (an F test with p over 0.25, the usual rule for pooling), or where too few could tell.
+
+    Args:
+        residual: Residuals of log error, shape (m,).
+        cluster: Pre-training run of each, shape (m,).
+        parameters: Parameters of the law that n determines.
+    """
+    codes, of, counts = np.unique(cluster, return_inverse=True, return_counts=True)
+    between, within = len(codes) - parameters, len(residual) - len(codes) - 1
+    if between < 1 or within < 1:
+        return 0.0
+    means = np.bincount(np.asarray(of).ravel(), residual) / counts
+    own = float(np.sum((residual - means[np.asarray(of).ravel()]) ** 2) / within)
+    among = float(np.sum(counts * means**2) / between)
+    if own <= 0 or fdtrc(between, within, among / own) > _POOL_ABOVE:
+        return 0.0
+    return max((among / own - 1) / float(counts.mean()), 0.0)

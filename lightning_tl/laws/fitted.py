@@ -1,0 +1,394 @@
+"""A fitted law: its parameters, and answers with intervals."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.special import stdtr
+
+from lightning_tl.errors import UserError
+from lightning_tl.laws.forms import Array, Form, Quantity, Sizes
+from lightning_tl.laws.pairing import Cells, half_width, widened
+from lightning_tl.laws.problem import Points, Prior, Problem
+from lightning_tl.laws.search import Region, Search, noise_variance, threshold
+
+#: Sizes beyond this are reported as out of reach.
+MOST_IMAGES = 1e12
+#: Level of the region that probabilities are read from.
+_WIDE = 0.999
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class ImagesNeeded:
+    """Pre-training size at which the law reaches a target error.
+
+    Attributes:
+        target: The target error.
+        estimate: Images at which the fitted law reaches it; infinite where it never does.
+        low: Lower end of the interval in images.
+        high: Upper end; infinite where the data do not bound it.
+        never: Confidence that the law stays above the target up to :data:`MOST_IMAGES` images: C is above it, or the
+            curve so flat that it makes no difference.
+        largest: Largest size measured, to see how far this extrapolates.
+    """
+
+    target: float
+    estimate: float
+    low: float
+    high: float
+    never: float
+    largest: float
+
+
+@dataclass
+class FittedLaw:
+    """A law with the uncertainty that its points leave. :func:`lightning_tl.laws.fit` makes one.
+
+    Attributes:
+        form: The form fitted.
+        cells: The independent points (see :mod:`lightning_tl.laws.pairing`).
+        level: Confidence level of intervals, default 0.95.
+        space: ``"log"`` or ``"linear"``: where residuals are taken.
+        priors: Parameters held, or known from elsewhere.
+        shared: Variance that points of one pre-training run share, over that of each by itself (full law).
+        pooled: Residual variance and degrees of freedom taken from several groups, ``None``: from this one.
+        params: Parameters by name; errors are fractions, sizes are images.
+    """
+
+    form: Form
+    cells: Cells
+    level: float = 0.95
+    space: str = "log"
+    priors: tuple[Prior, ...] = ()
+    shared: float = 0.0
+    pooled: tuple[float, int] | None = None
+    params: dict[str, float] = field(init=False)
+    _search: Search = field(init=False, repr=False)
+    _regions: dict[float, Region] = field(init=False, repr=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        sizes = Sizes(self.cells.n, self.cells.s, float(self.cells.n.min()), float(self.cells.s.min()))
+        points = Points(sizes, self.cells.log_error, self.cells.weight, self.cells.cluster, self.shared)
+        self._search = Search(Problem(self.form, points, self.space, self.priors))
+        self.params = {name: self._natural(name, self._search.best(self._of(name))) for name in self.form.parameters}
+
+    # ---- what was fitted -------------------------------------------------------------------------------------------
+
+    @property
+    def search(self) -> Search:
+        """The search that found the fit, for the bootstrap and the loss landscape."""
+        return self._search
+
+    @property
+    def freedom(self) -> int:
+        """Degrees of freedom of the scatter about the law: independent points less free parameters."""
+        if self.pooled is not None:
+            return self.pooled[1]
+        own = len(self.cells.n) - len(self.form.parameters) + sum(prior.fixed for prior in self.priors)
+        if self.shared > 0:  # alpha, gamma and the level are told by the pre-training runs, not by their points
+            own = min(own, len(np.unique(self.cells.cluster)) - 3)
+        return own
+
+    @cached_property
+    def noise(self) -> float:
+        """Standard deviation of a point about the law (of log error, in linear space of error); nan if unknown."""
+        if self.pooled is not None:
+            return float(np.sqrt(self.pooled[0]))
+        unit = float(np.exp(self.cells.log_error.mean())) if self.space == "linear" else 1.0
+        return float(np.sqrt(noise_variance(self._search.rss, self.freedom, unit)))
+
+    @property
+    def log_noise(self) -> float:
+        """Standard deviation of a point's log error about the law."""
+        return self.noise / float(np.exp(self.cells.log_error.mean())) if self.space == "linear" else self.noise
+
+    @property
+    def residuals(self) -> Array:
+        """Log error less log law at each point, shape (m,)."""
+        return self.cells.log_error - np.log(self.predict(self.cells.n, self.cells.s))
+
+    @property
+    def log_rmse(self) -> float:
+        """Root mean square of log error - log law over the points."""
+        return float(np.sqrt(np.mean(self.residuals**2)))
+
+    @cached_property
+    def stderr(self) -> dict[str, float]:
+        """Standard errors from the Jacobian (as in the paper), the draws' share of the level included.
+
+        They describe the curvature at the optimum and no more: with few points, prefer :meth:`interval`.
+        """
+        if self.freedom < 1:
+            return dict.fromkeys(self.form.parameters, np.nan)
+        slope = self.form.slope(self.params, self.cells.n, self.cells.s)
+        if self.space == "linear":
+            slope = slope * self.predict(self.cells.n, self.cells.s)[:, None]
+        slope = slope * np.sqrt(self.cells.weight)[:, None]
+        rows = [slope]
+        for prior in self.priors:
+            unit = self.params[prior.name] if prior.name in self.form.scales else 1.0
+            rows.append(np.sqrt(prior.weight) / unit * (np.array(self.form.parameters) == prior.name)[None])
+        slope = np.vstack(rows)
+        size = np.abs(slope).max(axis=0)
+        scale = np.where(size > 0, size, 1)
+        covariance = np.linalg.pinv((slope / scale).T @ (slope / scale)) / np.outer(scale, scale) * self.noise**2
+        moved = set(self.form.levels) - {prior.name for prior in self.priors if prior.fixed}
+        draw = self.cells.draw_variance
+        return {
+            name: float(np.sqrt(covariance[i, i] + (draw * self.params[name] ** 2 if name in moved else 0)))
+            for i, name in enumerate(self.form.parameters)
+        }
+
+    # ---- quantities ------------------------------------------------------------------------------------------------
+
+    def _of(self, name: str) -> Quantity:
+        return self._search.problem.form.quantity(name, self._search.problem.sizes)
+
+    def _log_error(self, n: float, s: float | None = None) -> Quantity:
+        """Return the law's log error at one size."""
+        form, sizes = self._search.problem.form, self._search.problem.sizes.at(n, s)
+        return lambda outer, plateau: (form.shape(outer, plateau, sizes)[..., 0], form.columns(sizes)[0])
+
+    def _log_change(self, n: float, other: float, s: float | None) -> Quantity:
+        near, far = self._log_error(n, s), self._log_error(other, s)
+
+        def change(outer: Array, plateau: Array) -> tuple[Array, Array]:
+            (far_offset, far_columns), (offset, columns) = far(outer, plateau), near(outer, plateau)
+            return far_offset - offset, far_columns - columns
+
+        return change
+
+    def region(self, level: float) -> Region:
+        """Return the confidence region of this level, once computed."""
+        if level not in self._regions:
+            limit = threshold(self._search.rss, self.noise**2, self.freedom, level)
+            self._regions[level] = self._search.region(limit)
+        return self._regions[level]
+
+    def _natural(self, name: str, value: float) -> float:
+        return float(np.exp(value)) if name in self.form.scales else value
+
+    def _draw_half(self, level: float) -> float:
+        return half_width(self.cells.draw_variance, self.cells.draw_freedom, level)
+
+    # ---- answers ---------------------------------------------------------------------------------------------------
+
+    def interval(self, name: str, level: float | None = None) -> Interval:
+        """Return the profile-likelihood interval of a parameter.
+
+        Args:
+            name: One of ``form.parameters``.
+            level: Confidence level, default the fit's.
+
+        Returns:
+            Lower and upper end; 0 or infinity where the data do not bound it.
+
+        Raises:
+            UserError: The form has no such parameter.
+        """
+        if name not in self.form.parameters:
+            raise UserError(f"no parameter {name!r} in {self.form.formula}; it has {', '.join(self.form.parameters)}")
+        level = level or self.level
+        if any(prior.fixed and prior.name == name for prior in self.priors):
+            return self.params[name], self.params[name]
+        if self.freedom < 1:
+            return 0.0, np.inf
+        region = self.region(level)
+        low, high = region.extent(self._of(name))
+        if name in self.form.levels and len(self.cells.offsets):
+            centre = self._search.best(self._of(name))
+            if np.isfinite(centre):
+                low, high = widened(low, centre, high, self._draw_half(level))
+            else:
+                high += self._draw_half(level)
+        low, high = self._natural(name, low), self._natural(name, high)
+        for i, (other, (lower, upper)) in enumerate(self._search.problem.form.outer.items()):
+            # The edge of the grid stands for no bound; the scale D n^-alpha has then none either.
+            if name == other and name not in self.form.scales:
+                low, high = (0.0 if low <= lower * 1.001 else low), (np.inf if high >= upper * 0.999 else high)
+            elif other == "alpha" and name == self.form.scales[0] and region.outer[:, i].max() >= upper * 0.999:
+                high = np.inf
+        return low, high
+
+    def predict(self, n: ArrayLike, s: ArrayLike | None = None) -> Array:
+        """Return the law's error at pre-training sizes ``n`` (images) and fine-tuning sizes ``s``, shape (m,)."""
+        sizes = self._search.problem.sizes.at(n, s)
+        return self.form.predict(self.params, sizes.n, sizes.s)
+
+    def band(self, n: ArrayLike, s: ArrayLike | None = None, level: float | None = None) -> tuple[Array, Array]:
+        """Return the interval of the law itself (the mean error) at sizes ``n``: two arrays of shape (m,)."""
+        return self._limits(n, s, level, extra=0.0, draw_variance=self.cells.draw_variance)
+
+    def predict_interval(
+        self, n: ArrayLike, s: ArrayLike | None = None, level: float | None = None, *, same_draws: bool = False
+    ) -> tuple[Array, Array]:
+        """Return the interval in which a new pre-training run's error at sizes ``n`` falls.
+
+        Args:
+            n: Pre-training sizes in images.
+            s: Fine-tuning sizes in images, for laws that use them.
+            level: Confidence level, default the fit's.
+            same_draws: The new runs are fine-tuned on the draws already seen, and averaged as these were; else it is
+                one run on a draw of its own.
+
+        Returns:
+            Lower and upper ends, each of shape (m,).
+        """
+        extra, variance = 1.0 + self.shared, 0.0
+        if not same_draws:
+            variance = self.cells.draw_variance * (1 + len(self.cells.offsets))
+            if self.cells.residual_freedom > 0 and self.space == "log" and self.freedom > 0:
+                # Points are means over several runs; one run has more noise than a mean.
+                share = 1 - 1 / float(self.cells.runs.mean())
+                extra += self.cells.residual_variance * share / self.noise**2
+        return self._limits(n, s, level, extra=extra, draw_variance=variance)
+
+    def _limits(
+        self, n: ArrayLike, s: ArrayLike | None, level: float | None, *, extra: float, draw_variance: float
+    ) -> tuple[Array, Array]:
+        level = level or self.level
+        sizes = np.atleast_1d(np.asarray(n, float))
+        if self.freedom < 1:
+            return np.zeros_like(sizes), np.full_like(sizes, np.inf)
+        targets = np.broadcast_to(np.asarray(self.cells.s.min() if s is None else s, float), sizes.shape)
+        region = self.region(level)
+        wider = half_width(draw_variance, self.cells.draw_freedom, level) if draw_variance > 0 else 0.0
+        ends = []
+        for size, target in zip(sizes, targets, strict=True):
+            quantity = self._log_error(size, target)
+            low, high = region.extent(quantity, extra)
+            ends.append(widened(low, self._search.best(quantity), high, wider))
+        low_high = np.exp(np.array(ends))
+        return low_high[:, 0], low_high[:, 1]
+
+    def log_ratio(
+        self, n: float, other: float, s: float | None = None, level: float | None = None
+    ) -> tuple[float, Interval]:
+        """Return log(law(other) / law(n)) and its interval: what going from n to other images changes."""
+        change = self._log_change(n, other, s)
+        if self.freedom < 1:
+            return self._search.best(change), (-np.inf, np.inf)
+        return self._search.best(change), self.region(level or self.level).extent(change)
+
+    def log_level(self, n: float, s: float | None = None, level: float | None = None) -> tuple[float, Interval]:
+        """Return log law(n) and its interval for the draws at hand (their luck not included)."""
+        quantity = self._log_error(n, s)
+        if self.freedom < 1:
+            return self._search.best(quantity), (-np.inf, np.inf)
+        return self._search.best(quantity), self.region(level or self.level).extent(quantity)
+
+    def probability_above(self, name: str, value: float) -> float:
+        """Return the confidence that parameter ``name`` is above ``value``.
+
+        It is the level of the one-sided profile-likelihood bound that ends at ``value``: an interval from ``value``
+        upwards covers with this probability. At a bound (C = 0) it starts from one half.
+        """
+        goal = float(np.log(value)) if name in self.form.scales else value
+        return self._confidence_above(self._of(name), goal, name in self.form.levels)
+
+    def probability_of_reduction(self, n: float, other: float, fraction: float, s: float | None = None) -> float:
+        """Return the confidence that going from n to ``other`` images lowers the error by more than ``fraction``."""
+        confidence = self._confidence_above(self._log_change(n, other, s), float(np.log1p(-fraction)), False)
+        return 1 - confidence
+
+    def probability_error_above(self, n: float, error: float, s: float | None = None) -> float:
+        """Return the confidence that the law at ``n`` images is above ``error``."""
+        return self._confidence_above(self._log_error(n, s), float(np.log(error)), True)
+
+    def _confidence_above(self, quantity: Quantity, goal: float, draws: bool) -> float:
+        if self.freedom < 1:
+            return np.nan
+        centre = self._search.best(quantity)
+        rise = max(self.region(_WIDE).least_rss(quantity, goal) - self._search.rss, 0.0)
+        root, freedom = np.sqrt(rise) / self.noise, float(self.freedom)
+        if draws and len(self.cells.offsets) and np.isfinite(centre) and 0 < root < np.inf:
+            # The miss in units of both sources' spread, with Satterthwaite's degrees of freedom.
+            spread, draw = ((goal - centre) / root) ** 2, self.cells.draw_variance
+            freedom = (spread + draw) ** 2 / (spread**2 / freedom + draw**2 / max(self.cells.draw_freedom, 1))
+            root = abs(goal - centre) / np.sqrt(spread + draw)
+        return float(stdtr(freedom, root if centre > goal else -root))
+
+    def images_needed(self, target: float, s: float | None = None, level: float | None = None) -> ImagesNeeded:
+        """Return how many pre-training images bring the error down to ``target``.
+
+        The interval holds the sizes at which the law's band contains the target.
+
+        Args:
+            target: Target error, in (0, 1).
+            s: Fine-tuning size, for laws that use it.
+            level: Confidence level, default the fit's.
+
+        Raises:
+            UserError: The target is not in (0, 1).
+        """
+        if not 0 < target < 1:
+            raise UserError(f"target error {target:g} is not between 0 and 1; an error of 10 % is 0.1")
+        grid = np.geomspace(1, MOST_IMAGES, 241)
+        low, high = self.band(grid, s, level)
+        return ImagesNeeded(
+            target=target,
+            estimate=_crossing(grid, self.predict(grid, s), target),
+            low=_crossing(grid, low, target),
+            high=_crossing(grid, high, target),
+            never=self.probability_error_above(MOST_IMAGES, target, s),
+            largest=float(self.cells.n.max()),
+        )
+
+    # ---- identification --------------------------------------------------------------------------------------------
+
+    def unidentified(self, name: str) -> str | None:
+        """Return why the data do not bound a parameter, or ``None`` where they do.
+
+        A parameter is identified where one-sided bounds at the fit's level exclude each limit of its range: C = 0 and
+        gamma = 0, alpha = 0 and alpha growing without bound.
+        """
+        sizes = np.unique(self.cells.n)
+        decades = f"{np.log10(sizes[-1] / sizes[0]):.1f}"
+        span = f"{len(sizes)} sizes over {decades} decade{'' if decades == '1.0' else 's'}"
+        if any(prior.fixed and prior.name == name for prior in self.priors):
+            return None
+        if self.freedom < 1:
+            need = len(self.form.parameters) + 1
+            return f"{len(self.cells.n)} points for {len(self.form.parameters)} parameters; {need} are needed"
+        one_sided = 2 * self.level - 1
+        low, high = self.interval(name, level=one_sided)
+        if name != "alpha" and "alpha" in self.form.outer and self.interval("alpha", level=one_sided)[0] <= 0:
+            return f"the curve is flat within its noise ({span})"
+        if name in ("C", "gamma"):
+            if low > 0:
+                return None
+            return f"the curve has not bent: a straight power law ({name} = 0) fits as well ({span})"
+        if name == "E" and low <= 0:
+            return "no floor is seen: E = 0 fits as well"
+        if name == "alpha" and low <= 0:
+            return f"the curve is flat within its noise ({span})"
+        if name == "alpha" and not np.isfinite(high):
+            return f"the curve falls once and is flat after; any steeper fall fits as well ({span})"
+        if not np.isfinite(high) or (low <= 0 and name in self.form.scales):
+            return f"the points do not bound it ({span})"
+        return None
+
+    def at_bound(self, name: str) -> bool:
+        """Return whether the best value of a parameter lies at its bound (C = 0, alpha at an end of its range)."""
+        value, outer = self.params[name], self._search.problem.form.outer
+        if name in outer and name not in self.form.scales:
+            lower, upper = outer[name]
+            return value <= lower * 1.001 or value >= upper * 0.999
+        return value == 0 or not np.isfinite(value)
+
+
+def _crossing(sizes: Array, error: Array, target: float) -> float:
+    """Return the first size at which a falling curve reaches the target, between grid points by log interpolation."""
+    reached = np.flatnonzero(error <= target)
+    if not len(reached):
+        return np.inf
+    i = int(reached[0])
+    if i == 0:
+        return float(sizes[0])
+    before, after = np.log(error[i - 1] / target), np.log(error[i] / target)
+    part = before / (before - after) if before != after else 1.0
+    return float(np.exp(np.log(sizes[i - 1]) + part * np.log(sizes[i] / sizes[i - 1])))
