@@ -1,0 +1,108 @@
+import struct
+
+import numpy as np
+import pytest
+
+from data_gen.exr import read_exr
+from data_gen.labels import camera_normals, depth_mm, silhouette, tone_map, visible_fractions
+from data_gen.library.geometry import box, ellipsoid
+
+K = np.array([[40.0, 0, 19.5], [0, 40.0, 19.5], [0, 0, 1]])
+
+
+def _at(mesh, x, z):
+    """Put a mesh before a camera that looks along +z (K's frame)."""
+    moved = mesh.moved((x, 0, z))
+    return moved.vertices, moved.faces
+
+
+def _drawn(*meshes):
+    """Render the instance mask of meshes by their silhouettes, the last in front."""
+    mask = np.zeros((40, 40), np.uint16)
+    for i, (vertices, faces) in enumerate(meshes, start=1):
+        points = (vertices @ K.T)[:, :2] / vertices[:, 2:]
+        mask[silhouette(points, faces, 40, 0)] = i
+    return mask
+
+
+def test_silhouette_of_a_known_square():
+    points = np.array([[2.5, 3.5], [10.5, 3.5], [10.5, 7.5], [2.5, 7.5]])
+    mask = silhouette(points, np.array([[0, 1, 2], [0, 2, 3]], np.int32), 16, 0)
+    assert mask.sum() == 8 * 4
+    assert mask[4:8, 3:11].all()
+    wider = silhouette(points - 5, np.array([[0, 1, 2], [0, 2, 3]], np.int32), 16, 16)
+    assert wider.sum() == 32  # what lies outside the frame counts
+    points[0] = np.nan
+    assert silhouette(points, np.array([[0, 1, 2], [0, 2, 3]], np.int32), 16, 0).sum() == 0
+
+
+def test_silhouette_has_the_area_of_the_outline():
+    ball = ellipsoid(1.0, 24, 48).vertices @ np.diag([50, 50, 1]) + [64, 64, 0]
+    area = silhouette(ball[:, :2], ellipsoid(1.0, 24, 48).faces, 128, 0).sum()
+    assert area == pytest.approx(np.pi * 50**2, rel=0.01)
+
+
+def test_visible_fraction():
+    far, near, aside = (
+        _at(box((1, 1, 1)), 0, 4.0),
+        _at(box((0.5, 1.2, 1)), 0.25, 2.5),
+        _at(box((0.4, 0.4, 1)), -1.4, 4.0),
+    )
+    mask = _drawn(far, near, aside)
+    fractions = visible_fractions(mask, [far, near, aside], np.eye(4), K)
+    alone = _drawn(far)
+    assert fractions[0] == pytest.approx((mask == 1).sum() / alone.sum(), abs=1e-3)
+    assert 0.2 < fractions[0] < 0.7
+    assert fractions[1] == 1.0
+    assert fractions[2] == 1.0
+
+
+def test_what_the_frame_cuts_off_is_not_visible():
+    cut = _at(box((1, 1, 0.01)), 2.0, 4.0)  # the frame ends at x = 2
+    full = _at(box((1, 1, 1)), 0.0, 4.0)
+    mask = _drawn(cut)
+    assert visible_fractions(mask, [cut], np.eye(4), K)[0] == pytest.approx(0.5, abs=0.1)
+    assert visible_fractions(_drawn(full), [full], np.eye(4), K) == [1.0]
+    hidden = _at(box((1, 1, 1)), 9.0, 4.0)
+    assert visible_fractions(mask, [cut, hidden], np.eye(4), K)[1] == 0.0
+
+
+def test_normals_are_turned_into_the_cameras_frame():
+    world = np.zeros((2, 2, 3), np.float32)
+    world[0, 0] = (0, 0, 1)
+    world[0, 1] = (0.5, 0, 0.5)  # a mean of two: of unit length again
+    turned = np.eye(4)
+    turned[:3, :3] = [[1, 0, 0], [0, 0, -1], [0, 1, 0]]  # a camera that looks along +y, upright
+    stored = camera_normals(world, turned)
+    assert tuple(stored[0, 0]) == (128, 255, 128)  # world's up is the camera's up
+    assert stored[0, 1] == pytest.approx((127.5 + 127.5 / np.sqrt(2), 127.5 + 127.5 / np.sqrt(2), 127.5), abs=1)
+    assert (stored[1] == 128).all()
+
+
+def test_depth_and_colours():
+    assert depth_mm(np.array([[0.5, 65.5349, 65.6, 1e10]], np.float32)).tolist() == [[500, 65535, 0, 0]]
+    ramp = tone_map(np.linspace(0, 20, 200, dtype=np.float32)[None, :, None].repeat(3, 2), 1.0)
+    assert ramp[0, 0, 0] == 0
+    assert ramp[0, -1, 0] == 255
+    assert (np.diff(ramp[0, :, 0].astype(int)) >= 0).all()
+
+
+def _exr(compression=0, kind=2, version=2):
+    def attribute(name, type_, value):
+        return name + b"\0" + type_ + b"\0" + struct.pack("<i", len(value)) + value
+
+    channels = b"".join(n + b"\0" + struct.pack("<iiii", kind, 0, 1, 1) for n in (b"A.B", b"V.R")) + b"\0"
+    header = struct.pack("<II", 20000630, version) + attribute(b"channels", b"chlist", channels)
+    header += attribute(b"compression", b"compression", bytes([compression]))
+    header += attribute(b"dataWindow", b"box2i", struct.pack("<4i", 0, 0, 2, 1)) + b"\0"
+    lines = [struct.pack("<ii", y, 24) + np.arange(6, dtype="<f4").tobytes() for y in (1, 0)]
+    return header + bytes(16) + b"".join(lines)
+
+
+def test_reading_exr():
+    passes = read_exr(_exr())
+    assert list(passes) == ["A.B", "V.R"]
+    assert passes["V.R"].tolist() == [[3, 4, 5], [3, 4, 5]]
+    for data in (_exr(compression=3), _exr(kind=1), _exr(version=0x202), b"\x89PNG12345"):
+        with pytest.raises(ValueError, match="OpenEXR"):
+            read_exr(data)
