@@ -35,7 +35,8 @@ class Job:
 
     Attributes:
         name: Also its folder under the runs' folder.
-        args: Of ``lightning-tl fit``, without the folder; ``{NAME}`` stands for the best checkpoint of the job NAME.
+        args: Of ``lightning-tl fit``, without the folder; ``{NAME}`` stands for the best checkpoint of the job NAME,
+            ``{runs}`` for the folder of all runs, so that a folder that was moved still has its results.
         steps: Training steps, for the progress bar.
         needs: Names of the jobs that come before it.
         test: Test the network after the last step.
@@ -215,10 +216,11 @@ class Workers:
 
     @staticmethod
     def _resolve(args: tuple[str, ...], records: dict[str, dict[str, Any]], folder: Path) -> list[str]:
-        checkpoints = {f"{{{name}}}": folder / name / record["checkpoint"] for name, record in records.items()}
+        places = {f"{{{name}}}": folder / name / record["checkpoint"] for name, record in records.items()}
+        places["{runs}"] = folder
         resolved = []
         for argument in args:
-            for placeholder, path in checkpoints.items():
+            for placeholder, path in places.items():
                 argument = argument.replace(placeholder, str(path))
             resolved.append(argument)
         return resolved

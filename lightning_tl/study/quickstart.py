@@ -74,7 +74,7 @@ def pretrain_job(settings: Quickstart, out: Path, render: str, n: int) -> Job:
         name=f"pretrain-{render}-n{n}",
         args=(
             f"--config={settings.pretrain}",
-            f"--data.root={out / 'renders' / render}",
+            f"--data.root={{runs}}/../renders/{render}",
             f"--data.n={n}",
             f"--trainer.max_steps={steps}",
             f"--data.steps_per_epoch={max(1, steps // 8)}",
