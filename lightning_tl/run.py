@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from jsonargparse import set_parsing_settings
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger
 
 import lightning_tl.data
 import lightning_tl.tasks  # noqa: F401  imported so that YAML can name their classes without a path
 from lightning_tl.config_files import with_found_configs
+from lightning_tl.csv_history import keep_history
 from lightning_tl.errors import UserError, explain, user_error
+from lightning_tl.models.weights import read_checkpoint
 
 # Interpolation is resolved after all files and overrides are merged, and absolute keys work under sub-commands.
 set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
@@ -35,6 +39,23 @@ class SaveFitConfig(SaveConfigCallback):
             self.config = self.config.clone()
             self.config.ckpt_path = None
             super().setup(trainer, pl_module, stage)
+
+
+def steps_done(checkpoint: str) -> int | None:
+    """Return after how many steps a checkpoint was written; ``None`` for a name, such as ``last``, or a URL.
+
+    Raises:
+        UserError: No such file, damaged, or only weights.
+    """
+    if "://" in checkpoint or not Path(checkpoint).suffix:
+        return None
+    content = read_checkpoint(checkpoint)
+    if "global_step" not in content:
+        raise UserError(
+            f"--ckpt_path {checkpoint}: holds no state of a training run, so none can go on from it; "
+            "to start from its weights: --model.init_from"
+        )
+    return int(content["global_step"])
 
 
 class RunCLI(LightningCLI):
@@ -65,6 +86,12 @@ class RunCLI(LightningCLI):
         """Return the trainer, with the callbacks of whoever called."""
         trainer = super().instantiate_trainer(**kwargs)
         trainer.callbacks.extend(self.more_callbacks)  # type: ignore[attr-defined]
+        checkpoint = self.config[self.subcommand].ckpt_path or ""
+        done = steps_done(checkpoint)
+        if self.subcommand != "fit" or checkpoint:  # a new fit begins a new history
+            for logger in trainer.loggers:
+                if isinstance(logger, CSVLogger):
+                    keep_history(logger, before_step=done if self.subcommand == "fit" else None)
         return trainer
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:

@@ -133,7 +133,10 @@ class BatchedDataModule(pl.LightningDataModule):
         )
 
     def _eval_dataloader(self, split: str) -> DataLoader[Any]:
-        return DataLoader(self.splits[split], self.eval_batch_size, collate_fn=_whole, num_workers=self.num_workers)
+        # by keyword: to predict, Lightning makes the loader anew with arguments of its own
+        return DataLoader(
+            self.splits[split], batch_size=self.eval_batch_size, collate_fn=_whole, num_workers=self.num_workers
+        )
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Return the loader of the validation split."""

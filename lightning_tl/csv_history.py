@@ -1,0 +1,39 @@
+"""Keeping `metrics.csv` when a run goes on: Lightning's CSVLogger would delete what is there."""
+
+from __future__ import annotations
+
+import csv
+import io
+import warnings
+from pathlib import Path
+
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+
+@rank_zero_only
+def keep_history(logger: CSVLogger, before_step: int | None = None) -> None:
+    """Let a logger append to the file that it finds in its folder.
+
+    Args:
+        logger: One that has not logged anything.
+        before_step: Rows from this step on are dropped: the run that goes on writes them again.
+    """
+    path = Path(logger.log_dir) / "metrics.csv"
+    if not path.is_file():
+        return
+    with path.open(newline="") as file:
+        reader = csv.DictReader(file)
+        columns = list(reader.fieldnames or ())
+        rows = [row for row in reader if before_step is None or int(row["step"]) < before_step]
+    kept = io.StringIO()
+    writer = csv.DictWriter(kept, columns)
+    writer.writeheader()
+    writer.writerows(rows)
+    beside = path.with_name(f".{path.name}")
+    beside.write_text(kept.getvalue(), newline="")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that the file will be deleted
+        experiment = logger.experiment  # deletes it
+    beside.replace(path)
+    experiment.metrics_keys = columns

@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
+    code = "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(no_cache=True))"
+    return subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
+
+
+def test_who_may_import_whom():
+    result = lint_imports(ROOT)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert " 0 broken" in result.stdout
+    assert " kept" in result.stdout
+
+
+@pytest.mark.parametrize(
+    "file,line,contract",
+    [
+        ("lightning_tl/data/stream.py", "import lightning_tl.run", "models and data, then tasks"),
+        ("lightning_tl/laws/forms.py", "import torch", "the laws stand alone"),
+        ("lightning_tl/models/weights.py", "import data_gen", "training never touches the renderer"),
+        ("data_gen/spec.py", "import lightning_tl.errors", "the renderer stands alone"),
+        ("data_gen/spec.py", "def late():\n    import bpy", "Blender is imported by one file"),
+    ],
+)
+def test_a_forbidden_import_is_found(tmp_path, file, line, contract):
+    import shutil
+
+    for name in ("lightning_tl", "data_gen"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    with (tmp_path / file).open("a") as source:
+        source.write(f"\n{line}\n")
+    result = lint_imports(tmp_path)
+    assert result.returncode == 1, result.stdout + result.stderr
+    (broken,) = [text for text in result.stdout.splitlines() if text.endswith("BROKEN")]
+    assert contract in broken

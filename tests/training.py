@@ -1,0 +1,53 @@
+"""Short training runs for the tests, from the shipped configurations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+STEPS, EPOCH = 10, 4
+
+
+def pretraining(renders: Path, out: Path, *more: str) -> list[str]:
+    """Arguments of a pre-training of ten steps, validated after every four."""
+    return [
+        "fit",
+        "--config=pretrain/small_images",
+        f"--data.root={renders}",
+        "--data.batch_size=8",
+        f"--data.steps_per_epoch={EPOCH}",
+        f"--trainer.max_steps={STEPS}",
+        "--model.scheduler.warmup_steps=2",
+        f"--trainer.default_root_dir={out}",
+        "--trainer.enable_progress_bar=false",
+        *more,
+    ]
+
+
+def finetuning(out: Path, *more: str) -> list[str]:
+    """Arguments of a fine-tuning of six steps."""
+    return [
+        "fit",
+        "--config=finetune/digits",
+        "--data.shots=2",
+        "--data.batch_size=8",
+        "--data.steps_per_epoch=6",
+        "--trainer.max_steps=6",
+        "--model.scheduler.warmup_steps=2",
+        f"--trainer.default_root_dir={out}",
+        "--trainer.enable_progress_bar=false",
+        *more,
+    ]
+
+
+def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
+    return torch.load(checkpoint, weights_only=True)["state_dict"]
+
+
+def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def state(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in module.state_dict().items()}
