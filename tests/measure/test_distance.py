@@ -82,7 +82,7 @@ def test_selection():
     module[0].requires_grad_(False)
     assert list(select(module)) == ["1.weight", "1.bias", "2.weight", "2.bias"]
     assert list(select(module, trainable=False, include="weight", exclude="^1")) == ["0.weight", "2.weight"]
-    with pytest.raises(UserError, match="no parameter of Sequential is left to measure .*include='head'"):
+    with pytest.raises(UserError, match=r"no parameter of Sequential is left to measure .*include='head'"):
         select(module, include="head")
     with pytest.raises(UserError, match=r"exclude: '\[' is no regular expression"):
         select(module, exclude="[")
@@ -91,5 +91,5 @@ def test_selection():
 
 
 def test_a_reference_of_another_model():
-    with pytest.raises(UserError, match="holds none of the 6 measured parameters .* it has a.weight"):
+    with pytest.raises(UserError, match=r"holds none of the 6 measured parameters .* it has a.weight"):
         distance(select(net()), {"a.weight": torch.zeros(2)})

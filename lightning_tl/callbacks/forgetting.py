@@ -1,0 +1,67 @@
+"""The loss of pre-training, measured while fine-tuning: how much is forgotten."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from torch import Tensor, nn
+
+from lightning_tl.callbacks.quiet import quiet, step_loss
+from lightning_tl.errors import UserError
+from lightning_tl.measure.objective import LossFn
+
+
+class PretrainingLoss:
+    """A ``loss_fn`` for the callbacks: the present backbone under the saved pre-training head.
+
+    Springer et al. (2025) measure how fragile the *pre-training* loss becomes. Give held-out pre-training batches as
+    ``probe``, and this as ``loss_fn``::
+
+        loss = PretrainingLoss(pretrained_module)
+        PerturbationSensitivity(loss_fn=loss, probe=pretraining_val_loader, include="^backbone", prefix="pretrain/")
+
+    Args:
+        pretrained: The pre-trained module, with its head; a copy is kept.
+        backbone: The attribute under which both modules hold the backbone (dots reach deeper).
+        loss_fn: ``(module, batch) -> scalar tensor`` of the pre-trained module. Default: its ``training_step``.
+
+    Raises:
+        UserError: A module has no such backbone.
+    """
+
+    def __init__(self, pretrained: nn.Module, backbone: str = "backbone", loss_fn: LossFn | None = None) -> None:
+        _part(pretrained, backbone)
+        trainer = getattr(pretrained, "_trainer", None)
+        try:
+            if trainer is not None:
+                pretrained._trainer = None  # type: ignore[assignment]  # a trainer is not to be copied
+            self.pretrained = copy.deepcopy(pretrained).eval().requires_grad_(False)
+        finally:
+            if trainer is not None:
+                pretrained._trainer = trainer
+        self.backbone, self.loss_fn = backbone, loss_fn or step_loss
+
+    def __call__(self, module: nn.Module, batch: Any) -> Tensor:
+        """Return the pre-training loss of ``module``'s backbone, a scalar tensor."""
+        present = _part(module, self.backbone)
+        parent, _, name = self.backbone.rpartition(".")
+        holder = self.pretrained.get_submodule(parent)
+        kept = _part(self.pretrained, self.backbone)
+        device = next(module.parameters()).device
+        if next(self.pretrained.parameters()).device != device:
+            self.pretrained.to(device)
+        setattr(holder, name, present)
+        try:
+            with quiet(self.pretrained):
+                return self.loss_fn(self.pretrained, batch)
+        finally:
+            setattr(holder, name, kept)
+
+
+def _part(module: nn.Module, name: str) -> nn.Module:
+    try:
+        return module.get_submodule(name)
+    except AttributeError:
+        children = ", ".join(child for child, _ in module.named_children())
+        raise UserError(f"{type(module).__name__} has no backbone at {name!r}; it has {children}") from None

@@ -1,0 +1,114 @@
+"""HessianTrace: how curved the loss is where training stands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor, nn
+
+from lightning_tl.callbacks.base import LossMeasurement
+from lightning_tl.errors import UserError, nearest
+from lightning_tl.measure.eigen import top_eigenvalues
+from lightning_tl.measure.opaque import ENOUGH
+from lightning_tl.measure.trace import METHODS, hessian_trace
+
+OUTPUT_LOSSES: dict[str, Callable[..., Tensor]] = {
+    "cross_entropy": F.cross_entropy,
+    "mse": F.mse_loss,
+    "binary_cross_entropy": F.binary_cross_entropy_with_logits,
+}
+
+
+class HessianTrace(LossMeasurement):
+    """Log the trace of the loss's Hessian with its standard error, in all and by parameter group.
+
+    Where the loss ends in ``F.cross_entropy``, ``F.mse_loss`` or ``F.binary_cross_entropy_with_logits``, that is used:
+    the trace of a ResNet classifier of few classes is then exact. Otherwise it is estimated from Hessian-vector
+    products (:func:`lightning_tl.measure.hessian_trace`).
+
+    Args:
+        products: The budget of one measurement in Hessian-vector products, each about four forward passes.
+        tolerance: Stop a measurement early once the standard error is below this share of the value.
+        max_seconds: Stop a measurement early after this time (not reproducible).
+        top_eigenvalue: Also log the largest eigenvalue (up to 20 more products).
+        outputs_fn: ``(module, batch) -> (outputs, targets)``: with ``output_loss``, another way to say the loss.
+        output_loss: ``cross_entropy``, ``mse`` or ``binary_cross_entropy``, of these outputs and targets.
+        method: ``auto``, ``split``, ``opaque`` or ``hutchinson``.
+        every_n_steps: As for :class:`~lightning_tl.callbacks.base.LossMeasurement`, also the other arguments.
+        kwargs: As there.
+
+    Logs:
+        ``hessian/trace``, ``hessian/trace_stderr`` (0 where exact), ``hessian/trace/<group>``,
+        ``hessian/top_eigenvalue`` if asked for, ``hessian/seconds``.
+
+    Raises:
+        UserError: An argument is out of range, or the loss cannot be measured; the message says what to pass.
+
+    Example:
+        >>> trainer = Trainer(callbacks=[HessianTrace(every_n_steps=500)])  # doctest: +SKIP
+    """
+
+    quantity = "hessian"
+
+    def __init__(
+        self,
+        every_n_steps: int | None = 500,
+        products: int = 24,
+        tolerance: float = 0.0,
+        max_seconds: float | None = None,
+        top_eigenvalue: bool = False,
+        outputs_fn: Callable[[nn.Module, Any], tuple[Tensor, Tensor]] | None = None,
+        output_loss: str | None = None,
+        method: str = "auto",
+        **kwargs: Any,
+    ) -> None:
+        if (outputs_fn is None) != (output_loss is None):
+            raise UserError("outputs_fn and output_loss go together: the outputs, and the loss of them")
+        if output_loss is not None and output_loss not in OUTPUT_LOSSES:
+            raise UserError(f"output_loss={output_loss!r} is unknown{nearest(output_loss, OUTPUT_LOSSES)}")
+        if outputs_fn is not None and kwargs.get("loss_fn") is not None:
+            raise UserError("give either loss_fn, or outputs_fn with output_loss, not both")
+        if products < 2:
+            raise UserError(f"products={products}: an estimate with a standard error needs at least 2 products")
+        if method not in METHODS:
+            raise UserError(f"method={method!r} is unknown{nearest(method, METHODS)}")
+        if outputs_fn is not None and output_loss is not None:
+            kwargs["loss_fn"] = lambda module, batch: OUTPUT_LOSSES[output_loss](*outputs_fn(module, batch))
+        super().__init__(every_n_steps=every_n_steps, **kwargs)
+        self.products, self.tolerance, self.max_seconds = products, tolerance, max_seconds
+        self.top_eigenvalue, self.method = top_eigenvalue, method
+        self._memory: dict[str, Any] = {}
+
+    def measure(self, trainer: Trainer, module: LightningModule) -> dict[str, float]:
+        """Return the trace by key."""
+        objective = self.objective(trainer, module)
+        found = hessian_trace(
+            objective,
+            self.products,
+            tolerance=self.tolerance,
+            max_seconds=self.max_seconds,
+            groups=self.groups,
+            method=self.method,
+            # the same probes at every measurement, so that curves compare; but others where the subspace is that of the
+            # last measurement, which must not have seen the probes of the next
+            seed=self.seed + (10_007 * len(self.history) if self.products < ENOUGH else 0),
+            memory=self._memory,
+        )
+        self._memory = found.memory
+        values = {"hessian/trace": found.value, "hessian/trace_stderr": found.stderr}
+        values |= {f"hessian/trace/{group}": value for group, value in found.groups.items()}
+        if self.top_eigenvalue:
+            values["hessian/top_eigenvalue"] = top_eigenvalues(objective, seed=self.seed).values[0]
+        return values
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state in plain types; what the next measurement starts from is part of it."""
+        return {**super().state_dict(), "memory": dict(self._memory)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on where a checkpoint was written."""
+        super().load_state_dict(state_dict)
+        self._memory = dict(state_dict["memory"])
