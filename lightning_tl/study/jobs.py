@@ -21,7 +21,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty
-from typing import Any
+from typing import Any, TextIO
 
 from lightning_tl.errors import DISK_FULL, UserError, disk_full
 from lightning_tl.study.records import fingerprint, read_record, write_whole
@@ -82,7 +82,7 @@ def run_job(args: list[str], folder: Path, test: bool, key: str) -> dict[str, An
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     begun = time.perf_counter()
-    with (folder / "log.txt").open("w") as log, redirect_stdout(log), redirect_stderr(log):
+    with (folder / "log.txt").open("w") as log, redirect_stdout(log), redirect_stderr(log), _lightning_to(log):
         cli = run(args, callbacks=[Report()])
         metrics = {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
         checkpoint = cli.trainer.checkpoint_callback
@@ -105,6 +105,20 @@ def run_job(args: list[str], folder: Path, test: bool, key: str) -> dict[str, An
     return record
 
 
+@contextmanager
+def _lightning_to(log: TextIO) -> Iterator[None]:
+    """Send Lightning's messages to a file: its handlers keep the standard error that was there at import."""
+    loggers = map(logging.getLogger, ("lightning.pytorch", "lightning.fabric"))
+    handlers = [handler for each in loggers for handler in each.handlers if isinstance(handler, logging.StreamHandler)]
+    before = [handler.setStream(log) for handler in handlers]
+    try:
+        yield
+    finally:
+        for handler, stream in zip(handlers, before, strict=True):
+            if stream is not None:
+                handler.setStream(stream)
+
+
 _steps: Any = None  # in a worker: the queue on which it reports steps
 
 
@@ -118,7 +132,6 @@ def _start_worker(steps: Any) -> None:
 
     torch.set_num_threads(1)  # one thread a worker: threads of several workers would fight for the cores
     warnings.filterwarnings("ignore")
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
 
 
 def _guarded(args: list[str], folder: Path, test: bool, key: str) -> dict[str, Any] | str:
