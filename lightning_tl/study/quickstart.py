@@ -141,15 +141,19 @@ def quickstart(settings: Quickstart, out: Path) -> None:
     facts.write(settings=asdict(settings), learning_rate=choice, cores=os.cpu_count())
 
 
+def _stages(settings: Quickstart) -> int:
+    return len(settings.renders) + 2
+
+
 def _render(settings: Quickstart, out: Path, count: int) -> None:
     from data_gen.config import load_config
     from data_gen.farm import render
     from lightning_tl.data.preview import contact_sheet
     from lightning_tl.data.shards import RenderedImages
 
-    for name, config in settings.renders.items():
+    for number, (name, config) in enumerate(settings.renders.items(), start=1):
         root = out / "renders" / name
-        with progress_bar(f"render {name}", "images") as progress:
+        with progress_bar(f"{number}/{_stages(settings)} render {name}", "images") as progress:
             render(load_config(find_config(config)), root, settings.sizes[-1], settings.val_images, count, progress)
         contact_sheet(RenderedImages(root / "train", settings.sizes[-1]), count=16, side=96).save(out / f"{name}.png")
 
@@ -174,7 +178,8 @@ def _train(settings: Quickstart, out: Path, workers: Workers) -> tuple[list[dict
     jobs = [pretrain[key] for key in ordered]
     if len(trials) > 1:
         jobs += [job for group in trials.values() for job in group]
-    with progress_bar("pre-train", "steps") as progress:
+    stages = _stages(settings)
+    with progress_bar(f"{stages - 1}/{stages} pre-train", "steps") as progress:
         records = workers.run(jobs, folder, progress)
     errors = {
         lr: [records[job.name]["metrics"]["val/error"] for job in group] if len(trials) > 1 else [1.0]
@@ -189,7 +194,7 @@ def _train(settings: Quickstart, out: Path, workers: Workers) -> tuple[list[dict
     }
     scratch = {draw: finetune_job(settings, None, draw, lr) for draw in settings.draws}
     jobs = [*pretrain.values(), *scratch.values(), *runs.values()]
-    with progress_bar("fine-tune", "steps") as progress:
+    with progress_bar(f"{stages}/{stages} fine-tune", "steps") as progress:
         records |= workers.run(jobs, folder, progress)
 
     rows = [
