@@ -109,6 +109,10 @@ class Renderer:
         """
         _initializer.clean_up()
         scene = bpy.context.scene
+        # Kept data serves the views of one scene. Kept longer, it numbers the lamps by what was there before, and a
+        # scene's noise would depend on its predecessors; switching it off frees it.
+        scene.render.use_persistent_data = False
+        scene.render.use_persistent_data = True
         scene.cycles.seed = spec.seed
         _renderer.set_world_background(list(spec.sky))
         for lamp in spec.lights:

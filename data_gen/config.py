@@ -352,3 +352,9 @@ def check_config(config: RenderConfig) -> None:
                 raise DataGenError(f"'{key}' is {number}, but must be from {low} to {high}")
         if isinstance(value, (tuple, list)) and value[0] > value[1]:
             raise DataGenError(f"'{key}' is [{value[0]}, {value[1]}], but the low end comes first")
+    reach = config.objects.size[1] / 2 + (config.objects.area if config.appearance == "multiple" else 0)
+    if config.room.walls and reach > config.room.size / 2 - 0.1:
+        raise DataGenError(
+            f"objects reach {reach:g} m from the middle ('objects.area' and half of 'objects.size'), which leaves no room "
+            f"to the walls of a room of {config.room.size:g} m: widen 'room.size', or make those smaller"
+        )

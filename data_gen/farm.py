@@ -171,6 +171,8 @@ class _Farm:
                 for worker in self.workers:
                     _end(worker)
                 self.workers.clear()
+                for split in self.splits:
+                    split.clear()
 
     def _start(self, temporary: Path) -> _Worker:
         stderr = tempfile.TemporaryFile(dir=temporary)  # noqa: SIM115 (it lives as long as the worker)

@@ -46,7 +46,8 @@ def encode_png(pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:
     """
     height, width = pixels.shape[:2]
     depth, colour = (8, 2) if pixels.ndim == 3 else (16, 0)
-    rows = pixels.astype(">u2" if depth == 16 else np.uint8).reshape(height, -1).view(np.uint8)
+    lines = pixels.astype(">u2" if depth == 16 else np.uint8).reshape(height, -1)
+    rows = np.ascontiguousarray(lines).view(np.uint8)
     # filter 2, "up": the difference to the line above
     filtered = np.empty((height, 1 + rows.shape[1]), np.uint8)
     filtered[:, 0] = 2
@@ -123,9 +124,9 @@ def write_shard(path: Path, members: Iterable[tuple[str, bytes]]) -> str:
         write_atomically(_hash_file(path), f"{digest}  {path.name}\n".encode())
         beside.replace(path)
         _sync_folder(path.parent)
-    except OSError as error:
+    except BaseException as error:
         beside.unlink(missing_ok=True)
-        if is_disk_full(error):
+        if isinstance(error, OSError) and is_disk_full(error):
             raise disk_full(path, max(written, 1 << 20)) from None
         raise
     return digest
@@ -200,7 +201,7 @@ class Split:
         self.requested = max(images, old.get("requested", 0))
         self.software: dict[str, str] = old.get("software", {})
         self._done: dict[int, str] = {}
-        self._listed = len(old.get("shards", []))
+        self.clear()
         self._find(old.get("shards", []))
 
     def _read_manifest(self) -> dict[str, Any]:
@@ -223,9 +224,7 @@ class Split:
         return dict(old)
 
     def _find(self, listed: list[dict[str, Any]]) -> None:
-        """Check the shards that are there against their hashes; take away what a dead process left half done."""
-        for path in self.shards.glob(".*.tmp"):
-            path.unlink()
+        """Check the shards that are there against their hashes."""
         known = {shard["name"]: shard["sha256"] for shard in listed}
         for path in sorted(self.shards.iterdir()):
             if not _SHARD.fullmatch(path.name):
@@ -238,6 +237,11 @@ class Split:
                     f"delete it with 'rm {path}' and run the same command again, it will be rendered anew"
                 )
             self._done[int(path.stem)] = expected
+
+    def clear(self) -> None:
+        """Take away what dead processes left half done; only while no other process writes here."""
+        for path in [*self.folder.glob(".*.tmp"), *self.shards.glob(".*.tmp")]:
+            path.unlink(missing_ok=True)
 
     @property
     def missing(self) -> list[int]:

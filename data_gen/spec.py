@@ -208,6 +208,8 @@ def _lights(config: RenderConfig, rng: np.random.Generator) -> tuple[LightSpec, 
         energy, distance, radius = float(np.mean(c.energy)), float(np.mean(c.distance)), float(np.mean(c.radius))
         places = [("AREA", -50.0, 65.0), ("POINT", -125.0, 35.0)]
         white = (1.0, 1.0, 1.0)
+        if config.room.walls:
+            distance = min(distance, config.room.size / 2 - 0.1)
         watts = _watts(energy, distance)
         return tuple(LightSpec(k, _polar(a, e, distance), watts, radius, white) for k, a, e in places)
     lights = []
@@ -216,6 +218,10 @@ def _lights(config: RenderConfig, rng: np.random.Generator) -> tuple[LightSpec, 
         # lamps stand on the cameras' side more often than not: things seen are mostly lit
         azimuth = rng.uniform(-180, 180) if rng.uniform() < 0.3 else rng.uniform(-170, -10)
         elevation, distance = rng.uniform(*c.elevation), rng.uniform(*c.distance)
+        if config.room.walls:
+            distance = min(
+                distance, _to_wall(np.zeros(3), np.array(_polar(azimuth, elevation, 1.0)), config.room.size) - 0.1
+            )
         tint = 1 - c.tint * rng.uniform(0, 1, 3)
         lights.append(
             LightSpec(
@@ -293,22 +299,30 @@ def _cameras(
             elevation = rng.uniform(*c.elevation)
             azimuth, roll = rng.uniform(*c.azimuth) - 90, rng.uniform(*c.roll)
             distance = group / (rng.uniform(*c.fill) * np.tan(np.radians(fov) / 2))
-            eye = target + _polar(azimuth, 90 - elevation if lying else elevation, distance)
+            line = np.array(_polar(azimuth, 90 - elevation if lying else elevation, 1.0))
+            if config.room.walls:
+                distance = min(distance, _to_wall(target, line, config.room.size) - 0.1)
+            eye = target + distance * line
             # surfaces lie within half a size of an object's axis and below its height
             aside = np.maximum(np.hypot(*(places - eye[:2]).T) - sizes / 2, 0)
             clear = np.hypot(aside, np.maximum(eye[2] - heights, 0)).min()
-            inside = not config.room.walls or (
-                np.abs(eye[:2]).max() < config.room.size / 2 - 0.1 and eye[2] < config.room.size - 0.1
-            )
-            if inside and clear >= c.min_distance and eye[2] > 0.02:
+            if distance > 0 and clear >= c.min_distance and eye[2] > 0.02:
                 cameras.append(_look_at(eye, target, roll))
                 break
         else:
             raise DataGenError(
                 "no camera fits: in 200 tries none was inside the room and 'camera.min_distance' "
-                f"({c.min_distance} m) from the objects; lower it or 'camera.fill', or widen 'room.size'"
+                f"({c.min_distance} m) away from all objects; lower it, 'objects.area' or 'objects.count', "
+                "or widen 'room.size'"
             )
     return tuple(cameras)
+
+
+def _to_wall(start: Floats, line: Floats, room: float) -> float:
+    """Return how far it is from a point in the room along a unit vector to a wall or the ceiling, metres."""
+    ahead = np.where(line >= 0, [room / 2, room / 2, room], [-room / 2, -room / 2, 0])
+    with np.errstate(divide="ignore"):
+        return float(np.where(line == 0, np.inf, (ahead - start) / line).min())
 
 
 def _look_at(eye: Floats, target: Floats, roll: float) -> tuple[tuple[float, ...], ...]:

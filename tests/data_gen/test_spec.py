@@ -166,6 +166,7 @@ BAD = [
     ({"lights": {"energy": [1, "x"]}}, "'lights.energy[1]' should be a number, not 'x'"),
     ({"seed": -1}, "'seed' is -1"),
     ({"scenes_per_shard": 0}, "'scenes_per_shard' is 0"),
+    ({"room": {"size": 2.0}}, "objects reach 1.175 m from the middle"),
 ]
 
 
@@ -193,6 +194,6 @@ def test_bad_files(tmp_path):
 def test_bad_scenes(tiny):
     with pytest.raises(DataGenError, match="unknown split 'test'"):
         sample_scene(tiny(), 0, "test", 0)
-    crowded = tiny(room={"walls": 4, "size": 0.6})
+    crowded = tiny(room={"walls": 4}, camera={"min_distance": 3})
     with pytest.raises(DataGenError, match="no camera fits"):
         sample_scene(crowded, 0, "train", 0)

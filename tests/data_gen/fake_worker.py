@@ -1,0 +1,54 @@
+"""A worker with a renderer that draws from the seed alone, in milliseconds: for tests of the farm without Blender.
+
+``FAKE_SLEEP`` seconds a scene; ``FAKE_KILL`` a scene of which the process dies each time, or once where the file
+``FAKE_ONCE`` is not there yet; ``FAKE_RAISE`` a scene that raises.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+import types
+from pathlib import Path
+
+import numpy as np
+
+from data_gen import worker
+from data_gen.labels import View
+
+
+class Renderer:
+    def __init__(self, config, temporary):
+        self.config = config
+
+    def render(self, spec):
+        time.sleep(float(os.environ.get("FAKE_SLEEP", 0)))
+        name = f"{spec.split}{spec.scene}"
+        if os.environ.get("FAKE_RAISE") == name:
+            raise RuntimeError("a planted fault")
+        if os.environ.get("FAKE_KILL") == name:
+            once = os.environ.get("FAKE_ONCE")
+            if once is None or not Path(once).exists():
+                if once is not None:
+                    Path(once).touch()
+                print("last words", file=sys.stderr, flush=True)
+                os.kill(os.getpid(), signal.SIGKILL)
+        rng = np.random.default_rng(spec.seed)
+        size = self.config.image.size
+        for view in range(len(spec.cameras)):
+            mask = rng.integers(0, 3, (size, size)).astype(np.uint16)
+            pixels = rng.integers(0, 256, (size, size, 3)).astype(np.uint8)
+            yield View(pixels, mask, mask, pixels, None, {"scene": spec.scene, "view": view})
+
+
+if __name__ == "__main__":
+    if os.environ.get("FAKE_IMPORT"):
+        sys.modules["data_gen.blender"] = None  # importing it fails
+    else:
+        blender = types.ModuleType("data_gen.blender")
+        blender.Renderer = Renderer
+        blender.versions = lambda: {"blender": os.environ.get("FAKE_VERSION", "fake"), "blenderproc": "fake"}
+        sys.modules["data_gen.blender"] = blender
+    worker.main()

@@ -1,0 +1,24 @@
+"""Render in a process that a test may kill: ``render_here.py CONFIG.json OUT IMAGES VAL WORKERS [fake]``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from data_gen import farm
+from data_gen.errors import DataGenError
+from data_gen.spec import config_from_dict
+
+if __name__ == "__main__":
+    config, out, images, val, workers = sys.argv[1:6]
+    if sys.argv[6:] == ["fake"]:
+        farm.worker_command = lambda: [sys.executable, str(Path(__file__).with_name("fake_worker.py"))]
+        farm.check_environment = lambda: None
+    try:
+        summary = farm.render(
+            config_from_dict(json.loads(Path(config).read_text())), Path(out), int(images), int(val), int(workers)
+        )
+    except DataGenError as error:
+        sys.exit(f"error: {error}")
+    print(summary.rendered)

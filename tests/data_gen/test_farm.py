@@ -1,0 +1,250 @@
+"""The farm with a renderer that takes milliseconds (see fake_worker.py); test_render.py has Blender's own."""
+
+import fcntl
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from data_gen import farm
+from data_gen.errors import DataGenError
+from data_gen.farm import render
+from data_gen.shards import read_shard
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(autouse=True)
+def fake(monkeypatch):
+    monkeypatch.setattr(farm, "worker_command", lambda: [sys.executable, str(HERE / "fake_worker.py")])
+    monkeypatch.setattr(farm, "check_environment", lambda: None)
+
+
+def _files(out):
+    return {
+        str(p.relative_to(out)): p.read_bytes() for p in sorted(out.rglob("*")) if p.is_file() and p.name != farm.LOCK
+    }
+
+
+def _members(out):
+    return [m for shard in sorted((out / "train" / "shards").glob("*.tar")) for m in read_shard(shard)]
+
+
+def _children(pid):
+    listing = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True).stdout
+    return [int(word) for word in listing.split()]
+
+
+def _alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split(")")[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def _wait_until(condition, seconds=20.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "took too long"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def start(tiny, tmp_path):
+    """Start render_here.py in a process of its own, with a fresh group; ended with the test."""
+    started = []
+    (tmp_path / "config.json").write_text(json.dumps(farm.config_to_dict(tiny())))
+
+    def begin(out, images, val=0, workers=2, **environment):
+        command = [sys.executable, str(HERE / "render_here.py"), str(tmp_path / "config.json"), str(out)]
+        process = subprocess.Popen(
+            [*command, str(images), str(val), str(workers), "fake"],
+            env={**os.environ, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        started.append(process)
+        return process
+
+    yield begin
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def test_any_number_of_workers_gives_the_same_bytes(tiny, tmp_path):
+    for workers in (1, 3):
+        summary = render(tiny(), tmp_path / str(workers), 40, 10, workers)
+        assert (summary.images, summary.rendered) == ({"train": 42, "val": 12}, 54)
+    assert _files(tmp_path / "1") == _files(tmp_path / "3")
+    # the validation split is drawn apart
+    seeds = [
+        [m for n, m in read_shard(tmp_path / "1" / s / "shards" / "000000.tar") if "rgb" in n] for s in ("train", "val")
+    ]
+    assert not set(seeds[0]) & set(seeds[1])
+
+
+def test_the_same_number_again_verifies_and_a_larger_adds(tiny, tmp_path):
+    out = tmp_path / "out"
+    render(tiny(), out, 20, 6)
+    before = _files(out)
+    assert render(tiny(), out, 20, 6).rendered == 0
+    assert _files(out) == before
+    small = _members(out)
+    assert render(tiny(), out, 40, 6).rendered == 42 - 24
+    assert _members(out)[: len(small)] == small
+    assert all(_files(out)[name] == data for name, data in before.items() if name.endswith(".tar"))
+    render(tiny(), tmp_path / "at_once", 40, 6, 2)
+    assert _files(out) == _files(tmp_path / "at_once")
+
+
+def test_progress_counts_what_is_there(tiny, tmp_path):
+    calls = []
+    render(tiny(), tmp_path, 12, 6, 1, lambda *c: calls.append(c))
+    assert calls[0] == (0, 18)
+    assert calls[-1] == (18, 18)
+    assert [c[0] for c in calls] == sorted(c[0] for c in calls)
+    assert {c[0] for c in calls} >= {2, 4, 6}  # scene by scene
+    more = []
+    render(tiny(), tmp_path, 24, 6, 1, lambda *c: more.append(c))
+    assert (more[0], more[-1]) == ((18, 30), (30, 30))
+
+
+def test_workers_are_recycled(tiny, tmp_path, monkeypatch):
+    starts = []
+    begin = farm._Farm._start
+    monkeypatch.setattr(farm._Farm, "_start", lambda self, t: starts.append(1) or begin(self, t))
+    render(tiny(), tmp_path / "a", 36, 0, 1, recycle_scenes=6)
+    assert len(starts) == 3
+    render(tiny(), tmp_path / "b", 36, 0, 1)
+    assert _files(tmp_path / "a") == _files(tmp_path / "b")
+
+
+def test_a_dead_workers_shard_is_tried_again(tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("FAKE_KILL", "train7")
+    monkeypatch.setenv("FAKE_ONCE", str(tmp_path / "once"))
+    calls = []
+    render(tiny(), tmp_path / "out", 36, 0, 2, lambda *c: calls.append(c))
+    assert calls[-1] == (36, 36)
+    monkeypatch.delenv("FAKE_KILL")
+    render(tiny(), tmp_path / "calm", 36, 0, 1)
+    assert _files(tmp_path / "out") == _files(tmp_path / "calm")
+
+
+def test_a_scene_that_kills_twice_is_reported_and_the_rest_kept(tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("FAKE_KILL", "train10")
+    with pytest.raises(DataGenError) as caught:
+        render(tiny(), tmp_path, 36, 0, 1)
+    message = str(caught.value)
+    assert "scene 10 of train (seed 0) cannot be rendered" in message
+    assert "last words" in message
+    assert "code -9" in message
+    assert sorted(p.name for p in (tmp_path / "train" / "shards").glob("*.tar")) == [
+        "000000.tar",
+        "000001.tar",
+        "000002.tar",
+    ]
+
+
+def test_a_scene_that_raises(tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("FAKE_RAISE", "val2")
+    with pytest.raises(DataGenError, match=r"(?s)scene 2 of val .*RuntimeError: a planted fault.*Traceback"):
+        render(tiny(), tmp_path, 6, 6, 2)
+
+
+def test_blender_that_cannot_be_imported(tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("FAKE_IMPORT", "1")
+    with pytest.raises(DataGenError, match=r"Blender cannot be imported: .*data_gen\.blender.*data_gen\.check"):
+        render(tiny(), tmp_path, 6)
+
+
+def test_a_camera_that_fits_nowhere_is_told_once(tiny, tmp_path):
+    with pytest.raises(DataGenError, match=r"^no camera fits"):
+        render(tiny(room={"walls": 4}, camera={"min_distance": 3}), tmp_path, 6)
+
+
+def test_another_blender_is_refused_when_growing(tiny, tmp_path, monkeypatch):
+    render(tiny(), tmp_path, 6)
+    monkeypatch.setenv("FAKE_VERSION", "9.9")
+    assert render(tiny(), tmp_path, 6).rendered == 0
+    with pytest.raises(DataGenError, match=r"rendered with blender fake, installed is 9\.9"):
+        render(tiny(), tmp_path, 12)
+
+
+@pytest.mark.parametrize("arguments", [(0,), (-3,), (2.5,), (True,), (6, -1), (6, 0, 0), (6, 0, "2")])
+def test_counts_must_be_positive(tiny, tmp_path, arguments):
+    with pytest.raises(DataGenError, match=r"'(images|val_images|workers)' must be a whole number of at least"):
+        render(tiny(), tmp_path, *arguments)
+
+
+def test_an_output_that_is_no_folder(tiny, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(DataGenError, match="cannot make the output folder"):
+        render(tiny(), tmp_path / "file", 6)
+
+
+def test_a_second_render_into_the_folder_is_refused_and_a_dead_ones_lock_is_not(tiny, tmp_path):
+    (tmp_path / farm.LOCK).write_text("4711\n")  # left by a dead process
+    render(tiny(), tmp_path, 6)
+    with (tmp_path / farm.LOCK).open("a+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(DataGenError, match=rf"another process \(id {os.getpid()}\) is rendering into"):
+            render(tiny(), tmp_path, 12)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_no_worker_outlives_its_parent(start, tmp_path, how):
+    process = start(tmp_path / "out", 60, FAKE_SLEEP="0.4")
+    _wait_until(lambda: len(_children(process.pid)) == 2)
+    time.sleep(0.6)
+    workers = _children(process.pid)
+    process.send_signal(how)
+    process.communicate(timeout=20)
+    assert process.returncode in (-how, 1)
+    _wait_until(lambda: not any(_alive(p) for p in workers), 5)
+    left = list(Path("/dev/shm").glob(f"lightning-tl-render-{process.pid}-*"))
+    assert how != signal.SIGINT or not left
+
+
+def test_memory_folders_of_dead_processes_are_cleared(tiny, tmp_path):
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    stale = Path("/dev/shm") / f"lightning-tl-render-{dead.pid}-abc"
+    if not os.access("/dev/shm", os.W_OK):
+        pytest.skip("no /dev/shm here")
+    stale.mkdir()
+    render(tiny(), tmp_path, 6)
+    assert not stale.exists()
+
+
+def test_a_campaign_of_kills_loses_and_changes_nothing(start, tmp_path):
+    rng = random.Random(7)
+    calm, out = tmp_path / "calm", tmp_path / "out"
+    assert start(calm, 90, 30, 1).communicate(timeout=60)[1] == ""
+    kills = 0
+    for _ in range(12):
+        process = start(out, 90, 30, rng.choice([1, 2, 3]), FAKE_SLEEP="0.03")
+        time.sleep(rng.uniform(0.4, 1.0))
+        before = {p.name for p in out.glob("*/shards/*.tar")}
+        victim = rng.choice([process.pid, *_children(process.pid)])
+        if process.poll() is not None:
+            break
+        os.kill(victim, signal.SIGKILL)
+        kills += 1
+        if victim != process.pid:
+            time.sleep(rng.uniform(0, 0.3))
+            process.kill()
+        process.communicate(timeout=20)
+        assert before <= {p.name for p in out.glob("*/shards/*.tar")}  # nothing finished is lost
+    assert kills >= 5
+    assert start(out, 90, 30, 2).communicate(timeout=60)[1] == ""
+    assert _files(out) == _files(calm)
