@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import logging
 import math
@@ -10,7 +9,7 @@ import multiprocessing as mp
 import os
 import shutil
 import signal
-import sys
+import threading
 import time
 import traceback
 import warnings
@@ -25,8 +24,6 @@ from typing import Any, TextIO
 
 from lightning_tl.errors import DISK_FULL, UserError, disk_full
 from lightning_tl.study.records import fingerprint, read_record, write_whole
-
-_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -122,12 +119,20 @@ def _lightning_to(log: TextIO) -> Iterator[None]:
 _steps: Any = None  # in a worker: the queue on which it reports steps
 
 
+def _end_with_parent() -> None:
+    # A worker whose parent was killed must not train on alone. The kernel's parent-death signal would not do: a worker's
+    # parent there is the fork server, which lives as long as its workers.
+    parent = mp.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
 def _start_worker(steps: Any) -> None:
     global _steps
     _steps = steps
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    if sys.platform == "linux":  # a worker whose parent was killed must not train on alone
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     import torch
 
     torch.set_num_threads(1)  # one thread a worker: threads of several workers would fight for the cores
@@ -179,7 +184,7 @@ class Workers:
         Args:
             jobs: In an order in which needs come first.
             folder: A run's folder is ``folder / name``.
-            progress: Called with (steps done, steps in all), those of finished runs counted.
+            progress: Called with (steps done, steps to do); runs that have a record count in neither.
 
         Returns:
             Name → record.
@@ -187,15 +192,15 @@ class Workers:
         Raises:
             UserError: A run failed; the others' records are kept.
         """
-        keys, total = job_keys(jobs), sum(job.steps for job in jobs)
+        keys = job_keys(jobs)
         records = {
             job.name: record
             for job in jobs
             if (record := read_record(folder / job.name / "record.json", keys[job.name])) is not None
         }
         waiting = [job for job in jobs if job.name not in records]
-        finished, partial = sum(job.steps for job in jobs if job.name in records), 0
-        progress(finished, total)
+        done_steps, total = 0, sum(job.steps for job in waiting)
+        progress(0, total)
         running: dict[Future[dict[str, Any] | str], Job] = {}
         while waiting or running:
             for job in [job for job in waiting if all(name in records for name in job.needs)]:
@@ -215,17 +220,17 @@ class Workers:
                     log = folder / job.name / "log.txt"
                     raise UserError(f"run {job.name} failed; its output is in {log}:\n{outcome.strip()}")
                 records[job.name] = outcome
-            partial = self._count(partial)
-            progress(min(total, finished + partial), total)
+            done_steps = self._count(done_steps)
+            progress(min(total, done_steps), total)
         progress(total, total)
         return records
 
-    def _count(self, partial: int) -> int:
+    def _count(self, steps: int) -> int:
         while True:
             try:
-                partial += self._steps.get_nowait()
+                steps += self._steps.get_nowait()
             except Empty:
-                return partial
+                return steps
 
     @staticmethod
     def _resolve(args: tuple[str, ...], records: dict[str, dict[str, Any]], folder: Path) -> list[str]:

@@ -47,7 +47,7 @@ class Quickstart:
     finetune: str = "finetune/digits"
     finetune_steps: int = 250
     shots: int = 10
-    draws: list[int] = field(default_factory=lambda: [0, 1])
+    draws: list[int] = field(default_factory=lambda: [0, 1, 2])
     learning_rates: list[float] = field(default_factory=lambda: [0.004, 0.008])
     target_error: float = 0.05
     workers: int | None = None
@@ -193,7 +193,7 @@ def _train(settings: Quickstart, out: Path, workers: Workers) -> tuple[list[dict
         for draw in settings.draws
     }
     scratch = {draw: finetune_job(settings, None, draw, lr) for draw in settings.draws}
-    jobs = [*pretrain.values(), *scratch.values(), *runs.values()]
+    jobs = [*pretrain.values(), *scratch.values(), *runs.values()]  # the former have their records by now
     with progress_bar(f"{stages}/{stages} fine-tune", "steps") as progress:
         records |= workers.run(jobs, folder, progress)
 

@@ -118,15 +118,14 @@ def _group(group: dict[str, Any]) -> str:
         rows = [
             (
                 name,
-                _number(fitted["value"]),
+                _number(fitted["value"]) if fitted["identified"] else "not identified",
                 f"{_number(fitted['interval'][0])} to {_number(fitted['interval'][1])}",
-                "yes" if fitted["identified"] else f"no: {fitted['reason']}",
+                fitted["reason"] or "",
             )
             for name, fitted in group["law"]["params"].items()
         ]
-        law = group["law"]["form"]
-        parts.append(f'<p class="soft">{escape(law if isinstance(law, str) else str(law.get("equation", law)))}</p>')
-        parts.append(_html_table(("parameter", "best value", "95 % interval", "identified"), rows))
+        parts.append(f'<p class="soft">{escape(group["law"]["form"]["formula"])}</p>')
+        parts.append(_html_table(("parameter", "best value", "95 % interval", "why not"), rows))
     parts += [f"<p>{escape(sentence)}</p>" for sentence in advice.get("sentences", [])[1:]]
     parts += [f'<p class="soft">{escape(note)}</p>' for note in group.get("notes", [])]
     return "\n".join(parts)
