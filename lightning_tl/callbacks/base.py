@@ -36,7 +36,7 @@ class Measurement(Callback):
         include: Regular expression of parameter names to measure; default: all trainable ones.
         exclude: Regular expression of parameter names to leave out.
         groups: Regular expression → group name; default: by first-level module.
-        prefix: Put before every logged key; needed for a second callback of one type.
+        prefix: Put before every logged key; needed for a second callback of one type (Lightning refuses two without).
 
     Attributes:
         history: What was measured so far: dicts of ``step`` and the logged keys.
@@ -94,12 +94,6 @@ class Measurement(Callback):
             raise UserError(
                 f"{type(self).__name__} cannot run under {type(trainer.strategy).__name__}: it needs whole parameters "
                 "on every process. Use strategy='ddp', or measure saved checkpoints with `lightning-tl measure`"
-            )
-        same = [c for c in trainer.callbacks if type(c) is type(self) and c.prefix == self.prefix]  # type: ignore[attr-defined]
-        if len(same) > 1:
-            raise UserError(
-                f"{len(same)} {type(self).__name__} callbacks would log the same keys; give one a prefix, "
-                "for example prefix='backbone/'"
             )
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

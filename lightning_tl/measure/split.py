@@ -112,7 +112,9 @@ class SplitTrace:
         assert self.outputs is not None
         edges = self.norms.edges if self.samples else []
         inputs: list[Any] = [*edges, *(self.tensors[i] for i in whole)]
-        grads = torch.autograd.grad([self.outputs.edge], inputs, [direction], retain_graph=True, allow_unused=True)
+        grads: tuple[Tensor | None, ...] = ()
+        if inputs:
+            grads = torch.autograd.grad([self.outputs.edge], inputs, [direction], retain_graph=True, allow_unused=True)
         if self.samples:
             found = self.norms.norms(list(grads[: len(edges)]), self.samples)
         else:
