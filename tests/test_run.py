@@ -118,7 +118,7 @@ run(sys.argv[2:], callbacks=[Kill()])
 """
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_killed_and_resumed_equals_uninterrupted(whole, renders, tmp_path, seed):
     _, model, _ = whole
     step = random.Random(seed).randrange(2, STEPS)

@@ -6,6 +6,10 @@ import os
 import sys
 from importlib import import_module
 
+from data_gen.errors import DataGenError
+from lightning_tl import __version__
+from lightning_tl.errors import DISK_FULL, UserError, disk_full, nearest
+
 # name → (module in lightning_tl.cli, one line for --help)
 COMMANDS: dict[str, tuple[str, str]] = {
     "quickstart": ("quickstart", "the whole way on real data: render, pre-train, fine-tune, fit the law, report"),
@@ -32,27 +36,27 @@ def usage() -> str:
     )
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run ``lightning-tl`` and return its exit code: 0; 2 for what the user gave; 130 when interrupted."""
-    arguments = sys.argv[1:] if argv is None else list(argv)
+def _run(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage(), end="")
         return 0 if arguments else 2
     if arguments[0] == "--version":
-        from lightning_tl import __version__
-
         print(__version__)
         return 0
-    from data_gen.errors import DataGenError
-    from lightning_tl.errors import DISK_FULL, UserError, disk_full, nearest
-
     name, *rest = arguments
+    if name not in COMMANDS:
+        raise UserError(f"no command '{name}'{nearest(name, COMMANDS)}\n(commands: lightning-tl --help)")
+    module = import_module(f"lightning_tl.cli.{COMMANDS[name][0]}")
+    # the four of LightningCLI share a module and are told apart by their own name
+    return int(module.main(arguments if COMMANDS[name][0] == "train" else rest) or 0)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run ``lightning-tl`` and return its exit code: 0; 2 for what the user gave; 130 when interrupted."""
     try:
-        if name not in COMMANDS:
-            raise UserError(f"no command '{name}'{nearest(name, COMMANDS)}\n(commands: lightning-tl --help)")
-        module = import_module(f"lightning_tl.cli.{COMMANDS[name][0]}")
-        # the four of LightningCLI share a module and are told apart by their own name
-        return int(module.main([name, *rest] if COMMANDS[name][0] == "train" else rest) or 0)
+        code = _run(sys.argv[1:] if argv is None else list(argv))
+        sys.stdout.flush()  # here, or a closed pipe would be noticed only when Python exits
+        return code
     except (UserError, DataGenError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

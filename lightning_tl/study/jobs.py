@@ -120,8 +120,8 @@ _steps: Any = None  # in a worker: the queue on which it reports steps
 
 
 def _end_with_parent() -> None:
-    # A worker whose parent was killed must not train on alone. The kernel's parent-death signal would not do: a worker's
-    # parent there is the fork server, which lives as long as its workers.
+    # A worker whose parent was killed must not train on alone. The kernel's parent-death signal would not do: to it
+    # the parent is the fork server, which lives as long as its workers.
     parent = mp.parent_process()
     if parent is not None:
         parent.join()

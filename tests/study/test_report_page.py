@@ -1,0 +1,216 @@
+from __future__ import annotations
+
+import base64
+import csv
+import json
+import os
+import select
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lightning_tl.cli import law, report
+from lightning_tl.errors import UserError
+from lightning_tl.study.records import write_results
+from lightning_tl.study.report import write_report
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+PLANTED = "<script>console.error('planted')</script>"
+
+
+def results(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    rows = []
+    for render, gap in (("digits", 0.01), (PLANTED, 0.08)):
+        for draw in (0, 1):
+            for n in (0, 64, 128, 256, 512, 1024):
+                error = 0.13 if n == 0 else 0.4 * n**-0.5 + gap
+                rows.append(
+                    {
+                        "run_id": f"scratch-draw{draw}" if n == 0 else f"{render}-n{n}-draw{draw}-{'x' * 60}",
+                        "render": render,
+                        "pretrain_images": n,
+                        "backbone": "resnet10_w16",
+                        "finetune_task": "sinclass",
+                        "finetune_data": "mnist5000",
+                        "transfer": "full",
+                        "lr": 0.004,
+                        "draw_seed": draw,
+                        "error": round(error * float(np.exp(rng.normal(0, 0.03))), 5),
+                        "seconds": 1.5,
+                    }
+                )
+    write_results(folder / "results.csv", rows)
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    """A report of made-up numbers, with pictures and facts, and a script planted in every text."""
+    folder = tmp_path_factory.mktemp("report")
+    results(folder)
+    assert law.main([str(folder / "results.csv"), f"--out={folder}"]) == 0
+    for name in ("digits", "target"):
+        Image.effect_noise((1500, 300), 40).save(folder / f"{name}.png")
+    facts = {
+        "settings": {"renders": {"digits": "render/digits"}, "note": PLANTED, "sizes": list(range(40))},
+        "learning_rate": {"chosen": 0.004, "validation_error": {"0.004": [0.1], PLANTED: [0.2]}},
+        "seconds": {PLANTED: 3.0},
+        "cores": 2,
+    }
+    (folder / "quickstart.json").write_text(json.dumps(facts))
+    assert report.main([str(folder)]) == 0
+    return folder / "report.html"
+
+
+def test_answers_first_and_escapes(page):
+    text = page.read_text(encoding="utf-8")
+    assert PLANTED not in text
+    assert text.count("&lt;script&gt;") > 10
+    advice = json.loads((page.parent / "fits.json").read_text())["advice"]
+    assert advice
+    assert text.index('class="answer"') < text.index("<figure>") < text.index("<table>")
+    with (page.parent / "results.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert f"{len(rows)} rows of results.csv" in text
+    assert 'src="http' not in text
+    assert text.count("data:image/png;base64,") == 3
+    assert base64.b64encode((page.parent / "law.png").read_bytes()).decode() in text
+
+
+def test_only_fits_are_needed(page, tmp_path):
+    shutil.copy(page.parent / "fits.json", tmp_path)
+    text = write_report(tmp_path).read_text()
+    assert "<figure>" not in text
+    assert "<table>" in text  # the parameters
+
+
+@pytest.mark.parametrize(
+    "content,message",
+    [
+        (None, r"fits\.json: no such file; run `lightning-tl law .*results\.csv --out .*` first"),
+        ("{", r"fits\.json: cannot be read \(.*\); delete it and make it again"),
+        ("[]", r"fits\.json: not what lightning-tl writes there; run `lightning-tl law"),
+        ('{"advice": []}', r"fits\.json: not what lightning-tl writes there; run `lightning-tl law"),
+    ],
+)
+def test_wrong_fits(tmp_path, content, message):
+    if content is not None:
+        (tmp_path / "fits.json").write_text(content)
+    with pytest.raises(UserError, match=message):
+        write_report(tmp_path)
+    assert not (tmp_path / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    "content,message",
+    [
+        ("{", r"quickstart\.json: cannot be read"),
+        ("3", r"quickstart\.json: not what lightning-tl writes there; delete"),
+    ],
+)
+def test_wrong_facts(page, tmp_path, content, message):
+    shutil.copy(page.parent / "fits.json", tmp_path)
+    (tmp_path / "quickstart.json").write_text(content)
+    with pytest.raises(UserError, match=message):
+        write_report(tmp_path)
+
+
+class Browser:
+    """Headless Chromium over its own pipes: no port, no library."""
+
+    def __init__(self, profile: Path) -> None:
+        (commands, self.write), (self.read, answers) = os.pipe(), os.pipe()
+
+        def as_three_and_four() -> None:
+            a, b = os.dup(commands), os.dup(answers)
+            os.dup2(a, 3)
+            os.dup2(b, 4)
+
+        self.process = subprocess.Popen(
+            [
+                CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
+                "--disable-background-networking", "--disable-component-update", "--disable-sync",
+                "--remote-debugging-pipe", f"--user-data-dir={profile}",
+            ],
+            preexec_fn=as_three_and_four, close_fds=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        os.close(commands)
+        os.close(answers)
+        self.events: list[dict] = []
+        self.number, self.buffer, self.session = 0, b"", None
+
+    def _receive(self) -> dict:
+        while b"\0" not in self.buffer:
+            ready, _, _ = select.select([self.read], [], [], 60)
+            assert ready, "Chromium is silent"
+            self.buffer += os.read(self.read, 1 << 20)
+        message, self.buffer = self.buffer.split(b"\0", 1)
+        return json.loads(message)
+
+    def call(self, method: str, **params):
+        self.number += 1
+        message = {"id": self.number, "method": method, "params": params}
+        if self.session:
+            message["sessionId"] = self.session
+        os.write(self.write, json.dumps(message).encode() + b"\0")
+        while True:
+            answer = self._receive()
+            if answer.get("id") == self.number:
+                assert "error" not in answer, answer
+                return answer["result"]
+            self.events.append(answer)
+
+    def wait_for(self, method: str) -> None:
+        while not any(event.get("method") == method for event in self.events):
+            self.events.append(self._receive())
+
+    def value(self, expression: str):
+        return self.call("Runtime.evaluate", expression=expression, returnByValue=True)["result"]["value"]
+
+    def close(self) -> None:
+        self.process.terminate()
+        self.process.wait()
+        os.close(self.read)
+        os.close(self.write)
+
+
+@pytest.fixture
+def browser(tmp_path):
+    made = Browser(tmp_path / "profile")
+    yield made
+    made.close()
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
+@pytest.mark.parametrize("width", [390, 1440])
+def test_in_a_browser(page, browser, width):
+    target = browser.call("Target.createTarget", url="about:blank")["targetId"]
+    browser.session = browser.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+    browser.call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
+    for domain in ("Runtime", "Log", "Page", "Network"):
+        browser.call(f"{domain}.enable")
+    browser.call("Page.navigate", url=page.as_uri())
+    browser.wait_for("Page.loadEventFired")
+
+    assert browser.value("innerWidth") == width
+    assert browser.value("document.documentElement.scrollWidth") <= width
+    drawn = browser.value("[...document.images].map(i => [i.complete && i.naturalWidth, i.clientWidth])")
+    assert len(drawn) == 3
+    assert all(natural > 0 and 0 < shown <= width for natural, shown in drawn)
+    # what is wider than the page scrolls inside its own box
+    wide = browser.value(
+        "[...document.body.querySelectorAll('*')].filter(e => !e.closest('.scroll, pre, svg')"
+        f" && e.getBoundingClientRect().right > {width} + 1).map(e => e.tagName)"
+    )
+    assert wide == []
+    assert browser.value("document.querySelector('.answer').getBoundingClientRect().top") < 300
+    assert browser.value("document.scripts.length") == 0
+    troubles = [e for e in browser.events if e.get("method") in ("Runtime.exceptionThrown", "Runtime.consoleAPICalled")]
+    troubles += [e for e in browser.events if e.get("method") == "Log.entryAdded"]
+    assert troubles == []
+    asked = [e["params"]["request"]["url"] for e in browser.events if e.get("method") == "Network.requestWillBeSent"]
+    assert [url for url in asked if not url.startswith("data:")] == [page.as_uri()]
