@@ -19,7 +19,6 @@ from scipy.special import fdtrc, stdtrit
 
 from lightning_tl.laws.forms import Array
 
-
 #: p-value of the F test above which runs of one pre-training count as independent.
 _POOL_ABOVE = 0.25
 
@@ -185,8 +184,8 @@ def widened(low: float, centre: float, high: float, extra: float) -> tuple[float
 def shared_variance(residual: Array, cluster: Array, parameters: int) -> float:
     """Return the variance that points of one pre-training run share, over the variance of each by itself.
 
-    The moment estimate of a one-way layout of residuals about the law. It is 0 where runs of one pre-training scatter no
-    less than runs of several (an F test with p over 0.25, the usual rule for pooling), or where too few could tell.
+    The moment estimate of a one-way layout of residuals about the law. It is 0 where runs of one pre-training scatter
+    no less than runs of several (an F test with p over 0.25, the usual rule for pooling), or where too few could tell.
 
     Args:
         residual: Residuals of log error, shape (m,).

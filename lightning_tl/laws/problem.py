@@ -78,18 +78,26 @@ class Problem:
         self.points = points
         self.sizes = points.sizes
         self.target = np.exp(points.log_error) if self.linear_space else points.log_error
+        self._values = np.array([self._inner(prior) for prior in priors])
         self._root = np.sqrt(points.weight)
         self._mix = self._whitening()
-        self._priors = [(self.form.quantity(p.name, self.sizes), self._inner(p), np.sqrt(p.weight)) for p in priors]
+        self._priors = [(self.form.quantity(prior.name, self.sizes), np.sqrt(prior.weight)) for prior in priors]
         # One residual for each point, and one for each prior.
         columns = self._whiten(self.form.columns(self.sizes).T).T
         grid = np.ones((1, len(self.form.outer))), np.full(1, 0.5)
-        self.columns = np.vstack([columns, *[root * of(*grid)[1][None] for of, _, root in self._priors]])
+        self.columns = np.vstack([columns, *[root * of(*grid)[1][None] for of, root in self._priors]])
         self.covariance: Array = np.linalg.pinv(self.columns.T @ self.columns).astype(float)
         self._solver = self.covariance @ self.columns.T
 
     def _inner(self, prior: Prior) -> float:
         return float(np.log(prior.value)) if prior.name in self.form.scales else prior.value
+
+    def _wanted(self, target: Array | None) -> tuple[Array, Array]:
+        """Return the points' target (..., m) and the priors' values (..., priors)."""
+        if target is None:
+            return self.target, self._values
+        count = len(self.target)
+        return target[..., :count], target[..., count:] if target.shape[-1] > count else self._values
 
     def _whitening(self) -> Array | None:
         """Return what is taken off each residual: a share of its cluster's sum (the root of I + shared J, inverted)."""
@@ -110,8 +118,12 @@ class Problem:
         shape = self.form.shape(outer, plateau, self.sizes)
         if self.linear_space:
             return self._whiten(np.exp(shape))
-        rows = self._whiten((self.target if target is None else target) - shape)
-        priors = [root * (value - _finite(of(outer, plateau)[0]))[..., None] for of, value, root in self._priors]
+        wanted, values = self._wanted(target)
+        rows = self._whiten(wanted - shape)
+        priors = [
+            root * (values[..., i] - _finite(of(outer, plateau)[0]))[..., None]
+            for i, (of, root) in enumerate(self._priors)
+        ]
         return np.concatenate([rows, *priors], axis=-1) if priors else rows
 
     def residual(self, outer: Array, plateau: Array, target: Array | None = None) -> tuple[Array, Array]:
@@ -123,10 +135,10 @@ class Problem:
         if not self.linear_space:
             linear = rows @ self._solver.T
             return rows - linear @ self.columns.T, linear
-        wanted = self._whiten(self.target if target is None else target)
+        points, values = self._wanted(target)
+        wanted = self._whiten(points)
         if self._priors:  # held by a fixed scale
-            of, value, _ = self._priors[0]
-            scale = np.exp(value - _finite(of(outer, plateau)[0]))
+            scale = np.exp(values[..., 0] - _finite(self._priors[0][0](outer, plateau)[0]))
         else:
             scale = np.maximum(np.sum(rows * wanted, axis=-1) / np.sum(rows**2, axis=-1), 1e-300)
         return wanted - scale[..., None] * rows, np.log(scale)[..., None]
@@ -139,6 +151,9 @@ class Problem:
         """Return the sums of squares (g, b) of b targets (b, m) at g grid points, by one matrix product."""
         rows = self.rows(outer, plateau, np.zeros(len(self.target)))
         wanted = self._whiten(targets)
+        if self.linear_space and self._priors:  # held by a fixed scale
+            rows = rows * np.exp(self._values[0] - _finite(self._priors[0][0](outer, plateau)[0]))[:, None]
+            return np.sum(wanted**2, axis=1) - 2 * rows @ wanted.T + np.sum(rows**2, axis=1)[:, None]
         if self.linear_space:
             return np.sum(wanted**2, axis=1) - (rows @ wanted.T) ** 2 / np.sum(rows**2, axis=1)[:, None]
         if self._priors:

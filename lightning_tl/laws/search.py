@@ -98,20 +98,23 @@ class Region:
 
 
 class Search:
-    """The best fit of a problem, and regions around it."""
+    """The best fit of a problem, and regions around it.
+
+    Args:
+        problem: The problem.
+    """
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
         self._plateau_used = problem.form.has_plateau
         bounds = problem.form.outer.values()
         self._box = np.log(np.array(list(bounds))) if bounds else np.empty((0, 2))
-        starts = self._minimum() if len(self._box) < 2 else self._candidates()
-        outer, plateau = self.polish(*starts)
-        found = int(np.argmin(problem.rss(outer, plateau)))
+        outer, plateau = self.polish(*(self._minimum() if len(self._box) < 2 else self._candidates()))
+        residual, linear = problem.residual(outer, plateau)
+        rss = np.sum(residual**2, axis=-1)
+        found = int(np.argmin(rss))
         self.outer, self.plateau = outer[found], plateau[found]
-        residual, linear = problem.residual(self.outer[None], self.plateau[None])
-        self.residual, self.linear = residual[0], linear[0]
-        self.rss = float(np.sum(residual**2))
+        self.linear, self.rss = linear[found], float(rss[found])
 
     def best(self, quantity: Quantity) -> float:
         """Return a quantity at the best fit."""
@@ -137,7 +140,7 @@ class Search:
         """Return the RSS for plateaus (p, j) of outer points (p, k)."""
         return self.problem.rss(np.broadcast_to(outer[:, None, :], (*plateau.shape, outer.shape[1])), plateau)
 
-    def _profiled(self, outer: Array, zooms: int = 5) -> tuple[Array, Array]:
+    def profiled(self, outer: Array, zooms: int = 5) -> tuple[Array, Array]:
         """Return the best plateau and its RSS for each outer point, shapes (p,)."""
         count = len(outer)
         if not self._plateau_used:
@@ -181,7 +184,7 @@ class Search:
         box = self._box
         for _ in range(4 if len(box) else 1):
             outer = self.lattice(box)
-            plateau, rss = self._profiled(outer)
+            plateau, rss = self.profiled(outer)
             best = int(np.argmin(rss))
             box = self._zoomed(box, outer[[best]]) if len(box) else box
         return outer[[best]], plateau[[best]]
@@ -192,7 +195,7 @@ class Search:
         best = np.argsort(self.problem.rss(outer, plateau))[:count]
         return outer[best], plateau[best]
 
-    def _slopes(self, place: Array, targets: Array | None) -> Array:
+    def _slopes(self, place: Array, targets: Array | None = None, problem: Problem | None = None) -> Array:
         """Return d residual / d place by central differences, shape (b, m, d); zero along held bounds."""
         low, high = self.limits()
         free = (place > low) & (place < high)
@@ -200,39 +203,53 @@ class Search:
         for i in range(place.shape[1]):
             step = np.zeros_like(place)
             step[:, i] = 1e-6 * np.minimum(1, np.minimum(place - low, high - place)[:, i]) + 1e-14
-            above, below = (self.problem.residual(*self.unplaced(place + side * step), targets)[0] for side in (1, -1))
+            sides = (place + step, place - step)
+            above, below = ((problem or self.problem).residual(*self.unplaced(side), targets)[0] for side in sides)
             slopes.append(np.where(free[:, i : i + 1], (above - below) / (2 * step[:, i : i + 1]), 0.0))
         return np.stack(slopes, axis=2)
 
     def polish(
-        self, outer: Array, plateau: Array, targets: Array | None = None, steps: int = 30
+        self,
+        outer: Array,
+        plateau: Array,
+        targets: Array | None = None,
+        steps: int = 30,
+        tolerance: float = 1e-12,
+        problem: Problem | None = None,
     ) -> tuple[Array, Array]:
         """Finish minima with damped Gauss-Newton steps on (log outer, plateau), the linear part projected out.
 
         Args:
             outer: Starts, shape (b, k).
             plateau: Starts, shape (b,).
-            targets: One target a start, shape (b, m); default the problem's own for all.
+            targets: One target a start, shape (b, m), with the priors' values where (b, m + priors); default the
+                problem's own for all.
             steps: Most steps.
+            tolerance: Relative gain in the RSS under which a start has settled.
+            problem: The problem, default the search's own.
         """
         low, high = self.limits()
         if not len(low):
             return outer, plateau
         place, damping = self.places(outer, plateau), np.full(len(outer), 1e-8)
-        here = self.problem.residual(outer, plateau, targets)[0]
+        problem = problem or self.problem
+        active = np.arange(len(place))
+        here = problem.residual(outer, plateau, targets)[0]
         for _ in range(steps):
-            jacobian = self._slopes(place, targets)
+            at, aim = place[active], None if targets is None else targets[active]
+            jacobian = self._slopes(at, aim, problem)
             square = np.einsum("bmi,bmj->bij", jacobian, jacobian)
-            diagonal = np.einsum("bii->bi", square)
-            ridge = (damping[:, None] * diagonal + 1e-300)[..., None] * np.eye(len(low))
-            gradient = np.einsum("bmi,bm->bi", jacobian, here)
-            trial = np.clip(place - np.linalg.solve(square + ridge, gradient[..., None])[..., 0], low, high)
-            there = self.problem.residual(*self.unplaced(trial), targets)[0]
-            before, after = np.sum(here**2, axis=1), np.sum(there**2, axis=1)
+            ridge = (damping[active, None] * np.einsum("bii->bi", square) + 1e-300)[..., None] * np.eye(len(low))
+            gradient = np.einsum("bmi,bm->bi", jacobian, here[active])
+            trial = np.clip(at - np.linalg.solve(square + ridge, gradient[..., None])[..., 0], low, high)
+            there = problem.residual(*self.unplaced(trial), aim)[0]
+            before, after = np.sum(here[active] ** 2, axis=1), np.sum(there**2, axis=1)
             better = after < before
-            damping = np.where(better, damping / 10, np.maximum(damping, 1e-6) * 10)
-            place, here = np.where(better[:, None], trial, place), np.where(better[:, None], there, here)
-            if np.all((before - after < 1e-12 * before) & better | (damping > 1e3)):
+            place[active[better]], here[active[better]] = trial[better], there[better]
+            damping[active] = np.where(better, damping[active] / 10, np.maximum(damping[active], 1e-6) * 10)
+            settled = (better & (before - after < tolerance * before)) | (damping[active] > 1e3)
+            active = active[~settled]
+            if not len(active):
                 break
         return self.unplaced(place)
 
@@ -243,7 +260,7 @@ class Search:
         """
         low, high = self.limits()
         centre = self.places(self.outer[None], self.plateau[None])
-        jacobian = self._slopes(np.clip(centre, low + 1e-6, high - 1e-6), None)[0]
+        jacobian = self._slopes(np.clip(centre, low + 1e-6, high - 1e-6))[0]
         values, vectors = np.linalg.eigh(jacobian.T @ jacobian)
         slack = max(threshold - self.rss, 1e-30)
         unit = vectors * np.sqrt(slack / np.maximum(values, slack / 100))
@@ -281,7 +298,7 @@ class Search:
         outer, plateau = self.outer[None][:0], self.plateau[None][:0]
         for _ in range(7 if len(box) else 0):
             outer = self.lattice(box)
-            plateau, rss = self._profiled(outer, zooms=3)
+            plateau, rss = self.profiled(outer, zooms=3)
             inside = rss <= threshold
             outer, plateau = outer[inside], plateau[inside]
             smaller = self._zoomed(box, np.concatenate([outer, self.outer[None]]))
@@ -300,14 +317,14 @@ class Search:
         step = (np.log(inside.max()) - np.log(inside.min())) / 20 + 0.02
         good = np.log([inside.min(), inside.max()])
         bad = np.clip(good + np.array([-step, step]), self._box[0, 0], self._box[0, 1])
-        good = np.where(self._profiled(np.exp(bad)[:, None])[1] <= threshold, bad, good)
+        good = np.where(self.profiled(np.exp(bad)[:, None])[1] <= threshold, bad, good)
         for _ in range(40):
             if np.all(np.abs(good - bad) < 1e-4 * np.ptp(good) + 1e-9):
                 break
             middle = (good + bad) / 2
-            fits = self._profiled(np.exp(middle)[:, None])[1] <= threshold
+            fits = self.profiled(np.exp(middle)[:, None])[1] <= threshold
             good, bad = np.where(fits, middle, good), np.where(fits, bad, middle)
-        return np.exp(good)[:, None], self._profiled(np.exp(good)[:, None])[0]
+        return np.exp(good)[:, None], self.profiled(np.exp(good)[:, None])[0]
 
     def _filled(self, outer: Array, plateau: Array, threshold: float) -> tuple[Array, Array]:
         """Return outer points repeated, with plateaus that fill the range under the threshold for each."""

@@ -1,0 +1,289 @@
+"""The coefficient D (delta in the full law): free, given, fixed as the paper does, shared by groups, or partly pooled.
+
+D and alpha trade off within one curve, so what several curves say of D together sharpens each one's alpha and C:
+
+* ``free``: each group its own (the default).
+* a number: held at that value.
+* ``auto``: one value for all, by the alternation of Mikami et al., App. D.
+* ``shared``: one value for all, by one least-squares fit to all groups; its uncertainty stays in every interval.
+* ``pooled``: each group its own, drawn towards a common one as far as that predicts the held-out largest sizes best.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lightning_tl.errors import UserError
+from lightning_tl.laws.fit import fit_cells
+from lightning_tl.laws.fitted import FittedLaw
+from lightning_tl.laws.forms import Array, Form
+from lightning_tl.laws.pairing import Cells
+from lightning_tl.laws.problem import FIXED, Prior, Problem
+from lightning_tl.laws.search import Search
+
+MODES = ("free", "auto", "shared", "pooled")
+#: Spreads of log D between groups that ``pooled`` chooses from: none (shared) to any (free).
+SPREADS = (0.0, 0.1, 0.2, 0.4, 0.8, np.inf)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How groups are fitted.
+
+    Attributes:
+        space: ``"log"`` or ``"linear"``.
+        loss: ``"squares"`` or ``"huber"``.
+        level: Confidence level of intervals.
+    """
+
+    space: str = "log"
+    loss: str = "squares"
+    level: float = 0.95
+
+
+def fit_together(
+    form: Form, groups: Sequence[Cells], coefficient: str | float = "free", settings: Settings | None = None
+) -> list[FittedLaw]:
+    """Fit the same form to several groups, its coefficient treated as asked.
+
+    Args:
+        form: The law; its first parameter is the coefficient.
+        groups: The independent points of each group.
+        coefficient: A value, or one of :data:`MODES`.
+        settings: Space, loss and level.
+
+    Returns:
+        A fitted law for each group.
+
+    Raises:
+        UserError: No such mode, a value that is not over 0, or a mode that linear space does not offer.
+    """
+    settings = settings or Settings()
+    name = form.parameters[0]
+    if isinstance(coefficient, (int, float)):
+        if not np.isfinite(coefficient) or coefficient <= 0:
+            raise UserError(f"{name} is fixed at {coefficient:g}; it must be over 0")
+        return [_held(form, points, float(coefficient), settings) for points in groups]
+    if coefficient not in MODES:
+        raise UserError(f"'{coefficient}' is no way to treat {name}; give a number or one of {', '.join(MODES)}")
+    if settings.space == "linear" and coefficient in ("shared", "pooled"):
+        raise UserError(f"{name} {coefficient} needs --space log; in linear space it is free, auto or a number")
+    if coefficient == "free" or (coefficient != "auto" and len(groups) < 2):
+        return [fit_cells(form, points, **vars(settings)) for points in groups]
+    if coefficient == "auto":
+        value = alternate(form, groups, settings.space)
+        return [_held(form, points, value, settings) for points in groups]
+    spread = 0.0 if coefficient == "shared" else choose_spread(form, groups, settings)
+    return _pooled(form, groups, spread, settings, _curves(form, groups))
+
+
+def _held(form: Form, points: Cells, value: float, settings: Settings) -> FittedLaw:
+    return fit_cells(form, points, priors=(Prior(form.parameters[0], value),), **vars(settings))
+
+
+# ---- the paper's alternation -----------------------------------------------------------------------------------------
+
+
+def alternate(form: Form, groups: Sequence[Cells], space: str = "log", start: float = 0.5, most: int = 200) -> float:
+    """Return the common coefficient by the alternation of Mikami et al., App. D.
+
+    From D = 0.5: fit alpha of each group with D held, take the median; fit D of each group with alpha held there, take
+    the median; until D settles.
+
+    Args:
+        form: The law; it needs alpha on its grid (the transfer law and the full law).
+        groups: The points of each group.
+        space: ``"log"`` or ``"linear"``.
+        start: First value.
+        most: Most rounds.
+
+    Raises:
+        UserError: The form has nothing to alternate with.
+    """
+    if "alpha" not in form.outer:
+        raise UserError(f"{form.formula} has no alpha to alternate with; fit {form.parameters[0]} free")
+    logs = np.linspace(np.log(1e-3), np.log(1e5), 61)
+    tables = []
+    for points in groups:
+        free = fit_cells(form, points, space=space)
+        tables.append((_profile(free, logs)[1], *_coefficient_by_alpha(free.search)))
+    value = float(np.log(start))
+    for _ in range(most):
+        alpha = float(np.median([np.interp(value, logs, by_value) for by_value, _, _ in tables]))
+        news = [np.interp(alpha, alphas, values) for _, alphas, values in tables]
+        new = float(np.clip(np.median(news), logs[0], logs[-1]))
+        if abs(new - value) < 1e-4:
+            break
+        value = new
+    return float(np.exp(value))
+
+
+def _coefficient_by_alpha(search: Search) -> tuple[Array, Array]:
+    """Return alphas and the log coefficient of the best fit with alpha held at each."""
+    outer = np.tile(search.outer, (97, 1))
+    outer[:, 0] = np.geomspace(*search.problem.form.outer["alpha"], 97)
+    plateau, _ = search.profiled(outer)
+    linear = search.problem.residual(outer, plateau)[1]
+    name = search.problem.form.parameters[0]
+    offset, coefficients = search.problem.form.quantity(name, search.problem.sizes)(outer, plateau)
+    values = offset + linear @ coefficients
+    keep = np.isfinite(values)
+    return outer[keep, 0], values[keep]
+
+
+def _profile(free: FittedLaw, logs: Array) -> tuple[Array, Array]:
+    """Return the RSS and alpha of the best fit with the log coefficient held at each of ``logs``, shapes (j,)."""
+    search, problem, name = free.search, free.search.problem, free.form.parameters[0]
+    outer, plateau = search.coarse(60 if len(search.outer) == 1 else 400)
+    quantity = problem.form.quantity(name, problem.sizes)
+    residual, linear = problem.residual(outer, plateau)
+    rss = np.sum(residual**2, axis=-1)
+    starts = []
+    for log in logs:
+        away = float(np.sign(log - search.best(quantity))) or 1.0
+        starts.append(int(np.argmin(rss + problem.rise(quantity, outer, plateau, linear, log, away))))
+    held = Problem(free.form, problem.points, free.space, (Prior(name, 1.0), *free.priors))
+    values = [np.log(p.value) if p.name in free.form.scales else p.value for p in free.priors]
+    aims = np.array([[*held.target, log, *values] for log in logs])
+    outer, plateau = search.polish(outer[starts], plateau[starts], aims, problem=held)
+    return np.sum(held.residual(outer, plateau, aims)[0] ** 2, axis=-1), outer[:, 0]
+
+
+# ---- shared and partially pooled -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Curves:
+    """Each group's RSS as a function of the log coefficient, and the noise they have together.
+
+    Attributes:
+        free: Each group's fit with a coefficient of its own.
+        logs: Log coefficients, shape (j,).
+        rss: RSS, shape (groups, j).
+        variance: Residual variance over all groups, each with a coefficient of its own.
+        freedom: Its degrees of freedom.
+    """
+
+    free: list[FittedLaw]
+    logs: Array
+    rss: Array
+    variance: float
+    freedom: int
+
+
+def _curves(form: Form, groups: Sequence[Cells]) -> _Curves:
+    """Tabulate each group's RSS around where their sum is least."""
+    from scipy.interpolate import PchipInterpolator
+
+    if "alpha" not in form.outer:
+        raise UserError(f"{form.formula} shares no coefficient; use free or a number")
+    free = [fit_cells(form, points) for points in groups]
+    if "beta" in form.log_linear:
+        priors = _common_beta(free)
+        free = [fit_cells(form, points, priors=(prior,)) for points, prior in zip(groups, priors, strict=True)]
+    freedom = sum(max(law.freedom, 0) for law in free)
+    variance = max(sum(law.search.rss for law in free) / max(freedom, 1), 1e-12)
+    guesses = [np.log(law.params[form.parameters[0]]) for law in free]
+    low, high = np.clip([min(guesses) - 3, max(guesses) + 3], np.log(1e-6), np.log(1e9))
+    for _ in range(3):
+        logs = np.linspace(low, high, 41)
+        rss = np.array([_profile(law, logs)[0] for law in free])
+        total = rss.sum(axis=0)
+        inside = np.flatnonzero(total <= total.min() + 25 * variance)
+        if len(inside) > 12:
+            break
+        low, high = logs[max(inside[0] - 1, 0)], logs[min(inside[-1] + 1, len(logs) - 1)]
+    fine = np.linspace(logs[0], logs[-1], 2001)
+    return _Curves(free, fine, np.array([PchipInterpolator(logs, row)(fine) for row in rss]), variance, freedom)
+
+
+def _common_beta(free: Sequence[FittedLaw]) -> list[Prior]:
+    """Return what all groups say of beta, which log error is linear in: a mean weighted by precision."""
+    precision = np.array([1 / law.stderr["beta"] ** 2 if law.stderr["beta"] > 0 else 0.0 for law in free])
+    if not precision.sum() > 0:
+        return [Prior("beta", float(np.median([law.params["beta"] for law in free]))) for _ in free]
+    common = float(precision @ [law.params["beta"] for law in free] / precision.sum())
+    others = precision.sum() - precision
+    return [
+        Prior("beta", common, min(max(w * law.noise**2, 1e-3), FIXED / 2)) for w, law in zip(others, free, strict=True)
+    ]
+
+
+def _pooled(
+    form: Form, groups: Sequence[Cells], spread: float, settings: Settings, curves: _Curves | None
+) -> list[FittedLaw]:
+    """Fit every group with its log coefficient spread around a common one (0: equal, infinite: free)."""
+    if curves is None or np.isinf(spread):
+        return [fit_cells(form, points, **vars(settings)) for points in groups]
+    name, logs = form.parameters[0], curves.logs
+    if spread == 0:
+        priors, least = _equal(curves, name)
+        # One parameter is common: all groups but one have a degree of freedom more.
+        freedom = curves.freedom + len(groups) - 1
+        pooled = (max(least / max(freedom, 1), 1e-12), freedom)
+    else:
+        weight, grid = curves.variance / spread**2, logs[::20]
+        away = weight * (logs[None] - grid[:, None]) ** 2
+        penalised = np.sum([np.min(row[None] + away, axis=1) for row in curves.rss], axis=0)
+        centre = float(np.exp(grid[int(np.argmin(penalised))]))
+        priors, pooled = [Prior(name, centre, min(weight, FIXED / 2))] * len(groups), None
+    return [
+        fit_cells(form, points, priors=(prior, *law.priors), pooled=pooled, **vars(settings))
+        for points, prior, law in zip(groups, priors, curves.free, strict=True)
+    ]
+
+
+def _equal(curves: _Curves, name: str) -> tuple[list[Prior], float]:
+    """Return, for each group, what the others say of the common coefficient, and the least total RSS.
+
+    What they say is a parabola in its log whose curvature is theirs over the range that the data leave, and whose
+    centre makes the group's own fit under it lie at the joint optimum.
+    """
+    total = curves.rss.sum(axis=0)
+    best = float(curves.logs[int(np.argmin(total))])
+    tiny = 0.01
+    for _ in range(3):  # Newton steps on the exact sums of squares
+        near = np.array([_profile(law, best + tiny * np.array([-1.0, 0.0, 1.0]))[0] for law in curves.free])
+        slope, bend = (near[:, 2] - near[:, 0]) / (2 * tiny), (near[:, 2] + near[:, 0] - 2 * near[:, 1]) / tiny**2
+        if bend.sum() > 0:
+            best += float(np.clip(-slope.sum() / bend.sum(), -0.05, 0.05))
+    inside = total <= total.min() + 9 * curves.variance
+    priors = []
+    for own, pull in zip(curves.rss, slope, strict=True):
+        others = total - own
+        curvature = float(np.polyfit(curves.logs[inside] - best, others[inside], 2)[0]) if inside.sum() > 5 else FIXED
+        curvature = float(np.clip(curvature, 1e-9, FIXED / 2))
+        priors.append(Prior(name, float(np.exp(best + np.clip(pull / (2 * curvature), -20, 20))), curvature))
+    return priors, float(near[:, 1].sum())
+
+
+def choose_spread(form: Form, groups: Sequence[Cells], settings: Settings) -> float:
+    """Return the spread of log D under which the smaller sizes predict the held-out largest ones best."""
+    errors = held_out(form, groups, SPREADS, settings)
+    return float(min(errors, key=lambda spread: errors[spread]))
+
+
+def held_out(form: Form, groups: Sequence[Cells], spreads: Sequence[float], settings: Settings) -> dict[float, float]:
+    """Return the root mean square log error of predictions of each group's largest size, by spread.
+
+    Groups whose smaller sizes are too few for the form are left out.
+    """
+    before, after = [], []
+    for points in groups:
+        rest = points.n < points.n.max()
+        if rest.sum() > len(form.parameters) and len(np.unique(points.n[rest])) > 2:
+            before.append(points.where(rest))
+            after.append(points.where(~rest))
+    if len(before) < 2:
+        return {np.inf: np.nan}
+    curves, result = _curves(form, before), {}
+    for spread in spreads:
+        laws = _pooled(form, before, spread, settings, curves)
+        missed = [
+            points.log_error - np.log(law.predict(points.n, points.s)) for law, points in zip(laws, after, strict=True)
+        ]
+        result[spread] = float(np.sqrt(np.mean(np.concatenate(missed) ** 2)))
+    return result
