@@ -355,6 +355,6 @@ def check_config(config: RenderConfig) -> None:
     reach = config.objects.size[1] / 2 + (config.objects.area if config.appearance == "multiple" else 0)
     if config.room.walls and reach > config.room.size / 2 - 0.1:
         raise DataGenError(
-            f"objects reach {reach:g} m from the middle ('objects.area' and half of 'objects.size'), which leaves no room "
-            f"to the walls of a room of {config.room.size:g} m: widen 'room.size', or make those smaller"
+            f"objects reach {reach:g} m from the middle ('objects.area' and half of 'objects.size'), too far for a "
+            f"room of {config.room.size:g} m with walls: widen 'room.size', or make those smaller"
         )
