@@ -96,7 +96,7 @@ class Renderer:
         scene.cycles.denoising_prefilter = "NONE"
         scene.cycles.denoising_input_passes = "RGB_ALBEDO_NORMAL"
         layer.use_pass_normal = layer.use_pass_object_index = True
-        layer.use_pass_z = image.depth
+        layer.use_pass_z, layer.use_pass_diffuse_color = image.depth, False
         scene.render.use_compositing = scene.render.use_sequencer = False
         settings = scene.render.image_settings
         settings.file_format, settings.color_depth, settings.exr_codec = "OPEN_EXR_MULTILAYER", "32", "NONE"
