@@ -103,16 +103,16 @@ def test_fit_by_the_executable(renders, tmp_path):
     assert (tmp_path / "out/checkpoints/best.ckpt").is_file()
     assert os.listdir(tmp_path) == ["out"]
 
-    result = subprocess.run([*command, "--data.n=99"], capture_output=True, text=True, cwd=tmp_path)
-    assert result.returncode == 2
-    assert "error: 99 images asked for, but" in result.stderr
-    assert "Traceback" not in result.stderr
 
+def test_wrong_fits_and_their_help(renders, tmp_path, capsys):
+    from training import pretraining
 
-def test_fits_help():
-    result = subprocess.run([EXECUTABLE, "fit", "--help"], capture_output=True, text=True)
-    assert result.returncode == 0
-    assert "--trainer.max_steps" in result.stdout
+    assert main(pretraining(renders, tmp_path / "out", "--data.n=99")) == 2
+    assert "error: 99 images asked for, but" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as exit:
+        main(["fit", "--help"])
+    assert exit.value.code == 0
+    assert "--trainer.max_steps" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
