@@ -14,9 +14,23 @@ from lightning_tl.data.shards import RenderedImages, read_manifest
 from lightning_tl.errors import UserError
 
 
+class _Columns(dict[int, int]):
+    """Category id → place among the classes."""
+
+    def __init__(self, images: RenderedImages) -> None:
+        self.folder = images.manifest.folder
+        super().__init__((number, i) for i, number in enumerate(sorted(images.manifest.categories)))
+
+    def __missing__(self, number: int) -> int:
+        raise UserError(
+            f"{self.folder}: an image is labelled with category {number}, which its manifest.json does not list; "
+            "render the data set again"
+        )
+
+
 def visible_categories(images: RenderedImages) -> Tensor:
     """Return which categories are visible in each image: float ``[N, categories]``, columns in order of category id."""
-    column = {number: i for i, number in enumerate(sorted(images.manifest.categories))}
+    column = _Columns(images)
     targets = torch.zeros(len(images), len(column))
     for index in range(len(images)):
         for number in images.labels(index)["labels"]:
@@ -30,7 +44,7 @@ def largest_category(images: RenderedImages) -> Tensor:
     Raises:
         UserError: An image shows no object.
     """
-    column = {number: i for i, number in enumerate(sorted(images.manifest.categories))}
+    column = _Columns(images)
     targets = torch.zeros(len(images), dtype=torch.int64)
     for index in range(len(images)):
         labels = images.labels(index)

@@ -200,7 +200,8 @@ class Workers:
         }
         waiting = [job for job in jobs if job.name not in records]
         done_steps, total = 0, sum(job.steps for job in waiting)
-        progress(0, total)
+        if waiting:
+            progress(0, total)
         running: dict[Future[dict[str, Any] | str], Job] = {}
         while waiting or running:
             for job in [job for job in waiting if all(name in records for name in job.needs)]:
@@ -222,7 +223,8 @@ class Workers:
                 records[job.name] = outcome
             done_steps = self._count(done_steps)
             progress(min(total, done_steps), total)
-        progress(total, total)
+        if total:
+            progress(total, total)
         return records
 
     def _count(self, steps: int) -> int:

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -226,3 +229,14 @@ def test_neighbouring_ids_have_other_colours():
     colors = np.array([category_color(i) for i in range(1, 11)], int)
     apart = np.abs(colors[:, None] - colors[None]).sum(-1)
     assert apart[~np.eye(10, dtype=bool)].min() > 40
+
+
+def test_a_label_that_the_manifest_lacks_is_named(renders, tmp_path):
+    root = tmp_path / "set"
+    shutil.copytree(renders, root)
+    path = root / "train" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["categories"].popitem()
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match=r"labelled with category \d+, which its manifest.json does not list"):
+        Rendered(root).setup("fit")
