@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "validate": ("train", "run a model's validation"),
     "test": ("train", "run a model's test: test/error = 1 - score"),
     "predict": ("train", "run a model's predictions"),
+    "measure": ("measure", "distance, Hessian trace and sensitivity of saved checkpoints"),
     "law": ("law", "fit error = D*n^-alpha + C to a table of results, and say what to do"),
     "report": ("report", "write the report of a folder of results: one self-contained HTML page"),
 }
