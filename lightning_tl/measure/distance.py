@@ -11,6 +11,8 @@ from torch import Tensor
 from lightning_tl.errors import UserError
 from lightning_tl.measure.params import Groups, _listed, clean_name, group_names
 
+_PIECE = 1 << 15
+
 
 @dataclass(frozen=True)
 class Distance:
@@ -56,11 +58,9 @@ def distance(params: Mapping[str, Tensor], reference: Mapping[str, Tensor], grou
     with torch.no_grad():
         now = [params[name].detach() for name in shared]
         then = [known[name].to(p.device, p.dtype) for name, p in zip(shared, now, strict=True)]
-        moved = torch._foreach_sub(now, then)
-        # three norms give all, the cosine by ⟨θ, θ₀⟩ = (‖θ‖² + ‖θ₀‖² − ‖θ − θ₀‖²) / 2
-        norms = [torch.stack([n.double() for n in torch._foreach_norm(ts, 2)]) for ts in (moved, now, then)]
-        table = (torch.stack(norms) ** 2).cpu()
+        table = _on_cpu(now, then) if {t.device.type for t in now} == {"cpu"} else _on_device(now, then)
     by_name = {name: float(table[0, i]) for i, name in enumerate(shared)}
+    # three norms give all, the cosine by ⟨θ, θ₀⟩ = (‖θ‖² + ‖θ₀‖² − ‖θ − θ₀‖²) / 2
     d2, now2, then2 = (float(row.sum()) for row in table)
     return Distance(
         total=d2**0.5,
@@ -73,3 +73,29 @@ def distance(params: Mapping[str, Tensor], reference: Mapping[str, Tensor], grou
         },
         missing=missing,
     )
+
+
+def _on_device(now: list[Tensor], then: list[Tensor]) -> Tensor:
+    """Return the squared norms of θ − θ₀, θ and θ₀ by parameter, [3, number of parameters]."""
+    norms = [torch._foreach_norm(tensors, 2) for tensors in (torch._foreach_sub(now, then), now, then)]
+    return torch.stack([torch.stack([n.to(now[0].device).double() for n in row]) for row in norms]).cpu() ** 2
+
+
+def _on_cpu(now: list[Tensor], then: list[Tensor]) -> Tensor:
+    """Return the same as :func:`_on_device`, reading each number once: pieces that stay in the cache, no large copy."""
+    table = torch.zeros(3, len(now), dtype=torch.float64)
+    buffers = {dtype: torch.empty(_PIECE, dtype=dtype) for dtype in {t.dtype for t in now}}
+    for i, (a, b) in enumerate(zip(now, then, strict=True)):
+        # where memory formats differ, b is copied to a's order; the order itself does not matter
+        if a.stride() != b.stride() or not _dense(a):
+            a, b = a.contiguous(), b.contiguous()
+        flat_a, flat_b = (t.as_strided((t.numel(),), (1,)) for t in (a, b))
+        for left, right in zip(flat_a.split(_PIECE), flat_b.split(_PIECE), strict=True):
+            moved = torch.sub(left, right, out=buffers[a.dtype][: len(left)])
+            table[:, i] += torch.stack([torch.linalg.vector_norm(x) for x in (moved, left, right)]).double() ** 2
+    return table
+
+
+def _dense(tensor: Tensor) -> bool:
+    """Say whether a tensor's elements fill one block of memory, in any order."""
+    return tensor.is_contiguous() or (tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last))

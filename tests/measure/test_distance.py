@@ -31,6 +31,18 @@ def test_distance_is_that_of_flat_vectors():
     assert found.groups["2"] == pytest.approx(float(torch.cat(moved).norm()), rel=1e-6)
 
 
+def test_memory_formats_and_slices_do_not_matter():
+    weight = torch.randn(40, 30, 5, 5)  # more than one piece
+    moved = weight + 0.01 * torch.randn_like(weight)
+    expected = float((moved - weight).double().norm())
+    for now in (moved, moved.to(memory_format=torch.channels_last), moved.transpose(0, 1).contiguous().transpose(0, 1)):
+        for then in (weight, weight.to(memory_format=torch.channels_last)):
+            assert distance({"w": now}, {"w": then}).total == pytest.approx(expected, rel=1e-5)
+    from lightning_tl.measure.distance import _on_cpu, _on_device
+
+    assert torch.allclose(_on_cpu([moved], [weight]), _on_device([moved], [weight]), rtol=1e-5)
+
+
 def test_what_the_reference_lacks_is_left_out_and_named():
     module = net()
     start = snapshot(select(module))

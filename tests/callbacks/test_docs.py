@@ -1,0 +1,88 @@
+"""The documentation page's code runs as it stands; its keys are those that are logged; what importing costs."""
+
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from lightning.pytorch import Trainer
+from torch.nn import functional as F
+
+from tests.callbacks.modules import Classifier, images
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "measure.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.S)
+
+
+def test_the_pages_code_runs(capsys):
+    import lightning_tl.callbacks as callbacks
+
+    names = {name: getattr(callbacks, name) for name in callbacks.__all__}
+    batch = next(iter(images(16, 16)))
+    names |= {
+        "Trainer": lambda **options: Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, **options),
+        "pretrained_module": Classifier(),
+        "pretraining_loader": images(8, 8),
+        "module": Classifier(),
+        "loss_fn": lambda module, b: F.cross_entropy(module(b[0]), b[1]),
+        "batches": [batch],
+    }
+    assert len(BLOCKS) == 3
+    for block in BLOCKS:
+        exec(block, names)
+    names["trainer"].callbacks.extend(names["callbacks"])
+    names["trainer"].fit(Classifier(), images())
+    keys = set(names["trainer"].callback_metrics)
+    table = set(re.findall(r"^\| `([^`<]+)` \|", PAGE, re.M)) - {"hessian/top_eigenvalue"}
+    assert len(table) == 8
+    assert table <= keys, table - keys
+    assert "pretrain/sensitivity/gamma_0.02" in keys
+    assert "exact" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "callbacks").glob("*.yaml")), ids=lambda p: p.stem)
+def test_shipped_overlays_build(path):
+    import importlib
+
+    loaded = yaml.safe_load(path.read_text())
+    for entry in loaded["trainer"]["callbacks+"]:
+        module, _, name = entry["class_path"].rpartition(".")
+        getattr(importlib.import_module(module), name)(**entry["init_args"])
+
+
+def test_importing_brings_little_but_our_own_modules():
+    code = (
+        "import sys, lightning.pytorch; before = set(sys.modules); import lightning_tl.callbacks; "
+        "print([m for m in sorted(set(sys.modules) - before) if not m.startswith('lightning_tl')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert len(eval(done.stdout)) <= 3, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_importing_costs_little_more_than_lightning():
+    """At most 1.15 times, by the fastest of several fresh processes each, in the time of the process itself."""
+
+    def cost(statement):
+        code = f"import time; t = time.process_time(); {statement}; print(time.process_time() - t)"
+        return float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT).stdout)
+
+    ours, base = [], []
+    deadline = time.monotonic() + 60
+    while not ours or (min(ours) > 1.15 * min(base) and time.monotonic() < deadline) or len(ours) < 2:
+        base.append(cost("import lightning.pytorch"))
+        ours.append(cost("import lightning_tl.callbacks"))
+    assert min(ours) <= 1.15 * min(base)
+
+
+def test_measure_imports_neither_lightning_nor_vision():
+    code = (
+        "import sys, lightning_tl.measure; heavy = 'lightning', 'torchvision', 'torchmetrics', 'scipy', 'pandas'; "
+        "print([m for m in sys.modules if m.split('.')[0] in heavy])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.strip() == "[]", done.stderr
