@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 
-from lightning_tl.laws.analysis import GroupFit, Scratch
+from lightning_tl.laws.analysis import GroupFit
 from lightning_tl.laws.compare import Comparison, compare, log_ratio
+from lightning_tl.laws.decide import MODEL_COLUMNS, RENDER_COLUMNS, Budget, Choice, NextSize, choices, next_size
 from lightning_tl.laws.fitted import ImagesNeeded
+from lightning_tl.laws.wording import (
+    confidence_level,
+    gap_sentences,
+    hold_out_sentence,
+    needed_sentence,
+    percent,
+    scratch_sentence,
+)
 
 #: A question asked of every curve: what would this many times the images change?
 FACTOR = 10.0
@@ -19,6 +28,9 @@ FACTOR = 10.0
 WORTHWHILE = 0.10
 #: Confidence from which a verdict is given; below it the text says that the data cannot tell.
 CONFIDENT = 0.80
+#: More groups than this are counted in the first lines instead of named.
+MANY = 8
+_MOST_PAIRS = 300
 
 MORE, DIFFERENT, UNCLEAR, UNFITTED = "render more", "render differently", "cannot tell", "not fitted"
 
@@ -34,6 +46,8 @@ class GroupAdvice:
         reduction: Share of the error that :data:`FACTOR` times the images take away: estimate, low, high.
         confidence: Confidence that this is at least :data:`WORTHWHILE`.
         images_needed: Images for the target error, where one is asked for.
+        choices: Ways to spend the budget, the lowest expected error first, where there is one.
+        next_size: The size worth rendering next.
     """
 
     label: str
@@ -42,6 +56,8 @@ class GroupAdvice:
     reduction: tuple[float, float, float] | None = None
     confidence: float | None = None
     images_needed: ImagesNeeded | None = None
+    choices: list[Choice] = field(default_factory=list)
+    next_size: NextSize | None = None
 
 
 @dataclass
@@ -49,104 +65,137 @@ class Advice:
     """What a table of fits means.
 
     Attributes:
-        headline: The first lines: which group to keep and each group's verdict.
+        headline: The first lines: the ranking, and each group's verdict (counted where there are many).
+        ranking: Which group to keep, of each set of groups that compete.
         groups: One a group, in the table's order.
-        comparisons: Every two fitted groups.
-        best: Label of the group with the lowest error at its largest size; ``None`` where none is fitted.
+        comparisons: Fitted groups that differ in one column, two by two.
+        best: Label of the group with the lowest error at its largest size, of those that compete; ``None`` where none
+            is fitted or they do not compete.
         target: The target error asked for.
     """
 
     headline: list[str]
+    ranking: list[str]
     groups: list[GroupAdvice]
     comparisons: list[Comparison] = field(default_factory=list)
     best: str | None = None
     target: float | None = None
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain types for JSON."""
-        return asdict(self)
 
-
-def advise(fits: Sequence[GroupFit], target: float | None = None) -> Advice:
+def advise(fits: Sequence[GroupFit], target: float | None = None, budget: Budget | None = None) -> Advice:
     """Say what the fits of a table mean.
 
     Args:
         fits: The groups as :func:`lightning_tl.laws.analysis.analyse` returns them.
         target: A target error in (0, 1), or ``None``.
+        budget: What may be spent on images, or ``None``.
 
     Returns:
         A verdict for each group, comparisons, and sentences to be read first.
     """
+    rivals = _rivals(fits)
+    ranked = {id(item): family for family in rivals for item in family}
+    each = [_group(item, ranked.get(id(item), []), fits, target, budget) for item in fits]
+    ranking = [_keep(family) for family in rivals if len(family) > 1][:MANY]
+    headline = list(ranking)
+    if len(fits) > MANY:
+        counts = Counter(item.verdict for item in each)
+        verdicts = "; ".join(f"{verdict}: {count} groups" for verdict, count in counts.items())
+        headline = [*ranking, f"{verdicts}."]
+    else:
+        headline += [f"{item.label}: {item.sentences[0]}" for item in each]
+    best = rivals[0][0].label if len(rivals) == 1 else None
+    return Advice(headline, ranking, each, [compare(a, b) for a, b in _pairs(fits)], best, target)
+
+
+def _rivals(fits: Sequence[GroupFit]) -> list[list[GroupFit]]:
+    """Return the fitted groups that compete (renderings of one task with one model), the best of each first."""
     fitted = [item for item in fits if item.law is not None]
-    ranked = sorted(fitted, key=lambda item: item.law.log_level(item.largest)[0] if item.law else np.inf)
-    best = ranked[0] if ranked else None
-    each = [_group(item, best, target) for item in fits]
-    pairs = [compare(a, b) for a, b in combinations(fitted, 2)] if len(fitted) <= 12 else []
-    headline = []
-    if best is not None and len(ranked) > 1:
-        headline.append(_keep(best, ranked[1]))
-    headline += [f"{item.label}: {item.sentences[0]}" for item in each]
-    return Advice(headline, each, pairs, best.label if best else None, target)
+    names = {name for item in fitted for name in item.group.keys}
+    varying = {name for name in names if len({item.group.keys.get(name) for item in fitted}) > 1}
+    own = varying & set(RENDER_COLUMNS)
+    if not own and len(varying) == 1:
+        own = varying - set(MODEL_COLUMNS)
+    # What was pre-trained for goes with the rendering: pre-training tasks compete too.
+    own |= {"pretrain_task"} if own else set()
+    families: dict[tuple[str, ...], list[GroupFit]] = {}
+    for item in fitted:
+        families.setdefault(tuple(item.group.keys.get(name, "") for name in sorted(varying - own)), []).append(item)
+    return [sorted(family, key=_error_now) for family in families.values()]
 
 
-def percent(share: float) -> str:
-    """Return a share as a percentage with about two digits."""
-    value = 100 * share
-    return f"{value:.0f} %" if abs(value) >= 10 or abs(value) < 0.05 else f"{value:.1f} %"
+def _error_now(item: GroupFit) -> float:
+    return item.law.log_level(item.largest, item.s)[0] if item.law else np.inf
 
 
-def images(count: float) -> str:
-    """Return a number of images with two or three digits that mean something."""
-    if not np.isfinite(count):
-        return "no bound"
-    if count < 1000:
-        return f"{count:.0f}"
-    digits = 10 ** (int(np.floor(np.log10(count))) - 2)
-    rounded = round(count / digits) * digits
-    return f"{rounded:,.0f}" if count < 1e7 else f"{count:.1e}"
+def _pairs(fits: Sequence[GroupFit]) -> list[tuple[GroupFit, GroupFit]]:
+    fitted = [item for item in fits if item.law is not None]
+    pairs = [
+        (a, b)
+        for a, b in combinations(fitted, 2)
+        if len(fitted) <= MANY or sum(a.group.keys[name] != b.group.keys.get(name) for name in a.group.keys) == 1
+    ]
+    return pairs[:_MOST_PAIRS]
 
 
-def _keep(best: GroupFit, second: GroupFit) -> str:
+def _keep(family: Sequence[GroupFit]) -> str:
+    best, second = family[0], family[1]
+    assert best.law is not None
     ratio = log_ratio(best, best.largest, second, second.largest)
-    lower, low, high = (1 - np.exp(value) for value in (ratio.estimate, ratio.interval[1], ratio.interval[0]))
-    here = f"{best.label} ({best.largest:,.0f} images) against {second.label} ({second.largest:,.0f} images)"
+    lower, low, high = (percent(1 - np.exp(value)) for value in (ratio.estimate, ratio.interval[1], ratio.interval[0]))
+    level = confidence_level(best.law)
     if ratio.sign < 0:
-        interval = f"95 % interval {percent(low)} to {percent(high)}"
-        return f"Keep {best.label}: its error is {percent(lower)} lower ({interval}), {here}."
+        here = f"{best.largest:,.0f} images of it against {second.largest:,.0f} of {second.label}"
+        return f"Keep {best.label}: its error is {lower} lower ({level} interval {low} to {high}) with {here}."
     return (
         f"Which of {best.label} and {second.label} is better cannot be told: the error of {best.label} is "
-        f"{percent(lower)} lower, with a 95 % interval from {percent(low)} to {percent(high)}."
+        f"{lower} lower, with a {level} interval from {low} to {high}."
     )
 
 
-def _group(item: GroupFit, best: GroupFit | None, target: float | None) -> GroupAdvice:
+def _group(
+    item: GroupFit,
+    family: Sequence[GroupFit],
+    fits: Sequence[GroupFit],
+    target: float | None,
+    budget: Budget | None,
+) -> GroupAdvice:
     law = item.law
     if law is None:
         return GroupAdvice(item.label, UNFITTED, [f"not fitted: {item.reason}."])
     far = FACTOR * item.largest
-    change, (down, up) = law.log_ratio(item.largest, far)
+    change, (down, up) = law.log_ratio(item.largest, far, item.s)
     reduction = (float(1 - np.exp(change)), float(1 - np.exp(up)), float(1 - np.exp(down)))
-    confidence = law.probability_of_reduction(item.largest, far, WORTHWHILE)
-    needed = law.images_needed(target) if target is not None else None
-    verdict, why = _verdict(item, best, confidence, needed)
-    sentences = [f"{verdict}. {why} {_tenfold(item, reduction, confidence)}"]
-    sentences += _gap_sentences(item)
+    confidence = law.probability_of_reduction(item.largest, far, WORTHWHILE, item.s)
+    needed = law.images_needed(target, item.s) if target is not None else None
+    verdict, why = _verdict(item, family[0] if family else None, confidence, needed)
+    advice = GroupAdvice(item.label, verdict, [], reduction, confidence, needed)
+    advice.sentences.append(f"{verdict}. {why} {_tenfold(item, reduction, confidence)}")
+    advice.sentences += gap_sentences(law)
     if needed is not None:
-        sentences.append(_needed(needed))
+        advice.sentences.append(needed_sentence(needed, law))
+    if budget is not None and law.freedom > 0:
+        advice.choices = choices(item, fits, budget)
+        advice.sentences.append(_spend(item, advice.choices, fits, budget))
     if item.scratch is not None:
-        sentences.append(_scratch(item.scratch))
+        advice.sentences.append(scratch_sentence(item.scratch, law))
     if item.hold_out is not None:
-        sentences.append(_hold_out(item))
-    return GroupAdvice(item.label, verdict, sentences, reduction, confidence, needed)
+        advice.sentences.append(hold_out_sentence(item))
+    advice.next_size = next_size(item, FACTOR, budget)
+    if advice.next_size is not None:
+        advice.sentences.append(_next(advice.next_size))
+    return advice
 
 
 def _verdict(item: GroupFit, best: GroupFit | None, confidence: float, needed: ImagesNeeded | None) -> tuple[str, str]:
     """Return the verdict and its ground; what the data firmly say comes first."""
-    assert item.law is not None
+    law = item.law
+    assert law is not None
     far = FACTOR * item.largest
-    if item.law.freedom < 1:
-        return UNCLEAR, f"{len(item.law.cells.n)} points fit any such law exactly; add sizes or pre-training seeds."
-    if best is not None and best is not item:
+    if law.freedom < 1:
+        need = len(law.form.parameters) + 1
+        return UNCLEAR, f"{len(law.cells.n)} points fit any such law exactly: {need} or more sizes are needed."
+    if best is not None and best is not item and best.law is not None and best.law.freedom > 0:
         ahead = log_ratio(item, far, best, best.largest)
         if ahead.sign > 0:
             return DIFFERENT, (
@@ -170,80 +219,40 @@ def _verdict(item: GroupFit, best: GroupFit | None, confidence: float, needed: I
 
 
 def _tenfold(item: GroupFit, reduction: tuple[float, float, float], confidence: float) -> str:
-    assert item.law is not None
+    law = item.law
+    assert law is not None
     far = FACTOR * item.largest
-    now, then = item.law.predict([item.largest, far])
-    if item.law.freedom < 1:
+    now, then = law.predict([item.largest, far], item.s)
+    if law.freedom < 1:
         return f"The curve through them goes from {now:.3g} to {then:.3g} at {far:,.0f} images, with no interval."
+    interval = f"{confidence_level(law)} interval {percent(reduction[1])} to {percent(reduction[2])}"
     return (
         f"{FACTOR:g} times the images ({far:,.0f}) are predicted to take the error from {now:.3g} to {then:.3g}: "
-        f"{percent(reduction[0])} lower (95 % interval {percent(reduction[1])} to {percent(reduction[2])}); "
+        f"{percent(reduction[0])} lower ({interval}); "
         f"confidence that they lower it by {percent(WORTHWHILE)} or more: {percent(confidence)}."
     )
 
 
-def _gap_sentences(item: GroupFit) -> list[str]:
-    assert item.law is not None
-    law, found = item.law, []
-    for name, words in (("C", "transfer gap C"), ("alpha", "pre-training rate alpha")):
-        if name not in law.form.parameters:
-            continue
-        reason = law.unidentified(name)
-        low, high = law.interval(name)
-        if reason is None:
-            found.append(f"The {words} is {law.params[name]:.3g} (95 % interval {low:.3g} to {high:.3g}).")
-            continue
-        if name == "C" and law.at_bound(name):
-            best = "best value 0, at its bound"
-        elif law.at_bound(name):
-            best = "at its bound"
-        else:
-            best = f"best value {law.params[name]:.3g}"
-        limit = f"; it is at most {high:.3g}" if name == "C" and np.isfinite(high) else ""
-        found.append(f"The {words} is not identified ({best}): {reason}{limit}.")
-    return found
+def _spend(item: GroupFit, found: Sequence[Choice], fits: Sequence[GroupFit], budget: Budget) -> str:
+    """Say which way of spending lowers the expected error most, and whether it is told from staying the course."""
+    texts = []
+    for choice in found:
+        where = "" if choice.kind == "more images" else f" ({choice.group}, n = {choice.n:,.0f})"
+        texts.append(f"{choice.kind}{where}: {choice.error:.3g} ({choice.low:.3g} to {choice.high:.3g})")
+    start = f"For {budget.amount:g}, which buys {budget.images:,.0f} images: {'; '.join(texts)}."
+    first = found[0]
+    if len(found) == 1:
+        return start
+    if first.kind == "more images":
+        return f"{start} More images lower the expected error most."
+    other = next(each for each in fits if each.label == first.group and each.law is not None)
+    told = log_ratio(item, item.largest + budget.images, other, first.n).sign > 0
+    doubt = "" if told else ", though the data do not tell it from more images"
+    return f"{start} {first.kind.capitalize()} ({first.group}) lowers the expected error most{doubt}."
 
 
-def _needed(needed: ImagesNeeded) -> str:
-    start = f"For an error of {needed.target:g}: "
-    if not np.isfinite(needed.low):
-        return f"{start}never: with {percent(needed.never)} confidence the curve stays above it, however many images."
-    never = f"; with {percent(needed.never)} confidence no number of images reaches it" if needed.never > 0.005 else ""
-    if not np.isfinite(needed.estimate):
-        return f"{start}the best fit never reaches it; at least {images(needed.low)} images{never}."
-    high = f"to {images(needed.high)}" if np.isfinite(needed.high) else "upwards, unbounded by the data"
-    reach = needed.estimate / needed.largest
-    beyond = f" That is {reach:.0f} times the largest size measured: an extrapolation." if reach > FACTOR else ""
-    return f"{start}about {images(needed.estimate)} images (95 % interval {images(needed.low)} {high}){never}.{beyond}"
-
-
-def _scratch(scratch: Scratch) -> str:
-    at = f"Without pre-training the error is {scratch.error:.3g}"
-    if np.isfinite(scratch.stderr):
-        at += f" ± {scratch.stderr:.2g} ({scratch.runs} runs)"
-    sizes = ", ".join(f"{size:,.0f}" for size in scratch.harmful)
-    if sizes:
-        at += f"; negative transfer at n = {sizes}: pre-training there is worse than none"
-    start = scratch.helps_from
-    if start is not None:
-        first = " (the smallest size measured)" if start == scratch.sizes[0] else ""
-        return f"{at}; pre-training helps from n = {start:,.0f}{first}."
-    if not sizes and len(scratch.above):
-        above = ", ".join(f"{size:,.0f}" for size in scratch.above)
-        at += f"; measured errors above it (n = {above}) are within the noise"
-    low, high = (percent(1 - np.exp(value)) for value in (scratch.high[-1], scratch.low[-1]))
+def _next(size: NextSize) -> str:
     return (
-        f"{at}; at n = {scratch.sizes[-1]:,.0f} the change is {percent(1 - np.exp(scratch.ratio[-1]))} lower "
-        f"(95 % interval {low} to {high}), so that pre-training helps is not shown."
-    )
-
-
-def _hold_out(item: GroupFit) -> str:
-    held = item.hold_out
-    assert held is not None
-    inside = "inside" if held.inside else "outside"
-    return (
-        f"Check: without n = {held.n:,.0f}, the smaller sizes predicted {held.predicted:.3g} there; measured was "
-        f"{held.observed:.3g} ({100 * held.off:+.0f} %), {inside} the 95 % prediction interval "
-        f"({held.interval[0]:.3g} to {held.interval[1]:.3g}); a power law predicted {held.power:.3g}."
+        f"Rendering n = {size.n:,.0f} next would narrow the interval at {size.at:,.0f} images by about "
+        f"{percent(size.narrower)}; a second pre-training at the largest size by {percent(max(size.again, 0.0))}."
     )

@@ -1,48 +1,103 @@
-"""Each group's fit with what surrounds it: the power law, the scratch baseline, the fit without the largest size."""
+"""Each group's fit with what surrounds it: the power law, the scratch baseline, the fit without the largest sizes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lightning_tl.errors import UserError
-from lightning_tl.laws.fit import fit
-from lightning_tl.laws.fitted import FittedLaw, Interval
-from lightning_tl.laws.forms import Array, Form, PowerLaw, TransferLaw
-from lightning_tl.laws.pairing import cells, half_width, widened
+from lightning_tl.laws.bootstrap import Bootstrap, bootstrap
+from lightning_tl.laws.fit import points_of
+from lightning_tl.laws.fitted import FittedLaw
+from lightning_tl.laws.forms import Array, Form, FullLaw, PowerLaw, TransferLaw
+from lightning_tl.laws.pairing import Cells, cells, half_width, widened
+from lightning_tl.laws.pool import Settings, fit_together
 from lightning_tl.laws.table import Group
 
 
 @dataclass(frozen=True)
-class HoldOut:
-    """How well the sizes below the largest predicted it.
+class Method:
+    """How a table is fitted: all of it goes into the manifest.
 
     Attributes:
-        n: The largest size.
-        observed: Error there (geometric mean over the runs).
-        predicted: Error predicted from the smaller sizes.
-        interval: Its 95 % prediction interval.
-        power: Error that a power law predicts.
+        coefficient: D (delta): ``free``, a number, ``auto``, ``shared`` or ``pooled`` (see :mod:`~.pool`).
+        share_by: With ``auto``, ``shared`` and ``pooled``: only groups that agree in these columns have D in common.
+        space: ``"log"`` or ``"linear"``.
+        loss: ``"squares"`` or ``"huber"``.
+        level: Confidence level of intervals.
+        resamples: Bootstrap resamples for each group; 0: none.
+        seed: Seed of the bootstrap.
+        hold_out_from: Sizes from here on are predicted from the smaller ones; ``None``: each group's largest.
     """
 
-    n: float
-    observed: float
-    predicted: float
-    interval: Interval
-    power: float
+    coefficient: str | float = "free"
+    share_by: tuple[str, ...] = ()
+    space: str = "log"
+    loss: str = "squares"
+    level: float = 0.95
+    resamples: int = 0
+    seed: int = 0
+    hold_out_from: float | None = None
+
+    @property
+    def settings(self) -> Settings:
+        """What :func:`~.pool.fit_together` needs."""
+        return Settings(self.space, self.loss, self.level)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain types."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class HoldOut:
+    """How well the smaller sizes predict the larger ones that were held out.
+
+    Attributes:
+        law: The law fitted to the smaller sizes.
+        power_law: The power law fitted to them; ``None`` for the full law.
+        n: Sizes held out, ascending, shape (h,).
+        s: Their fine-tuning sizes, shape (h,).
+        observed: Errors there (geometric means over runs), shape (h,).
+        predicted: Errors predicted, shape (h,).
+        low: Lower ends of their prediction intervals, shape (h,).
+        high: Upper ends, shape (h,).
+        power: Errors that the power law predicts, shape (h,); nan for the full law.
+    """
+
+    law: FittedLaw
+    power_law: FittedLaw | None
+    n: Array
+    s: Array
+    observed: Array
+    predicted: Array
+    low: Array
+    high: Array
+    power: Array
+
+    @property
+    def rmse(self) -> float:
+        """Root mean square of predicted less observed error."""
+        return float(np.sqrt(np.mean((self.predicted - self.observed) ** 2)))
+
+    @property
+    def power_rmse(self) -> float:
+        """The same for the power law."""
+        return float(np.sqrt(np.mean((self.power - self.observed) ** 2)))
 
     @property
     def off(self) -> float:
-        """Observed error against the predicted one, as a relative difference."""
-        return self.observed / self.predicted - 1
+        """Observed over predicted error at the largest size, less 1."""
+        return float(self.observed[-1] / self.predicted[-1] - 1)
 
     @property
     def inside(self) -> bool:
-        """Whether the outcome lies in the prediction interval."""
-        return self.interval[0] <= self.observed <= self.interval[1]
+        """Whether every outcome lies in its prediction interval."""
+        return bool(np.all((self.low <= self.observed) & (self.observed <= self.high)))
 
 
 @dataclass(frozen=True)
@@ -90,7 +145,18 @@ class Scratch:
 
 @dataclass
 class GroupFit:
-    """A group with its fit, or the reason why it has none."""
+    """A group with its fit, or the reason why it has none.
+
+    Attributes:
+        group: The group.
+        law: Its law.
+        power: The power law, the baseline (``None`` for the full law).
+        reason: Why it has no law.
+        scratch: Its runs without pre-training.
+        hold_out: How well smaller sizes predict larger ones.
+        boot: Refits of resampled runs.
+        notes: What to know of its points.
+    """
 
     group: Group
     law: FittedLaw | None = None
@@ -98,6 +164,8 @@ class GroupFit:
     reason: str | None = None
     scratch: Scratch | None = None
     hold_out: HoldOut | None = None
+    boot: Bootstrap | None = None
+    notes: list[str] = field(default_factory=list)
 
     @property
     def label(self) -> str:
@@ -109,70 +177,125 @@ class GroupFit:
         """Largest pre-training size measured."""
         return float(self.group.runs["n"].max())
 
+    @property
+    def s(self) -> float | None:
+        """Fine-tuning size at which the law is asked (the largest measured), for laws that use it."""
+        return float(self.law.cells.s.max()) if self.law is not None and self.law.form.uses_s else None
 
-def analyse(found: Sequence[Group], form: Form | None = None, level: float = 0.95) -> list[GroupFit]:
+
+def analyse(found: Sequence[Group], form: Form | None = None, method: Method | None = None) -> list[GroupFit]:
     """Fit every group; one that cannot be fitted keeps its reason and the others go on.
 
     Args:
         found: The groups of a table.
         form: The law, default :class:`TransferLaw`.
-        level: Confidence level of intervals.
+        method: How they are fitted.
+
+    Raises:
+        UserError: The method does not fit the form.
     """
-    return [analyse_group(group, form or TransferLaw(), level) for group in found]
+    form, method = form or TransferLaw(), method or Method()
+    fits = [GroupFit(group, notes=list(group.notes)) for group in found]
+    points: dict[int, Cells] = {}
+    for i, item in enumerate(fits):
+        try:
+            points[i] = _points(item.group, form)
+        except UserError as error:
+            item.reason = str(error)
+    for members in _families(found, list(points), method.share_by):
+        some = [points[i] for i in members]
+        for i, law in zip(members, fit_together(form, some, method.coefficient, method.settings), strict=True):
+            fits[i].law = law
+        for i, held in zip(members, _hold_outs(form, some, method), strict=True):
+            fits[i].hold_out = held
+    for item in fits:
+        if item.law is not None:
+            _surround(item, method)
+    return fits
 
 
-def analyse_group(group: Group, form: Form, level: float = 0.95) -> GroupFit:
-    """Fit one group."""
-    result = GroupFit(group)
+def _surround(item: GroupFit, method: Method) -> None:
+    law = item.law
+    assert law is not None
+    if not law.form.uses_s:
+        item.power = fit_together(PowerLaw(), [law.cells], "free", method.settings)[0]
+        if not item.group.scratch.empty:
+            item.scratch = scratch_contrast(item.group, law)
+    if method.resamples and len(law.cells.n) > len(law.form.parameters):
+        item.boot = bootstrap(law, method.resamples, method.seed)
+    if (note := _rising(law)) is not None:
+        item.notes.append(note)
+
+
+def _families(found: Sequence[Group], fitted: list[int], share_by: tuple[str, ...]) -> list[list[int]]:
+    """Return the groups that are fitted together: those that agree in the columns of ``share_by``."""
+    families: dict[tuple[str, ...], list[int]] = {}
+    for i in fitted:
+        families.setdefault(tuple(found[i].keys.get(name, "") for name in share_by), []).append(i)
+    return list(families.values())
+
+
+def _points(group: Group, form: Form) -> Cells:
     if group.runs.empty:
-        result.reason = f"no usable row ({_first_reason(group)})"
-        return result
-    try:
-        result.law = _fit(group, form, level)
-    except UserError as error:
-        result.reason = str(error)
-        return result
-    result.power = _fit(group, PowerLaw(), level)
-    if not group.scratch.empty:
-        result.scratch = scratch_contrast(group, result.law)
-    result.hold_out = hold_out(result.law)
-    return result
+        line = f" (line {group.dropped[0]['line']}: {group.dropped[0]['reason']})" if group.dropped else ""
+        raise UserError(f"no usable row{line}")
+    runs = group.runs
+    s = runs["s"].to_numpy(float) if "s" in runs else None
+    return points_of(form, runs["n"], runs["error"], s, group.labels("pretrain"), group.labels("draw"))
 
 
-def _first_reason(group: Group) -> str:
-    return f"line {group.dropped[0]['line']}: {group.dropped[0]['reason']}" if group.dropped else "none given"
-
-
-def _fit(group: Group, form: Form, level: float) -> FittedLaw:
-    s = group.runs["s"] if form.uses_s and "s" in group.runs else None
-    return fit(
-        form,
-        n=group.runs["n"].to_numpy(float),
-        error=group.runs["error"].to_numpy(float),
-        s=None if s is None else s.to_numpy(float),
-        pretrain=group.labels("pretrain"),
-        draw=group.labels("draw"),
-        level=level,
+def _rising(law: FittedLaw) -> str | None:
+    """Return a note where the error rises with n by more than noise: no law here can follow that."""
+    sizes = np.unique(law.cells.n)
+    if law.form.uses_s or len(sizes) < 3 or not np.isfinite(law.noise):
+        return None
+    means = np.array([law.cells.log_error[law.cells.n == size].mean() for size in sizes])
+    rise = means - np.minimum.accumulate(means)
+    worst = int(np.argmax(rise))
+    if rise[worst] < 3 * law.log_noise or rise[worst] < 0.02:
+        return None
+    lowest = sizes[int(np.argmin(means[: worst + 1]))]
+    return (
+        f"The error rises from n = {lowest:,.0f} to n = {sizes[worst]:,.0f} by {100 * np.expm1(rise[worst]):.0f} %, "
+        "more than the scatter; the law only falls, so look at those runs (a learning rate, too few iterations?)."
     )
 
 
-def hold_out(law: FittedLaw) -> HoldOut | None:
-    """Fit without the largest size and compare what it predicts there; ``None`` where too few sizes are left."""
-    points = law.cells
-    largest = points.n.max()
-    rest = points.n < largest
-    if len(np.unique(points.n[rest])) < 2 or rest.sum() <= len(law.form.parameters) or law.form.uses_s:
-        return None
-    before = points.where(rest)
-    smaller = FittedLaw(law.form, before, law.level)
-    power = FittedLaw(PowerLaw(), before, law.level)
-    low, high = smaller.predict_interval([largest], same_draws=True)
+def _hold_outs(form: Form, groups: Sequence[Cells], method: Method) -> list[HoldOut | None]:
+    """Fit without the largest sizes, the groups together as asked, and compare with what was measured there."""
+    cut = [points.n.max() if method.hold_out_from is None else method.hold_out_from for points in groups]
+    rests = [points.n < limit for points, limit in zip(groups, cut, strict=True)]
+    # A floor of one degree of freedom: a curve through all its points predicts with no interval.
+    usable = [
+        i
+        for i, (points, rest) in enumerate(zip(groups, rests, strict=True))
+        if rest.sum() > len(form.parameters) and (~rest).any() and len(np.unique(points.n[rest])) > 2
+    ]
+    result: list[HoldOut | None] = [None] * len(groups)
+    if form.uses_s:
+        usable = [i for i in usable if len(np.unique(groups[i].s[rests[i]])) > 1]
+    before = [groups[i].where(rests[i]) for i in usable]
+    if before:
+        for i, law in zip(usable, fit_together(form, before, method.coefficient, method.settings), strict=True):
+            result[i] = _held(law, groups[i].where(~rests[i]), method)
+    return result
+
+
+def _held(law: FittedLaw, after: Cells, method: Method) -> HoldOut:
+    pairs = np.unique(np.stack([after.n, after.s], axis=1), axis=0)
+    observed = [np.exp(after.log_error[(after.n == n) & (after.s == s)].mean()) for n, s in pairs]
+    low, high = law.predict_interval(pairs[:, 0], pairs[:, 1], same_draws=True)
+    power = None if isinstance(law.form, FullLaw) else fit_together(PowerLaw(), [law.cells], "free", method.settings)[0]
     return HoldOut(
-        n=float(largest),
-        observed=float(np.exp(points.log_error[~rest].mean())),
-        predicted=float(smaller.predict([largest])[0]),
-        interval=(float(low[0]), float(high[0])),
-        power=float(power.predict([largest])[0]),
+        law=law,
+        power_law=power,
+        n=pairs[:, 0],
+        s=pairs[:, 1],
+        observed=np.array(observed),
+        predicted=law.predict(pairs[:, 0], pairs[:, 1]),
+        low=low,
+        high=high,
+        power=np.full(len(pairs), np.nan) if power is None else power.predict(pairs[:, 0]),
     )
 
 
@@ -193,12 +316,12 @@ def scratch_contrast(group: Group, law: FittedLaw) -> Scratch:
     if not freedom and len(y) > 1:
         variance, freedom = float(np.var(y, ddof=1) / len(y)), len(y) - 1
     if not freedom:  # one scratch run: its noise is taken to be a pre-training run's
-        variance, freedom = law.noise**2, law.freedom
+        variance, freedom = law.log_noise**2, law.freedom
     sizes = np.unique(law.cells.n)
     extra = half_width(variance, freedom, law.level)
     rows = []
     for size in sizes:
-        estimate, (low, high) = law.log_level(float(size), float(law.cells.s.min()))
+        estimate, (low, high) = law.log_level(float(size))
         low, high = widened(low, estimate, high, extra)
         measured = law.cells.log_error[law.cells.n == size].mean()
         rows.append([value - pooled_level for value in (estimate, low, high, measured)])

@@ -70,8 +70,8 @@ def log_ratio(a: GroupFit, n_a: float, b: GroupFit, n_b: float) -> Difference:
     """Return log(law a at n_a / law b at n_b) with its interval, paired by draw."""
     assert a.law is not None
     assert b.law is not None
-    first, (low_a, high_a) = a.law.log_level(n_a)
-    second, (low_b, high_b) = b.law.log_level(n_b)
+    first, (low_a, high_a) = a.law.log_level(n_a, a.s)
+    second, (low_b, high_b) = b.law.log_level(n_b, b.s)
     _, variance, freedom, _ = _gap(a, b)
     extra = half_width(variance, freedom, a.law.level) if variance > 0 else 0.0
     low, high = _less((low_a, first, high_a), (low_b, second, high_b))

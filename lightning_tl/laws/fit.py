@@ -18,8 +18,8 @@ from lightning_tl.laws.problem import Prior
 #: Residuals over this many robust standard deviations lose weight (Huber's constant: 95 % efficiency if normal).
 _HUBER = 1.345
 #: Sizes outside are taken for mistakes; powers of their ratios would leave floating point.
-_SIZE_RANGE = (1e-6, 1e13)
-_LEAST_ERROR = 1e-9
+LEAST_SIZE, MOST_SIZE = 1e-6, 1e13
+LEAST_ERROR = 1e-9
 
 
 def fit(
@@ -63,7 +63,7 @@ def fit(
     for name, value, valid in (("space", space, ("log", "linear")), ("loss", loss, ("squares", "huber"))):
         if value not in valid:
             raise UserError(f"{name} is '{value}'{nearest(value, valid)}")
-    points = _points(form, n, error, s, pretrain, draw, weights)
+    points = points_of(form, n, error, s, pretrain, draw, weights)
     return fit_cells(form, points, priors=_held(form, fixed or {}, space), space=space, loss=loss, level=level)
 
 
@@ -105,16 +105,16 @@ def _held(form: Form, fixed: Mapping[str, float], space: str) -> tuple[Prior, ..
     return tuple(Prior(name, float(value)) for name, value in fixed.items())
 
 
-def _points(
+def points_of(
     form: Form,
     n: ArrayLike,
     error: ArrayLike,
-    s: ArrayLike | None,
-    pretrain: Sequence[Any] | None,
-    draw: Sequence[Any] | None,
-    weights: ArrayLike | None,
+    s: ArrayLike | None = None,
+    pretrain: Sequence[Any] | None = None,
+    draw: Sequence[Any] | None = None,
+    weights: ArrayLike | None = None,
 ) -> Cells:
-    """Check what was given and average it into independent points."""
+    """Check what :func:`fit` was given and average it into independent points."""
     sizes, errors = _numbers(n, "n"), _numbers(error, "error")
     others = None if s is None else _numbers(s, "s")
     weight = None if weights is None else _numbers(weights, "weights")
@@ -124,7 +124,7 @@ def _points(
             raise UserError(f"{name} has {len(values)} values and n has {len(sizes)}; give one a run")
     if not len(sizes):
         raise UserError("no runs to fit")
-    low, high = _SIZE_RANGE
+    low, high = LEAST_SIZE, MOST_SIZE
     for name, values in (("pre-training size n", sizes), ("fine-tuning size s", others)):
         if values is None:
             continue
@@ -133,7 +133,7 @@ def _points(
             bad = values[wrong][0]
             zero = " (n = 0 is the scratch baseline, and no part of a law)" if bad == 0 and values is sizes else ""
             raise UserError(f"{name} = {bad:g} is not in [{low:g}, {high:g}]{zero}")
-    if (wrong := ~((errors >= _LEAST_ERROR) & (errors <= 1))).any():
+    if (wrong := ~((errors >= LEAST_ERROR) & (errors <= 1))).any():
         raise UserError(f"error {errors[wrong][0]:g} is not in (0, 1]; give 1 - score as a fraction")
     if weight is not None and not np.all(np.isfinite(weight) & (weight > 0)):
         raise UserError("weights must be over 0; leave a run out instead of giving it no weight")

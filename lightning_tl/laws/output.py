@@ -16,6 +16,8 @@ from lightning_tl.laws.advice import Advice, GroupAdvice
 from lightning_tl.laws.analysis import GroupFit
 from lightning_tl.laws.fitted import FittedLaw
 
+_WORDS = ("label", "verdict", "sentences", "reduction", "confidence")
+
 
 def plain(value: Any) -> Any:
     """Return nested data as JSON's own types; infinite and undefined numbers become ``null``."""
@@ -49,14 +51,17 @@ def law_record(law: FittedLaw) -> dict[str, Any]:
             for name in law.form.parameters
         },
         "level": law.level,
+        "held": [{"name": p.name, "value": p.value, "weight": p.weight, "fixed": p.fixed} for p in law.priors],
+        "shared_variance": law.shared,
+        "pooled_noise": law.pooled,
         "log_rmse": law.log_rmse,
         "noise": law.noise,
         "degrees_of_freedom": law.freedom,
         "draws": list(law.cells.draws),
         "draw_offsets": law.cells.offsets,
         "points": [
-            {"n": n, "error": np.exp(y), "runs": runs}
-            for n, y, runs in zip(law.cells.n, law.cells.log_error, law.cells.runs, strict=True)
+            {"n": n, "s": s if law.form.uses_s else None, "error": np.exp(y), "runs": runs}
+            for n, s, y, runs in zip(law.cells.n, law.cells.s, law.cells.log_error, law.cells.runs, strict=True)
         ],
     }
 
@@ -81,7 +86,8 @@ def group_record(item: GroupFit, advice: GroupAdvice | None = None) -> dict[str,
             for _, row in group.runs.iterrows()
         ],
         "dropped": group.dropped,
-        "notes": group.notes,
+        "notes": item.notes,
+        "traits": group.traits,
     }
     if item.scratch:
         scratch = item.scratch
@@ -98,10 +104,17 @@ def group_record(item: GroupFit, advice: GroupAdvice | None = None) -> dict[str,
         }
     if item.hold_out:
         held = item.hold_out
-        record["hold_out"] = {**vars(held), "off": held.off, "inside": held.inside}
+        names = ("n", "s", "observed", "predicted", "low", "high", "power", "rmse", "power_rmse", "off", "inside")
+        record["hold_out"] = {name: getattr(held, name) for name in names}
+    if item.boot:
+        record["bootstrap"] = {"resamples": item.boot.count, "seed": item.boot.seed} | {
+            name: item.boot.interval(name) for name in item.boot.samples
+        }
     if advice:
-        record["advice"] = {key: value for key, value in vars(advice).items() if key != "images_needed"}
+        record["advice"] = {name: getattr(advice, name) for name in _WORDS}
         record["images_needed"] = vars(advice.images_needed) if advice.images_needed else None
+        record["choices"] = [vars(choice) for choice in advice.choices]
+        record["next_size"] = vars(advice.next_size) if advice.next_size else None
     return record
 
 
@@ -145,8 +158,13 @@ def rows(fits: Sequence[GroupFit]) -> list[dict[str, Any]]:
                 low, high = law.interval(name)
                 row |= {name: law.params[name], f"{name}_stderr": law.stderr[name]}
                 row |= {f"{name}_low": low, f"{name}_high": high, f"{name}_identified": law.unidentified(name) is None}
+                if item.boot is not None:
+                    row |= dict(zip((f"{name}_boot_low", f"{name}_boot_high"), item.boot.interval(name), strict=True))
             row |= {"log_rmse": law.log_rmse, "points": len(law.cells.n), "runs": int(law.cells.runs.sum())}
             row["identified"] = all(law.unidentified(name) is None for name in law.form.parameters)
+        if item.hold_out is not None:
+            row |= {"hold_out_rmse": item.hold_out.rmse, "hold_out_power_rmse": item.hold_out.power_rmse}
+            row["hold_out_inside"] = item.hold_out.inside
         row["scratch_error"] = item.scratch.error if item.scratch else None
         row["reason"] = item.reason
         table.append(row)
@@ -179,6 +197,8 @@ def write(
 
 def _cell(law: FittedLaw, name: str) -> str:
     low, high = law.interval(name)
+    if low == high:
+        return f"{low:.3g} (held)"
     if low <= 0 and not math.isfinite(high):
         return "not identified *"
     ends = f"{low:.3g} to {high:.3g}" if math.isfinite(high) else f"{low:.3g} upwards"
@@ -186,7 +206,7 @@ def _cell(law: FittedLaw, name: str) -> str:
     return f"{law.params[name]:.3g} ({ends}){star}"
 
 
-def terminal_table(fits: Sequence[GroupFit]) -> str:
+def terminal_table(fits: Sequence[GroupFit], level: float = 0.95) -> str:
     """Return the fits as a text table; a star marks what is not identified."""
     fitted = [item for item in fits if item.law is not None]
     names = list(dict.fromkeys(name for item in fitted if item.law for name in item.law.form.parameters))
@@ -203,7 +223,7 @@ def terminal_table(fits: Sequence[GroupFit]) -> str:
     lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, width, strict=True)).rstrip() for row in [head, *body]]
     lines.insert(1, "  ".join("-" * w for w in width))
     if any(cell.endswith("*") for row in body for cell in row):
-        lines.append("(95 % intervals)  * not identified: the data do not bound it")
+        lines.append(f"({100 * level:g} % intervals)  * not identified: the data do not bound it")
     elif fitted:
-        lines.append("(95 % intervals)")
+        lines.append(f"({100 * level:g} % intervals)")
     return "\n".join(lines)

@@ -1,13 +1,15 @@
-"""Figures of laws: each function takes fits and returns a matplotlib figure, which the caller saves or shows."""
+"""Figures of laws. Each function takes fits and returns a matplotlib figure; :func:`save` writes it (PNG, PDF, SVG)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lightning_tl.laws.analysis import GroupFit
+from lightning_tl.laws.forms import Array
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,28 +27,77 @@ STYLE: Any = {
     "grid.linewidth": 0.5,
     "legend.frameon": False,
     "svg.fonttype": "none",
+    "svg.hashsalt": "lightning-tl",
     "pdf.fonttype": 42,
     "savefig.dpi": 150,
     "figure.dpi": 100,
 }
+#: More curves than this get an axes each.
+TOGETHER = 5
+#: Facets drawn at most.
+_MOST_FACETS = 24
+N_LABEL = "pre-training size n (images)"
+ERROR_LABEL = "test error (1 − score)"
 
 
-def _figure(width: float, height: float, **kwargs: Any) -> tuple[Figure, Any]:
-    """Return a figure that no window or global state knows of, and its axes."""
+def new_figure(
+    width: float, height: float, rows: int = 1, columns: int = 1, layout: Any = "constrained", **kwargs: Any
+) -> tuple[Figure, Any]:
+    """Return a figure that no window or global state knows of, and its axes as an array (rows, columns)."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(width, height), layout=layout)
     FigureCanvasAgg(figure)
-    return figure, figure.subplots(**kwargs)
+    return figure, figure.subplots(rows, columns, squeeze=False, **kwargs)
+
+
+def headed(figure: Figure, text: str) -> None:
+    """Give a figure its title, a fixed step under its upper edge."""
+    figure.suptitle(text, fontsize=10, x=0.01, y=1 - 0.08 / figure.get_figheight(), ha="left", va="top")
+
+
+def save(figure: Figure, path: str | Path) -> None:
+    """Write a figure; the format follows from the file's name."""
+    import matplotlib as mpl
+
+    with mpl.rc_context(STYLE):
+        figure.savefig(path)
+
+
+def figures(fits: Sequence[GroupFit]) -> dict[str, Figure]:
+    """Return every figure that a table's fits give, by name.
+
+    ``law`` always; with a fitted group also ``law_linearised``, ``law_parameters``, ``law_landscape`` and
+    ``law_extrapolation``; ``law_model_size`` and ``law_complexity`` where the table has such a column.
+    """
+    from lightning_tl.laws import plots_parameters as more
+
+    found = {"law": law_figure(fits)}
+    fitted = [item for item in fits if item.law is not None]
+    if any("C" in item.law.params or "gamma" in item.law.params for item in fitted if item.law):
+        found["law_linearised"] = linearised_figure(fitted)
+    if fitted:
+        found["law_parameters"] = more.parameter_figure(fitted)
+    if any(item.hold_out is not None for item in fitted):
+        found["law_extrapolation"] = extrapolation_figure(fitted)
+    for name, figure in (
+        ("law_landscape", more.landscape_figure(fitted)),
+        ("law_model_size", more.model_size_figure(fitted)),
+        ("law_complexity", more.complexity_figure(fitted)),
+    ):
+        if figure is not None:
+            found[name] = figure
+    return found
 
 
 def law_figure(fits: Sequence[GroupFit], factor: float = 10.0, title: str | None = None) -> Figure:
     """Draw errors, laws and their bands over pre-training size on logarithmic axes (Mikami et al., Fig. 1).
 
     Bars are the scatter of each size's runs about their mean (one standard deviation; for a single run the law's own
-    noise), shaded bands the 95 % interval of the law for the draws at hand, dotted lines the part beyond the largest
-    size measured, dashed lines the error without pre-training.
+    noise), shaded bands the interval of the law for the draws at hand, dotted lines the part beyond the largest size
+    measured, dashed lines the error without pre-training. Many curves, and curves at several fine-tuning sizes, get an
+    axes each.
 
     Args:
         fits: Groups to draw, fitted or not.
@@ -55,28 +106,89 @@ def law_figure(fits: Sequence[GroupFit], factor: float = 10.0, title: str | None
     """
     import matplotlib as mpl
 
+    drawn = [item for item in fits if not item.group.runs.empty][:_MOST_FACETS]
+    full = any(item.law is not None and item.law.form.uses_s for item in drawn)
     with mpl.rc_context(STYLE):
-        figure, axes = _figure(6.4, 4.2)
-        drawn = [item for item in fits if not item.group.runs.empty]
-        baselines: list[tuple[float, str]] = []
-        for i, item in enumerate(drawn):
-            colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
-            _points(axes, item, colour, marker)
-            if item.law is not None:
+        if len(drawn) <= TOGETHER and not full:
+            figure, grid = new_figure(6.4, 4.2)
+            axes = grid[0, 0]
+            for i, item in enumerate(drawn):
+                colour = COLOURS[i % len(COLOURS)]
+                _points(axes, item, colour, MARKERS[i % len(MARKERS)])
                 _curve(axes, item, colour, factor)
-            if item.scratch is not None and not any(np.isclose(item.scratch.error, known) for known, _ in baselines):
-                baselines.append((item.scratch.error, colour))
-        for error, colour in baselines:
-            shade = "0.35" if len(baselines) == 1 else colour
-            axes.axhline(
-                error, color=shade, linestyle=(0, (5, 3)), linewidth=1.2, label=f"no pre-training: {error:.3g}"
-            )
-        _finish(axes, drawn, factor)
-        axes.set_title(title or "Error after fine-tuning, by pre-training size", fontsize=10, loc="left")
+            _baselines(axes, drawn)
+            _scales(axes, drawn)
+            axes.set_xlabel(N_LABEL)
+            axes.set_ylabel(ERROR_LABEL)
+            axes.legend(loc="best", fontsize=8)
+        else:
+            figure, flat = facets(drawn)
+            for axes, item in zip(flat, drawn, strict=False):
+                (_full if full else _single)(axes, item, factor)
+                axes.set_title(item.label, fontsize=8)
+        unidentified = any(item.law.unidentified(p) for item in drawn if item.law for p in item.law.form.parameters)
+        note = "bars: one standard deviation over runs; bands: interval of the law; dotted: extrapolation"
+        figure.supxlabel(
+            note + ("; * not identified" if unidentified else ""), fontsize=7, color="0.35", x=0.01, ha="left"
+        )
+        headed(figure, title or "Error after fine-tuning, by pre-training size")
         return figure
 
 
-def _points(axes: Axes, item: GroupFit, colour: str, marker: str) -> None:
+def facets(drawn: Sequence[GroupFit], label: str = ERROR_LABEL) -> tuple[Figure, list[Axes]]:
+    """Return a figure with an axes for each group, sizes on a common scale, outer axes labelled."""
+    from matplotlib.ticker import NullLocator
+
+    columns = min(4, max(len(drawn), 1))
+    rows = max(-(-len(drawn) // columns), 1)
+    width, height = max(2.4 * columns, 4.5), 2.1 * rows + 0.7
+    figure, grid = new_figure(width, height, rows, columns, layout=None, sharex=True)
+    # By hand: the automatic layout takes minutes for dozens of axes.
+    sides = {"left": 0.75 / width, "right": 1 - 0.12 / width, "bottom": 0.72 / height, "top": 1 - 0.6 / height}
+    figure.subplots_adjust(**sides, wspace=0.24, hspace=0.28)
+    flat = list(grid.ravel())
+    for i, axes in enumerate(flat):
+        axes.set_visible(i < len(drawn))
+        axes.tick_params(labelsize=7)
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_minor_locator(NullLocator())
+        if i < len(drawn):
+            _scales(axes, [drawn[i]])
+        if i % columns == 0:
+            axes.set_ylabel(label, fontsize=8)
+        if i + columns >= len(drawn):
+            axes.set_xlabel(N_LABEL, fontsize=8)
+            axes.xaxis.set_tick_params(labelbottom=True)
+    return figure, flat[: len(drawn)]
+
+
+def _single(axes: Axes, item: GroupFit, factor: float) -> None:
+    _points(axes, item, COLOURS[0], MARKERS[0], named=False)
+    _curve(axes, item, COLOURS[0], factor)
+    _baselines(axes, [item])
+    axes.legend(loc="upper right", fontsize=6.5, handlelength=1.2)
+
+
+def _full(axes: Axes, item: GroupFit, factor: float) -> None:
+    """Draw one full law: a curve for each fine-tuning size, dark for few images and light for many."""
+    import matplotlib as mpl
+
+    runs = item.group.runs
+    sizes = np.unique(runs["s"]) if "s" in runs else np.array([1.0])
+    shades = mpl.colormaps["viridis"](np.linspace(0, 0.85, len(sizes)))
+    for size, shade in zip(sizes, shades, strict=True):
+        mine = runs[runs["s"] == size] if "s" in runs else runs
+        axes.plot(mine["n"], mine["error"], "o", color=shade, markersize=3, label=f"s = {size:,.0f}")
+        if item.law is not None:
+            n = np.geomspace(float(runs["n"].min()), item.largest * factor, 60)
+            inside = n <= item.largest
+            law = item.law.predict(n, size)
+            axes.plot(n[inside], law[inside], color=shade, linewidth=1.3)
+            axes.plot(n[~inside], law[~inside], color=shade, linewidth=1.2, linestyle=":")
+    axes.legend(loc="lower left", fontsize=6.5, handlelength=1.0, ncols=2, columnspacing=0.8)
+
+
+def _points(axes: Axes, item: GroupFit, colour: str, marker: str, *, named: bool = True) -> None:
     runs = item.group.runs
     axes.plot(runs["n"], runs["error"], marker, color=colour, markersize=3, alpha=0.35, linestyle="none", zorder=2)
     sizes, means, bars = [], [], []
@@ -84,19 +196,20 @@ def _points(axes: Axes, item: GroupFit, colour: str, marker: str) -> None:
         logs = np.log(rows["error"].to_numpy(float))
         sizes.append(float(np.asarray(size, float)))
         means.append(logs.mean())
-        spread = item.law.noise if item.law is not None and item.law.freedom > 0 else 0.0
+        spread = item.law.log_noise if item.law is not None and item.law.freedom > 0 else 0.0
         bars.append(logs.std(ddof=1) if len(logs) > 1 else spread)
     mean, bar = np.array(means), np.nan_to_num(np.array(bars))
     error = np.exp(mean)
     whiskers = np.stack([error - np.exp(mean - bar), np.exp(mean + bar) - error])
-    label = item.label if item.law is None else f"{item.label}: {_equation(item)}"
+    label = ": ".join([*([item.label] if named else []), *([equation(item)] if item.law else [])])
     axes.errorbar(
         sizes, error, whiskers, fmt=marker, color=colour, markersize=5, capsize=2.5, linewidth=1, label=label, zorder=4
     )
 
 
 def _curve(axes: Axes, item: GroupFit, colour: str, factor: float) -> None:
-    assert item.law is not None
+    if item.law is None:
+        return
     law = item.law
     smallest, largest = float(law.cells.n.min()), item.largest
     measured, beyond = np.geomspace(smallest, largest, 40), np.geomspace(largest, largest * factor, 20)
@@ -109,35 +222,152 @@ def _curve(axes: Axes, item: GroupFit, colour: str, factor: float) -> None:
     axes.fill_between(sizes, ends[:, 0], ends[:, 1], color=colour, alpha=0.15, linewidth=0, zorder=1)
 
 
-def _equation(item: GroupFit) -> str:
-    assert item.law is not None
+def _baselines(axes: Axes, drawn: Sequence[GroupFit]) -> None:
+    """Draw errors without pre-training, once each."""
+    known: list[float] = []
+    for i, item in enumerate(drawn):
+        if item.scratch is None or any(np.isclose(item.scratch.error, error) for error in known):
+            continue
+        known.append(item.scratch.error)
+        shade = "0.35" if len(known) == 1 else COLOURS[i % len(COLOURS)]
+        label = f"no pre-training: {item.scratch.error:.3g}"
+        axes.axhline(item.scratch.error, color=shade, linestyle=(0, (5, 3)), linewidth=1.2, label=label)
+
+
+def equation(item: GroupFit) -> str:
+    """Return a law with its numbers; a star marks what is not identified, a bound that is not a number a word."""
     law = item.law
-    values = {name: f"{law.params[name]:.2g}" for name in law.form.parameters}
+    assert law is not None
     star = {name: "" if law.unidentified(name) is None else "*" for name in law.form.parameters}
-    gap = f" + {values['C']}{star['C']}" if "C" in values else ""
-    scale = values.get("D", values.get("delta", ""))
-    return rf"{scale}·$n^{{-{values['alpha']}{star['alpha']}}}${gap}"
+    gap = f" + {law.params['C']:.2g}{star['C']}" if "C" in law.params else ""
+    if law.at_bound("alpha"):  # flat, or a single step: D and alpha say nothing
+        return f"flat, {law.predict([item.largest])[0]:.2g}"
+    scale = f"{law.params[law.form.parameters[0]]:.2g}"
+    return rf"{scale}·$n^{{-{law.params['alpha']:.2g}{star['alpha']}}}${gap}"
 
 
-def _finish(axes: Axes, drawn: Sequence[GroupFit], factor: float) -> None:
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
+def _scales(axes: Axes, drawn: Sequence[GroupFit]) -> None:
+    """Make both axes logarithmic, with plain numbers, around the data (a band that runs off must not squeeze them)."""
     axes.set_xscale("log")
     axes.set_yscale("log")
     errors = [value for item in drawn for value in item.group.runs["error"]]
-    errors += [item.scratch.error for item in drawn if item.scratch is not None]
-    if errors:  # a band that runs off to nothing must not squeeze the data
-        axes.set_ylim(min(errors) * 0.62, max(errors) * 1.3)
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 3.0, 5.0, 7.0)))
+    if errors:
+        reach = max(errors) / min(errors)
+        pad = max(reach**0.4, 1.04)
+        # The baseline too, unless it lies so far off that the curves would be flattened; the legend has its number.
+        near = [item.scratch.error for item in drawn if item.scratch is not None]
+        errors += [error for error in near if error < max(errors) * reach**0.7]
+        full = any(item.law is not None and item.law.form.uses_s for item in drawn)
+        # Room for the legend: above curves that fall, below those that fan out over fine-tuning sizes.
+        axes.set_ylim(min(errors) / pad ** (1.4 if full else 1.0), max(errors) * pad ** (0.5 if full else 1.4))
+    plain_ticks(axes)
+
+
+def plain_ticks(axes: Axes) -> None:
+    """Write ticks of logarithmic axes as plain numbers."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+    low, high = axes.get_ylim()
+    if high / low < 2:
+        axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+    else:
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 3.0, 5.0, 7.0) if high / low < 30 else (1.0,)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    axes.set_xlabel("pre-training size n (images)")
-    axes.set_ylabel("test error (1 − score)")
-    axes.legend(loc="best", fontsize=8)
-    unidentified = any(item.law.unidentified(p) for item in drawn if item.law for p in item.law.form.parameters)
-    note = "bars: one standard deviation over runs; bands: 95 % interval of the law; dotted: extrapolation"
-    axes.annotate(
-        note + ("; * not identified" if unidentified else ""),
-        (0, -0.16), xycoords="axes fraction", fontsize=7, color="0.35", va="top",
-    )  # fmt: skip
+    axes.xaxis.set_major_formatter(
+        FuncFormatter(lambda value, _: f"{value:,.0f}" if value < 1e6 else f"{value / 1e6:g}M")
+    )
+
+
+def linearised_figure(fits: Sequence[GroupFit], title: str | None = None) -> Figure:
+    """Draw error - C over n on logarithmic axes (Mikami et al., Fig. 10): straight where the law holds."""
+    import matplotlib as mpl
+
+    bent = [item for item in fits if item.law is not None and {"C", "gamma"} & set(item.law.params)]
+    drawn = [item for item in bent if item.law and not item.law.at_bound("alpha")][:_MOST_FACETS]
+    with mpl.rc_context(STYLE):
+        together = len(drawn) <= TOGETHER
+        if together:
+            figure, grid = new_figure(6.4, 4.2)
+            flat = [grid[0, 0]] * len(drawn)
+            grid[0, 0].set_xlabel(N_LABEL)
+            grid[0, 0].set_ylabel("test error − C")
+        else:
+            figure, flat = facets(drawn, "test error − C")
+        heights: list[list[float]] = []
+        for i, (axes, item) in enumerate(zip(flat, drawn, strict=True)):
+            heights.append(_straight(axes, item, i if together else 0))
+            if not together:
+                axes.set_title(item.label, fontsize=8)
+        for i, axes in enumerate(flat):
+            mine = [height for row in heights for height in row] if together else heights[i]
+            axes.set_xscale("log")
+            axes.set_yscale("log")
+            axes.set_ylim(min(mine) * 0.5, max(mine) * 1.6)
+            plain_ticks(axes)
+        if together and drawn:
+            flat[0].legend(loc="best", fontsize=8)
+        text = title or "Error above the transfer gap C; ▾: points under it"
+        headed(figure, text)
+        return figure
+
+
+def _straight(axes: Axes, item: GroupFit, place: int) -> list[float]:
+    """Draw one group's error above its gap; return the heights drawn."""
+    law = item.law
+    assert law is not None
+    colour, marker = COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)]
+    rest = _without_gap(item, law.cells.n, law.cells.s, np.exp(law.cells.log_error))
+    n, s = np.geomspace(law.cells.n.min(), law.cells.n.max(), 30), float(law.cells.s.max())
+    line = _without_gap(item, n, np.full_like(n, s), law.predict(n, s))
+    axes.plot(law.cells.n[rest > 0], rest[rest > 0], marker, color=colour, markersize=5, label=item.label)
+    axes.plot(n, line, color=colour, linewidth=1.3)
+    below = law.cells.n[rest <= 0]
+    if len(below):  # a point under the fitted gap has no logarithm: mark it at the foot
+        axes.plot(
+            below, np.full(len(below), 0.03), "v", color=colour, markersize=4, transform=axes.get_xaxis_transform()
+        )
+    return [*rest[rest > 0], *line]
+
+
+def _without_gap(item: GroupFit, n: Array, s: Array, error: Array) -> Array:
+    """Return errors less the part that n does not remove; of the full law, brought to the largest s."""
+    law = item.law
+    assert law is not None
+    if "C" in law.params:
+        return error - law.params["C"]
+    p = law.params
+    return ((error - p.get("E", 0.0)) * (s / law.cells.s.max()) ** p["beta"]) - p["delta"] * p["gamma"] * (
+        law.cells.s.max() ** -p["beta"]
+    )
+
+
+def extrapolation_figure(fits: Sequence[GroupFit], title: str | None = None) -> Figure:
+    """Draw what the smaller sizes predict of the held-out ones, the cut marked (Mikami et al., Fig. 5)."""
+    import matplotlib as mpl
+
+    held = [item for item in fits if item.hold_out is not None][:_MOST_FACETS]
+    with mpl.rc_context(STYLE):
+        figure, flat = facets(held)
+        for axes, item in zip(flat, held, strict=True):
+            out = item.hold_out
+            assert out is not None
+            law, s = out.law, float(out.s.max())
+            before, after = law.cells.s == s, out.s == s
+            if not law.form.uses_s:
+                before, after = np.ones_like(law.cells.n, bool), np.ones_like(out.n, bool)
+            n = np.geomspace(law.cells.n.min(), out.n.max(), 60)
+            axes.plot(n, law.predict(n, s), color=COLOURS[0], linewidth=1.4, label=f"law, RMSE {out.rmse:.2g}")
+            if law.freedom > 0:
+                low, high = law.predict_interval(n, s, same_draws=True)
+                axes.fill_between(n, low, high, color=COLOURS[0], alpha=0.15, linewidth=0)
+            if out.power_law is not None:
+                power, label = out.power_law.predict(n), f"power law, RMSE {out.power_rmse:.2g}"
+                axes.plot(n, power, color=COLOURS[1], linestyle="--", linewidth=1.2, label=label)
+            axes.plot(law.cells.n[before], np.exp(law.cells.log_error[before]), "o", color="0.2", markersize=4)
+            axes.plot(out.n[after], out.observed[after], "o", color="0.2", markersize=4, markerfacecolor="white")
+            axes.axvline(np.sqrt(law.cells.n.max() * out.n.min()), color="0.5", linewidth=0.8, linestyle=":")
+            axes.set_title(item.label, fontsize=8)
+            axes.legend(loc="best", fontsize=6.5, handlelength=1.4)
+        headed(figure, title or "Extrapolation: fitted to filled points, compared with open")
+        return figure

@@ -152,6 +152,21 @@ def _profile(free: FittedLaw, logs: Array) -> tuple[Array, Array]:
     return np.sum(held.residual(outer, plateau, aims)[0] ** 2, axis=-1), outer[:, 0]
 
 
+def profile_coefficient(law: FittedLaw, alphas: Array, logs: Array) -> Array:
+    """Return the RSS with alpha and the log coefficient held, all else at its best, shape (logs, alphas).
+
+    Args:
+        law: A fitted law with alpha alone on its grid.
+        alphas: Values of alpha, shape (a,).
+        logs: Values of log D, shape (d,).
+    """
+    rows = []
+    for log in logs:
+        held = Problem(law.form, law.search.problem.points, law.space, (Prior(law.form.parameters[0], np.exp(log)),))
+        rows.append(law.search.profiled(alphas[:, None], problem=held)[1])
+    return np.array(rows)
+
+
 # ---- shared and partially pooled -------------------------------------------------------------------------------------
 
 
@@ -220,44 +235,49 @@ def _pooled(
         return [fit_cells(form, points, **vars(settings)) for points in groups]
     name, logs = form.parameters[0], curves.logs
     if spread == 0:
-        priors, least = _equal(curves, name)
-        # One parameter is common: all groups but one have a degree of freedom more.
-        freedom = curves.freedom + len(groups) - 1
-        pooled = (max(least / max(freedom, 1), 1e-12), freedom)
-    else:
-        weight, grid = curves.variance / spread**2, logs[::20]
-        away = weight * (logs[None] - grid[:, None]) ** 2
-        penalised = np.sum([np.min(row[None] + away, axis=1) for row in curves.rss], axis=0)
-        centre = float(np.exp(grid[int(np.argmin(penalised))]))
-        priors, pooled = [Prior(name, centre, min(weight, FIXED / 2))] * len(groups), None
+        return _equal(groups, curves, name, settings)
+    weight, grid = curves.variance / spread**2, logs[::20]
+    away = weight * (logs[None] - grid[:, None]) ** 2
+    penalised = np.sum([np.min(row[None] + away, axis=1) for row in curves.rss], axis=0)
+    prior = Prior(name, float(np.exp(grid[int(np.argmin(penalised))])), min(weight, FIXED / 2))
     return [
-        fit_cells(form, points, priors=(prior, *law.priors), pooled=pooled, **vars(settings))
-        for points, prior, law in zip(groups, priors, curves.free, strict=True)
+        fit_cells(form, points, priors=(prior, *law.priors), **vars(settings))
+        for points, law in zip(groups, curves.free, strict=True)
     ]
 
 
-def _equal(curves: _Curves, name: str) -> tuple[list[Prior], float]:
-    """Return, for each group, what the others say of the common coefficient, and the least total RSS.
+def _equal(groups: Sequence[Cells], curves: _Curves, name: str, settings: Settings) -> list[FittedLaw]:
+    """Fit every group with the coefficient that is best for all together.
 
-    What they say is a parabola in its log whose curvature is theirs over the range that the data leave, and whose
-    centre makes the group's own fit under it lie at the joint optimum.
+    What the others say of it enters each group's fit as a parabola in its log: their curvature over the range that the
+    data leave, and a centre that makes the group's own fit lie at the joint optimum. Where a group's own curve has
+    another valley that the parabola does not rule out though the others do, the parabola is made steeper.
     """
     total = curves.rss.sum(axis=0)
-    best = float(curves.logs[int(np.argmin(total))])
-    tiny = 0.01
+    best, tiny = float(curves.logs[int(np.argmin(total))]), 0.01
     for _ in range(3):  # Newton steps on the exact sums of squares
         near = np.array([_profile(law, best + tiny * np.array([-1.0, 0.0, 1.0]))[0] for law in curves.free])
         slope, bend = (near[:, 2] - near[:, 0]) / (2 * tiny), (near[:, 2] + near[:, 0] - 2 * near[:, 1]) / tiny**2
         if bend.sum() > 0:
             best += float(np.clip(-slope.sum() / bend.sum(), -0.05, 0.05))
+    # One parameter is common: all groups but one have a degree of freedom more.
+    freedom = curves.freedom + len(groups) - 1
+    pooled = (float(max(near[:, 1].sum() / max(freedom, 1), 1e-12)), freedom)
     inside = total <= total.min() + 9 * curves.variance
-    priors = []
-    for own, pull in zip(curves.rss, slope, strict=True):
-        others = total - own
-        curvature = float(np.polyfit(curves.logs[inside] - best, others[inside], 2)[0]) if inside.sum() > 5 else FIXED
-        curvature = float(np.clip(curvature, 1e-9, FIXED / 2))
-        priors.append(Prior(name, float(np.exp(best + np.clip(pull / (2 * curvature), -20, 20))), curvature))
-    return priors, float(near[:, 1].sum())
+    laws = []
+    for points, free, own, pull in zip(groups, curves.free, curves.rss, slope, strict=True):
+        others = (total - own)[inside]
+        weight = float(np.polyfit(curves.logs[inside] - best, others, 2)[0]) if inside.sum() > 5 else FIXED
+        weight = float(np.clip(weight, 1e-3 * pooled[0], FIXED / 2))
+        for _ in range(20):
+            centre = float(np.exp(best + np.clip(pull / (2 * weight), -20, 20)))
+            priors = (Prior(name, centre, weight), *free.priors)
+            law = fit_cells(free.form, points, priors=priors, pooled=pooled, **vars(settings))
+            if abs(np.log(law.params[name]) - best) < 0.01 or weight >= FIXED / 2:
+                break
+            weight = min(4 * weight, FIXED / 2)
+        laws.append(law)
+    return laws
 
 
 def choose_spread(form: Form, groups: Sequence[Cells], settings: Settings) -> float:

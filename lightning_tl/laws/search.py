@@ -136,20 +136,22 @@ class Search:
         count = len(self._box)
         return np.exp(place[:, :count]), place[:, count] if self._plateau_used else np.zeros(len(place))
 
-    def _rss(self, outer: Array, plateau: Array) -> Array:
+    def _rss(self, outer: Array, plateau: Array, problem: Problem | None = None) -> Array:
         """Return the RSS for plateaus (p, j) of outer points (p, k)."""
-        return self.problem.rss(np.broadcast_to(outer[:, None, :], (*plateau.shape, outer.shape[1])), plateau)
+        return (problem or self.problem).rss(
+            np.broadcast_to(outer[:, None, :], (*plateau.shape, outer.shape[1])), plateau
+        )
 
-    def profiled(self, outer: Array, zooms: int = 5) -> tuple[Array, Array]:
+    def profiled(self, outer: Array, zooms: int = 5, problem: Problem | None = None) -> tuple[Array, Array]:
         """Return the best plateau and its RSS for each outer point, shapes (p,)."""
         count = len(outer)
         if not self._plateau_used:
             plateau = np.zeros(count)
-            return plateau, self.problem.rss(outer, plateau)
+            return plateau, (problem or self.problem).rss(outer, plateau)
         grid = np.broadcast_to(_PLATEAUS, (count, len(_PLATEAUS)))
         rows = np.arange(count)
         for zoom in range(zooms + 1):
-            rss = self._rss(outer, grid)
+            rss = self._rss(outer, grid, problem)
             best = np.argmin(rss, axis=1)
             if zoom == zooms:
                 break

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lightning_tl.errors import UserError, nearest
+from lightning_tl.laws.fit import LEAST_ERROR, LEAST_SIZE, MOST_SIZE
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,6 +40,11 @@ class Columns:
         score_is: ``"error"``, or ``"accuracy"`` for any score in [0, 1] where more is better (mAP, mIoU).
         by: Columns that tell the curves apart; ``None`` takes :data:`GROUP_COLUMNS` as far as the table has them.
         target_size: Fine-tuning size in images, for the full law.
+        cluster: Columns that name what rows share; ``None`` takes ``pretrain`` and ``draw`` below. One whose values
+            each stand at one size names pre-training runs, one whose values stand at several names draws;
+            ``pretrain:seed`` and ``draw:fold`` say it.
+        model_size: Parameters of the model, for the law of C against it.
+        complexity: A measure of the pre-training data's complexity.
         pretrain: Columns that, with the size, name the pre-training run that rows share.
         draw: Columns that name the draw of fine-tuning data that rows share across sizes.
         where: A pandas query that selects rows.
@@ -49,6 +55,9 @@ class Columns:
     score_is: str = "error"
     by: tuple[str, ...] | None = None
     target_size: str | None = None
+    cluster: tuple[str, ...] | None = None
+    model_size: str = "backbone_params"
+    complexity: str = "complexity"
     pretrain: tuple[str, ...] = ("pretrain_seed",)
     draw: tuple[str, ...] = ("draw_seed",)
     where: str | None = None
@@ -65,6 +74,7 @@ class Group:
         scratch: The same for its runs without pre-training.
         dropped: Rows left out: their line in the file and why.
         notes: What to know of the rows that were kept.
+        traits: Numbers that belong to the curve as a whole: ``model_size``, ``complexity`` where the table has them.
     """
 
     label: str
@@ -73,6 +83,7 @@ class Group:
     scratch: pd.DataFrame
     dropped: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    traits: dict[str, float] = field(default_factory=dict)
 
     def labels(self, column: str) -> list[str] | None:
         """Return the labels of ``pretrain`` or ``draw`` for each run, or ``None`` where the table does not say."""
@@ -109,6 +120,7 @@ def _check_columns(frame: pd.DataFrame, columns: Columns) -> None:
     wanted = [("size", columns.size), ("score", columns.score)]
     wanted += [("by", name) for name in columns.by or ()]
     wanted += [("target size", columns.target_size)] if columns.target_size else []
+    wanted += [("cluster", name) for _, name in _cluster(columns.cluster or ())]
     for role, name in wanted:
         if name not in frame.columns:
             raise UserError(f"no column '{name}' ({role}) in the table{nearest(name, frame.columns)}")
@@ -148,29 +160,64 @@ def groups(frame: pd.DataFrame, columns: Columns | None = None) -> list[Group]:
     if columns.where:
         table = _selected(table, columns.where)
     _check_columns(table, columns)
-    by = list(columns.by if columns.by is not None else [name for name in GROUP_COLUMNS if name in table.columns])
+    # With the fine-tuning size in the law, it tells no curves apart.
+    sized = ("finetune_fraction", "finetune_images", columns.target_size) if columns.target_size else ()
+    own = [name for name in GROUP_COLUMNS if name in table.columns and name not in sized]
+    by = list(columns.by if columns.by is not None else own)
     data = pd.DataFrame({"n": _number(table, columns.size), "line": table["_line"]}, index=table.index)
     data["error"] = _errors(_number(table, columns.score), columns)
     data["said"] = table[columns.score].astype(str)
     data["size_said"] = table[columns.size].astype(str)
     if columns.target_size:
         data["s"] = _number(table, columns.target_size)
-    for role, names in (("pretrain", columns.pretrain), ("draw", columns.draw), ("run_id", ("run_id",))):
+    pretrain, draw = columns.pretrain, columns.draw
+    if columns.cluster is not None:
+        roles = {name: _role(given, table[name], data["n"]) for given, name in _cluster(columns.cluster)}
+        draw = tuple(name for name, role in roles.items() if role == "draw")
+        pretrain = tuple(name for name, role in roles.items() if role == "pretrain")
+    for role, names in (("pretrain", pretrain), ("draw", draw), ("run_id", ("run_id",))):
         label = _joined(table, names)
         if label is not None:
             data[role] = label
     keys = table[by].fillna("").astype(str) if by else pd.DataFrame({"_all": ""}, index=table.index)
-    pretrained = ~(data["n"] == 0)
+    pretrained, text = ~(data["n"] == 0).to_numpy(), keys.to_numpy(dtype=object)
+    varying = [name for name in keys.columns if keys.loc[pretrained, name].nunique() > 1]
     found = []
-    for values in dict.fromkeys(keys[pretrained].itertuples(index=False, name=None)):
-        mine = pretrained & (keys == list(values)).all(axis=1)
+    for values in dict.fromkeys(map(tuple, text[pretrained])):
+        same = text == np.array(values, dtype=object)
+        mine = pretrained & same.all(axis=1)
         # A scratch run's empty cell (it has no pre-training task) fits any value.
-        theirs = ~pretrained & ((keys == list(values)) | (keys == "")).all(axis=1)
-        group = Group(_label(keys[pretrained], values), dict(zip(by, values, strict=False)), data[mine], data[theirs])
+        theirs = ~pretrained & (same | (text == "")).all(axis=1)
+        named = dict(zip(keys.columns, values, strict=True))
+        title = " / ".join(named[name] for name in varying if named[name])
+        title = title or next((value for value in values if value), "all runs")
+        group = Group(title, {name: named[name] for name in by}, data[mine], data[theirs])
+        for trait, column in (("model_size", columns.model_size), ("complexity", columns.complexity)):
+            if column in table.columns and np.isfinite(numbers := _number(table[mine], column)).any():
+                group.traits[trait] = float(np.nanmean(numbers))
         found.append(_cleaned(group, columns))
     if not found:
         raise UserError(f"no row has {columns.size} over 0: there is no pre-trained run to fit")
     return found
+
+
+def _cluster(given: Sequence[str]) -> list[tuple[str, str]]:
+    """Return (role, column) of clusters; a column may be written ``pretrain:seed`` or ``draw:fold``."""
+    pairs = []
+    for text in given:
+        role, _, name = text.rpartition(":")
+        pairs.append((role, name) if role in ("pretrain", "draw") else ("", text))
+    return pairs
+
+
+def _role(given: str, labels: pd.Series[str], n: pd.Series[float]) -> str:
+    """Return whether a column names pre-training runs or draws, told by its values where it is not said."""
+    if given:
+        return given
+    if str(labels.name).startswith("pretrain"):
+        return "pretrain"
+    positive = n > 0
+    return "draw" if bool((n[positive].groupby(labels[positive]).nunique() > 1).any()) else "pretrain"
 
 
 def _selected(table: pd.DataFrame, query: str) -> pd.DataFrame:
@@ -202,49 +249,43 @@ def _errors(score: Any, columns: Columns) -> Any:
     return score if columns.score_is == "error" else 1 - score
 
 
-def _label(keys: pd.DataFrame, values: tuple[str, ...]) -> str:
-    varying = [name for name in keys.columns if keys[name].nunique() > 1]
-    chosen = [value for name, value in zip(keys.columns, values, strict=True) if name in varying and value]
-    return " / ".join(chosen) or next((value for value in values if value), "all runs")
-
-
 def _cleaned(group: Group, columns: Columns) -> Group:
     """Drop what cannot be used, with the line and the reason."""
-
-    def clean(rows: pd.DataFrame) -> pd.DataFrame:
-        n, error = rows["n"], rows["error"]
-        reasons = np.select(
-            [n.isna() | ~np.isfinite(n), n < 0, error.isna(), (error < 0) | (error > 1), error == 0],
-            ["size", "negative", "score", "range", "zero"],
-            default="",
-        )
-        texts = {
-            "size": f"{columns.size} is not a number",
-            "negative": f"{columns.size} is negative",
-            "score": f"{columns.score} is not a number",
-            "range": f"{columns.score} is outside [0, 1]",
-            "zero": "the error is 0, which has no logarithm",
-        }
-        for (_, row), reason in zip(rows.iterrows(), reasons, strict=True):
-            if reason:
-                said = row["size_said"] if reason in ("size", "negative") else row["said"]
-                group.dropped.append({"line": int(row["line"]), "value": said, "reason": texts[reason]})
-        rows = rows[reasons == ""]
-        names = [name for name in ("run_id", "n", "s", "error", "pretrain", "draw") if name in rows]
-        identity = ["run_id"] if "run_id" in rows else [name for name in names if name != "error"]
-        same = rows.duplicated(names) if "run_id" in rows or "draw" in rows else rows.duplicated(["line"])
-        for _, row in rows[same].iterrows():
-            group.dropped.append(
-                {"line": int(row["line"]), "value": row["said"], "reason": "the same run stands twice"}
-            )
-        rows = rows[~same]
-        if "run_id" in rows and (twice := rows.duplicated(identity)).any():
-            row = rows[twice].iloc[0]
-            raise UserError(
-                f"run_id '{row['run_id']}' stands twice with different results (line {int(row['line'])}); keep one"
-            )
-        return rows
-
-    group.runs = clean(group.runs)
-    group.scratch = clean(group.scratch)
+    group.runs = _usable(group.runs, columns, group.dropped)
+    group.scratch = _usable(group.scratch, columns, group.dropped)
     return group
+
+
+def _usable(rows: pd.DataFrame, columns: Columns, dropped: list[dict[str, Any]]) -> pd.DataFrame:
+    n, error = rows["n"], rows["error"]
+    checks = [
+        (n.isna() | ~np.isfinite(n), "size_said", f"{columns.size} is not a number"),
+        (n < 0, "size_said", f"{columns.size} is negative"),
+        ((n > 0) & ((n < LEAST_SIZE) | (n > MOST_SIZE)), "size_said", f"{columns.size} is not a number of images"),
+        (error.isna(), "said", f"{columns.score} is not a number"),
+        ((error < 0) | (error > 1), "said", f"{columns.score} is outside [0, 1]"),
+        (error < LEAST_ERROR, "said", "the error is 0, which has no logarithm"),
+    ]
+    if "s" in rows:
+        wrong = ~((rows["s"] >= LEAST_SIZE) & (rows["s"] <= MOST_SIZE))
+        checks.append((wrong, "s", f"{columns.target_size} is not a number over 0"))
+    bad = np.zeros(len(rows), bool)
+    for failed, said, reason in checks:
+        for _, row in rows[failed & ~bad].iterrows():
+            dropped.append({"line": int(row["line"]), "value": str(row[said]), "reason": reason})
+        bad |= failed.to_numpy()
+    dropped.sort(key=lambda item: int(item["line"]))
+    rows = rows[~bad]
+    if "run_id" not in rows:
+        return rows
+    names = [name for name in ("run_id", "n", "s", "error", "pretrain", "draw") if name in rows]
+    same = rows.duplicated(names)
+    for _, row in rows[same].iterrows():
+        dropped.append({"line": int(row["line"]), "value": row["said"], "reason": "the same run stands twice"})
+    rows = rows[~same]
+    if (twice := rows.duplicated(["run_id"])).any():
+        row = rows[twice].iloc[0]
+        raise UserError(
+            f"run_id '{row['run_id']}' stands twice with different results (line {int(row['line'])}); keep one"
+        )
+    return rows

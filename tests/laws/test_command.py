@@ -29,7 +29,9 @@ def test_our_own_table_needs_no_flags(table, tmp_path, capsys) -> None:
     said = capsys.readouterr().out
     assert "Keep digits" in said
     assert "shapes: render differently" in said
-    assert sorted(path.name for path in out.iterdir()) == ["fits.csv", "fits.json", "law.png"]
+    figures = ["law", "law_extrapolation", "law_landscape", "law_linearised", "law_parameters"]
+    names = ["fits.csv", "fits.json", *(f"{name}.png" for name in figures)]
+    assert sorted(path.name for path in out.iterdir()) == names
     assert (out / "law.png").read_bytes().startswith(b"\x89PNG")
     frame = pd.read_csv(out / "fits.csv")
     assert list(frame["group"]) == ["digits", "shapes"]

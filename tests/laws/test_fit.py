@@ -182,7 +182,10 @@ def test_what_is_not_identified_says_why() -> None:
         ({"n": [4, 8] * 2, "error": [0.3, 0.2] * 2, "draw": list("aabb")}, "2 independent points for the 3"),
         ({"form": FullLaw(), "n": [4, 8, 9], "error": [0.3, 0.2, 0.1]}, "needs the fine-tuning sizes"),
         ({"form": FullLaw(), "n": [4, 8, 9], "error": [0.3, 0.2, 0.1], "s": [5, 5, 5]}, "all runs have s = 5"),
-        ({"form": FullLaw(), "n": [4, 8, 9], "error": [0.3, 0.2, 0.1], "s": [5, 0, 5]}, "fine-tuning size s = 0 is not in"),
+        (
+            {"form": FullLaw(), "n": [4, 8, 9], "error": [0.3, 0.2, 0.1], "s": [5, 0, 5]},
+            "fine-tuning size s = 0 is not in",
+        ),
     ],
 )
 def test_bad_input_is_one_clear_error(arguments: dict, message: str) -> None:

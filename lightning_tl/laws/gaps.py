@@ -1,0 +1,68 @@
+"""The transfer gap against model size: a power law through the fitted C's (Mikami et al., Fig. 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lightning_tl.errors import UserError
+from lightning_tl.laws.analysis import GroupFit
+from lightning_tl.laws.decide import MODEL_COLUMNS, model_parameters
+from lightning_tl.laws.fit import fit
+from lightning_tl.laws.fitted import FittedLaw
+from lightning_tl.laws.forms import Array, PowerLaw
+
+
+@dataclass(frozen=True)
+class ModelFamily:
+    """Groups that differ in their model alone.
+
+    Attributes:
+        label: What they have in common.
+        items: The groups, by ascending model size.
+        parameters: Parameters of each model, shape (k,).
+        law: C = a * parameters^-b through the groups whose C is over 0, weighted by the precision of log C;
+            ``None`` for fewer than two.
+    """
+
+    label: str
+    items: list[GroupFit]
+    parameters: Array
+    law: FittedLaw | None
+
+
+def gap_by_model_size(fits: Sequence[GroupFit]) -> list[ModelFamily]:
+    """Return the families of groups that differ in their model alone, with a law through their gaps."""
+    families: dict[tuple[str, ...], list[tuple[float, GroupFit]]] = {}
+    for item in fits:
+        size = model_parameters(item)
+        if item.law is None or "C" not in item.law.params or size is None:
+            continue
+        key = tuple(value for name, value in item.group.keys.items() if name not in MODEL_COLUMNS)
+        families.setdefault(key, []).append((size, item))
+    shared = [set(values) for values in zip(*families, strict=True)] if families else []
+    found = []
+    for key, members in families.items():
+        members.sort(key=lambda member: member[0])
+        sizes = np.array([size for size, _ in members])
+        if len(np.unique(sizes)) < 2:
+            continue
+        differing = [value for value, values in zip(key, shared, strict=True) if len(values) > 1]
+        items = [item for _, item in members]
+        found.append(ModelFamily(" / ".join(differing) or "C", items, sizes, _through(sizes, items)))
+    return found
+
+
+def _through(sizes: Array, items: Sequence[GroupFit]) -> FittedLaw | None:
+    gaps = np.array([item.law.params["C"] for item in items if item.law])
+    errors = np.array([item.law.stderr["C"] for item in items if item.law])
+    use = (gaps > 0) & np.isfinite(errors) & (errors > 0)
+    if len(np.unique(sizes[use])) < 2:
+        return None
+    weight = (gaps[use] / errors[use]) ** 2
+    try:
+        return fit(PowerLaw(), n=sizes[use], error=gaps[use], weights=weight / weight.mean())
+    except UserError:  # a gap of 0 to rounding
+        return None

@@ -1,0 +1,193 @@
+"""Figures of what the fits found: alpha and C with bars, against model size and complexity, and the loss landscape."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lightning_tl.laws.analysis import GroupFit
+from lightning_tl.laws.forms import Array
+from lightning_tl.laws.gaps import gap_by_model_size
+from lightning_tl.laws.plots import COLOURS, MARKERS, STYLE, headed, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+#: Landscapes drawn at most.
+_MOST_LANDSCAPES = 6
+
+
+def parameter_figure(fits: Sequence[GroupFit], title: str | None = None) -> Figure:
+    """Draw alpha and C (gamma) of each group with their intervals (Mikami et al., Fig. 8); open: not identified."""
+    import matplotlib as mpl
+
+    fitted = [item for item in fits if item.law is not None]
+    shown = [name for name in ("alpha", "C", "gamma") if any(item.law and name in item.law.params for item in fitted)]
+    with mpl.rc_context(STYLE):
+        figure, grid = new_figure(3.6 * len(shown) + 1.2, 0.28 * len(fitted) + 1.5, 1, len(shown), sharey=True)
+        for axes, name in zip(grid[0], shown, strict=True):
+            _bars(axes, fitted, name)
+        grid[0, 0].set_yticks(range(len(fitted)), [item.label for item in fitted])
+        grid[0, 0].set_ylim(len(fitted) - 0.5, -0.5)
+        headed(figure, title or "What the fits found; open: not identified")
+        return figure
+
+
+def _bars(axes: Axes, fitted: Sequence[GroupFit], name: str) -> None:
+    words = {"alpha": "pre-training rate alpha", "C": "transfer gap C (test error)", "gamma": "gamma = C / D"}
+    ends = [item.law.interval(name) for item in fitted if item.law and name in item.law.params]
+    finite = [high for _, high in ends if np.isfinite(high)]
+    values = [item.law.params[name] for item in fitted if item.law and not item.law.at_bound(name)]
+    right = 1.15 * max([*finite, *values], default=1.0)
+    if name == "alpha":  # one loose interval must not squeeze the others
+        right = min(right, 3 * max(values, default=1.0) + 0.2)
+    for i, item in enumerate(fitted):
+        law = item.law
+        if law is None or name not in law.params:
+            continue
+        low, high = law.interval(name)
+        known = law.unidentified(name) is None
+        axes.plot([low, min(high, right)], [i, i], color=COLOURS[0], linewidth=1.4, alpha=1 if known else 0.45)
+        if high > right:
+            axes.plot([right], [i], ">", color=COLOURS[0], markersize=4, alpha=0.45, clip_on=False)
+        face = COLOURS[0] if known else "white"
+        if law.params[name] <= right:
+            axes.plot([law.params[name]], [i], "o", color=COLOURS[0], markersize=5, markerfacecolor=face)
+    axes.set_xlim(0, right)
+    axes.set_xlabel(words[name])
+
+
+def model_size_figure(fits: Sequence[GroupFit], title: str | None = None) -> Figure | None:
+    """Draw the transfer gap over the model's parameters with a power law through it (Mikami et al., Fig. 4).
+
+    ``None`` where fewer than two model sizes are known.
+    """
+    import matplotlib as mpl
+
+    families = gap_by_model_size(fits)
+    if not families:
+        return None
+    with mpl.rc_context(STYLE):
+        figure, grid = new_figure(5.6, 4.0)
+        axes = grid[0, 0]
+        for i, family in enumerate(families):
+            colour = COLOURS[i % len(COLOURS)]
+            # Side by side, or intervals at one model hide each other.
+            place = family.parameters * 1.012 ** (i - (len(families) - 1) / 2)
+            _intervals(axes, place, family.items, "C", colour, MARKERS[i % len(MARKERS)], family.label)
+            if family.law is not None:
+                x = np.geomspace(family.parameters.min(), family.parameters.max(), 30)
+                exponent = family.law.params["alpha"]
+                axes.plot(
+                    x, family.law.predict(x), color=colour, linewidth=1.3, label=f"∝ parameters$^{{{-exponent:.2g}}}$"
+                )
+        axes.set_xscale("log")
+        ticks = np.unique([size for family in families for size in family.parameters])
+        axes.set_xticks(ticks, [f"{size / 1e6:.3g}M" for size in ticks])
+        axes.set_xticks([], minor=True)
+        axes.set_xlabel("model parameters")
+        axes.set_ylabel("transfer gap C (test error)")
+        axes.set_ylim(bottom=0)
+        axes.legend(loc="best", fontsize=8)
+        axes.set_title(title or "Transfer gap by model size; open: not identified", fontsize=10, loc="left")
+        return figure
+
+
+def complexity_figure(fits: Sequence[GroupFit], title: str | None = None) -> Figure | None:
+    """Draw alpha and C over the data's complexity (Mikami et al., Fig. 6); ``None`` without such a column."""
+    import matplotlib as mpl
+
+    items = [item for item in fits if item.law is not None and "complexity" in item.group.traits]
+    x = np.array([item.group.traits["complexity"] for item in items])
+    if len(np.unique(x)) < 2:
+        return None
+    shown = [name for name in ("alpha", "C", "gamma") if all(item.law and name in item.law.params for item in items)]
+    with mpl.rc_context(STYLE):
+        figure, grid = new_figure(3.6 * len(shown), 3.4, 1, len(shown))
+        width = np.ptp(x) / 60
+        x = x + width * np.array([np.sum(x[:i] == value) for i, value in enumerate(x)])
+        for axes, name in zip(grid[0], shown, strict=True):
+            _intervals(axes, x, items, name, COLOURS[0], MARKERS[0], None)
+            axes.set_xlabel("data complexity")
+            axes.set_ylabel({"alpha": "pre-training rate alpha", "C": "transfer gap C"}.get(name, name))
+        headed(figure, title or "What complexity changes; open: not identified")
+        return figure
+
+
+def _intervals(
+    axes: Axes, x: Array, items: Sequence[GroupFit], name: str, colour: str, marker: str, label: str | None
+) -> None:
+    top = max(item.law.params[name] for item in items if item.law) * 3 + 1e-12
+    for place, item in zip(x, items, strict=True):
+        law = item.law
+        assert law is not None
+        low, high = law.interval(name)
+        known = law.unidentified(name) is None
+        face = colour if known else "white"
+        axes.plot([place, place], [low, min(high, top)], color=colour, linewidth=1.1, alpha=0.8 if known else 0.3)
+        axes.plot([place], [law.params[name]], marker, color=colour, markerfacecolor=face, markersize=5, label=label)
+        label = None  # once in the legend
+
+
+def landscape_figure(fits: Sequence[GroupFit], title: str | None = None) -> Figure | None:
+    """Draw the loss over alpha and D, C at its best (Mikami et al., Fig. 14): a valley is what the data leave open.
+
+    ``None`` where no group has a transfer law with degrees of freedom left.
+    """
+    import matplotlib as mpl
+
+    items = [
+        item for item in fits if item.law is not None and item.law.form.name == "transfer" and item.law.freedom > 0
+    ]
+    items = [item for item in items if item.law and not item.law.at_bound("alpha")][:_MOST_LANDSCAPES]
+    if not items:
+        return None
+    columns = min(3, len(items))
+    rows = -(-len(items) // columns)
+    with mpl.rc_context(STYLE):
+        figure, grid = new_figure(max(3.3 * columns, 4.6) + 0.6, 2.9 * rows + 0.4, rows, columns)
+        for axes in grid.ravel()[len(items) :]:
+            axes.set_visible(False)
+        pictures = [_landscape(axes, item) for axes, item in zip(grid.ravel(), items, strict=False)]
+        figure.colorbar(pictures[-1], ax=grid, label="RMSE in log error", shrink=0.8)
+        headed(figure, title or "Loss over alpha and D; line: confidence region, cross: fit")
+        return figure
+
+
+def _landscape(axes: Axes, item: GroupFit) -> Any:
+    from lightning_tl.laws.pool import profile_coefficient
+
+    law = item.law
+    assert law is not None
+    best, (low, high) = law.params["alpha"], law.interval("alpha")
+    alphas = np.linspace(max(low * 0.5, 0.01), min(1.15 * high, 3 * best + 0.5), 81)
+    centre = np.log(law.params["D"])
+    low, high = law.interval("D")
+    down = np.log(low) if low > 0 else centre - 3
+    up = np.log(high) if np.isfinite(high) else centre + 3
+    logs = np.linspace(max(down - 0.7, centre - 6), min(up + 0.7, centre + 6), 61)
+    rss = profile_coefficient(law, alphas, logs)
+    rmse = np.sqrt(rss / len(law.cells.n))
+    floor = max(law.log_rmse, 1e-9)
+    picture = axes.pcolormesh(
+        alphas,
+        np.exp(logs),
+        rmse,
+        norm="log",
+        cmap="cividis",
+        shading="nearest",
+        vmin=floor,
+        vmax=floor * 30,
+        rasterized=True,
+    )
+    axes.contour(alphas, np.exp(logs), rss, levels=[law.region(law.level).threshold], colors="white", linewidths=1.2)
+    axes.plot([best], [np.exp(centre)], "+", color="white", markersize=9, markeredgewidth=1.6)
+    axes.set_yscale("log")
+    axes.grid(False)
+    axes.set_xlabel("alpha")
+    axes.set_ylabel("D")
+    axes.set_title(item.label, fontsize=8)
+    return picture

@@ -1,0 +1,115 @@
+"""Numbers in sentences: as many digits as mean something, intervals, and what of a fit is said in words."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lightning_tl.laws.analysis import GroupFit, Scratch
+from lightning_tl.laws.fitted import FittedLaw, ImagesNeeded
+
+#: A reach beyond this many times the largest size is called an extrapolation.
+FAR = 10.0
+
+
+def percent(share: float) -> str:
+    """Return a share as a percentage with about two digits."""
+    value = 100 * share if abs(share) >= 5e-4 else 0.0
+    return f"{value:.0f} %" if abs(value) >= 10 or abs(value) < 0.05 else f"{value:.1f} %"
+
+
+def images(count: float) -> str:
+    """Return an estimated number of images with three digits."""
+    if not np.isfinite(count):
+        return "no bound"
+    if count < 1000:
+        return f"{count:.0f}"
+    digits = 10 ** (int(np.floor(np.log10(count))) - 2)
+    return f"{round(count / digits) * digits:,.0f}" if count < 1e7 else f"{count:.1e}"
+
+
+def confidence_level(law: FittedLaw) -> str:
+    """Return "95 %", or the level asked for."""
+    return f"{100 * law.level:g} %"
+
+
+def gap_sentences(law: FittedLaw) -> list[str]:
+    """Say what C (gamma) and alpha are, or that they are not identified and why."""
+    found = []
+    level = confidence_level(law)
+    words = {"C": "transfer gap C", "gamma": "transfer gap over D, gamma,", "alpha": "pre-training rate alpha"}
+    for name in ("C", "gamma", "alpha"):
+        if name not in law.form.parameters:
+            continue
+        reason = law.unidentified(name)
+        low, high = law.interval(name)
+        if reason is None:
+            found.append(f"The {words[name]} is {law.params[name]:.3g} ({level} interval {low:.3g} to {high:.3g}).")
+            continue
+        best = f"best value {law.params[name]:.3g}"
+        if law.at_bound(name):
+            best = "best value 0, at its bound" if name != "alpha" else "at its bound"
+        limit = f"; it is at most {high:.3g}" if name != "alpha" and np.isfinite(high) else ""
+        found.append(f"The {words[name]} is not identified ({best}): {reason}{limit}.")
+    return found
+
+
+def needed_sentence(needed: ImagesNeeded, law: FittedLaw) -> str:
+    """Say how many images reach the target, or that none do."""
+    start = f"For an error of {needed.target:g}: "
+    if law.freedom < 1:
+        return f"{start}about {images(needed.estimate)} images by the curve through the points, with no interval."
+    if not np.isfinite(needed.low):
+        return f"{start}never: with {percent(needed.never)} confidence the curve stays above it, however many images."
+    never = f"; with {percent(needed.never)} confidence no number of images reaches it" if needed.never > 0.005 else ""
+    if not np.isfinite(needed.estimate):
+        return f"{start}the best fit never reaches it; at least {images(needed.low)} images{never}."
+    high = f"to {images(needed.high)}" if np.isfinite(needed.high) else "upwards, unbounded by the data"
+    reach = needed.estimate / needed.largest
+    beyond = f" That is {reach:.0f} times the largest size measured: an extrapolation." if reach > FAR else ""
+    interval = f"{confidence_level(law)} interval {images(needed.low)} {high}"
+    return f"{start}about {images(needed.estimate)} images ({interval}){never}.{beyond}"
+
+
+def scratch_sentence(scratch: Scratch, law: FittedLaw) -> str:
+    """Say from which size on pre-training helps; name negative transfer."""
+    at = f"Without pre-training the error is {scratch.error:.3g}"
+    if np.isfinite(scratch.stderr):
+        at += f" ± {scratch.stderr:.2g} ({scratch.runs} runs)"
+    sizes = ", ".join(f"{size:,.0f}" for size in scratch.harmful)
+    if sizes:
+        at += f"; negative transfer at n = {sizes}: pre-training there is worse than none"
+    start = scratch.helps_from
+    if start is not None:
+        first = " (the smallest size measured)" if start == scratch.sizes[0] else ""
+        return f"{at}; pre-training helps from n = {start:,.0f}{first}."
+    if not sizes and len(scratch.above):
+        above = ", ".join(f"{size:,.0f}" for size in scratch.above)
+        at += f"; measured errors above it (n = {above}) are within the noise"
+    low, high = (percent(1 - np.exp(value)) for value in (scratch.high[-1], scratch.low[-1]))
+    return (
+        f"{at}; at n = {scratch.sizes[-1]:,.0f} the change is {percent(1 - np.exp(scratch.ratio[-1]))} lower "
+        f"({confidence_level(law)} interval {low} to {high}), so that pre-training helps is not shown."
+    )
+
+
+def hold_out_sentence(item: GroupFit) -> str:
+    """Say how far off the prediction of the held-out sizes was."""
+    held, law = item.hold_out, item.law
+    assert held is not None
+    assert law is not None
+    inside = "inside" if held.inside else "outside"
+    level = confidence_level(law)
+    if len(held.n) == 1:
+        power = f"; a power law predicted {held.power[0]:.3g}" if held.power_law else ""
+        return (
+            f"Check: without n = {held.n[0]:,.0f}, the smaller sizes predicted {held.predicted[0]:.3g} there; measured "
+            f"was {held.observed[0]:.3g} ({100 * held.off:+.0f} %), {inside} the {level} prediction interval "
+            f"({held.low[0]:.3g} to {held.high[0]:.3g}){power}."
+        )
+    power = f" (power law {held.power_rmse:.2g})" if held.power_law else ""
+    sizes = f"{len(held.n)} points from n = {held.n.min():,.0f} to {held.n.max():,.0f}"
+    count = int(np.sum((held.low <= held.observed) & (held.observed <= held.high)))
+    return (
+        f"Check: {sizes} were predicted from the smaller sizes with an RMSE of {held.rmse:.2g}{power}; "
+        f"{count} of {len(held.n)} lie inside their {level} prediction intervals."
+    )
