@@ -83,7 +83,8 @@ def _on_device(now: list[Tensor], then: list[Tensor]) -> Tensor:
 
 def _on_cpu(now: list[Tensor], then: list[Tensor]) -> Tensor:
     """Return the same as :func:`_on_device`, reading each number once: pieces that stay in the cache, no large copy."""
-    table = torch.zeros(3, len(now), dtype=torch.float64)
+    norms: list[Tensor] = []
+    owners: list[int] = []
     buffers = {dtype: torch.empty(_PIECE, dtype=dtype) for dtype in {t.dtype for t in now}}
     for i, (a, b) in enumerate(zip(now, then, strict=True)):
         # where memory formats differ, b is copied to a's order; the order itself does not matter
@@ -92,8 +93,10 @@ def _on_cpu(now: list[Tensor], then: list[Tensor]) -> Tensor:
         flat_a, flat_b = (t.as_strided((t.numel(),), (1,)) for t in (a, b))
         for left, right in zip(flat_a.split(_PIECE), flat_b.split(_PIECE), strict=True):
             moved = torch.sub(left, right, out=buffers[a.dtype][: len(left)])
-            table[:, i] += torch.stack([torch.linalg.vector_norm(x) for x in (moved, left, right)]).double() ** 2
-    return table
+            norms += torch._foreach_norm([moved, left, right], 2)
+            owners.append(i)
+    pieces = torch.stack([n.double() for n in norms]).view(-1, 3) ** 2
+    return torch.zeros(3, len(now), dtype=torch.float64).index_add_(1, torch.tensor(owners), pieces.T.contiguous())
 
 
 def _dense(tensor: Tensor) -> bool:

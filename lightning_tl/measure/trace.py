@@ -100,7 +100,7 @@ def _by_split(
         try:
             split = SplitTrace(objective, index, layout, generator, dropped)
             if split.outputs is not None and split.curved:
-                split.remainder()  # tells whether there is a double backward, before any process goes its own way
+                split.prepare_remainder()  # raises where there is no double backward
         except RuntimeError as error:
             if not lacks_double_backward(error):
                 raise

@@ -10,6 +10,7 @@ from lightning_tl.measure import Objective, hessian_trace
 from lightning_tl.measure.estimate import Samples, t_quantile
 from lightning_tl.measure.opaque import OpaqueTrace
 from lightning_tl.measure.params import Layout
+from lightning_tl.measure.split import SplitTrace
 from tests.measure.cases import build, exact, mse
 
 EXACT = ["cross_entropy", "bce", "conv_bn"]
@@ -91,11 +92,11 @@ def test_groups_are_unbiased_and_add_up():
     for name, method in (("tanh", "auto"), ("tanh", "opaque"), ("attention", "auto")):
         objective = build(name, 60)
         case = exact(objective)
-        found = estimates(objective, 100, products=12, method=method)
+        found = estimates(objective, 60, products=12, method=method)
         for group in found[0].groups:
             values = torch.tensor([f.groups[group] for f in found], dtype=torch.float64)
             error = float(values.mean()) - case.group_trace(f"{group}.")
-            assert abs(error) < 4 * float(values.std()) / 10 + 1e-9, (name, method, group)
+            assert abs(error) < 4 * float(values.std()) / 60**0.5 + 1e-9, (name, method, group)
         assert sum(found[0].groups.values()) == pytest.approx(found[0].value, rel=1e-9)
 
 
@@ -174,6 +175,20 @@ def test_with_few_products_the_last_subspace_deflates():
     warm, plain = torch.stack(warm), torch.stack(plain)
     assert abs(float(warm.mean())) < 4 * float(warm.std()) / 10
     assert float(warm.square().mean()) < 0.8 * float(plain.square().mean())
+
+
+@pytest.mark.parametrize("name", ["attention", "tanh"])
+def test_probing_layers_apart_has_the_same_mean_and_the_variance_it_says(name):
+    objective = build(name)
+    with objective.measuring():
+        split = SplitTrace(objective, 0, Layout(objective.params), torch.Generator().manual_seed(0))
+        together = torch.stack([split.remainder()[0].sum() for _ in range(600)])
+        found = [split.remainder(apart=True) for _ in range(300)]
+    apart = torch.stack([value.sum() for value, _ in found])
+    spread = (together.var() / 600 + apart.var() / 300) ** 0.5
+    assert abs(float(together.mean() - apart.mean())) < 4 * float(spread)
+    said = sum(ratio for _, ratio in found) / 300
+    assert said == pytest.approx(2 * float(apart.var() / together.var()), rel=0.35)
 
 
 def test_tolerance_stops_early_and_budget_is_kept():
