@@ -188,7 +188,8 @@ def test_probing_layers_apart_has_the_same_mean_and_the_variance_it_says(name):
     spread = (together.var() / 600 + apart.var() / 300) ** 0.5
     assert abs(float(together.mean() - apart.mean())) < 4 * float(spread)
     said = sum(ratio for _, ratio in found) / 300
-    assert said == pytest.approx(2 * float(apart.var() / together.var()), rel=0.35)
+    # what it says counts the diagonal too, which signs have no variance along: the truth may be better, not worse
+    assert 0.5 * said < 2 * float(apart.var() / together.var()) < 1.35 * said
 
 
 def test_tolerance_stops_early_and_budget_is_kept():
