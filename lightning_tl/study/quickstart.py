@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from lightning_tl.config_files import find_config
@@ -33,19 +32,19 @@ class Quickstart:
         finetune_steps: Its steps.
         shots: Real training images of each class.
         draws: Draws of these images, the same for every n and for n = 0.
-        learning_rates: Of fine-tuning, to choose from: the one with the lowest error on the real validation images,
-            as the geometric mean over scratch and the middle size of each rendering, is used for all runs.
+        learning_rates: Of fine-tuning, to choose from once for scratch and once for each rendering (at its middle
+            size, first draw): the one with the lowest error on the real validation images.
         target_error: Test error to reach, for which the report says how many images it takes.
         workers: Processes of one thread each (``None``: one a CPU core).
     """
 
     renders: dict[str, str] = field(default_factory=lambda: {"digits": "render/digits", "shapes": "render/shapes"})
-    sizes: list[int] = field(default_factory=lambda: [128, 256, 512, 1024, 2048])
+    sizes: list[int] = field(default_factory=lambda: [64, 128, 256, 512, 1024, 2048])
     val_images: int = 256
     pretrain: str = "pretrain/small_images"
-    pretrain_steps: int = 600
+    pretrain_steps: int = 500
     finetune: str = "finetune/digits"
-    finetune_steps: int = 250
+    finetune_steps: int = 200
     shots: int = 10
     draws: list[int] = field(default_factory=lambda: [0, 1, 2])
     learning_rates: list[float] = field(default_factory=lambda: [0.004, 0.008])
@@ -77,7 +76,7 @@ def pretrain_job(settings: Quickstart, out: Path, render: str, n: int) -> Job:
             f"--data.root={{runs}}/../renders/{render}",
             f"--data.n={n}",
             f"--trainer.max_steps={steps}",
-            f"--data.steps_per_epoch={max(1, steps // 8)}",
+            f"--data.steps_per_epoch={max(1, steps // 5)}",
             "--trainer.enable_progress_bar=false",
         ),
         steps=steps,
@@ -138,7 +137,7 @@ def quickstart(settings: Quickstart, out: Path) -> None:
     finally:
         workers.close()
     write_results(out / "results.csv", rows)
-    facts.write(settings=asdict(settings), learning_rate=choice, cores=os.cpu_count())
+    facts.write(settings=asdict(settings), learning_rates=choice, cores=os.cpu_count())
 
 
 def _stages(settings: Quickstart) -> int:
@@ -166,48 +165,48 @@ def _train(settings: Quickstart, out: Path, workers: Workers) -> tuple[list[dict
     }
     middle = settings.sizes[len(settings.sizes) // 2]
     first = settings.draws[0]
+    # from where fine-tuning starts, when its learning rate is chosen
+    starts = {"scratch": None} | {render: pretrain[render, middle].name for render in settings.renders}
     trials = {
-        lr: [
-            finetune_job(settings, start, first, lr)
-            for start in (None, *(pretrain[render, middle].name for render in settings.renders))
-        ]
+        (origin, lr): finetune_job(settings, start, first, lr)
+        for origin, start in starts.items()
         for lr in settings.learning_rates
     }
-    # the pre-trainings that the choice of the learning rate waits for come first
-    ordered = sorted(pretrain, key=lambda key: key[1] != middle)
-    jobs = [pretrain[key] for key in ordered]
-    if len(trials) > 1:
-        jobs += [job for group in trials.values() for job in group]
+    # the pre-trainings that the choice of the learning rates waits for come first
+    jobs = [pretrain[key] for key in sorted(pretrain, key=lambda key: key[1] != middle)]
     stages = _stages(settings)
     with progress_bar(f"{stages - 1}/{stages} pre-train", "steps") as progress:
-        records = workers.run(jobs, folder, progress)
+        records = workers.run([*jobs, *trials.values()], folder, progress)
     errors = {
-        lr: [records[job.name]["metrics"]["val/error"] for job in group] if len(trials) > 1 else [1.0]
-        for lr, group in trials.items()
+        origin: {lr: records[trials[origin, lr].name]["metrics"]["val/error"] for lr in settings.learning_rates}
+        for origin in starts
     }
-    lr = min(errors, key=lambda rate: fmean(_log(value) for value in errors[rate]))
+    chosen = {origin: min(found, key=found.__getitem__) for origin, found in errors.items()}
 
     runs = {
-        (render, n, draw): finetune_job(settings, pretrain[render, n].name, draw, lr)
+        (render, n, draw): finetune_job(settings, pretrain[render, n].name, draw, chosen[render])
         for (render, n) in pretrain
         for draw in settings.draws
     }
-    scratch = {draw: finetune_job(settings, None, draw, lr) for draw in settings.draws}
+    scratch = {draw: finetune_job(settings, None, draw, chosen["scratch"]) for draw in settings.draws}
     jobs = [*pretrain.values(), *scratch.values(), *runs.values()]  # the former have their records by now
     with progress_bar(f"{stages}/{stages} fine-tune", "steps") as progress:
         records |= workers.run(jobs, folder, progress)
 
     rows = [
-        _row(settings, render, 0, draw, lr, job, records[job.name], None)
+        _row(settings, render, 0, draw, chosen["scratch"], job, records[job.name], None)
         for render in settings.renders
         for draw, job in scratch.items()
     ]
     rows += [
-        _row(settings, render, n, draw, lr, job, records[job.name], records[pretrain[render, n].name])
+        _row(settings, render, n, draw, chosen[render], job, records[job.name], records[pretrain[render, n].name])
         for (render, n, draw), job in runs.items()
     ]
-    choice = {"chosen": lr, "validation_error": {f"{rate:g}": values for rate, values in errors.items()}}
-    return rows, choice if len(trials) > 1 else {"chosen": lr}
+    choice = {
+        origin: {"chosen": chosen[origin], "validation_error": {f"{lr:g}": error for lr, error in found.items()}}
+        for origin, found in errors.items()
+    }
+    return rows, choice
 
 
 def _real_images(settings: Quickstart, out: Path) -> None:
@@ -216,12 +215,6 @@ def _real_images(settings: Quickstart, out: Path) -> None:
 
     train = split_digits(settings.shots, settings.draws[0])["train"]
     image_grid(load_digits()[0][train], columns=20, side=40).save(out / "target.png")
-
-
-def _log(error: float) -> float:
-    import math
-
-    return math.log(max(error, 1e-4))
 
 
 def _row(

@@ -143,19 +143,17 @@ def _what_was_run(facts: dict[str, Any]) -> str:
     if not facts:
         return ""
     settings = facts.get("settings", {})
-    choice = facts.get("learning_rate", {})
     lines = [f"{name}: {value}" for name, value in settings.items()]
     stages = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in facts.get("seconds", {}).items())
-    tried = "; ".join(
-        f"{rate}: {', '.join(f'{error:.3f}' for error in errors)}"
-        for rate, errors in choice.get("validation_error", {}).items()
+    choices = "; ".join(
+        f"{origin}: {found['chosen']:g} of "
+        + ", ".join(f"{lr} ({error:.3f})" for lr, error in found["validation_error"].items())
+        for origin, found in facts.get("learning_rates", {}).items()
     )
-    chosen = f"The fine-tuning learning rate was {choice.get('chosen')}"
-    if tried:
-        chosen += (
-            ", chosen by the error on real validation images that no result is computed from "
-            f"(scratch, then the middle size of each rendering; {tried})"
-        )
+    chosen = (
+        "The learning rates of fine-tuning were chosen once, by the error (in brackets) on real validation images that "
+        f"no result is computed from: {choices}"
+    )
     return (
         "<h2>What was run</h2>"
         f"<p>{escape(chosen)}. One pre-training run for each size; the draws of real images are the same for every "

@@ -57,7 +57,7 @@ def page(tmp_path_factory):
         Image.effect_noise((1500, 300), 40).save(folder / f"{name}.png")
     facts = {
         "settings": {"renders": {"digits": "render/digits"}, "note": PLANTED, "sizes": list(range(40))},
-        "learning_rate": {"chosen": 0.004, "validation_error": {"0.004": [0.1], PLANTED: [0.2]}},
+        "learning_rates": {PLANTED: {"chosen": 0.004, "validation_error": {"0.004": 0.1, PLANTED: 0.2}}},
         "seconds": {PLANTED: 3.0},
         "cores": 2,
     }
