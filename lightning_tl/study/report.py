@@ -29,7 +29,8 @@ figcaption, .soft { color: var(--soft); font-size: .9rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
+th:first-child, td:first-child, .words th:last-child, .words td:last-child { text-align: left; }
+.words td:last-child { white-space: normal; min-width: 12rem; }
 code, pre { font: .85rem/1.5 ui-monospace, monospace; }
 pre { background: var(--card); padding: .8rem; border-radius: 6px; overflow-x: auto; }
 summary { cursor: pointer; }
@@ -125,7 +126,7 @@ def _group(group: dict[str, Any]) -> str:
             for name, fitted in group["law"]["params"].items()
         ]
         parts.append(f'<p class="soft">{escape(group["law"]["form"]["formula"])}</p>')
-        parts.append(_html_table(("parameter", "best value", "95 % interval", "why not"), rows))
+        parts.append(_html_table(("parameter", "best value", "95 % interval", "why not"), rows, "words"))
     parts += [f"<p>{escape(sentence)}</p>" for sentence in advice.get("sentences", [])[1:]]
     parts += [f'<p class="soft">{escape(note)}</p>' for note in group.get("notes", [])]
     return "\n".join(parts)
@@ -172,9 +173,9 @@ def _table(rows: Sequence[dict[str, str]]) -> str:
     return f"<h2>Every run</h2><details open><summary>{len(rows)} rows of results.csv</summary>{table}</details>"
 
 
-def _html_table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+def _html_table(head: Iterable[str], rows: Iterable[Iterable[str]], kind: str = "") -> str:
     def cells(values: Iterable[str], tag: str) -> str:
         return "<tr>" + "".join(f"<{tag}>{escape(str(value))}</{tag}>" for value in values) + "</tr>"
 
     body = "".join(cells(row, "td") for row in rows)
-    return f'<div class="scroll"><table><thead>{cells(head, "th")}</thead><tbody>{body}</tbody></table></div>'
+    return f'<div class="scroll {kind}"><table><thead>{cells(head, "th")}</thead><tbody>{body}</tbody></table></div>'
