@@ -54,7 +54,13 @@ def new_figure(
 
 def headed(figure: Figure, text: str) -> None:
     """Give a figure its title, a fixed step under its upper edge."""
-    figure.suptitle(text, fontsize=10, x=0.01, y=1 - 0.08 / figure.get_figheight(), ha="left", va="top")
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    height = figure.get_figheight()
+    figure.suptitle(text, fontsize=10, x=0.01, y=1 - 0.08 / height, ha="left", va="top")
+    engine = figure.get_layout_engine()
+    if isinstance(engine, ConstrainedLayoutEngine):
+        engine.set(rect=(0, 0, 1, 1 - 0.28 / height))  # it leaves no room for a title placed by hand
 
 
 def save(figure: Figure, path: str | Path) -> None:
@@ -359,7 +365,8 @@ def extrapolation_figure(fits: Sequence[GroupFit], title: str | None = None) -> 
             n = np.geomspace(law.cells.n.min(), out.n.max(), 60)
             axes.plot(n, law.predict(n, s), color=COLOURS[0], linewidth=1.4, label=f"law, RMSE {out.rmse:.2g}")
             if law.freedom > 0:
-                low, high = law.predict_interval(n, s, same_draws=True)
+                level = 1 - (1 - law.level) / len(out.n)  # as out.low and out.high: all outcomes together
+                low, high = law.predict_interval(n, s, level, same_draws=True)
                 axes.fill_between(n, low, high, color=COLOURS[0], alpha=0.15, linewidth=0)
             if out.power_law is not None:
                 power, label = out.power_law.predict(n), f"power law, RMSE {out.power_rmse:.2g}"
