@@ -100,8 +100,8 @@ class SplitTrace:
             The estimate, and the variance of probing apart over that of probing together, at equal work (1 unless
             ``apart``).
         """
-        curved = [self.tensors[i] for i in self.curved]
-        probes = [self._signs(p) for p in curved]
+        self.prepare_remainder()
+        probes = [self._signs(self.tensors[i]) for i in self.curved]
         if not apart:
             return self._grouped(self._dots(probes, self._images(probes))), 1.0
         total, within, between = torch.zeros(len(self.tensors), dtype=torch.float64), 0.0, 0.0
@@ -132,7 +132,6 @@ class SplitTrace:
                 self._sides.append(max(matrices - 1, 0) % 2)  # vectors go with the matrix before them
 
     def _images(self, probes: list[Tensor]) -> list[Tensor | None]:
-        self.prepare_remainder()
         assert self._first is not None
         pairs = [(g, z) for g, z in zip(self._first, probes, strict=True) if g is not None and g.requires_grad]
         if not pairs:

@@ -99,8 +99,8 @@ def _by_split(
         split: SplitTrace | None = None
         try:
             split = SplitTrace(objective, index, layout, generator, dropped)
-            if split.outputs is not None and split.curved:
-                split.prepare_remainder()  # raises where there is no double backward
+            if split.outputs is not None and split.curved and "dropped" not in memory:
+                split.remainder()  # raises where there is no double backward, before any process goes its own way
         except RuntimeError as error:
             if not lacks_double_backward(error):
                 raise

@@ -72,7 +72,9 @@ def check_unbiased_and_honest(found, trace):
     assert low <= covered <= high
 
 
-@pytest.mark.parametrize("name, steps", [("tanh", 0), ("tanh", 60), ("attention", 60), ("tied", 60)])
+@pytest.mark.parametrize(
+    "name, steps", [("tanh", 0), ("tanh", 60), ("attention", 60), pytest.param("tied", 60, marks=pytest.mark.slow)]
+)
 def test_split_is_unbiased_with_an_honest_error(name, steps):
     objective = build(name, steps)
     found = estimates(objective, products=10)
@@ -204,6 +206,15 @@ def test_tolerance_stops_early_and_budget_is_kept():
     assert hessian_trace(known, 60, tolerance=10.0).products < hessian_trace(known, 60).products
 
 
+def test_a_second_measurement_starts_from_the_memory_of_the_first():
+    objective = build("attention", 5)
+    first = hessian_trace(objective)
+    assert first.memory["variances"].keys() == {"gauss_newton", "remainder"}
+    second = hessian_trace(objective, memory=first.memory)
+    assert abs(second.value - exact(objective).trace) < 5 * second.stderr
+    assert second.memory["dropped"] == first.memory["dropped"]
+
+
 def test_equal_seeds_give_equal_estimates():
     objective = build("attention", 5)
     assert hessian_trace(objective, seed=3).value == hessian_trace(objective, seed=3).value
@@ -238,3 +249,23 @@ def test_samples_of_one_have_no_variance():
     samples.add(torch.ones(2))
     assert samples.total_variance() == 0
     assert samples.group_variance().tolist() == [0, 0]
+
+
+def test_known_loss_without_a_double_backward_falls_back_to_differences():
+    """torch has no second derivative of hardsigmoid: found out before the split is begun."""
+    objective = build("tanh")
+    module = torch.nn.Sequential(objective.module[0], torch.nn.Hardsigmoid(), torch.nn.Linear(7, 3).double())
+    found = hessian_trace(Objective(module, objective.loss_fn, objective.batches), 40)
+    assert found.memory["differences"]
+    with pytest.raises(UserError, match="method='split' needs"):
+        hessian_trace(Objective(module, objective.loss_fn, objective.batches), method="split")
+    # the same function by operations that have one
+    plain = torch.nn.Sequential(module[0], Clamped(), module[2])
+    exact_trace = hessian_trace(Objective(plain, objective.loss_fn, objective.batches))
+    assert exact_trace.method == "exact"
+    assert abs(found.value - exact_trace.value) < 4 * found.stderr
+
+
+class Clamped(torch.nn.Module):
+    def forward(self, x):
+        return (x / 6 + 0.5).clamp(0, 1)
