@@ -20,6 +20,7 @@ from lightning_tl.laws.wording import (
     needed_sentence,
     percent,
     scratch_sentence,
+    sure,
 )
 
 #: A question asked of every curve: what would this many times the images change?
@@ -206,7 +207,7 @@ def _verdict(item: GroupFit, best: GroupFit | None, confidence: float, needed: I
         return DIFFERENT, f"With {item.largest:,.0f} images it is worse than no pre-training (negative transfer)."
     if needed is not None and needed.never >= CONFIDENT:
         return DIFFERENT, (
-            f"No number of images reaches an error of {needed.target:g}: with {percent(needed.never)} confidence "
+            f"No number of images reaches an error of {needed.target:g}: with {sure(needed.never)} confidence "
             "the curve stays above it."
         )
     if confidence >= CONFIDENT:
@@ -229,7 +230,7 @@ def _tenfold(item: GroupFit, reduction: tuple[float, float, float], confidence: 
     return (
         f"{FACTOR:g} times the images ({far:,.0f}) are predicted to take the error from {now:.3g} to {then:.3g}: "
         f"{percent(reduction[0])} lower ({interval}); "
-        f"confidence that they lower it by {percent(WORTHWHILE)} or more: {percent(confidence)}."
+        f"confidence that they lower it by {percent(WORTHWHILE)} or more: {sure(confidence)}."
     )
 
 

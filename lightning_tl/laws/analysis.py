@@ -64,7 +64,7 @@ class HoldOut:
         s: Their fine-tuning sizes, shape (h,).
         observed: Errors there (geometric means over runs), shape (h,).
         predicted: Errors predicted, shape (h,).
-        low: Lower ends of their prediction intervals, shape (h,).
+        low: Lower ends of prediction intervals that hold all outcomes together (Bonferroni), shape (h,).
         high: Upper ends, shape (h,).
         power: Errors that the power law predicts, shape (h,); nan for the full law.
     """
@@ -284,7 +284,9 @@ def _hold_outs(form: Form, groups: Sequence[Cells], method: Method) -> list[Hold
 def _held(law: FittedLaw, after: Cells, method: Method) -> HoldOut:
     pairs = np.unique(np.stack([after.n, after.s], axis=1), axis=0)
     observed = [np.exp(after.log_error[(after.n == n) & (after.s == s)].mean()) for n, s in pairs]
-    low, high = law.predict_interval(pairs[:, 0], pairs[:, 1], same_draws=True)
+    # All outcomes at once: of six, one would often lie outside intervals that hold each by itself.
+    level = 1 - (1 - method.level) / len(pairs)
+    low, high = law.predict_interval(pairs[:, 0], pairs[:, 1], level, same_draws=True)
     power = None if isinstance(law.form, FullLaw) else fit_together(PowerLaw(), [law.cells], "free", method.settings)[0]
     return HoldOut(
         law=law,

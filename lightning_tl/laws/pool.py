@@ -87,11 +87,12 @@ def _held(form: Form, points: Cells, value: float, settings: Settings) -> Fitted
 # ---- the paper's alternation -----------------------------------------------------------------------------------------
 
 
-def alternate(form: Form, groups: Sequence[Cells], space: str = "log", start: float = 0.5, most: int = 200) -> float:
+def alternate(form: Form, groups: Sequence[Cells], space: str = "log", start: float = 0.5, most: int = 5000) -> float:
     """Return the common coefficient by the alternation of Mikami et al., App. D.
 
-    From D = 0.5: fit alpha of each group with D held, take the median; fit D of each group with alpha held there, take
-    the median; until D settles.
+    From D = 0.5: fit each group's alpha with D held, then each group's D with its alpha held there, and take the median
+    of these D; until it settles. (Along the valley of alpha and D each round moves little: stopped early, the result
+    would be near its start.)
 
     Args:
         form: The law; it needs alpha on its grid (the transfer law and the full law).
@@ -103,19 +104,21 @@ def alternate(form: Form, groups: Sequence[Cells], space: str = "log", start: fl
     Raises:
         UserError: The form has nothing to alternate with.
     """
+    from scipy.interpolate import PchipInterpolator
+
     if "alpha" not in form.outer:
         raise UserError(f"{form.formula} has no alpha to alternate with; fit {form.parameters[0]} free")
-    logs = np.linspace(np.log(1e-3), np.log(1e5), 61)
-    tables = []
+    logs = np.linspace(np.log(1e-3), np.log(1e5), 121)
+    rounds = []
     for points in groups:
         free = fit_cells(form, points, space=space)
-        tables.append((_profile(free, logs)[1], *_coefficient_by_alpha(free.search)))
+        held, (alphas, values) = _profile(free, logs)[1], _coefficient_by_alpha(free.search)
+        # Where a round leads from each log D: a table of both halves, one after the other.
+        rounds.append(PchipInterpolator(logs, PchipInterpolator(np.log(alphas), values)(np.log(held))))
     value = float(np.log(start))
     for _ in range(most):
-        alpha = float(np.median([np.interp(value, logs, by_value) for by_value, _, _ in tables]))
-        news = [np.interp(alpha, alphas, values) for _, alphas, values in tables]
-        new = float(np.clip(np.median(news), logs[0], logs[-1]))
-        if abs(new - value) < 1e-4:
+        new = float(np.clip(np.median([lead(value) for lead in rounds]), logs[0], logs[-1]))
+        if abs(new - value) < 1e-7:
             break
         value = new
     return float(np.exp(value))
@@ -123,8 +126,8 @@ def alternate(form: Form, groups: Sequence[Cells], space: str = "log", start: fl
 
 def _coefficient_by_alpha(search: Search) -> tuple[Array, Array]:
     """Return alphas and the log coefficient of the best fit with alpha held at each."""
-    outer = np.tile(search.outer, (97, 1))
-    outer[:, 0] = np.geomspace(*search.problem.form.outer["alpha"], 97)
+    outer = np.tile(search.outer, (241, 1))
+    outer[:, 0] = np.geomspace(*search.problem.form.outer["alpha"], 241)
     plateau, _ = search.profiled(outer)
     linear = search.problem.residual(outer, plateau)[1]
     name = search.problem.form.parameters[0]

@@ -17,6 +17,13 @@ def percent(share: float) -> str:
     return f"{value:.0f} %" if abs(value) >= 10 or abs(value) < 0.05 else f"{value:.1f} %"
 
 
+def sure(confidence: float) -> str:
+    """Return a confidence as a percentage that never claims certainty."""
+    if confidence > 0.99:
+        return "over 99 %"
+    return "under 1 %" if confidence < 0.01 else percent(confidence)
+
+
 def images(count: float) -> str:
     """Return an estimated number of images with three digits."""
     if not np.isfinite(count):
@@ -59,8 +66,8 @@ def needed_sentence(needed: ImagesNeeded, law: FittedLaw) -> str:
     if law.freedom < 1:
         return f"{start}about {images(needed.estimate)} images by the curve through the points, with no interval."
     if not np.isfinite(needed.low):
-        return f"{start}never: with {percent(needed.never)} confidence the curve stays above it, however many images."
-    never = f"; with {percent(needed.never)} confidence no number of images reaches it" if needed.never > 0.005 else ""
+        return f"{start}never: with {sure(needed.never)} confidence the curve stays above it, however many images."
+    never = f"; with {sure(needed.never)} confidence no number of images reaches it" if needed.never > 0.005 else ""
     if not np.isfinite(needed.estimate):
         return f"{start}the best fit never reaches it; at least {images(needed.low)} images{never}."
     high = f"to {images(needed.high)}" if np.isfinite(needed.high) else "upwards, unbounded by the data"
@@ -111,5 +118,5 @@ def hold_out_sentence(item: GroupFit) -> str:
     count = int(np.sum((held.low <= held.observed) & (held.observed <= held.high)))
     return (
         f"Check: {sizes} were predicted from the smaller sizes with an RMSE of {held.rmse:.2g}{power}; "
-        f"{count} of {len(held.n)} lie inside their {level} prediction intervals."
+        f"{count} of {len(held.n)} lie inside prediction intervals that hold all of them with {level}."
     )

@@ -113,7 +113,7 @@ def test_verdicts_are_seldom_wrong() -> None:
     """Over many tables: a firm verdict is right far more often than its confidence of 80 % demands."""
     rng = np.random.default_rng(9)
     right = firm = 0
-    for seed in range(40):
+    for seed in range(28):
         alpha, gap = rng.uniform(0.05, 0.8), rng.uniform(0.0, 0.95)
         curve = falling(alpha, gap)
         law = 0.1 * (gap + (1 - gap) * (np.array([2048, 20480]) / 64) ** -alpha)
@@ -122,7 +122,7 @@ def test_verdicts_are_seldom_wrong() -> None:
         if advice.groups[0].verdict in (MORE, DIFFERENT):
             firm += 1
             right += (advice.groups[0].verdict == MORE) == helps
-    assert firm >= 15
+    assert firm >= 10
     assert right / firm > 0.85
 
 

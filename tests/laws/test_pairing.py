@@ -69,7 +69,7 @@ def test_intervals_that_know_what_is_shared_cover() -> None:
     rng = np.random.default_rng(2)
     n, draw = design(2)
     hits = {"alpha": 0, "C": 0, "level": 0, "naive": 0}
-    count = 120
+    count = 60
     for _ in range(count):
         alpha, gap = rng.uniform(0.2, 0.8), rng.uniform(0.1, 0.8)
         law = 0.12 * (gap + (1 - gap) * (n / 64) ** -alpha)
@@ -82,7 +82,7 @@ def test_intervals_that_know_what_is_shared_cover() -> None:
         for name, each in (("level", fitted), ("naive", fit(n=n, error=error))):
             low, high = each.band([2048])
             hits[name] += low[0] <= law[-1] <= high[0]
-    assert min(hits["alpha"], hits["C"], hits["level"]) / count > 0.91
+    assert min(hits["alpha"], hits["C"], hits["level"]) / count > 0.9
     assert hits["naive"] / count < 0.85
 
 

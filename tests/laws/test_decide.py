@@ -1,0 +1,137 @@
+"""Budgets, the next size to render, model sizes: decisions whose right answer is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lightning_tl.errors import UserError
+from lightning_tl.laws.advice import advise
+from lightning_tl.laws.analysis import Method, analyse
+from lightning_tl.laws.decide import Budget, choices, model_parameters, next_size
+from lightning_tl.laws.gaps import gap_by_model_size
+from lightning_tl.laws.table import Columns, groups
+
+SIZES = 1000 * 2.0 ** np.arange(7)
+COLUMNS = Columns(size="n", score="error", by=("render", "model"))
+
+
+def table(laws: dict[tuple[str, str], tuple[float, float, float]], noise: float = 0.003, seed: int = 0) -> pd.DataFrame:
+    """Rows of transfer laws (D, alpha, C) by (render, model)."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for (render, model), (d, alpha, gap) in laws.items():
+        for n in SIZES:
+            error = (d * n**-alpha + gap) * np.exp(noise * rng.standard_normal())
+            rows.append({"render": render, "model": model, "n": n, "error": error})
+    return pd.DataFrame(rows)
+
+
+def fits_of(laws, **kwargs):
+    return analyse(groups(table(laws, **kwargs), COLUMNS))
+
+
+def test_the_budget_goes_where_the_error_falls_most() -> None:
+    laws = {
+        ("plain", "r18"): (0.8, 0.4, 0.20),
+        ("random", "r18"): (0.8, 0.4, 0.12),
+        ("plain", "r50"): (0.8, 0.4, 0.17),
+    }
+    fits = fits_of(laws)
+    found = choices(fits[0], fits, Budget(cost_per_image=0.01, amount=640))
+    assert [choice.kind for choice in found] == ["another rendering", "another model", "more images"]
+    assert [choice.n for choice in found] == [128_000, 64_000, 128_000]
+    for choice, (d, alpha, gap) in zip(
+        found, [laws["random", "r18"], laws["plain", "r50"], laws["plain", "r18"]], strict=True
+    ):
+        assert choice.low < d * choice.n**-alpha + gap < choice.high
+    advice = advise(fits, budget=Budget(0.01, 640))
+    text = " ".join(advice.groups[0].sentences)
+    assert "For 640, which buys 64,000 images: another rendering (random / r18, n = 128,000)" in text
+    assert "Another rendering (random / r18) lowers the expected error most." in text
+    assert "More images lower the expected error most" in " ".join(advice.groups[1].sentences)
+
+
+def test_what_the_data_do_not_tell_is_said() -> None:
+    same = (0.8, 0.4, 0.15)
+    fits = fits_of({("a", "r18"): same, ("b", "r18"): same}, noise=0.01)
+    texts = [" ".join(group.sentences) for group in advise(fits, budget=Budget(1, 1000)).groups]
+    assert any("though the data do not tell it from more images" in text for text in texts)
+
+
+@pytest.mark.parametrize(
+    ("cost", "amount", "message"),
+    [(0, 1, "cost per image is 0"), (1, -1, "budget is -1"), (1, np.inf, "budget is inf")],
+)
+def test_budgets_are_positive(cost: float, amount: float, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Budget(cost, amount)
+
+
+def test_the_next_size_narrows_the_interval_as_promised() -> None:
+    """The promise, by the curvature, against refits with one more simulated run."""
+    law = (2.0, 0.5, 0.05)
+    item = fits_of({("a", "r18"): law}, noise=0.003)[0]
+    told = next_size(item)
+    assert told is not None
+    assert told.n in (128_000, 256_000, 512_000)
+    assert told.at == 640_000
+    assert 0 < told.again < told.narrower < 1
+    widths = {}
+    rng = np.random.default_rng(1)
+    for added in (None, told.n):
+        found = []
+        for seed in range(14):
+            frame = table({("a", "r18"): law}, noise=0.003, seed=seed)
+            if added is not None:
+                error = (2 * added**-0.5 + 0.05) * np.exp(0.003 * rng.standard_normal())
+                frame = pd.concat([frame, pd.DataFrame([{"render": "a", "model": "r18", "n": added, "error": error}])])
+            low, high = analyse(groups(frame, COLUMNS))[0].law.log_level(640_000)[1]
+            found.append(high - low)
+        widths[added] = np.median(found)
+    assert 1 - widths[told.n] / widths[None] == pytest.approx(told.narrower, abs=0.25)
+    few = next_size(item, budget=Budget(1, 70_000))
+    assert few is not None
+    assert few.n == 128_000
+    assert next_size(item, budget=Budget(1, 10)) is None
+
+
+def test_model_sizes_by_name_and_by_column() -> None:
+    fits = fits_of({("a", name): (0.8, 0.4, 0.2) for name in ("r18", "ResNet-50", "resnet152", "vit")})
+    assert [model_parameters(item) for item in fits[:3]] == pytest.approx([11.69e6, 25.56e6, 60.19e6])
+    assert model_parameters(fits[3]) is None
+    frame = table({("a", "vit"): (0.8, 0.4, 0.2)}).assign(backbone_params=5e6)
+    assert model_parameters(analyse(groups(frame, COLUMNS))[0]) == 5e6
+
+
+def test_gaps_by_model_size_follow_their_power_law() -> None:
+    sizes = {"r18": 11.69, "r34": 21.80, "r50": 25.56, "r101": 44.55, "r152": 60.19}
+    laws = {(render, name): (0.8, 0.45, base * (millions / 11.69) ** -0.3)
+            for render, base in (("a", 0.3), ("b", 0.2)) for name, millions in sizes.items()}  # fmt: skip
+    families = gap_by_model_size(fits_of(laws, noise=0.001))
+    assert [family.label for family in families] == ["a", "b"]
+    for family in families:
+        assert family.parameters == pytest.approx(1e6 * np.array(list(sizes.values())))
+        assert family.law is not None
+        low, high = family.law.interval("alpha")
+        assert low < 0.3 < high
+        assert high - low < 0.2
+
+
+def test_groups_compete_within_a_task_and_model_only() -> None:
+    laws = {("a", "r18"): (0.8, 0.4, 0.2), ("b", "r18"): (0.8, 0.4, 0.1), ("a", "r50"): (0.8, 0.4, 0.05)}
+    advice = advise(fits_of(laws))
+    assert advice.best is None
+    assert len(advice.ranking) == 1
+    assert advice.ranking[0].startswith("Keep b / r18")
+    assert len(advice.comparisons) == 3
+
+
+def test_many_groups_are_counted() -> None:
+    laws = {(f"render {i}", "r18"): (0.8, 0.4, 0.1 + 0.01 * i) for i in range(12)}
+    advice = advise(analyse(groups(table(laws), COLUMNS), method=Method()))
+    assert len(advice.headline) == 2
+    assert "groups" in advice.headline[1]
+    assert sum(int(part.split(": ")[1].split()[0]) for part in advice.headline[1].rstrip(".").split("; ")) == 12
+    assert len(advice.comparisons) == 66

@@ -1,0 +1,42 @@
+"""The page on laws: its Python runs, its commands run, and what it quotes is what they print."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from lightning_tl.cli.law import main
+
+PAGE = Path(__file__).parents[2] / "docs" / "laws.md"
+
+
+@pytest.fixture(scope="module")
+def page() -> str:
+    return PAGE.read_text(encoding="utf-8")
+
+
+def test_the_page_runs(page: str, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    for block in re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL):
+        exec(block, names)
+    assert (tmp_path / "law.svg").stat().st_size > 1000
+    for command in re.findall(r"^lightning-tl law (results\.csv.*)$", page, flags=re.MULTILINE):
+        capsys.readouterr()
+        assert main([*shlex.split(command), "--plots", "none"]) == 0
+        said = capsys.readouterr().out
+        quoted = re.search(r"```text\n(.*?)```", page, flags=re.DOTALL)
+        assert quoted is not None
+        for line in filter(None, quoted[1].splitlines()):
+            assert line.rstrip("… ") in said
+
+
+def test_options_on_the_page_exist(page: str, capsys) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    known = capsys.readouterr().out
+    for option in re.findall(r"`(--[a-z][a-z-]*)", page):
+        assert option in known

@@ -1,0 +1,140 @@
+"""Figures: they show what they should, as pictures and as vectors, and leave no global state behind."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib import rcParams
+from matplotlib.colors import to_rgb
+
+from lightning_tl.laws import FullLaw
+from lightning_tl.laws.analysis import analyse
+from lightning_tl.laws.plots import COLOURS, figures, law_figure, linearised_figure, save
+from lightning_tl.laws.plots_parameters import complexity_figure, landscape_figure, model_size_figure
+from lightning_tl.laws.table import Columns, groups
+
+from .tables import falling, flat, results
+
+SIZES = 1000 * 2.0 ** np.arange(7)
+
+
+@pytest.fixture(scope="module")
+def two():
+    return analyse(groups(results({"digits": falling(0.4, 0.3), "shapes": flat(0.12)}, 0.1275, seed=1)))
+
+
+@pytest.fixture(scope="module")
+def many():
+    rng = np.random.default_rng(0)
+    rows = [
+        {"n": n, "error": (0.6 * n**-0.45 + gap) * np.exp(0.003 * rng.standard_normal()), "model": model, "pool": pool,
+         "complexity": level}
+        for model, gap in (("r18", 0.3), ("r50", 0.25), ("r152", 0.2))
+        for pool, level in (("a", 1), ("b", 2))
+        for n in SIZES
+    ]  # fmt: skip
+    return analyse(groups(pd.DataFrame(rows), Columns(size="n", by=("model", "pool"))))
+
+
+def test_the_law_figure_shows_points_laws_bands_and_scratch(two) -> None:
+    figure = law_figure(two)
+    axes = figure.axes[0]
+    assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
+    assert axes.get_xlabel() == "pre-training size n (images)"
+    assert axes.get_ylabel() == "test error (1 − score)"
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert any(label.startswith("digits: ") for label in labels)
+    assert any("no pre-training" in label for label in labels)
+    assert len(axes.containers) == 2  # error bars of both groups
+    bands = [collection for collection in axes.collections if type(collection).__name__ == "FillBetweenPolyCollection"]
+    assert len(bands) == 2
+    law = two[0].law
+    curves = [line for line in axes.lines if len(line.get_xdata()) == 40 and line.get_color() == COLOURS[0]]
+    assert curves[0].get_ydata() == pytest.approx(law.predict(curves[0].get_xdata()))
+    low, high = np.array(law.log_level(64.0)[1])
+    edge = bands[0].get_paths()[0].vertices
+    at = edge[np.isclose(edge[:, 0], 64)][:, 1]
+    assert at.min() == pytest.approx(np.exp(low))
+    assert at.max() == pytest.approx(np.exp(high))
+
+
+def test_colours_stay_apart_for_colour_blind_readers() -> None:
+    """Simulated deuteranopia and protanopia (Viénot et al. 1999): every two of the first five stay apart."""
+    to_lms = np.array([[17.8824, 43.5161, 4.11935], [3.45565, 27.1554, 3.86714], [0.0299566, 0.184309, 1.46709]])
+    blind = {
+        "protan": np.array([[0, 2.02344, -2.52581], [0, 1, 0], [0, 0, 1]]),
+        "deutan": np.array([[1, 0, 0], [0.494207, 0, 1.24827], [0, 0, 1]]),
+    }
+    seen = np.array([to_rgb(colour) for colour in COLOURS[:5]]) ** 2.2
+    for matrix in blind.values():
+        colours = np.clip(seen @ (np.linalg.inv(to_lms) @ matrix @ to_lms).T, 0, 1) ** (1 / 2.2)
+        apart = np.linalg.norm(colours[:, None] - colours[None], axis=2)[np.triu_indices(5, 1)]
+        assert apart.min() > 0.12
+
+
+@pytest.mark.parametrize("suffix", ["png", "pdf", "svg"])
+def test_formats(two, tmp_path, suffix: str) -> None:
+    before = dict(rcParams)
+    path = tmp_path / f"law.{suffix}"
+    save(law_figure(two), path)
+    start = path.read_bytes()[:200]
+    assert {"png": b"\x89PNG", "pdf": b"%PDF", "svg": b"<svg"}[suffix] in path.read_bytes()[:600] + start
+    if suffix == "svg":
+        assert "pre-training size n (images)" in path.read_text()  # text stays text
+    assert dict(rcParams) == before
+
+
+def test_every_figure_by_what_the_table_has(two, many) -> None:
+    common = {"law", "law_linearised", "law_parameters", "law_landscape", "law_extrapolation"}
+    assert set(figures(two)) == common
+    assert set(figures(many[::2])) == common | {"law_model_size"}
+
+
+def test_many_curves_get_an_axes_each(many) -> None:
+    figure = law_figure(many)
+    assert [axes.get_title() for axes in figure.axes if axes.get_visible()] == [item.label for item in many]
+    points = linearised_figure(many).axes[0].lines[0]
+    law = many[0].law
+    expected = np.exp(law.cells.log_error) - law.params["C"]
+    assert points.get_ydata() == pytest.approx(expected[expected > 0])
+
+
+def test_gaps_over_model_size(many) -> None:
+    figure = model_size_figure(many)
+    assert figure is not None
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["11.7M", "25.6M", "60.2M"]
+    assert model_size_figure(many[:1]) is None
+    assert complexity_figure(many[::2]) is None  # one complexity only
+    assert complexity_figure(many) is not None
+
+
+def test_the_landscape_is_lowest_at_the_fit(many) -> None:
+    figure = landscape_figure(many[:1])
+    assert figure is not None
+    axes, law = figure.axes[0], many[0].law
+    mesh = axes.collections[0]
+    values = np.asarray(mesh.get_array())
+    row, column = np.unravel_index(np.argmin(values), values.shape)
+    corners = mesh.get_coordinates()
+    assert values.min() == pytest.approx(law.log_rmse, rel=0.1)
+    assert corners[row, column, 0] < law.params["alpha"] * 1.15
+    assert corners[row + 1, column + 1, 0] > law.params["alpha"] * 0.85
+
+
+def test_the_full_law_draws_a_curve_a_fine_tuning_size() -> None:
+    n, s = (grid.ravel() for grid in np.meshgrid(SIZES, [100.0, 400.0, 1600.0]))
+    rng = np.random.default_rng(0)
+    error = 4 * (0.05 + n**-0.5) * s**-0.3 * np.exp(0.01 * rng.standard_normal(len(n)))
+    frame = pd.DataFrame({"n": n, "s": s, "error": error})
+    fits = analyse(groups(frame, Columns(size="n", target_size="s", by=())), FullLaw())
+    made = figures(fits)
+    assert set(made) == {"law", "law_linearised", "law_parameters", "law_extrapolation"}
+    labels = [text.get_text() for text in made["law"].axes[0].get_legend().get_texts()]
+    assert labels == ["s = 100", "s = 400", "s = 1,600"]
+
+
+def test_a_group_without_a_fit_is_still_drawn() -> None:
+    fits = analyse(groups(results({"a": falling(0.4, 0.3), "b": {64: 0.1, 128: 0.09}}, 0.13, seed=2)))
+    labels = [text.get_text() for text in law_figure(fits).axes[0].get_legend().get_texts()]
+    assert "b" in labels

@@ -1,0 +1,138 @@
+"""The coefficient D over groups: against joint fits by scipy, and by what it predicts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import optimize
+
+from lightning_tl.errors import UserError
+from lightning_tl.laws import FullLaw, PowerLaw, TransferLaw
+from lightning_tl.laws.pairing import Cells, cells
+from lightning_tl.laws.pool import SPREADS, Settings, alternate, fit_together, held_out
+
+SIZES = 1000 * 2.0 ** np.arange(7)
+
+
+def curves(seed: int, count: int, noise: float, spread: float = 0.0) -> list[Cells]:
+    """Transfer laws with D = 0.48, alike up to ``spread`` in log D."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for _ in range(count):
+        d, alpha, gap = 0.48 * np.exp(spread * rng.standard_normal()), rng.uniform(0.3, 0.55), rng.uniform(0.15, 0.35)
+        found.append(cells(SIZES, np.log(d * SIZES**-alpha + gap) + noise * rng.standard_normal(len(SIZES))))
+    return found
+
+
+def test_shared_is_the_joint_least_squares_fit() -> None:
+    groups = curves(3, 5, 0.005)
+    laws = fit_together(TransferLaw(), groups, "shared")
+
+    def residual(p: np.ndarray) -> np.ndarray:
+        rows = [
+            np.log(np.exp(p[0]) * SIZES ** -np.exp(p[1 + 2 * i]) + np.exp(p[2 + 2 * i])) - points.log_error
+            for i, points in enumerate(groups)
+        ]
+        return np.concatenate(rows)
+
+    start = [np.log(0.5), *np.log([[law.params["alpha"], law.params["C"]] for law in laws]).ravel()]
+    joint = optimize.least_squares(residual, start, xtol=1e-14, ftol=1e-14)
+    variance = 2 * joint.cost / (35 - 11)
+    for i, law in enumerate(laws):
+        assert law.params["D"] == pytest.approx(np.exp(joint.x[0]), rel=1e-3)
+        assert law.params["alpha"] == pytest.approx(np.exp(joint.x[1 + 2 * i]), rel=1e-3)
+        assert law.params["C"] == pytest.approx(np.exp(joint.x[2 + 2 * i]), rel=1e-4)
+        assert law.freedom == 24
+        assert law.noise**2 == pytest.approx(variance, rel=0.02)
+    # the uncertainty of the common D stays in the intervals: about that of the joint Jacobian
+    error = np.sqrt(np.linalg.inv(joint.jac.T @ joint.jac)[0, 0] * variance)
+    low, high = np.log(laws[0].interval("D"))
+    assert (high - low) / (2 * 2.064 * error) == pytest.approx(1, abs=0.15)
+
+
+def test_a_given_value_is_held() -> None:
+    points = curves(4, 1, 0.005)[0]
+    law = fit_together(TransferLaw(), [points], 0.48)[0]
+    (alpha, gap), _ = optimize.curve_fit(
+        lambda n, a, c: np.log(0.48 * n**-a + c), SIZES, points.log_error, p0=[0.4, 0.2], xtol=1e-14
+    )
+    assert law.params == pytest.approx({"D": 0.48, "alpha": alpha, "C": gap}, rel=1e-6)
+    assert law.interval("D") == (pytest.approx(0.48), pytest.approx(0.48))
+    assert law.freedom == 5
+    assert law.unidentified("D") is None
+
+
+def test_the_papers_alternation_finds_the_common_value() -> None:
+    assert alternate(TransferLaw(), curves(5, 9, 0.0)) == pytest.approx(0.48, rel=0.02)
+    laws = fit_together(TransferLaw(), curves(5, 9, 0.002), "auto")
+    assert len({law.params["D"] for law in laws}) <= len(laws)
+    assert np.ptp([law.params["D"] for law in laws]) < 1e-6
+    assert laws[0].params["D"] == pytest.approx(0.48, rel=0.4)
+
+
+def test_pooling_follows_what_predicts_held_out_points() -> None:
+    alike = [held_out(TransferLaw(), curves(seed, 5, 0.006), (0.0, np.inf), Settings()) for seed in range(3)]
+    assert sum(errors[0.0] for errors in alike) < 0.9 * sum(errors[np.inf] for errors in alike)
+    apart = curves(6, 4, 0.0005, spread=1.5)
+    errors = held_out(TransferLaw(), apart, SPREADS, Settings())
+    assert errors[0.0] > errors[np.inf]
+    laws = fit_together(TransferLaw(), apart, "pooled")
+    free = fit_together(TransferLaw(), apart, "free")
+    assert np.log([law.params["D"] for law in laws]) == pytest.approx(
+        np.log([law.params["D"] for law in free]), abs=0.3
+    )
+
+
+def test_sharing_sharpens_and_still_covers() -> None:
+    hits, widths = [], []
+    for seed in range(4):
+        groups, rng = curves(seed, 4, 0.005), np.random.default_rng(seed)
+        truths = []
+        for _ in range(4):  # the same draws of parameters as in curves()
+            rng.standard_normal()
+            truths.append((rng.uniform(0.3, 0.55), rng.uniform(0.15, 0.35)))
+            rng.standard_normal(len(SIZES))
+        for law, free, (alpha, _) in zip(
+            fit_together(TransferLaw(), groups, "shared"), fit_together(TransferLaw(), groups), truths, strict=True
+        ):
+            low, high = law.interval("alpha")
+            hits.append(low <= alpha <= high)
+            widths.append((high - low) / np.ptp(free.interval("alpha")))
+    # 24 intervals, four at a time on one common D: nominal 95 % less three standard errors
+    assert np.mean(hits) > 0.75
+    assert np.median(widths) < 0.8
+
+
+def test_full_laws_share_delta_and_beta() -> None:
+    rng = np.random.default_rng(7)
+    n, s = (grid.ravel() for grid in np.meshgrid(SIZES, [100.0, 400.0, 1600.0]))
+    groups = []
+    for gamma in (0.02, 0.05, 0.1):
+        log = np.log(4 * (n**-0.45 + gamma) * s**-0.3) + 0.01 * rng.standard_normal(len(n))
+        groups.append(cells(n, log, s=s))
+    free, laws = fit_together(FullLaw(), groups), fit_together(FullLaw(), groups, "shared")
+    for name, truth in (("delta", 4.0), ("beta", 0.3)):
+        values = [law.params[name] for law in laws]
+        assert np.ptp(values) < 0.5 * np.ptp([law.params[name] for law in free])
+        assert np.mean(values) == pytest.approx(truth, rel=0.25)
+    assert [law.params["gamma"] for law in laws] == pytest.approx([0.02, 0.05, 0.1], rel=0.4)
+
+
+@pytest.mark.parametrize(
+    ("form", "coefficient", "space", "message"),
+    [
+        (
+            TransferLaw(),
+            "some",
+            "log",
+            "'some' is no way to treat D; give a number or one of free, auto, shared, pooled",
+        ),
+        (TransferLaw(), -1.0, "log", "D is fixed at -1; it must be over 0"),
+        (TransferLaw(), "shared", "linear", "D shared needs --space log"),
+        (PowerLaw(), "auto", "log", "has no alpha to alternate with"),
+        (PowerLaw(), "shared", "log", "shares no coefficient"),
+    ],
+)
+def test_wrong_treatments(form, coefficient, space, message) -> None:
+    with pytest.raises(UserError, match=message):
+        fit_together(form, curves(8, 2, 0.01), coefficient, Settings(space=space))
