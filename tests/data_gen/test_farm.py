@@ -70,6 +70,8 @@ def start(tiny, tmp_path):
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            # where the tests run in a shell's background, Ctrl-C is ignored, and children inherit that
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
         started.append(process)
         return process

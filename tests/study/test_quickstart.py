@@ -42,7 +42,7 @@ def command(folder: Path) -> list[str]:
                 "renders": renders,
                 "sizes": [4, 8, 16, 24],
                 "val_images": 8,
-                "pretrain_steps": 8,
+                "pretrain_steps": 24,
                 "finetune_steps": 24,
                 "shots": 2,
                 "draws": [0, 1],
