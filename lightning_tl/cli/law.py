@@ -163,6 +163,10 @@ def _draw(fits: Sequence[GroupFit], out: Path, suffix: str) -> list[Path]:
 def _print_advice(fits: Sequence[GroupFit], advice: Advice) -> None:
     for line in advice.ranking:
         print(f"\n{line}")
+    from lightning_tl.laws.wording import comparison_sentence
+
+    for pair in advice.comparisons if len(advice.comparisons) <= _TALKATIVE else ():
+        print(f"  {comparison_sentence(pair)}")
     for item, words in zip(fits, advice.groups, strict=True):
         sentences = words.sentences if len(fits) <= _TALKATIVE else words.sentences[:1]
         print(f"\n{words.label}: " + "\n  ".join([*sentences, *(item.notes if len(fits) <= _TALKATIVE else [])]))

@@ -14,7 +14,9 @@ import numpy as np
 import lightning_tl
 from lightning_tl.laws.advice import Advice, GroupAdvice
 from lightning_tl.laws.analysis import GroupFit
+from lightning_tl.laws.compare import Comparison
 from lightning_tl.laws.fitted import FittedLaw
+from lightning_tl.laws.wording import comparison_sentence
 
 _WORDS = ("label", "verdict", "sentences", "reduction", "confidence")
 
@@ -138,8 +140,9 @@ def manifest(fits: Sequence[GroupFit], advice: Advice, settings: dict[str, Any])
     )
 
 
-def _comparison(pair: Any) -> dict[str, Any]:
-    record = {"first": pair.first, "second": pair.second, "n": pair.n, "paired_draws": pair.paired}
+def _comparison(pair: Comparison) -> dict[str, Any]:
+    record: dict[str, Any] = {"sentence": comparison_sentence(pair), "first": pair.first, "second": pair.second}
+    record |= {"n": pair.n, "paired_draws": pair.paired}
     for name in ("log_ratio", "alpha", "gap"):
         difference = getattr(pair, name)
         record[name] = None if difference is None else vars(difference)

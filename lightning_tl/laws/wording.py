@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from lightning_tl.laws.analysis import GroupFit, Scratch
+from lightning_tl.laws.compare import Comparison, Difference
 from lightning_tl.laws.fitted import FittedLaw, ImagesNeeded
 
 #: A reach beyond this many times the largest size is called an extrapolation.
@@ -120,3 +121,22 @@ def hold_out_sentence(item: GroupFit) -> str:
         f"Check: {sizes} were predicted from the smaller sizes with an RMSE of {held.rmse:.2g}{power}; "
         f"{count} of {len(held.n)} lie inside prediction intervals that hold all of them with {level}."
     )
+
+
+def comparison_sentence(pair: Comparison) -> str:
+    """Say by how much two groups differ, with intervals."""
+
+    def told(difference: Difference) -> str:
+        low, high = difference.interval
+        if not np.isfinite(high - low):
+            return "not bounded by the data"
+        return f"{difference.estimate:+.3g} ({low:+.3g} to {high:+.3g})"
+
+    ratio = pair.log_ratio
+    low, high = (np.expm1(value) for value in ratio.interval)
+    text = f"{pair.first} against {pair.second} at n = {pair.n:,.0f}: error {100 * np.expm1(ratio.estimate):+.0f} % "
+    text += f"({100 * low:+.0f} to {100 * high:+.0f} %)" if np.isfinite(high) else "(not bounded)"
+    for name, difference in (("alpha", pair.alpha), ("C", pair.gap)):
+        if difference is not None:
+            text += f"; difference of {name} {told(difference)}"
+    return f"{text}{f'; paired over {pair.paired} draws' if pair.paired else ''}."

@@ -9,6 +9,7 @@ from lightning_tl.laws.advice import DIFFERENT, MORE, UNCLEAR, UNFITTED, advise
 from lightning_tl.laws.analysis import analyse
 from lightning_tl.laws.compare import compare
 from lightning_tl.laws.table import groups
+from lightning_tl.laws.wording import comparison_sentence
 
 from .tables import SIZES, falling, flat, results
 
@@ -107,6 +108,10 @@ def test_comparison_is_paired_by_draw() -> None:
     assert loud.log_ratio.interval == pytest.approx(quiet.log_ratio.interval, abs=1e-6)
     assert loud.gap is not None
     assert quiet.gap is not None
+    told = comparison_sentence(loud)
+    assert told.startswith(f"a against b at n = 2,048: error {100 * np.expm1(loud.log_ratio.estimate):+.0f} % (")
+    assert f"; difference of C {loud.gap.estimate:+.3g} (" in told
+    assert told.endswith("; paired over 3 draws.")
 
 
 def test_verdicts_are_seldom_wrong() -> None:
