@@ -168,8 +168,9 @@ def _print_advice(fits: Sequence[GroupFit], advice: Advice) -> None:
     for pair in advice.comparisons if len(advice.comparisons) <= _TALKATIVE else ():
         print(f"  {comparison_sentence(pair)}")
     for item, words in zip(fits, advice.groups, strict=True):
-        sentences = words.sentences if len(fits) <= _TALKATIVE else words.sentences[:1]
-        print(f"\n{words.label}: " + "\n  ".join([*sentences, *(item.notes if len(fits) <= _TALKATIVE else [])]))
+        first, *rest = words.sentences
+        print(f"\n{words.label}: " + "\n  ".join([first, *item.notes, *(rest if len(fits) <= _TALKATIVE else [])]))
         for row in item.group.dropped[:1]:
             count = len(item.group.dropped)
-            print(f"  {count} rows left out, the first in line {row['line']}: {row['reason']} ('{row['value']}')")
+            rows = f"{count} rows left out, the first in" if count > 1 else "1 row left out,"
+            print(f"  {rows} line {row['line']}: {row['reason']} ('{row['value']}')")

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_tl.errors import UserError
+
+#: of ImageNet's colours in [0, 1]: what pre-trained ResNets are used to
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass
@@ -18,7 +23,8 @@ class BatchTransform:
     Args:
         size: Side of the output in pixels.
         grayscale: Average the colours into one channel (ITU-R 601 weights).
-        standardize: Subtract each image's mean and divide by its standard deviation.
+        standardize: Subtract each image's mean and divide by its standard deviation; ``imagenet``: ImageNet's, by
+            colour.
         crop_scale: Range of the share of the image's side that a random square crop keeps. In evaluation the crop is
             the central one of the mean share. ``None``: the whole image.
         invert: Probability with which a training image's brightness is inverted.
@@ -27,7 +33,7 @@ class BatchTransform:
 
     size: int = 32
     grayscale: bool = False
-    standardize: bool = True
+    standardize: bool | Literal["imagenet"] = True
     crop_scale: tuple[float, float] | None = None
     invert: float = 0.0
     hflip: float = 0.0
@@ -42,33 +48,54 @@ class BatchTransform:
         for name in ("invert", "hflip"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"transform.{name} is {getattr(self, name)}; it is a probability, between 0 and 1")
+        if self.standardize == "imagenet" and self.grayscale:
+            raise UserError("transform.standardize is imagenet, which is by colour: set transform.grayscale to false")
 
-    def __call__(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Transform a batch; with a generator as in training, without as in evaluation."""
+    def __call__(
+        self, images: Tensor, generator: torch.Generator | None = None, place: int = 0, total: int | None = None
+    ) -> Tensor:
+        """Transform a batch; with a generator as in training, without as in evaluation.
+
+        Args:
+            images: uint8 ``[B, C, H, W]``.
+            generator: Where the random numbers come from.
+            place: Where these images begin in a batch that several processes share.
+            total: Images of that whole batch (``None``: these are all), for which random numbers are drawn.
+        """
+        n = len(images)
+
+        def draw(*shape: int) -> Tensor:
+            return torch.rand(total or n, *shape, generator=generator)[place : place + n]
+
         batch = images.float() / 255
         if self.grayscale and batch.shape[1] == 3:
             batch = (batch * batch.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True)
-        batch = self._resize(batch, generator)
+        batch = self._resize(batch, draw if generator is not None else None)
         if generator is not None and self.hflip:
-            mirrored = torch.rand(len(batch), generator=generator) < self.hflip
+            mirrored = draw() < self.hflip
             batch = torch.where(mirrored.view(-1, 1, 1, 1), batch.flip(-1), batch)
-        if self.standardize:
+        if self.standardize == "imagenet":
+            if batch.shape[1] != 3:
+                raise UserError(f"transform.standardize is imagenet, but the images have {batch.shape[1]} channels")
+            mean, std = (batch.new_tensor(values).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+            batch = (batch - mean) / std
+        elif self.standardize:
             mean, std = batch.mean((1, 2, 3), keepdim=True), batch.std((1, 2, 3), keepdim=True)
             batch = (batch - mean) / (std + 1e-3)
         if generator is not None and self.invert:
-            flip = torch.rand(len(batch), generator=generator) < self.invert
+            flip = draw() < self.invert
             middle = 0.0 if self.standardize else 0.5
             batch = torch.where(flip.view(-1, 1, 1, 1), 2 * middle - batch, batch)
         return batch
 
-    def _resize(self, batch: Tensor, generator: torch.Generator | None) -> Tensor:
+    def _resize(self, batch: Tensor, draw: Callable[..., Tensor] | None) -> Tensor:
         n = len(batch)
         low, high = self.crop_scale or (1.0, 1.0)
         scale = torch.full((n,), (low + high) / 2)
         shift = torch.zeros(n, 2)
-        if generator is not None:
-            scale = low + (high - low) * torch.rand(n, generator=generator)
-            shift = (2 * torch.rand(n, 2, generator=generator) - 1) * (1 - scale).unsqueeze(1)
+        if draw is not None:
+            scale = low + (high - low) * draw()
+            shift = (2 * draw(2) - 1) * (1 - scale).unsqueeze(1)
         theta = torch.zeros(n, 2, 3)
         theta[:, 0, 0], theta[:, 1, 1], theta[:, :, 2] = scale, scale, shift
         if bool((scale == 1).all()):

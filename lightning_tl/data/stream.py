@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import Sampler
+from torch.utils.data import DistributedSampler
 
 
 class Pick(NamedTuple):
-    """A sample of a training batch: its number, and the step whose batch it belongs to."""
+    """A sample of a training batch.
+
+    Attributes:
+        sample: Its number in the data set.
+        step: The step whose batch it belongs to.
+        place: Its place in that step's batch, the batches of all processes counted as one.
+        total: The size of that whole batch.
+    """
 
     sample: int
     step: int
+    place: int = 0
+    total: int = 1
 
 
 def step_generator(seed: int, step: int) -> torch.Generator:
@@ -23,19 +32,28 @@ def step_generator(seed: int, step: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(words[0] >> 1))
 
 
-class StepBatches(Sampler[list[Pick]]):
+def sample_seed(seed: int, step: int, place: int) -> int:
+    """Return the seed of the augmentation of the sample at a place of a step's batch."""
+    return int(np.random.SeedSequence([seed, 2, step, place]).generate_state(1, np.uint64)[0] >> 1)
+
+
+# DistributedSampler is what Lightning leaves as it is: both samplers know of the other processes themselves.
+class StepBatches(DistributedSampler[Any]):
     """Batches of shuffled samples by step.
 
     The stream of samples is one random permutation of all of them after another; step ``t`` takes the samples
-    ``[t·batch_size, (t + 1)·batch_size)`` of it. So a batch may span two passes, every batch is full, and each sample
-    is seen equally often (± 1).
+    ``[t·B, (t + 1)·B)`` of it, ``B`` being the batch size times the number of processes, and each process the next
+    ``batch_size`` of these. So a batch may span two passes, every batch is full, each sample is seen equally often
+    (± 1), and what a step sees depends on ``B`` alone, not on how many processes share it.
 
     Args:
         length: Number of samples.
-        batch_size: Samples in a batch.
+        batch_size: Samples in a batch of one process.
         seed: Of the permutations.
         steps: Batches in an epoch (``None``: one pass over the samples, rounded up).
         done: Returns how many batches the run has seen before the coming one: (in all, in this epoch).
+        rank: Number of this process.
+        processes: How many there are.
     """
 
     def __init__(
@@ -45,9 +63,12 @@ class StepBatches(Sampler[list[Pick]]):
         seed: int,
         steps: int | None = None,
         done: Callable[[], tuple[int, int]] = lambda: (0, 0),
+        rank: int = 0,
+        processes: int = 1,
     ) -> None:
         self.length, self.batch_size, self.seed, self.done = length, batch_size, seed, done
-        self.steps = -(-length // batch_size) if steps is None else steps
+        self.rank, self.num_replicas = rank, processes
+        self.steps = -(-length // (batch_size * processes)) if steps is None else steps
         self._pass = (-1, np.empty(0, np.int64))
 
     def __len__(self) -> int:
@@ -60,12 +81,55 @@ class StepBatches(Sampler[list[Pick]]):
         return self._pass[1]
 
     def batch(self, step: int) -> list[Pick]:
-        """Return the samples of a step."""
-        places = range(step * self.batch_size, (step + 1) * self.batch_size)
-        return [Pick(int(self._permutation(place // self.length)[place % self.length]), step) for place in places]
+        """Return this process's samples of a step."""
+        total = self.batch_size * self.num_replicas
+        picks = []
+        for place in range(self.rank * self.batch_size, (self.rank + 1) * self.batch_size):
+            number, at = divmod(step * total + place, self.length)
+            picks.append(Pick(int(self._permutation(number)[at]), step, place, total))
+        return picks
 
     def __iter__(self) -> Iterator[list[Pick]]:
         total, in_epoch = self.done()
         # an epoch that was interrupted in its middle goes on there; after its last batch a new one begins
         for step in range(total, total + self.steps - in_epoch % self.steps):
             yield self.batch(step)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Do nothing: the order follows from the steps."""
+
+
+class EvalBatches(DistributedSampler[Any]):
+    """Batches of all samples in order, each sample once, as many batches on every process.
+
+    With batches of one image, and a number of images that the processes cannot share evenly, the last processes see
+    one of the first images again (``repeated`` says how many): their batch count must be that of the others, since
+    they wait for each other at every batch.
+
+    Args:
+        length: Number of samples.
+        batch_size: At most so many samples in a batch.
+        rank: Number of this process.
+        processes: How many there are.
+    """
+
+    def __init__(self, length: int, batch_size: int, rank: int = 0, processes: int = 1) -> None:
+        self.rank, self.num_replicas, self.shuffle = rank, processes, False
+        if processes == 1:
+            self.repeated = 0
+            self.batches = [list(range(i, min(i + batch_size, length))) for i in range(0, length, batch_size)]
+            return
+        count = -(-length // (batch_size * processes)) * processes
+        self.repeated = max(0, count - length)
+        order = np.arange(length + self.repeated) % length
+        parts = np.array_split(order, count) if count else []
+        self.batches = [part.tolist() for part in parts[rank::processes]]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self.batches)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Do nothing: the order is always the same."""

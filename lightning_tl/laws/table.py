@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 
 from lightning_tl.errors import UserError, nearest
 from lightning_tl.laws.fit import LEAST_ERROR, LEAST_SIZE, MOST_SIZE
+from lightning_tl.laws.strata import mixed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -175,13 +177,21 @@ def groups(frame: pd.DataFrame, columns: Columns | None = None) -> list[Group]:
         roles = {name: _role(given, table[name], data["n"]) for given, name in _cluster(columns.cluster)}
         draw = tuple(name for name, role in roles.items() if role == "draw")
         pretrain = tuple(name for name, role in roles.items() if role == "pretrain")
-    for role, names in (("pretrain", pretrain), ("draw", draw), ("run_id", ("run_id",))):
-        label = _joined(table, names)
+    for role, parts in (("pretrain", pretrain), ("draw", draw), ("run_id", ("run_id",))):
+        label = _joined(table, parts)
         if label is not None:
             data[role] = label
-    keys = table[by].fillna("").astype(str) if by else pd.DataFrame({"_all": ""}, index=table.index)
+    if "run_id" not in data:
+        data["copy"] = table.drop(columns="_line").duplicated()
+    for role, name in (("n", columns.size), ("error", columns.score)):
+        if data[role].isna().all():
+            first = f"line {table['_line'].iloc[0]}: '{table[name].iloc[0]}'"
+            raise UserError(f"column '{name}' has no number in any row ({first}); name another column")
+    keys = table[by].apply(_values) if by else pd.DataFrame({"_all": ""}, index=table.index)
     pretrained, text = ~(data["n"] == 0).to_numpy(), keys.to_numpy(dtype=object)
     varying = [name for name in keys.columns if keys.loc[pretrained, name].nunique() > 1]
+    known = {columns.size, columns.score, columns.target_size, "run_id", "_line", *by, *pretrain, *draw}
+    others = table.drop(columns=[name for name in table.columns if name in known])
     found = []
     for values in dict.fromkeys(map(tuple, text[pretrained])):
         same = text == np.array(values, dtype=object)
@@ -195,10 +205,27 @@ def groups(frame: pd.DataFrame, columns: Columns | None = None) -> list[Group]:
         for trait, column in (("model_size", columns.model_size), ("complexity", columns.complexity)):
             if column in table.columns and np.isfinite(numbers := _number(table[mine], column)).any():
                 group.traits[trait] = float(np.nanmean(numbers))
-        found.append(_cleaned(group, columns))
+        group = _cleaned(group, columns)
+        if names := mixed(group.runs, others.loc[group.runs.index]):
+            many = "columns" if len(names) > 1 else "column"
+            group.notes.append(
+                f"At one size the error differs with the {many} {', '.join(names)}: are these several curves in one? "
+                f"Then name the {many} in --by (or, of draws that stand at every size, in --cluster as draw:COLUMN)."
+            )
+        found.append(group)
     if not found:
         raise UserError(f"no row has {columns.size} over 0: there is no pre-trained run to fit")
     return found
+
+
+def _values(column: pd.Series[str]) -> pd.Series[str]:
+    """Return values as text, empty where missing; of a column of numbers, 1 and 1.0 are the same."""
+    import pandas as pd
+
+    numbers = pd.to_numeric(column, errors="coerce")
+    if numbers.notna().sum() < column.notna().sum():
+        return column.fillna("").astype(str)
+    return numbers.map(lambda value: "" if np.isnan(value) else f"{value:.15g}")
 
 
 def _cluster(given: Sequence[str]) -> list[tuple[str, str]]:
@@ -228,6 +255,10 @@ def _selected(table: pd.DataFrame, query: str) -> pd.DataFrame:
         numbers = pd.to_numeric(table[name], errors="coerce")
         if numbers.notna().sum() == table[name].notna().sum():
             typed[name] = numbers
+    for name in table.columns[:-1]:
+        if not str(name).isidentifier():  # pandas wants `pretrain.data`, which a shell would take for a command
+            word = rf"('[^']*'|\"[^\"]*\"|`[^`]*`)|(?<![\w.])({re.escape(str(name))})(?![\w.])"
+            query = re.sub(word, lambda match: match[1] or f"`{match[2]}`", query)
     try:
         chosen = typed.query(query, engine="python")
     except Exception as error:  # pandas passes on whatever the expression raises
@@ -269,6 +300,9 @@ def _usable(rows: pd.DataFrame, columns: Columns, dropped: list[dict[str, Any]])
     if "s" in rows:
         wrong = ~((rows["s"] >= LEAST_SIZE) & (rows["s"] <= MOST_SIZE))
         checks.append((wrong, "s", f"{columns.target_size} is not a number over 0"))
+    if "copy" in rows:
+        said = "the same row stands twice; give repeats a column that tells them apart, such as a seed"
+        checks.append((rows["copy"], "said", said))
     bad = np.zeros(len(rows), bool)
     for failed, said, reason in checks:
         for _, row in rows[failed & ~bad].iterrows():

@@ -25,6 +25,12 @@ def sure(confidence: float) -> str:
     return "under 1 %" if confidence < 0.01 else percent(confidence)
 
 
+def signed(change: float) -> str:
+    """Return a relative change in whole percent with its sign; one that rounds to nothing has none."""
+    rounded = round(100 * change)
+    return f"{rounded:+.0f} %" if rounded else "0 %"
+
+
 def images(count: float) -> str:
     """Return an estimated number of images with three digits."""
     if not np.isfinite(count):
@@ -111,7 +117,7 @@ def hold_out_sentence(item: GroupFit) -> str:
         power = f"; a power law predicted {held.power[0]:.3g}" if held.power_law else ""
         return (
             f"Check: without n = {held.n[0]:,.0f}, the smaller sizes predicted {held.predicted[0]:.3g} there; measured "
-            f"was {held.observed[0]:.3g} ({100 * held.off:+.0f} %), {inside} the {level} prediction interval "
+            f"was {held.observed[0]:.3g} ({signed(held.off)}), {inside} the {level} prediction interval "
             f"({held.low[0]:.3g} to {held.high[0]:.3g}){power}."
         )
     power = f" (power law {held.power_rmse:.2g})" if held.power_law else ""
@@ -134,8 +140,8 @@ def comparison_sentence(pair: Comparison) -> str:
 
     ratio = pair.log_ratio
     low, high = (np.expm1(value) for value in ratio.interval)
-    text = f"{pair.first} against {pair.second} at n = {pair.n:,.0f}: error {100 * np.expm1(ratio.estimate):+.0f} % "
-    text += f"({100 * low:+.0f} to {100 * high:+.0f} %)" if np.isfinite(high) else "(not bounded)"
+    text = f"{pair.first} against {pair.second} at n = {pair.n:,.0f}: error {signed(float(np.expm1(ratio.estimate)))} "
+    text += f"({signed(low)} to {signed(high)})" if np.isfinite(high) else "(not bounded)"
     for name, difference in (("alpha", pair.alpha), ("C", pair.gap)):
         if difference is not None:
             text += f"; difference of {name} {told(difference)}"

@@ -83,19 +83,25 @@ def _on_device(now: list[Tensor], then: list[Tensor]) -> Tensor:
 
 def _on_cpu(now: list[Tensor], then: list[Tensor]) -> Tensor:
     """Return the same as :func:`_on_device`, reading each number once: pieces that stay in the cache, no large copy."""
-    norms: list[Tensor] = []
+    products: list[Tensor] = []
     owners: list[int] = []
-    buffers = {dtype: torch.empty(_PIECE, dtype=dtype) for dtype in {t.dtype for t in now}}
+    moved = torch.empty(_PIECE)
     for i, (a, b) in enumerate(zip(now, then, strict=True)):
         # where memory formats differ, b is copied to a's order; the order itself does not matter
         if a.stride() != b.stride() or not _dense(a):
             a, b = a.contiguous(), b.contiguous()
+        half = a.dtype in (torch.float16, torch.bfloat16)
+        into = moved if half or a.dtype == moved.dtype else torch.empty(_PIECE, dtype=a.dtype)
         flat_a, flat_b = (t.as_strided((t.numel(),), (1,)) for t in (a, b))
         for left, right in zip(flat_a.split(_PIECE), flat_b.split(_PIECE), strict=True):
-            moved = torch.sub(left, right, out=buffers[a.dtype][: len(left)])
-            norms += torch._foreach_norm([moved, left, right], 2)
+            if half:
+                left, right = left.float(), right.float()  # sums in half precision would be rounded to it
+            d = torch.sub(left, right, out=into[: left.numel()])
+            products += [torch.dot(d, d), torch.dot(left, left), torch.dot(right, right)]
             owners.append(i)
-    pieces = torch.stack([n.double() for n in norms]).view(-1, 3) ** 2
+    if len({p.dtype for p in products}) > 1:
+        products = [p.double() for p in products]
+    pieces = torch.stack(products).double().view(-1, 3)
     return torch.zeros(3, len(now), dtype=torch.float64).index_add_(1, torch.tensor(owners), pieces.T.contiguous())
 
 

@@ -1,6 +1,6 @@
-"""Backbones, and the weights that go into them."""
+"""Backbones, the networks on top of them, and the weights that go into them."""
 
-from lightning_tl.models.backbones import BACKBONES, build_backbone
+from lightning_tl.models.backbones import BACKBONES, build_backbone, feature_maps, map_channels
 from lightning_tl.models.weights import KeyReport, load_backbone
 
-__all__ = ["BACKBONES", "KeyReport", "build_backbone", "load_backbone"]
+__all__ = ["BACKBONES", "KeyReport", "build_backbone", "feature_maps", "load_backbone", "map_channels"]

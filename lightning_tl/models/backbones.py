@@ -3,27 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from lightning_tl.errors import UserError, nearest
 
+OUTPUT_STRIDES = (8, 16, 32)
 
-def _timm(name: str) -> Callable[[int], nn.Module]:
-    def build(in_chans: int) -> nn.Module:
+
+def _timm(name: str) -> Callable[[int, int], nn.Module]:
+    def build(in_chans: int, output_stride: int) -> nn.Module:
         import timm  # half a second of imports: not before a network is wanted
 
-        return timm.create_model(name, pretrained=False, in_chans=in_chans, num_classes=0)
+        return timm.create_model(name, pretrained=False, in_chans=in_chans, num_classes=0, output_stride=output_stride)
 
     return build
 
 
-def _resnet10_w16(in_chans: int) -> nn.Module:
+def _resnet10_w16(in_chans: int, output_stride: int) -> nn.Module:
     from timm.models.resnet import BasicBlock, ResNet
 
     # A ResNet-10 a quarter as wide, for images of about 32 px: a 3x3 stride-2 stem of 16 channels and no max-pool.
     # timm fixes the stem at 64 channels, at which the first block alone would take two thirds of the arithmetic.
-    net = ResNet(BasicBlock, (1, 1, 1, 1), num_classes=0, in_chans=in_chans, channels=(16, 32, 64, 128))
+    net = ResNet(
+        BasicBlock,
+        (1, 1, 1, 1),
+        num_classes=0,
+        in_chans=in_chans,
+        channels=(16, 32, 64, 128),
+        output_stride=output_stride,
+    )
     net.conv1 = nn.Conv2d(in_chans, 16, kernel_size=3, stride=2, padding=1, bias=False)
     net.bn1 = nn.BatchNorm2d(16)
     net.maxpool = nn.Identity()
@@ -32,27 +42,50 @@ def _resnet10_w16(in_chans: int) -> nn.Module:
     return net
 
 
-BACKBONES: dict[str, Callable[[int], nn.Module]] = {
+BACKBONES: dict[str, Callable[[int, int], nn.Module]] = {
     **{name: _timm(name) for name in ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")},
     "resnet10_w16": _resnet10_w16,
 }
 
 
-def build_backbone(name: str, in_chans: int = 3) -> nn.Module:
+def build_backbone(name: str, in_chans: int = 3, output_stride: int = 32) -> nn.Module:
     """Return a randomly initialised backbone: images ``[B, in_chans, H, W]`` → pooled features ``[B, F]``.
 
-    ``F`` is the module's ``num_features``; ``forward_features`` gives the last map ``[B, F, H/32, W/32]``
-    (``[B, F, H/16, W/16]`` for ``resnet10_w16``). Parameters have torchvision's names (``conv1.weight``,
-    ``layer1.0.conv1.weight``, …).
+    ``F`` is the module's ``num_features``; ``feature_maps`` gives the maps before pooling. Parameters have
+    torchvision's names (``conv1.weight``, ``layer1.0.conv1.weight``, …), whatever the output stride: weights go from a
+    dilated network to a plain one and back.
 
     Args:
         name: One of ``BACKBONES``: torchvision's ResNet-18 to -152, or ``resnet10_w16`` (0.31 M parameters) for
             images of about 32 px.
         in_chans: Channels of the input: 1 for greyscale, 3 for colour.
+        output_stride: Side of the image over that of the last map: 32; 16 or 8 with the last one or two stages dilated
+            instead of strided (8 is torchvision's ``replace_stride_with_dilation=[False, True, True]``, that of its
+            DeepLabV3). ``resnet10_w16``, whose stem is half as deep, has half of it.
 
     Raises:
-        UserError: Unknown name.
+        UserError: Unknown name or output stride.
     """
     if name not in BACKBONES:
         raise UserError(f"no backbone '{name}'{nearest(name, BACKBONES)}")
-    return BACKBONES[name](in_chans)
+    if output_stride not in OUTPUT_STRIDES:
+        raise UserError(f"model.output_stride is {output_stride}; it must be one of {OUTPUT_STRIDES}")
+    return BACKBONES[name](in_chans, output_stride)
+
+
+def feature_maps(backbone: Any, images: Tensor) -> list[Tensor]:
+    """Return the maps after ``layer1`` … ``layer4`` for images ``[B, in_chans, H, W]``, of strides 4, 8, 16, 32.
+
+    Of half these strides for ``resnet10_w16``; of a lower one in dilated stages.
+    """
+    x = backbone.maxpool(backbone.act1(backbone.bn1(backbone.conv1(images))))
+    maps = []
+    for stage in (backbone.layer1, backbone.layer2, backbone.layer3, backbone.layer4):
+        x = stage(x)
+        maps.append(x)
+    return maps
+
+
+def map_channels(backbone: Any) -> list[int]:
+    """Return the channels of the four ``feature_maps``."""
+    return [int(stage["num_chs"]) for stage in backbone.feature_info[1:]]  # the first is the stem

@@ -1,7 +1,23 @@
-"""LightningModules: the base to subclass for a new task, and one file a task."""
+"""LightningModules: the bases to subclass for a new task, and one file a task."""
 
 from lightning_tl.tasks.base import TransferTask
 from lightning_tl.tasks.classification import Classification, MultiLabelClassification
-from lightning_tl.tasks.schedules import WarmupCosine
+from lightning_tl.tasks.dense import DensePrediction
+from lightning_tl.tasks.detection import ObjectDetection
+from lightning_tl.tasks.normals import SurfaceNormals
+from lightning_tl.tasks.schedules import Cosine, Polynomial, Schedule, WarmupCosine
+from lightning_tl.tasks.segmentation import SemanticSegmentation
 
-__all__ = ["Classification", "MultiLabelClassification", "TransferTask", "WarmupCosine"]
+__all__ = [
+    "Classification",
+    "Cosine",
+    "DensePrediction",
+    "MultiLabelClassification",
+    "ObjectDetection",
+    "Polynomial",
+    "Schedule",
+    "SemanticSegmentation",
+    "SurfaceNormals",
+    "TransferTask",
+    "WarmupCosine",
+]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_info
@@ -14,17 +17,21 @@ from torchmetrics import Metric
 
 from lightning_tl.errors import UserError
 from lightning_tl.models import KeyReport, build_backbone, load_backbone
+from lightning_tl.tasks.schedules import Schedule
 
 
 class TransferTask(pl.LightningModule):
     """A backbone under a new head, for pre-training or for fine-tuning all parameters.
 
     For a new task, subclass it and define ``build_head``, ``loss`` and ``build_metric``; a batch is
-    ``(images, targets)``. A task whose network is no backbone under a head overrides ``configure_models`` instead, and
-    keeps its backbone at ``self.backbone``.
+    ``(images, targets)``. A task whose network is no backbone under a head overrides ``configure_models`` and
+    ``forward`` too, and keeps its backbone at ``self.backbone``.
 
     Logged: ``train/loss``; for each stage in ``val`` and ``test`` ``<stage>/loss``, ``<stage>/score`` and
-    ``<stage>/error`` = 1 - score.
+    ``<stage>/error`` = 1 - score, and what else the metric returns.
+
+    With ``seed_everything``, torch's global generator is seeded anew for each training batch by (seed, batch, process):
+    dropout and whatever else draws from it is then the same in a run that was interrupted and resumed.
 
     Args:
         num_classes: Outputs of the head. From the command line the data module's number is taken.
@@ -34,12 +41,17 @@ class TransferTask(pl.LightningModule):
             Lightning's ``ckpt_path`` instead.)
         optimizer: From the parameters to an optimiser.
         scheduler: From the optimiser to a learning-rate schedule, stepped after every training step.
+        schedule: Length and rates of the training in images, instead of ``scheduler``. Where the trainer's
+            ``max_steps`` is not given, it follows from this.
         channels_last: Keep images and filters in the memory format that convolutions are quickest in.
 
     Raises:
-        UserError: Unknown backbone; a checkpoint that is none, or of another backbone.
+        UserError: Unknown backbone; a checkpoint that is none, or of another backbone; ``scheduler`` and ``schedule``
+            both; data of another task.
     """
 
+    #: which data it takes: a data module of another ``task`` is refused; empty: any
+    task = ""
     #: the score's name in tables of results, such as ``accuracy``
     metric_name = "score"
 
@@ -51,14 +63,19 @@ class TransferTask(pl.LightningModule):
         init_from: Path | None = None,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         scheduler: LRSchedulerCallable | None = None,
+        schedule: Schedule | None = None,
         channels_last: bool = True,
     ) -> None:
         super().__init__()
         if num_classes < 1:
             raise UserError(f"model.num_classes is {num_classes}; it must be at least 1")
+        if scheduler is not None and schedule is not None:
+            raise UserError("model.scheduler and model.schedule are both given; give one of them (null takes one away)")
         self.num_classes, self.backbone_name, self.in_chans = num_classes, backbone, in_chans
-        self.init_from, self.optimizer, self.scheduler = init_from, optimizer, scheduler
+        self.init_from, self.optimizer = init_from, optimizer
+        self.scheduler, self.schedule = scheduler, schedule
         self.key_report: KeyReport | None = None
+        self._seen: set[str] = set()
         self.configure_models()
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.to(memory_format=self.memory_format)
@@ -77,29 +94,48 @@ class TransferTask(pl.LightningModule):
         """Return the head: pooled features ``[B, num_features]`` → outputs."""
         return nn.Linear(num_features, self.num_classes)
 
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+    def loss(self, outputs: Any, targets: Any) -> Tensor:
         """Return the scalar loss of a batch."""
         raise TypeError(f"{type(self).__name__} must define loss(outputs, targets)")
 
     def build_metric(self) -> Metric:
-        """Return a torchmetrics metric of (outputs, targets) whose value is a score in [0, 1]."""
+        """Return a torchmetrics metric of (outputs, targets) whose value is a score in [0, 1].
+
+        A metric of several values returns a dict with the score under ``score``; the others are logged by their names.
+        """
         raise TypeError(f"{type(self).__name__} must define build_metric()")
 
-    def forward(self, images: Tensor) -> Any:
+    def check_batch(self, images: Any, targets: Any) -> None:
+        """Raise a ``UserError`` where a stage's first batch is not what the task takes."""
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return the optimiser's groups; one with ``lr_factor`` gets the optimiser's learning rate times that."""
+        return [{"params": list(self.parameters())}]
+
+    def forward(self, images: Any) -> Any:
         """Return the head's outputs for images ``[B, in_chans, H, W]``."""
         return self.head(self.backbone(images.contiguous(memory_format=self.memory_format)))
 
-    def shared_step(self, batch: Any, stage: str) -> Tensor:
-        """Return the loss of a batch, logged; outside training the score is updated and logged too."""
-        images, targets = batch
+    def outputs_and_loss(self, images: Any, targets: Any, stage: str) -> tuple[Any, Tensor]:
+        """Return what the metric takes, and the loss. In the stage ``train`` no outputs are needed."""
         outputs = self(images)
-        loss = self.loss(outputs, targets)
+        return outputs, self.loss(outputs, targets)
+
+    def shared_step(self, batch: Any, stage: str) -> Tensor:
+        """Return the loss of a batch, logged; outside training the score is updated too."""
+        images, targets = batch
+        outputs, loss = self.outputs_and_loss(images, targets, stage)
         training = stage == "train"
-        self.log(f"{stage}/loss", loss, on_step=training, on_epoch=not training, batch_size=len(images))
+        self.log(
+            f"{stage}/loss",
+            loss,
+            on_step=training,
+            on_epoch=not training,
+            batch_size=len(images),
+            sync_dist=not training,
+        )
         if not training:
-            score = self._score(stage)
-            score.update(outputs, targets)
-            self.log(f"{stage}/score", score, on_step=False, on_epoch=True, batch_size=len(images))
+            self._score(stage).update(outputs, targets)
         return loss
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
@@ -118,26 +154,91 @@ class TransferTask(pl.LightningModule):
         """Return the outputs for a batch's images."""
         return self(batch[0] if isinstance(batch, list | tuple) else batch)
 
+    def setup(self, stage: str) -> None:
+        """Refuse the data of another task."""
+        data = getattr(self.trainer, "datamodule", None)
+        theirs = getattr(data, "task", "")
+        if self.task and theirs and theirs != self.task:
+            raise UserError(
+                f"model {type(self).__name__} is for {self.task}, but data {type(data).__name__} gives {theirs}; "
+                "choose a --model and a --data (or --data.target) that fit"
+            )
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Check a stage's first batch, while it is on the CPU."""
+        stage = self.trainer.state.stage or ""
+        if stage not in self._seen and isinstance(batch, list | tuple) and len(batch) == 2:
+            self._seen.add(stage)
+            self.check_batch(*batch)
+        return batch
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Seed torch's global generator for this batch."""
+        if "PL_GLOBAL_SEED" in os.environ:  # set by seed_everything
+            done = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed  # type: ignore[attr-defined]
+            words = np.random.SeedSequence([int(os.environ["PL_GLOBAL_SEED"]), 2, done, self.global_rank])
+            torch.manual_seed(int(words.generate_state(1, np.uint64)[0] >> 1))
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """End the training at its last step in the way that validates first, wherever in an epoch that step is."""
+        if 0 < self.trainer.max_steps <= self.trainer.global_step:
+            self.trainer.should_stop = True
+
     def _score(self, stage: str) -> Metric:
         return {"val": self.val_score, "test": self.test_score}[stage]
 
-    def _log_error(self, stage: str) -> None:
-        self.log(f"{stage}/error", 1 - self._score(stage).compute(), prog_bar=True)
+    def _log_scores(self, stage: str) -> None:
+        metric = self._score(stage)
+        value = metric.compute()  # over all processes
+        values = value if isinstance(value, dict) else {"score": value}
+        if values["score"].isnan() and not (self.trainer.sanity_checking or self.trainer.fast_dev_run):  # type: ignore[attr-defined]
+            raise UserError(
+                f"{stage}/score is not a number: the {stage} split has nothing to be scored ({type(self).__name__} "
+                "found no labels in it), or the training diverged; look at the labels and at model.optimizer.lr"
+            )
+        for name, number in (values | {"error": 1 - values["score"]}).items():
+            self.log(f"{stage}/{name}", number.to(self.device), prog_bar=name == "error", sync_dist=True)
+        metric.reset()
 
     def on_validation_epoch_end(self) -> None:
-        """Log ``val/error``."""
-        self._log_error("val")
+        """Log ``val/score`` and ``val/error``."""
+        self._log_scores("val")
 
     def on_test_epoch_end(self) -> None:
-        """Log ``test/error``."""
-        self._log_error("test")
+        """Log ``test/score`` and ``test/error``."""
+        self._log_scores("test")
 
     def configure_optimizers(self) -> Any:
         """Return the optimiser, and the schedule by step where one was given."""
-        optimizer = self.optimizer(self.parameters())
-        if self.scheduler is None:
+        optimizer = self.optimizer(self.parameter_groups())
+        for group in optimizer.param_groups:
+            group["lr"] *= group.get("lr_factor", 1.0)
+        if self.schedule is not None:
+            scheduler = self._scheduled(self.schedule, optimizer)
+        elif self.scheduler is not None:
+            scheduler = self.scheduler(optimizer)
+        else:
             return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.scheduler(optimizer), "interval": "step"}}
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _scheduled(self, schedule: Schedule, optimizer: torch.optim.Optimizer) -> Any:
+        loop, images = self.trainer.fit_loop, 0
+        batch = getattr(self.trainer.datamodule, "batch_size", None)  # type: ignore[attr-defined]
+        if schedule.in_epochs or batch is None:
+            loop.setup_data()
+            loader: Any = self.trainer.train_dataloader
+            batch = batch or loader.batch_size or loader.batch_sampler.batch_size
+            images = len(loader.dataset) if schedule.in_epochs else 0
+        batch *= self.trainer.accumulate_grad_batches * self.trainer.world_size
+        scheduler, steps = schedule.build(optimizer, batch, images)
+        if self.trainer.max_steps == -1:
+            loop.epoch_loop.max_steps = steps
+        elif self.trainer.max_steps != steps:
+            rank_zero_info(f"trainer.max_steps is {self.trainer.max_steps}; model.schedule has {steps} steps")
+        other = f", at the learning rate of a batch of {schedule.batch}" if schedule.batch not in (None, batch) else ""
+        scaled = " scaled to it" if other and schedule.scale_lr == "linear" else ""
+        rank_zero_info(f"{steps} steps of {batch} images{other}{scaled}")
+        return scheduler
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Write into the checkpoint what its network is."""
@@ -147,3 +248,16 @@ class TransferTask(pl.LightningModule):
             "in_chans": self.in_chans,
             "num_classes": self.num_classes,
         }
+
+
+def shape_of(value: Any) -> str:
+    """Return what a batch's part is, for messages: ``int64 [8, 10]``, or its type."""
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
+    return f"a {type(value).__name__}"
+
+
+def wrong_batch(task: TransferTask, wanted: str, found: Iterable[Any]) -> UserError:
+    """Return the error of a batch that a task does not take."""
+    there = ", ".join(map(shape_of, found))
+    return UserError(f"{type(task).__name__} takes batches of {wanted}; the data gives {there}")

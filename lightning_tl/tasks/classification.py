@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy, MultilabelAveragePrecision
 
-from lightning_tl.tasks.base import TransferTask
+from lightning_tl.errors import UserError
+from lightning_tl.tasks.base import TransferTask, wrong_batch
 
 
 class MultiLabelClassification(TransferTask):
     """``mulclass``: which categories are visible. Binary cross-entropy; score: mean average precision."""
 
+    task = "mulclass"
     metric_name = "mAP"
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -23,6 +27,12 @@ class MultiLabelClassification(TransferTask):
         """Return the average precision, averaged over classes."""
         return _LabelAveragePrecision(num_labels=self.num_classes, average="macro")
 
+    def check_batch(self, images: Any, targets: Any) -> None:
+        """Refuse what are no images with float targets ``[B, num_classes]``."""
+        fits = isinstance(images, Tensor) and isinstance(targets, Tensor) and targets.is_floating_point()
+        if not fits or targets.shape != (len(images), self.num_classes):
+            raise wrong_batch(self, f"images [B, C, H, W] and float targets [B, {self.num_classes}]", (images, targets))
+
 
 class _LabelAveragePrecision(MultilabelAveragePrecision):
     def update(self, preds: Tensor, target: Tensor) -> None:
@@ -32,6 +42,7 @@ class _LabelAveragePrecision(MultilabelAveragePrecision):
 class Classification(TransferTask):
     """``sinclass``: one class an image. Cross-entropy; score: top-1 accuracy."""
 
+    task = "sinclass"
     metric_name = "accuracy"
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -41,3 +52,15 @@ class Classification(TransferTask):
     def build_metric(self) -> Metric:
         """Return the share of images whose class is the likeliest one."""
         return MulticlassAccuracy(num_classes=self.num_classes, average="micro")
+
+    def check_batch(self, images: Any, targets: Any) -> None:
+        """Refuse what are no images with whole numbers ``[B]`` in ``[0, num_classes)``."""
+        fits = isinstance(images, Tensor) and isinstance(targets, Tensor) and not targets.is_floating_point()
+        if not fits or targets.shape != (len(images),):
+            raise wrong_batch(self, "images [B, C, H, W] and int64 classes [B]", (images, targets))
+        low, high = int(targets.min()), int(targets.max())
+        if low < 0 or high >= self.num_classes:
+            raise UserError(
+                f"the data has class {low if low < 0 else high}, but the model has num_classes={self.num_classes}: "
+                f"classes are 0 to {self.num_classes - 1}"
+            )

@@ -1,13 +1,27 @@
-"""Learning-rate schedules by step."""
+"""Learning-rate schedules: by step, or with their lengths in images, whatever the batch."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any, Literal
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from lightning_tl.errors import UserError
+
+
+def warmed_up(step: int, total: int, warmup: int, decay: Callable[[float], float]) -> float:
+    """Return the factor on the peak rate: a linear warm-up, then ``decay`` of the share of the rest that is done."""
+    if step < warmup:
+        return (step + 1) / warmup
+    return decay(min(1.0, (step - warmup) / (total - warmup)))
+
+
+def cosine(share: float) -> float:
+    """Return half a cosine, from 1 down to 0."""
+    return 0.5 * (1 + math.cos(math.pi * share))
 
 
 class WarmupCosine(LambdaLR):
@@ -28,11 +42,116 @@ class WarmupCosine(LambdaLR):
                 f"WarmupCosine: total_steps is {total_steps} and warmup_steps {warmup_steps}; "
                 "the warm-up must be shorter than the training"
             )
+        super().__init__(optimizer, lambda step: warmed_up(step, total_steps, warmup_steps, cosine))
 
-        def factor(step: int) -> float:
-            if step < warmup_steps:
-                return (step + 1) / warmup_steps
-            share = min(1.0, (step - warmup_steps) / (total_steps - warmup_steps))
-            return 0.5 * (1 + math.cos(math.pi * share))
 
-        super().__init__(optimizer, factor)
+class Schedule:
+    """How long to train, and at which rates, in images; steps follow from the batch at hand. The base of the two.
+
+    The batch at hand is the data module's ``batch_size`` × ``accumulate_grad_batches`` × devices × nodes.
+
+    Args:
+        images: Length of the training: how many images it sees, each as often as it comes.
+        epochs: The length in passes over the training images instead.
+        warmup_images: Length of the linear warm-up.
+        warmup_epochs: The same in passes.
+        batch: The batch that the optimiser's learning rate belongs to (``None``: whatever batch there is).
+        scale_lr: For another batch than that: ``none`` keeps the rate, ``linear`` multiplies it by (batch at hand) /
+            ``batch`` (Goyal et al., *Accurate, Large Minibatch SGD*, 2017).
+
+    Raises:
+        UserError: Not exactly one length, a length out of range, ``linear`` without ``batch``.
+    """
+
+    def __init__(
+        self,
+        images: int | None = None,
+        epochs: float | None = None,
+        warmup_images: int = 0,
+        warmup_epochs: float = 0,
+        batch: int | None = None,
+        scale_lr: Literal["none", "linear"] = "none",
+    ) -> None:
+        if (images is None) == (epochs is None):
+            raise UserError("model.schedule: give its length once, either in images or in epochs")
+        lengths = {"images": images, "epochs": epochs, "batch": batch}
+        for name, value in lengths.items():
+            if value is not None and value <= 0:
+                raise UserError(f"model.schedule.{name} is {value}; it must be above 0")
+        for name, value in {"warmup_images": warmup_images, "warmup_epochs": warmup_epochs}.items():
+            if value < 0:
+                raise UserError(f"model.schedule.{name} is {value}; it must be at least 0")
+        if warmup_images and warmup_epochs:
+            raise UserError("model.schedule: give the warm-up once, either in images or in epochs")
+        if scale_lr == "linear" and batch is None:
+            raise UserError("model.schedule.scale_lr is linear: give the batch that the learning rate belongs to")
+        self.images, self.epochs = images, epochs
+        self.warmup_images, self.warmup_epochs = warmup_images, warmup_epochs
+        self.batch, self.scale_lr = batch, scale_lr
+
+    @property
+    def in_epochs(self) -> bool:
+        """Whether a length is in passes over the training images, so that their number must be known."""
+        return self.epochs is not None or self.warmup_epochs > 0
+
+    def decay(self, share: float) -> float:
+        """Return the factor on the peak rate after a share of the steps behind the warm-up: from 1 to 0."""
+        raise NotImplementedError
+
+    def steps(self, batch: int, train_images: int = 0) -> tuple[int, int]:
+        """Return the steps of the training and of its warm-up.
+
+        Args:
+            batch: Images a step, over all processes.
+            train_images: Images in a pass; needed for lengths in epochs alone.
+
+        Raises:
+            UserError: The warm-up is not shorter than the training.
+        """
+        images = self.images if self.images is not None else (self.epochs or 0) * train_images
+        warmup = self.warmup_images or self.warmup_epochs * train_images
+        total, first = max(1, round(images / batch)), round(warmup / batch)
+        if first >= total:
+            raise UserError(
+                f"model.schedule: at {batch} images a step, the warm-up takes {first} steps and the training {total}; "
+                "the warm-up must be shorter than the training"
+            )
+        return total, first
+
+    def build(self, optimizer: Optimizer, batch: int, train_images: int = 0) -> tuple[LambdaLR, int]:
+        """Scale the optimiser's rates where that was asked for; return the schedule by step and its length in steps."""
+        total, warmup = self.steps(batch, train_images)
+        if self.scale_lr == "linear" and self.batch is not None:
+            for group in optimizer.param_groups:
+                group["lr"] *= batch / self.batch
+        return LambdaLR(optimizer, lambda step: warmed_up(step, total, warmup, self.decay)), total
+
+
+class Cosine(Schedule):
+    """Linear warm-up, then half a cosine down to 0. Arguments are those of ``Schedule``."""
+
+    def decay(self, share: float) -> float:
+        """Return half a cosine."""
+        return cosine(share)
+
+
+class Polynomial(Schedule):
+    """Linear warm-up, then (1 − share)^power down to 0: the "poly" schedule of semantic segmentation.
+
+    Args:
+        power: The exponent.
+        kwargs: Those of ``Schedule``.
+
+    Raises:
+        UserError: As ``Schedule``; a power that is not above 0.
+    """
+
+    def __init__(self, power: float = 0.9, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if power <= 0:
+            raise UserError(f"model.schedule.power is {power}; it must be above 0")
+        self.power = power
+
+    def decay(self, share: float) -> float:
+        """Return (1 − share)^power."""
+        return float((1 - share) ** self.power)

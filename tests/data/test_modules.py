@@ -125,7 +125,7 @@ def test_batches_read_each_image_once_where_they_fit():
     transform = BatchTransform(size=8, standardize=False)
     kept = Batches(image, torch.arange(5), transform)
     for _ in range(3):
-        images, targets = kept.__getitems__([4, 0, 4])
+        images, targets = kept[[4, 0, 4]]
         torch.testing.assert_close(images[:, 0, 0, 0] * 255, torch.tensor([4.0, 0.0, 4.0]))
         assert targets.tolist() == [4, 0, 4]
     assert sorted(calls) == [0, 4]
