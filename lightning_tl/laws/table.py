@@ -200,7 +200,7 @@ def groups(frame: pd.DataFrame, columns: Columns | None = None) -> list[Group]:
         theirs = ~pretrained & (same | (text == "")).all(axis=1)
         named = dict(zip(keys.columns, values, strict=True))
         title = " / ".join(named[name] for name in varying if named[name])
-        title = title or next((value for value in values if value), "all runs")
+        title = title or (f"no {varying[0]}" if varying else next((value for value in values if value), "all runs"))
         group = Group(title, {name: named[name] for name in by}, data[mine], data[theirs])
         for trait, column in (("model_size", columns.model_size), ("complexity", columns.complexity)):
             if column in table.columns and np.isfinite(numbers := _number(table[mine], column)).any():
@@ -305,9 +305,14 @@ def _usable(rows: pd.DataFrame, columns: Columns, dropped: list[dict[str, Any]])
         checks.append((rows["copy"], "said", said))
     bad = np.zeros(len(rows), bool)
     for failed, said, reason in checks:
-        for _, row in rows[failed & ~bad].iterrows():
-            dropped.append({"line": int(row["line"]), "value": str(row[said]), "reason": reason})
-        bad |= failed.to_numpy()
+        new = failed.to_numpy(bool) & ~bad
+        if new.any():
+            lines, values = rows["line"].to_numpy()[new], rows[said].to_numpy()[new]
+            dropped += [
+                {"line": int(line), "value": str(value), "reason": reason}
+                for line, value in zip(lines, values, strict=True)
+            ]
+        bad |= new
     dropped.sort(key=lambda item: int(item["line"]))
     rows = rows[~bad]
     if "run_id" not in rows:

@@ -6,7 +6,7 @@ import numpy as np
 
 from lightning_tl.laws.analysis import GroupFit, Scratch
 from lightning_tl.laws.compare import Comparison, Difference
-from lightning_tl.laws.fitted import FittedLaw, ImagesNeeded
+from lightning_tl.laws.fitted import IDENTIFIED, FittedLaw, ImagesNeeded
 
 #: A reach beyond this many times the largest size is called an extrapolation.
 FAR = 10.0
@@ -46,6 +46,11 @@ def confidence_level(law: FittedLaw) -> str:
     return f"{100 * law.level:g} %"
 
 
+def up_to(high: float) -> str:
+    """Return the upper end of an interval in words."""
+    return f"to {high:.3g}" if np.isfinite(high) else "upwards"
+
+
 def gap_sentences(law: FittedLaw) -> list[str]:
     """Say what C (gamma) and alpha are, or that they are not identified and why."""
     found = []
@@ -57,7 +62,11 @@ def gap_sentences(law: FittedLaw) -> list[str]:
         reason = law.unidentified(name)
         low, high = law.interval(name)
         if reason is None:
-            found.append(f"The {words[name]} is {law.params[name]:.3g} ({level} interval {low:.3g} to {high:.3g}).")
+            ends = f"{level} interval {low:.3g} {up_to(high)}"
+            if low <= 0 or not np.isfinite(high):  # identified, though not with this much confidence
+                lower, upper = law.interval(name, IDENTIFIED)
+                ends += f", {percent(IDENTIFIED)} interval {lower:.3g} {up_to(upper)}"
+            found.append(f"The {words[name]} is {law.params[name]:.3g} ({ends}).")
             continue
         best = f"best value {law.params[name]:.3g}"
         if law.at_bound(name):

@@ -89,6 +89,53 @@ def test_wrong_columns(table, columns, message) -> None:
     assert str(error.value).startswith(message)
 
 
+def other(**more: object) -> pd.DataFrame:
+    """Two renderers' curves in a table that is not ours, with a dot in a column's name."""
+    rng, sizes = np.random.default_rng(4), np.tile([1000, 2000, 4000, 8000, 16000], 2)
+    error = (0.5 * sizes**-0.4 + np.repeat([0.2, 0.25], 5)) * np.exp(0.003 * rng.standard_normal(10))
+    return pd.DataFrame({"pre.n": sizes, "score": 1 - error, "pool": np.repeat(["x", "y"], 5), **more})
+
+
+def test_where_takes_names_with_dots_as_they_are() -> None:
+    for query in ("pre.n > 1000 and pool != 'pre.n'", "`pre.n` > 1000", '2000 <= pre.n and pool != "pre.n"'):
+        found = groups(other(), Columns(size="pre.n", score_is="accuracy", score="score", by=("pool",), where=query))
+        assert [sorted(group.runs["n"]) for group in found] == [[2000, 4000, 8000, 16000]] * 2
+
+
+def test_curves_mixed_into_one_are_noted() -> None:
+    mixed = groups(other(same="a", tag=list("ababababab")), Columns("pre.n", "score", "accuracy", by=()))
+    assert len(mixed) == 1
+    assert "At one size the error differs with the column pool: are these several curves" in mixed[0].notes[0]
+    for columns in (
+        Columns("pre.n", "score", "accuracy", by=("pool",)),
+        Columns("pre.n", "score", "accuracy", by=(), cluster=("draw:pool",)),
+    ):
+        assert all(group.notes == [] for group in groups(other(), columns))
+
+
+def test_numbers_in_by_are_compared_as_numbers() -> None:
+    found = groups(other(share=["1", "1.0"] * 5), Columns("pre.n", "score", "accuracy", by=("pool", "share")))
+    assert [group.label for group in found] == ["x", "y"]
+    found = groups(other(share=["0.10", "", *["a"] * 8]), Columns("pre.n", "score", "accuracy", by=("share",)))
+    assert [group.label for group in found] == ["0.10", "no share", "a"]
+
+
+def test_rows_that_stand_twice_without_a_run_id() -> None:
+    table = pd.concat([other(), other().iloc[[3]]])
+    found = groups(table, Columns("pre.n", "score", "accuracy", by=("pool",)))
+    assert len(found[0].runs) == 5
+    assert [(row["line"], row["reason"]) for row in found[0].dropped] == [
+        (12, "the same row stands twice; give repeats a column that tells them apart, such as a seed")
+    ]
+
+
+def test_columns_without_numbers() -> None:
+    with pytest.raises(UserError, match=r"column 'pool' has no number in any row \(line 2: 'x'\); name another"):
+        groups(other(), Columns(size="pool", score="score"))
+    with pytest.raises(UserError, match="column 'pool' has no number in any row"):
+        groups(other(), Columns(size="pre.n", score="pool"))
+
+
 def test_where_selects_by_numbers(table) -> None:
     found = groups(read_table(table), Columns(where="pretrain_images >= 256 and render == 'digits'"))
     assert [sorted(set(group.runs["n"])) for group in found] == [[256, 512, 1024, 2048]]

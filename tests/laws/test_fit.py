@@ -151,6 +151,21 @@ def test_probability_agrees_with_the_interval() -> None:
         assert law.probability_above(name, high) == pytest.approx(0.025, abs=0.004)
 
 
+def test_what_a_likelihood_ratio_test_identifies_is_identified() -> None:
+    """C = 0 rejected by 7 log(RSS of the power law / RSS) over the chi-square 95 % quantile: then C is identified."""
+    rng, rejected, identified = np.random.default_rng(10), [], []
+    for _ in range(60):
+        error = noisy(rng, rng.uniform(0.1, 1), rng.uniform(0.1, 0.95), rng.uniform(0.005, 0.02))
+        law = fit(n=SIZES, error=error)
+        line = np.polyfit(np.log(SIZES), np.log(error), 1, full=True)[1][0]
+        best = np.sum((np.log(error) - np.log(law.predict(SIZES))) ** 2)
+        rejected.append(7 * np.log(line / best) > stats.chi2.ppf(0.95, 1))
+        identified.append(law.unidentified("C") is None)
+    assert 30 < sum(rejected) < 60
+    assert all(known for known, test in zip(identified, rejected, strict=True) if test)
+    assert sum(identified) < 60
+
+
 def test_what_is_not_identified_says_why() -> None:
     rng = np.random.default_rng(9)
     straight = fit(n=SIZES, error=noisy(rng, 0.3, 0.0, 0.02))

@@ -15,7 +15,7 @@ from lightning_tl.errors import UserError
 from lightning_tl.laws import FullLaw, PowerLaw, TransferLaw, fit
 from lightning_tl.laws.analysis import Method, analyse
 from lightning_tl.laws.table import Columns, groups
-from lightning_tl.laws.wording import images, percent, sure
+from lightning_tl.laws.wording import images, percent, signed, sure
 
 from .tables import falling, flat, results
 
@@ -194,4 +194,5 @@ def test_a_rising_curve_is_noted() -> None:
 def test_numbers_in_sentences() -> None:
     assert [percent(x) for x in (0.123, 0.0123, -0.0001, -0.05)] == ["12 %", "1.2 %", "0 %", "-5.0 %"]
     assert [sure(x) for x in (0.999, 0.83, 0.001)] == ["over 99 %", "83 %", "under 1 %"]
+    assert [signed(x) for x in (-0.004, 0.004, 0.126, -0.051)] == ["0 %", "0 %", "+13 %", "-5 %"]
     assert [images(x) for x in (12.3, 12345, 1.234e9, np.inf)] == ["12", "12,300", "1.2e+09", "no bound"]
