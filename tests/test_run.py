@@ -18,6 +18,8 @@ from training import EPOCH, STEPS, equal, finetuning, pretraining, state, weight
 from lightning_tl.errors import UserError
 from lightning_tl.run import run
 
+ROOT = Path(__file__).parents[1]
+
 # Lightning's remarks on short runs, and on folders that are there already
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -312,3 +314,15 @@ def test_weights_alone_are_to_start_from_not_to_resume(renders, tmp_path):
     torch.save({"a": torch.zeros(1)}, tmp_path / "a.ckpt")
     with pytest.raises(UserError, match=r"--ckpt_path .*a\.ckpt: holds no state of a training run.*--model.init_from"):
         run(pretraining(renders, tmp_path / "out", f"--ckpt_path={tmp_path}/a.ckpt"))
+
+
+@pytest.mark.parametrize("name", ["measure", "measure_sparsely", "stop_when_fragile"])
+def test_the_shipped_callbacks_are_added_by_a_second_file(name, tmp_path):
+    cli = run(finetuning(tmp_path, f"--config=callbacks/{name}"))
+    with open(tmp_path / "metrics.csv") as file:
+        logged = {key for row in csv.DictReader(file) for key, value in row.items() if value}
+    assert {"test/error", "train/loss", "val/error"} & logged and "perturbed_loss/gamma_0.01" in logged
+    assert (tmp_path / "checkpoints/last.ckpt").is_file()  # the first file's own callback is still there
+    names = [type(callback).__name__ for callback in cli.trainer.callbacks]
+    overlay = yaml.safe_load((ROOT / "configs/callbacks" / f"{name}.yaml").read_text())["trainer"]["callbacks+"]
+    assert {entry["class_path"].rpartition(".")[2] for entry in overlay} <= set(names)

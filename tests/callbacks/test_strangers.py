@@ -5,11 +5,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
+import transformers
 from lightning.pytorch import LightningModule
 from torch import nn
 from torch.utils.data import DataLoader
 
 from lightning_tl.callbacks import HessianTrace, ParameterDistance, PerturbationSensitivity
+from lightning_tl.errors import UserError
 from tests.callbacks.modules import trainer
 from tests.measure.cases import Attention
 
@@ -84,6 +86,23 @@ class LanguageModel(LightningModule):
     def data():
         ids = torch.randint(0, 11, (4, 8))
         return [{"input_ids": ids, "labels": ids}]
+
+
+class HuggingFace(LightningModule):
+    """A Hugging Face causal language model in ten lines: the loss comes in the model's own output."""
+
+    def __init__(self):
+        super().__init__()
+        size = {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 8, "vocab_size": 11}
+        self.model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**size, bos_token_id=0, eos_token_id=0))
+
+    def training_step(self, batch, batch_idx):
+        return self.model(**batch).loss
+
+    def configure_optimizers(self):
+        return torch.optim.AdamW(self.parameters(), lr=1e-3)
+
+    data = LanguageModel.data
 
 
 class Detector(LightningModule):
@@ -164,16 +183,17 @@ def fit(kind, measuring, steps=2, **options):
 
 
 LOSS = {GAN: {"loss_fn": lambda module, batch: module.generator_loss(batch), "include": "^generator"}}
-NOISE = {Detector: "relative"}
+# what layers without reset_parameters() ask for
+NOISE = {Detector: {"noise": "relative"}, HuggingFace: {"reference": HuggingFace}}
 
 
-@pytest.mark.parametrize("kind", [SimCLR, Segmentation, LanguageModel, Detector, GAN])
+@pytest.mark.parametrize("kind", [SimCLR, Segmentation, LanguageModel, HuggingFace, Detector, GAN])
 def test_attached_unmodified(kind):
     options = LOSS.get(kind, {})
     measuring = [
         ParameterDistance(every_n_steps=1),
         HessianTrace(every_n_steps=1, products=4, **options),
-        PerturbationSensitivity([0.01], draws=2, every_n_steps=1, noise=NOISE.get(kind, "init"), **options),
+        PerturbationSensitivity([0.01], draws=2, every_n_steps=1, **NOISE.get(kind, {}), **options),
     ]
     module, run = fit(kind, measuring)
     plain, _ = fit(kind, [])
@@ -185,6 +205,15 @@ def test_attached_unmodified(kind):
     assert measuring[1].history[0]["hessian/trace_stderr"] >= 0
     assert measuring[0].history[-1]["param_distance/total"] > 0
     assert "hessian/trace" in run.callback_metrics
+
+
+def test_a_hugging_face_model_is_split_and_its_layers_without_an_initialisation_are_named():
+    trace = HessianTrace(None, products=8)
+    fit(HuggingFace, [trace], steps=1)
+    assert trace.history[0]["hessian/trace_stderr"] > 0
+    assert "variances" in trace._memory  # of the split: the loss was found behind the model's own output
+    with pytest.raises(UserError, match=r"no reset_parameters\(\).*Conv1D.*Pass reference="):
+        fit(HuggingFace, [PerturbationSensitivity([0.01])], steps=1)
 
 
 def test_the_detector_is_measured_in_train_mode_by_differences():
