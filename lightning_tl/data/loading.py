@@ -180,9 +180,7 @@ class BatchedDataModule(pl.LightningDataModule):
     def train_dataloader(self) -> Loader:
         """Return the loader of the training split."""
         length = len(self.splits["train"])
-        sampler = StepBatches(
-            length, self.batch_size, self.seed, self.steps_per_epoch, self._done, **self._process()
-        )
+        sampler = StepBatches(length, self.batch_size, self.seed, self.steps_per_epoch, self._done, **self._process())
         return self._loader("train", sampler)
 
     def _eval_dataloader(self, split: str) -> Loader:

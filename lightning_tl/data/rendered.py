@@ -3,29 +3,40 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from lightning_tl.data.augment import BatchTransform
-from lightning_tl.data.loading import BatchedDataModule, Batches
+from lightning_tl.data.loading import BatchedDataModule, Batches, Split
+from lightning_tl.data.samples import Kind, Samples
 from lightning_tl.data.shards import RenderedImages, read_manifest
+from lightning_tl.data.transforms import CropTransform, Given, ResizeTransform, ScaleCropTransform, build_transform
 from lightning_tl.errors import UserError
+
+Target = Literal["mulclass", "sinclass", "objdet", "semseg", "normal"]
+_KINDS: dict[str, Kind] = {"objdet": "boxes", "semseg": "mask", "normal": "normals"}
 
 
 class _Columns(dict[int, int]):
     """Category id → place among the classes."""
 
     def __init__(self, images: RenderedImages) -> None:
-        self.folder = images.manifest.folder
+        self.images = images
         super().__init__((number, i) for i, number in enumerate(sorted(images.manifest.categories)))
 
     def __missing__(self, number: int) -> int:
-        raise UserError(
-            f"{self.folder}: an image is labelled with category {number}, which its manifest.json does not list; "
-            "render the data set again"
-        )
+        raise _unlisted(self.images, number)
+
+
+def _unlisted(images: RenderedImages, number: int) -> UserError:
+    return UserError(
+        f"{images.manifest.folder}: an image is labelled with category {number}, which its manifest.json does not "
+        "list; render the data set again"
+    )
 
 
 def visible_categories(images: RenderedImages) -> Tensor:
@@ -57,6 +68,61 @@ def largest_category(images: RenderedImages) -> Tensor:
     return targets
 
 
+class RenderedSamples:
+    """Rendered images with the labels of a task.
+
+    Args:
+        images: The images.
+        target: The task.
+        labels: Of the whole images, ``[N, …]``, for ``mulclass`` and ``sinclass``.
+    """
+
+    def __init__(self, images: RenderedImages, target: str, labels: Tensor | None = None) -> None:
+        self.images, self.target, self.labels = images, target, labels
+        self.kind: Kind = _KINDS.get(target, "label")
+        self._column = _Columns(images)
+        # category id → class by pixel, the background being 0
+        self._classes = np.full(max(self._column, default=0) + 1, 0, np.uint8)
+        for number, column in self._column.items():
+            self._classes[number] = column + 1
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def name(self, index: int) -> str:
+        """Return the split's folder and the number of the image."""
+        return f"{self.images.manifest.folder}: image {index}"
+
+    def read(self, index: int) -> tuple[Image.Image, Any]:
+        """Return an image, not yet decoded, and its target; of the members only what the task needs is read."""
+        image = self.images.open_rgb(index)
+        if self.labels is not None:
+            return image, self.labels[index]
+        if self.target == "normal":
+            return image, self.images.normal(index).copy()
+        if self.target == "semseg":
+            return image, self._mask(index)
+        objects = [thing for thing in self.images.labels(index)["objects"] if min(thing["bbox"][2:]) > 0]
+        boxes = np.array([thing["bbox"] for thing in objects], np.float32).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        return image, {
+            "boxes": boxes,
+            "labels": np.array([self._column[thing["category"]] + 1 for thing in objects], np.int64),
+            "iscrowd": np.zeros(len(objects), np.int64),
+            "area": np.array([thing["area"] for thing in objects], np.float32),
+            "image_id": np.int64(index),
+        }
+
+    def _mask(self, index: int) -> np.ndarray:
+        numbers = self.images.category(index)
+        listed = numbers < len(self._classes)
+        classes = self._classes[np.where(listed, numbers, 0)]
+        wrong = numbers[(classes == 0) & (numbers != 0)]
+        if len(wrong):
+            raise _unlisted(self.images, int(wrong[0]))
+        return classes
+
+
 class Rendered(BatchedDataModule):
     """The first ``n`` images of a rendered data set's train split, and the whole of its validation split.
 
@@ -64,40 +130,60 @@ class Rendered(BatchedDataModule):
         root: The folder that ``lightning-tl render`` wrote.
         n: Pre-training size (``None``: all images).
         target: ``mulclass``: the visible categories as a float vector. ``sinclass``: the largest object's category.
-        transform: Crops, size, colours.
+            ``objdet``: boxes with the categories as labels 1 … K. ``semseg``: class by pixel, 0 the background and
+            1 … K - 1 the categories. ``normal``: the surface's unit vectors by pixel.
+        transform: Crops, sizes, colours. Keys of ``BatchTransform`` or ``CropTransform`` (mulclass, sinclass),
+            ``ResizeTransform`` (objdet), ``ScaleCropTransform`` (semseg, normal).
         batch_size: Images in a training batch.
         seed: Of order and augmentation.
         steps_per_epoch: Training batches between two validations (``None``: one pass over the images). With a fixed
             number every ``n`` is trained, and validated, alike.
         num_workers: Loader processes.
+        eval_batch_size: Images in a batch of validation and test (``None``: 256, for boxes, masks and normals 8).
 
     Raises:
-        UserError: No data set there, fewer than ``n`` images, a corrupted shard.
+        UserError: No data set there, fewer than ``n`` images, a corrupted shard, a transform of another task.
     """
 
     def __init__(
         self,
         root: Path,
         n: int | None = None,
-        target: Literal["mulclass", "sinclass"] = "mulclass",
-        transform: BatchTransform | None = None,
+        target: Target = "mulclass",
+        transform: Given = None,
         batch_size: int = 64,
         seed: int = 0,
         steps_per_epoch: int | None = None,
         num_workers: int = 0,
+        eval_batch_size: int | None = None,
     ) -> None:
-        super().__init__(batch_size, seed, steps_per_epoch, num_workers=num_workers)
-        self.root, self.n, self.target = Path(root), n, target
-        self.transform = transform or BatchTransform()
-        self.num_classes = len(read_manifest(self.root / "train").categories)
-        self.task = target
+        if target not in get_args(Target):
+            raise UserError(f"data.target is '{target}'; valid: {', '.join(get_args(Target))}")
+        whole = target in ("mulclass", "sinclass")
+        super().__init__(batch_size, seed, steps_per_epoch, eval_batch_size or (256 if whole else 8), num_workers)
+        self.root, self.n, self.target, self.task = Path(root), n, target, target
+        if whole:
+            self.transform = build_transform(transform, target, BatchTransform, CropTransform, ResizeTransform)
+        elif target == "objdet":
+            self.transform = build_transform(transform, target, ResizeTransform)
+        else:
+            # mirrored, a normal must be mirrored with the light that it is seen by: not by default
+            mirror = {"hflip": 0.0} if target == "normal" else {}
+            self.transform = build_transform(transform, target, ScaleCropTransform, **mirror)
+        categories = len(read_manifest(self.root / "train").categories)
+        self.num_classes = {"semseg": categories + 1, "normal": 3}.get(target, categories)
 
     def setup(self, stage: str) -> None:
         """Open the splits that the stage needs."""
         wanted = {"train": self.n, "val": None} if stage == "fit" else {"val": None}
         for split, n in wanted.items():
             if split not in self.splits:
-                images = RenderedImages(self.root / split, n)
-                targets = visible_categories(images) if self.target == "mulclass" else largest_category(images)
-                self.splits[split] = Batches(images.rgb, targets, self.transform, self.seed)
+                self.splits[split] = self._open(RenderedImages(self.root / split, n))
         self.splits["test"] = self.splits["val"]  # renders are never tested on: their validation split stands in
+
+    def _open(self, images: RenderedImages) -> Split:
+        labels = {"mulclass": visible_categories, "sinclass": largest_category}.get(self.target)
+        targets = None if labels is None else labels(images)
+        if targets is not None and isinstance(self.transform, BatchTransform):
+            return Batches(images.rgb, targets, self.transform, self.seed)
+        return Samples(RenderedSamples(images, self.target, targets), self.transform, self.seed)

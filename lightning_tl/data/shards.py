@@ -165,6 +165,14 @@ class RenderedImages:
         shard = self.shard_path(bisect_right(self._ends, index))
         return UserError(f"{shard}: {name} cannot be decoded ({error}): delete the shard and render it again")
 
+    def open_rgb(self, index: int) -> Image.Image:
+        """Return the colours' image, opened but not decoded."""
+        key, content = self.member(index, "rgb.png", "rgb.jpg")
+        try:
+            return Image.open(io.BytesIO(content))
+        except (OSError, SyntaxError, ValueError) as error:
+            raise self._undecodable(index, f"{key}.rgb", error) from error
+
     def rgb(self, index: int) -> np.ndarray:
         """Return colours, uint8 ``[H, W, 3]``."""
         return self._array(index, "rgb.png", "rgb.jpg")

@@ -1,0 +1,140 @@
+"""ADE20K in its SceneParsing layout: images and masks of classes by pixel."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from lightning_tl.data.folders import image_files
+from lightning_tl.data.geometry import IGNORED
+from lightning_tl.data.images import mask, open_image
+from lightning_tl.data.sampled import OnError, SampledDataModule
+from lightning_tl.data.samples import Kind
+from lightning_tl.data.transforms import ScaleCropTransform
+from lightning_tl.errors import UserError
+
+
+class ScenePairs:
+    """The images of ``ROOT/images/SPLIT`` with the masks of ``ROOT/annotations/SPLIT``.
+
+    A mask's 0 (other) becomes ``IGNORED``, its 1 … K become 0 … K - 1.
+
+    Args:
+        root: The folder.
+        split: ``training`` or ``validation``.
+        num_classes: K.
+
+    Raises:
+        UserError: No images, an image without a mask, a mask without an image.
+    """
+
+    kind: Kind = "mask"
+
+    def __init__(self, root: Path, split: str, num_classes: int) -> None:
+        self.images, self.masks, self.num_classes = root / "images" / split, root / "annotations" / split, num_classes
+        for folder in (self.images, self.masks):
+            if not folder.is_dir():
+                raise UserError(
+                    f"{folder}: no such folder; expected {root}/images/{{training,validation}} and "
+                    f"{root}/annotations/{{training,validation}}"
+                )
+        self.files = image_files(self.images)
+        if not self.files:
+            raise UserError(f"{self.images}: no images in it")
+        stems = {os.path.splitext(file)[0] for file in self.files}
+        masks = {os.path.splitext(file)[0] for file in image_files(self.masks)}
+        for name, missing, what in ((self.images, stems - masks, "mask"), (self.masks, masks - stems, "image")):
+            if missing:
+                other = self.masks if what == "mask" else self.images
+                raise UserError(
+                    f"{name / min(missing)}.*: no {what} of that name in {other} ({len(missing)} such): "
+                    "add it, or remove this"
+                )
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def name(self, index: int) -> str:
+        """Return the path of an image."""
+        return str(self.images / self.files[index])
+
+    def read(self, index: int) -> tuple[Image.Image, np.ndarray]:
+        """Return an image, not yet decoded, and its classes by pixel, uint8 ``[H, W]``."""
+        path = self.masks / f"{os.path.splitext(self.files[index])[0]}.png"
+        stored = mask(open_image(path, str(path)), str(path))
+        largest = int(stored.max())
+        if largest > self.num_classes:
+            raise UserError(
+                f"{path}: a pixel of class {largest}; the masks hold 0 (other) and 1 to {self.num_classes}: "
+                "set data.num_classes if there are more"
+            )
+        image = open_image(self.images / self.files[index], self.name(index))
+        return image, np.where(stored == 0, IGNORED, stored - 1).astype(np.uint8)
+
+
+class ADE20K(SampledDataModule):
+    """Semantic segmentation in ADE20K's layout: ``ROOT/images/training/*.jpg``, ``ROOT/annotations/training/*.png``.
+
+    ``validation`` likewise; its images stand in for a test. Evaluation images keep their proportions, so they come one
+    by one, with masks of the resized image's size.
+
+    Args:
+        root: The folder.
+        num_classes: K: masks hold 1 to K, and 0 for what is not counted.
+        transform: Crops, sizes, colours.
+        fraction: Share of the training images to train on; see ``subset.txt`` in the run's folder.
+        draw: Which draw of the fraction; of one draw, smaller fractions are inside larger ones.
+        on_error: Broken images: ``raise`` an error, or ``skip`` them and count them.
+        batch_size: Images in a training batch.
+        eval_batch_size: Images in a batch of validation and test; more than 1 only where all are of one size.
+        seed: Of order and augmentation.
+        steps_per_epoch: Training batches between two validations (``None``: one pass over the images).
+        num_workers: Loader processes.
+
+    Raises:
+        UserError: No such folders, an image without a mask, a mask of another size or with a class above K.
+    """
+
+    task = "semseg"
+
+    def __init__(
+        self,
+        root: Path,
+        num_classes: int = 150,
+        transform: ScaleCropTransform | None = None,
+        fraction: float = 1.0,
+        draw: int = 0,
+        on_error: OnError = "raise",
+        batch_size: int = 16,
+        eval_batch_size: int = 1,
+        seed: int = 0,
+        steps_per_epoch: int | None = None,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__(
+            transform or ScaleCropTransform(),
+            fraction,
+            draw,
+            on_error,
+            batch_size,
+            eval_batch_size,
+            seed,
+            steps_per_epoch,
+            num_workers,
+        )
+        if not 1 <= num_classes <= IGNORED:
+            raise UserError(f"data.num_classes is {num_classes}; it must be between 1 and {IGNORED}")
+        self.root, self.num_classes = Path(root), num_classes
+        if not self.root.is_dir():
+            raise UserError(f"data.root is {root}: no such folder")
+
+    def setup(self, stage: str) -> None:
+        """List the images of the splits that the stage needs."""
+        if stage == "fit" and "train" not in self.splits:
+            self._train(ScenePairs(self.root, "training", self.num_classes))
+        if "val" not in self.splits:
+            self._add("val", ScenePairs(self.root, "validation", self.num_classes))
+        self.splits["test"] = self.splits["val"]

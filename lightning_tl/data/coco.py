@@ -1,0 +1,276 @@
+"""Boxes in COCO's format: a JSON of instances and a folder of images."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from lightning.pytorch.utilities import rank_zero_warn
+from PIL import Image
+
+from lightning_tl.data.images import open_image
+from lightning_tl.data.sampled import OnError, SampledDataModule
+from lightning_tl.data.samples import Kind
+from lightning_tl.data.transforms import ResizeTransform
+from lightning_tl.errors import UserError
+
+
+def _rows(path: Path, content: dict[str, Any], key: str, fields: tuple[str, ...]) -> list[dict[str, Any]]:
+    rows = content.get(key)
+    if not isinstance(rows, list):
+        raise UserError(f"{path}: no list '{key}'; an instances file has 'images', 'annotations' and 'categories'")
+    for number, row in enumerate(rows):
+        for field in fields:
+            if not isinstance(row, dict) or field not in row:
+                raise UserError(f"{path}: {key}[{number}] has no '{field}'")
+    return rows
+
+
+class Instances:
+    """An instances file: images and their boxes, by index in the order of the file.
+
+    Boxes without area, or wholly outside of their image, are left out, with a warning that counts them; others are
+    cut at the image's edges.
+
+    Args:
+        path: The JSON.
+
+    Raises:
+        UserError: No such file, no JSON, a key that is missing, an id that is there twice or unknown, a box that is
+            none.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise UserError(f"{path}: no such file") from None
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path}: cannot be read as JSON ({error})") from None
+        if not isinstance(content, dict):
+            raise UserError(f"{path}: holds no object at its top, but a {type(content).__name__}")
+        images = _rows(path, content, "images", ("id", "file_name", "width", "height"))
+        self.categories = self._categories(_rows(path, content, "categories", ("id", "name")))
+        self.ids = np.array([self._number("images", i, row, "id") for i, row in enumerate(images)], np.int64)
+        if not len(images):
+            raise UserError(f"{path}: lists no images")
+        self.files = [str(row["file_name"]) for row in images]
+        self.sizes = np.array(
+            [[self._number("images", i, row, key) for key in ("width", "height")] for i, row in enumerate(images)]
+        )
+        places = {int(number): i for i, number in enumerate(self.ids)}
+        if len(places) < len(images):
+            twice = next(int(n) for n, count in zip(*np.unique(self.ids, return_counts=True), strict=True) if count > 1)
+            raise UserError(f"{path}: two images have the id {twice}")
+        self._read_boxes(_rows(path, content, "annotations", ("image_id", "category_id", "bbox")), places)
+
+    def _number(self, key: str, place: int, row: dict[str, Any], field: str) -> int:
+        value = row[field]
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise UserError(f"{self.path}: {key}[{place}].{field} is {value!r}; it must be a whole number")
+        return value
+
+    def _categories(self, rows: list[dict[str, Any]]) -> dict[int, str]:
+        found: dict[int, str] = {}
+        for place, row in enumerate(rows):
+            number = self._number("categories", place, row, "id")
+            if number in found:
+                raise UserError(f"{self.path}: two categories have the id {number}")
+            found[number] = str(row["name"])
+        if not found:
+            raise UserError(f"{self.path}: lists no categories")
+        return dict(sorted(found.items()))
+
+    def _read_boxes(self, rows: list[dict[str, Any]], places: dict[int, int]) -> None:
+        self.left_out = 0
+        columns = {number: i for i, number in enumerate(self.categories)}
+        boxes, labels, crowds, areas, owners = [], [], [], [], []
+        for place, row in enumerate(rows):
+            where = f"{self.path}: annotations[{place}]"
+            if row["image_id"] not in places:
+                raise UserError(f"{where}.image_id is {row['image_id']!r}, which no image has")
+            if row["category_id"] not in columns:
+                raise UserError(f"{where}.category_id is {row['category_id']!r}, which 'categories' does not list")
+            owner = places[row["image_id"]]
+            box = self._box(where, row["bbox"], self.sizes[owner])
+            if box is None:
+                self.left_out += 1
+                continue
+            boxes.append(box)
+            labels.append(columns[row["category_id"]] + 1)
+            crowds.append(1 if row.get("iscrowd") else 0)
+            areas.append(self._area(where, row.get("area", row["bbox"][2] * row["bbox"][3])))
+            owners.append(owner)
+        order = np.argsort(np.array(owners, np.int64), kind="stable")
+        self.boxes = np.array(boxes, np.float32).reshape(-1, 4)[order]
+        self.labels, self.crowds = np.array(labels, np.int64)[order], np.array(crowds, np.int64)[order]
+        self.areas = np.array(areas, np.float32)[order]
+        counts = np.bincount(np.array(owners, np.int64), minlength=len(self.files))
+        self._ends = np.concatenate([[0], np.cumsum(counts)])
+        if self.left_out:
+            rank_zero_warn(
+                f"{self.path}: {self.left_out} of {len(rows)} boxes have no area inside their image; left out"
+            )
+
+    def _box(self, where: str, box: Any, size: np.ndarray) -> list[float] | None:
+        """Return xyxy inside the image; ``None`` if nothing is."""
+        numbers = (
+            isinstance(box, list)
+            and len(box) == 4
+            and all(isinstance(v, int | float) and not isinstance(v, bool) and np.isfinite(v) for v in box)
+        )
+        if not numbers:
+            raise UserError(f"{where}.bbox is {box!r}; it must be four numbers: left, top, width, height in pixels")
+        x, y, w, h = box
+        left, top, right, bottom = max(0.0, x), max(0.0, y), min(float(size[0]), x + w), min(float(size[1]), y + h)
+        return [left, top, right, bottom] if right > left and bottom > top else None
+
+    def _area(self, where: str, area: Any) -> float:
+        if isinstance(area, bool) or not isinstance(area, int | float) or not np.isfinite(area) or area < 0:
+            raise UserError(f"{where}.area is {area!r}; it must be a number of at least 0")
+        return float(area)
+
+    def of(self, index: int) -> slice:
+        """Return which boxes are an image's."""
+        return slice(int(self._ends[index]), int(self._ends[index + 1]))
+
+    def with_boxes(self) -> np.ndarray:
+        """Return the indices of images with a box that is no crowd."""
+        single = np.concatenate([[0], np.cumsum(self.crowds == 0)])
+        return np.flatnonzero(np.diff(single[self._ends]))
+
+
+class InstanceImages:
+    """Images of an instances file with their boxes, or with which categories they show.
+
+    Args:
+        instances: The file.
+        folder: Its images.
+        target: ``objdet`` or ``mulclass``.
+        crowds: Give crowd boxes too, as evaluation wants them.
+    """
+
+    def __init__(self, instances: Instances, folder: Path, target: str, crowds: bool) -> None:
+        if not folder.is_dir():
+            raise UserError(f"{folder}: no such folder, where the images of {instances.path} should be")
+        self.instances, self.folder, self.crowds = instances, folder, crowds
+        self.kind: Kind = "boxes" if target == "objdet" else "label"
+
+    def __len__(self) -> int:
+        return len(self.instances.files)
+
+    def name(self, index: int) -> str:
+        """Return the path of an image."""
+        return str(self.folder / self.instances.files[index])
+
+    def read(self, index: int) -> tuple[Image.Image, Any]:
+        """Return an image, not yet decoded, and its target."""
+        name = self.name(index)
+        image = open_image(Path(name), name)
+        width, height = self.instances.sizes[index]
+        if image.size != (width, height):
+            raise UserError(
+                f"{name}: {image.width} x {image.height} px, but {self.instances.path} says {width} x {height}"
+            )
+        own = self.instances.of(index)
+        labels = self.instances.labels[own]
+        if self.kind == "label":
+            shown = np.zeros(len(self.instances.categories), np.float32)
+            shown[labels - 1] = 1
+            return image, shown
+        kept = slice(None) if self.crowds else self.instances.crowds[own] == 0
+        return image, {
+            "boxes": self.instances.boxes[own][kept],
+            "labels": labels[kept],
+            "iscrowd": self.instances.crowds[own][kept],
+            "area": self.instances.areas[own][kept],
+            "image_id": self.instances.ids[index],
+        }
+
+
+class CocoDetection(SampledDataModule):
+    """Detection, or several labels, on COCO or any data set in its format.
+
+    The categories' ids, which may have gaps, become the labels 1 … K in their order. Crowd boxes are in evaluation
+    alone. Areas are in pixels of the resized image, as the boxes are.
+
+    Args:
+        root: The folder; the next four are paths below it.
+        train_images: Training images.
+        train_annotations: Their instances.
+        val_images: Validation images, which stand in for a test.
+        val_annotations: Their instances.
+        target: ``objdet``: boxes. ``mulclass``: which categories there are, as a float vector.
+        keep_empty: Train on images without a box too (crowds apart).
+        transform: Size, mirroring, colours.
+        fraction: Share of the training images to train on; see ``subset.txt`` in the run's folder.
+        draw: Which draw of the fraction; of one draw, smaller fractions are inside larger ones.
+        on_error: Broken images: ``raise`` an error, or ``skip`` them and count them.
+        batch_size: Images in a training batch.
+        eval_batch_size: Images in a batch of validation and test.
+        seed: Of order and augmentation.
+        steps_per_epoch: Training batches between two validations (``None``: one pass over the images).
+        num_workers: Loader processes.
+
+    Raises:
+        UserError: A file or folder that is missing, a JSON that is damaged or contradicts itself or the images, other
+            categories for training than for validation.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        train_images: str = "train2017",
+        train_annotations: str = "annotations/instances_train2017.json",
+        val_images: str = "val2017",
+        val_annotations: str = "annotations/instances_val2017.json",
+        target: Literal["objdet", "mulclass"] = "objdet",
+        keep_empty: bool = False,
+        transform: ResizeTransform | None = None,
+        fraction: float = 1.0,
+        draw: int = 0,
+        on_error: OnError = "raise",
+        batch_size: int = 8,
+        eval_batch_size: int = 8,
+        seed: int = 0,
+        steps_per_epoch: int | None = None,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__(
+            transform or ResizeTransform(),
+            fraction,
+            draw,
+            on_error,
+            batch_size,
+            eval_batch_size,
+            seed,
+            steps_per_epoch,
+            num_workers,
+        )
+        if target not in ("objdet", "mulclass"):
+            raise UserError(f"data.target is '{target}'; CocoDetection has: objdet, mulclass")
+        self.root, self.keep_empty, self.task = Path(root), keep_empty, target
+        self.train_images, self.train_annotations = train_images, train_annotations
+        self.val_images = val_images
+        # the smaller file of the two: the number of classes is needed before anything is set up
+        self._val = Instances(self.root / val_annotations)
+        self.num_classes = len(self._val.categories)
+        self.classes = list(self._val.categories.values())
+
+    def setup(self, stage: str) -> None:
+        """Read the splits that the stage needs."""
+        if stage == "fit" and "train" not in self.splits:
+            train = Instances(self.root / self.train_annotations)
+            if train.categories != self._val.categories:
+                other = sorted(set(train.categories.items()) ^ set(self._val.categories.items()))[0]
+                raise UserError(
+                    f"{train.path} and {self._val.path} list other categories: {other[0]} ({other[1]}) is not in both"
+                )
+            images = InstanceImages(train, self.root / self.train_images, self.task, crowds=self.task == "mulclass")
+            self._train(images, indices=None if self.keep_empty else train.with_boxes())
+        if "val" not in self.splits:
+            self._add("val", InstanceImages(self._val, self.root / self.val_images, self.task, crowds=True))
+        self.splits["test"] = self.splits["val"]

@@ -1,0 +1,252 @@
+"""Torchvision's own data sets of classification and segmentation, by name."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torchvision
+from PIL import Image
+
+from lightning_tl.data.geometry import IGNORED
+from lightning_tl.data.images import mask
+from lightning_tl.data.sampled import OnError, SampledDataModule
+from lightning_tl.data.samples import Kind
+from lightning_tl.data.subsets import hold_out
+from lightning_tl.data.transforms import CropTransform, ScaleCropTransform, build_transform
+from lightning_tl.errors import UserError, nearest
+
+# how torchvision's data sets name their splits: parameter, values for training, values for validation
+_SPLITS: tuple[tuple[str, tuple[Any, ...], tuple[Any, ...]], ...] = (
+    ("train", (True,), (False,)),
+    ("image_set", ("train",), ("val", "test")),
+    ("split", ("train", "trainval"), ("val", "valid", "test")),
+)
+
+
+def dataset_class(name: str) -> type[Any]:
+    """Return torchvision's data set of a name.
+
+    Raises:
+        UserError: There is none.
+    """
+    if name not in torchvision.datasets.__all__:
+        raise UserError(
+            f"data.name is '{name}', no data set of torchvision{nearest(name, torchvision.datasets.__all__)}"
+        )
+    return getattr(torchvision.datasets, name)
+
+
+class TorchvisionSamples:
+    """A split of a torchvision data set.
+
+    Args:
+        name: The data set's class.
+        root: Its folder.
+        options: More of its arguments.
+        target: ``sinclass`` or ``semseg``.
+        num_classes: K; classes are 0 … K - 1, in masks also ``IGNORED``.
+
+    Raises:
+        UserError: Torchvision's own complaint: files that are missing, arguments that it does not know.
+    """
+
+    def __init__(self, name: str, root: Path, options: dict[str, Any], target: str, num_classes: int | None) -> None:
+        kind = dataset_class(name)
+        self.title = f"{name}({', '.join(f'{key}={value!r}' for key, value in options.items())})"
+        if "root" in inspect.signature(kind).parameters:
+            options = {"root": str(root)} | options
+        try:
+            self.dataset = kind(**options)
+        except Exception as error:  # each data set has its own
+            hint = "" if options.get("download") else "; data.download: true fetches what can be fetched"
+            raise UserError(f"{self.title} in {root}: {' '.join(str(error).split())}{hint}") from error
+        self.kind: Kind = "mask" if target == "semseg" else "label"
+        self.num_classes = num_classes
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def name(self, index: int) -> str:
+        """Return what to call a sample."""
+        return f"{self.title}[{index}]"
+
+    def labels(self) -> np.ndarray | None:
+        """Return the class of each sample, ``[N]``, where that takes no decoding of images."""
+        for attribute in ("targets", "labels", "_labels", "y"):
+            found = getattr(self.dataset, attribute, None)
+            if found is not None and len(found) == len(self):
+                array = np.asarray(found)
+                if array.ndim == 1 and array.dtype.kind in "iu":
+                    return array.astype(np.int64)
+        return None
+
+    def read(self, index: int) -> tuple[Image.Image, Any]:
+        """Return an image and its class, or its classes by pixel, uint8 ``[H, W]``."""
+        name = self.name(index)
+        try:
+            image, target = self.dataset[index]
+        except Exception as error:  # each data set has its own
+            raise UserError(f"{name}: cannot be read ({' '.join(str(error).split())})") from error
+        if not isinstance(image, Image.Image):
+            raise UserError(f"{name}: gives a {type(image).__name__} and no image; this data set is not for training")
+        if self.kind == "mask":
+            if not isinstance(target, Image.Image):
+                raise UserError(
+                    f"{name}: gives no mask: it is no data set for semseg, or needs options in data.options"
+                )
+            return image, self._mask(name, target)
+        if isinstance(target, torch.Tensor) and target.numel() == 1:
+            target = int(target)
+        if isinstance(target, bool) or not isinstance(target, int | np.integer):
+            raise UserError(f"{name}: gives a {type(target).__name__} and no class: it is no data set for sinclass")
+        if self.num_classes is not None and not 0 <= target < self.num_classes:
+            raise UserError(f"{name}: has class {target}; with data.num_classes {self.num_classes} it must be below")
+        return image, int(target)
+
+    def _mask(self, name: str, target: Image.Image) -> np.ndarray:
+        classes = mask(target, name)
+        wrong = np.unique(classes[(classes != IGNORED) & (classes >= (self.num_classes or 0))])
+        if len(wrong):
+            raise UserError(
+                f"{name}: a pixel of class {wrong[0]}; masks hold 0 to {(self.num_classes or 0) - 1} "
+                f"(data.num_classes), and {IGNORED} for what is not counted"
+            )
+        return classes.astype(np.uint8)
+
+
+class TorchvisionDataset(SampledDataModule):
+    """Any data set of torchvision that gives (image, class) or (image, mask).
+
+    Its training and validation splits are found by torchvision's own names (``train=True``, ``split="train"``,
+    ``image_set="train"``, and so on) unless ``train`` and ``val`` name them. Where it has but one split, a share of it
+    is held out for validation, always the same. Validation stands in for a test.
+
+    Args:
+        name: Its class in ``torchvision.datasets``, such as ``CIFAR10`` or ``VOCSegmentation``.
+        root: Its folder.
+        target: ``sinclass`` or ``semseg``.
+        num_classes: K (``None``: the data set's number of classes; to be given for ``semseg``).
+        options: More arguments of the data set, for all splits.
+        train: Arguments for the training split.
+        val: Arguments for the validation split.
+        val_share: What to hold out where there is but one split.
+        download: Let torchvision fetch it if it is not there.
+        transform: Keys of ``CropTransform`` (sinclass) or ``ScaleCropTransform`` (semseg).
+        fraction: Share of the training images to train on, class by class where the data set lists its classes; see
+            ``subset.txt`` in the run's folder.
+        draw: Which draw of the fraction; of one draw, smaller fractions are inside larger ones.
+        on_error: Broken images: ``raise`` an error, or ``skip`` them and count them.
+        batch_size: Images in a training batch.
+        eval_batch_size: Images in a batch of validation and test (``None``: 64, for semseg 1).
+        seed: Of order and augmentation.
+        steps_per_epoch: Training batches between two validations (``None``: one pass over the images).
+        num_workers: Loader processes.
+
+    Raises:
+        UserError: No such data set, what torchvision says of missing files, samples that do not fit the target.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        root: Path,
+        target: Literal["sinclass", "semseg"] = "sinclass",
+        num_classes: int | None = None,
+        options: dict[str, Any] | None = None,
+        train: dict[str, Any] | None = None,
+        val: dict[str, Any] | None = None,
+        val_share: float = 0.1,
+        download: bool = False,
+        transform: dict[str, Any] | None = None,
+        fraction: float = 1.0,
+        draw: int = 0,
+        on_error: OnError = "raise",
+        batch_size: int = 64,
+        eval_batch_size: int | None = None,
+        seed: int = 0,
+        steps_per_epoch: int | None = None,
+        num_workers: int = 0,
+    ) -> None:
+        if target not in ("sinclass", "semseg"):
+            raise UserError(f"data.target is '{target}'; TorchvisionDataset has: sinclass, semseg")
+        super().__init__(
+            build_transform(transform, target, CropTransform if target == "sinclass" else ScaleCropTransform),
+            fraction,
+            draw,
+            on_error,
+            batch_size,
+            eval_batch_size or (64 if target == "sinclass" else 1),
+            seed,
+            steps_per_epoch,
+            num_workers,
+        )
+        if (train is None) != (val is None):
+            raise UserError("data.train and data.val name the two splits of the data set: give both, or neither")
+        self._name, self.root, self.task, self.val_share = name, Path(root), target, val_share
+        self._accepted = inspect.signature(dataset_class(name)).parameters
+        self._options = dict(options or {})
+        if download:
+            if "download" not in self._accepted:
+                raise UserError(f"data.download: {name} cannot be downloaded by torchvision: put its files into {root}")
+            self._options["download"] = True
+        self._splits = (train, val) if train is not None and val is not None else None
+        first = self._open("train", num_classes)
+        self._options.pop("download", None)
+        found = getattr(first.dataset, "classes", None)
+        if num_classes is None and target == "sinclass":
+            labels = first.labels()
+            num_classes = len(found) if found is not None else None if labels is None else int(labels.max()) + 1
+        if num_classes is None:
+            raise UserError(f"data.num_classes: {name} does not tell how many classes it has; set it")
+        if num_classes < 1:
+            raise UserError(f"data.num_classes is {num_classes}; it must be at least 1")
+        self.num_classes = first.num_classes = num_classes
+        self._first = first
+
+    def _split(self, split: str) -> dict[str, Any] | None:
+        """Return the arguments of a split; ``None`` for validation where there is but one."""
+        if self._splits is not None:
+            return dict(self._splits[0] if split == "train" else self._splits[1] or {})
+        for parameter, train, val in _SPLITS:
+            if parameter in self._accepted and parameter not in self._options:
+                values = self._values(parameter, train if split == "train" else val)
+                return {parameter: values[0]}
+        return {} if split == "train" else None
+
+    def _values(self, parameter: str, candidates: tuple[Any, ...]) -> list[Any]:
+        """Return the candidates that the data set's source names; it has no other list of them."""
+        source = inspect.getsource(dataset_class(self._name))
+        known = [value for value in candidates if isinstance(value, bool) or f'"{value}"' in source]
+        if not known:
+            raise UserError(
+                f"data.train, data.val: the splits of {self._name} are not plain; name them ({parameter}=…)"
+            )
+        return known
+
+    def _open(self, split: str, num_classes: int | None) -> TorchvisionSamples:
+        options = self._options | (self._split(split) or {})
+        unknown = [key for key in options if key not in self._accepted]
+        if unknown:
+            raise UserError(
+                f"data.options: {self._name} has no argument '{unknown[0]}'{nearest(unknown[0], self._accepted)}"
+            )
+        return TorchvisionSamples(self._name, self.root, options, self.task, num_classes)
+
+    def setup(self, stage: str) -> None:
+        """Open the splits that the stage needs."""
+        labels, kept = self._first.labels(), None
+        if "val" not in self.splits:
+            if self._split("val") is None:
+                kept, held = hold_out(len(self._first), labels, self.val_share)
+                self._add("val", self._first, held)
+            else:
+                self._add("val", self._open("val", self.num_classes))
+        if stage == "fit" and "train" not in self.splits:
+            if self._split("val") is None:
+                kept, _ = hold_out(len(self._first), labels, self.val_share)
+            self._train(self._first, labels if self.task == "sinclass" else None, kept)
+        self.splits["test"] = self.splits["val"]
