@@ -26,7 +26,8 @@ class SensitivityStop(Callback):
         patience: How many measurements in a row must lie above the lowest.
         sigmas: How many standard errors a rise must have.
         stop: Stop the training.
-        keep: Path of a checkpoint that is written whenever the perturbed loss is at its lowest so far.
+        keep: Path of a checkpoint that is written whenever the perturbed loss is at its lowest so far; a relative one
+            lies in the trainer's ``default_root_dir``.
         prefix: That of the PerturbationSensitivity callback to watch.
 
     Raises:
@@ -101,7 +102,7 @@ class SensitivityStop(Callback):
         curve = [torch.tensor(row[key], dtype=torch.float64) for row in source.draw_history]
         best = min(range(len(curve)), key=lambda i: float(curve[i].mean()))
         if self.keep is not None and best == len(curve) - 1:
-            trainer.save_checkpoint(Path(self.keep))
+            trainer.save_checkpoint(Path(trainer.default_root_dir) / self.keep)
         recent = range(len(curve) - self.patience, len(curve))
         if (
             self.turned_at is not None
