@@ -75,7 +75,7 @@ class TransferTask(pl.LightningModule):
         self.init_from, self.optimizer = init_from, optimizer
         self.scheduler, self.schedule = scheduler, schedule
         self.key_report: KeyReport | None = None
-        self._seen: set[str] = set()
+        self._checked: set[str] = set()
         self.configure_models()
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.to(memory_format=self.memory_format)
@@ -105,8 +105,8 @@ class TransferTask(pl.LightningModule):
         """
         raise TypeError(f"{type(self).__name__} must define build_metric()")
 
-    def check_batch(self, images: Any, targets: Any) -> None:
-        """Raise a ``UserError`` where a stage's first batch is not what the task takes."""
+    def check_batch(self, images: Any, targets: Any, stage: str) -> None:
+        """Raise a ``UserError`` where the first batch of a stage is not what the task takes."""
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the optimiser's groups; one with ``lr_factor`` gets the optimiser's learning rate times that."""
@@ -123,7 +123,12 @@ class TransferTask(pl.LightningModule):
 
     def shared_step(self, batch: Any, stage: str) -> Tensor:
         """Return the loss of a batch, logged; outside training the score is updated too."""
+        if not isinstance(batch, list | tuple) or len(batch) != 2:
+            raise wrong_batch(self, "(images, targets)", [batch])
         images, targets = batch
+        if stage not in self._checked:
+            self.check_batch(images, targets, stage)
+            self._checked.add(stage)
         outputs, loss = self.outputs_and_loss(images, targets, stage)
         training = stage == "train"
         self.log(
@@ -163,14 +168,6 @@ class TransferTask(pl.LightningModule):
                 f"model {type(self).__name__} is for {self.task}, but data {type(data).__name__} gives {theirs}; "
                 "choose a --model and a --data (or --data.target) that fit"
             )
-
-    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Check a stage's first batch, while it is on the CPU."""
-        stage = self.trainer.state.stage or ""
-        if stage not in self._seen and isinstance(batch, list | tuple) and len(batch) == 2:
-            self._seen.add(stage)
-            self.check_batch(*batch)
-        return batch
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seed torch's global generator for this batch."""

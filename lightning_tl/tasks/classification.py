@@ -27,7 +27,7 @@ class MultiLabelClassification(TransferTask):
         """Return the average precision, averaged over classes."""
         return _LabelAveragePrecision(num_labels=self.num_classes, average="macro")
 
-    def check_batch(self, images: Any, targets: Any) -> None:
+    def check_batch(self, images: Any, targets: Any, stage: str) -> None:
         """Refuse what are no images with float targets ``[B, num_classes]``."""
         fits = isinstance(images, Tensor) and isinstance(targets, Tensor) and targets.is_floating_point()
         if not fits or targets.shape != (len(images), self.num_classes):
@@ -53,7 +53,7 @@ class Classification(TransferTask):
         """Return the share of images whose class is the likeliest one."""
         return MulticlassAccuracy(num_classes=self.num_classes, average="micro")
 
-    def check_batch(self, images: Any, targets: Any) -> None:
+    def check_batch(self, images: Any, targets: Any, stage: str) -> None:
         """Refuse what are no images with whole numbers ``[B]`` in ``[0, num_classes)``."""
         fits = isinstance(images, Tensor) and isinstance(targets, Tensor) and not targets.is_floating_point()
         if not fits or targets.shape != (len(images),):

@@ -75,9 +75,9 @@ class DensePrediction(TransferTask):
         outputs, aux = self.outputs_and_aux(images)
         return outputs, self.loss(outputs, targets) + self.aux_weight * self.loss(aux, targets)
 
-    def check_batch(self, images: Any, targets: Any) -> None:
+    def check_batch(self, images: Any, targets: Any, stage: str) -> None:
         """Refuse to train on one image at a time, whose pooled features BatchNorm cannot normalise."""
-        if self.trainer.training and len(images) == 1:
+        if stage == "train" and len(images) == 1:
             raise UserError(
                 "DeepLabV3 cannot train on batches of one image (its image pooling is normalised over the batch); "
                 "set data.batch_size to at least 2 for each process"

@@ -95,7 +95,7 @@ class ObjectDetection(TransferTask):
             parts = self.head.losses(pyramid, batch, [_without_crowds(target) for target in targets])
         return self.head.detect(pyramid, batch), torch.stack(list(parts.values())).sum()
 
-    def check_batch(self, images: Any, targets: Any) -> None:
+    def check_batch(self, images: Any, targets: Any, stage: str) -> None:
         """Refuse what are no images with dicts of boxes and labels in ``[1, num_classes]``."""
         lists = isinstance(images, list | tuple | Tensor) and isinstance(targets, list | tuple)
         if not lists or not all(isinstance(target, dict) for target in targets):
@@ -116,7 +116,7 @@ class ObjectDetection(TransferTask):
             if bool((boxes[:, 2:] <= boxes[:, :2]).any()):
                 place = int((boxes[:, 2:] <= boxes[:, :2]).any(1).nonzero()[0])
                 raise UserError(f"{where}: box {place} is empty: {boxes[place].tolist()} (x1, y1, x2, y2 in px)")
-            if self.trainer.training and bool(target["iscrowd"].any()):
+            if stage == "train" and bool(target["iscrowd"].any()):
                 raise UserError(f"{where}: a crowd's box is among the training targets; leave out those of iscrowd=1")
 
 

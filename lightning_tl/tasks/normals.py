@@ -54,13 +54,13 @@ class SurfaceNormals(DensePrediction):
         """Return the angular errors."""
         return AngularErrors()
 
-    def check_batch(self, images: Any, targets: Any) -> None:
+    def check_batch(self, images: Any, targets: Any, stage: str) -> None:
         """Refuse what are no images with normals ``[B, 3, H, W]``."""
         fits = isinstance(images, Tensor) and isinstance(targets, Tensor) and targets.is_floating_point()
         if not fits or targets.shape != (len(images), 3, *images.shape[2:]) or self.num_classes != 3:
             wanted = f"images [B, C, H, W] and float normals [B, 3, H, W], with num_classes=3 (here {self.num_classes})"
             raise wrong_batch(self, wanted, (images, targets))
-        super().check_batch(images, targets)
+        super().check_batch(images, targets, stage)
 
 
 class AngularErrors(Metric):

@@ -38,7 +38,7 @@ class SemanticSegmentation(DensePrediction):
         """Return the mean intersection over union."""
         return _MeanIoU(num_classes=self.num_classes, average="macro", ignore_index=IGNORED, validate_args=False)
 
-    def check_batch(self, images: Any, targets: Any) -> None:
+    def check_batch(self, images: Any, targets: Any, stage: str) -> None:
         """Refuse what are no images with masks ``[B, H, W]`` of 255 or classes in ``[0, num_classes)``."""
         fits = isinstance(images, Tensor) and isinstance(targets, Tensor) and not targets.is_floating_point()
         if not fits or targets.shape != (len(images), *images.shape[2:]):
@@ -50,7 +50,7 @@ class SemanticSegmentation(DensePrediction):
                 f"a mask has class {wrong}, but the model has num_classes={self.num_classes}: classes are 0 to "
                 f"{self.num_classes - 1}, and {IGNORED} is ignored"
             )
-        super().check_batch(images, targets)
+        super().check_batch(images, targets, stage)
 
 
 class _MeanIoU(MulticlassJaccardIndex):
