@@ -34,6 +34,8 @@ MANY = 8
 _MOST_PAIRS = 300
 
 MORE, DIFFERENT, UNCLEAR, UNFITTED = "render more", "render differently", "cannot tell", "not fitted"
+#: Only with a budget: what else it could be spent on.
+MODEL = "use another model"
 
 
 @dataclass
@@ -42,7 +44,8 @@ class GroupAdvice:
 
     Attributes:
         label: The group.
-        verdict: ``render more``, ``render differently``, ``cannot tell`` or ``not fitted``.
+        verdict: ``render more``, ``render differently``, ``cannot tell`` or ``not fitted``; with a budget also
+            ``use another model``.
         sentences: The verdict with its grounds, in full sentences.
         reduction: Share of the error that :data:`FACTOR` times the images take away: estimate, low, high.
         confidence: Confidence that this is at least :data:`WORTHWHILE`.
@@ -169,15 +172,16 @@ def _group(
     reduction = (float(1 - np.exp(change)), float(1 - np.exp(up)), float(1 - np.exp(down)))
     confidence = law.probability_of_reduction(item.largest, far, WORTHWHILE, item.s)
     needed = law.images_needed(target, item.s) if target is not None else None
-    verdict, why = _verdict(item, family[0] if family else None, confidence, needed)
-    advice = GroupAdvice(item.label, verdict, [], reduction, confidence, needed)
+    ways = choices(item, fits, budget) if budget is not None and law.freedom > 0 else []
+    better = ways[0] if ways and _told(item, ways[0], fits, budget) else None
+    verdict, why = _verdict(item, family[0] if family else None, confidence, needed, better)
+    advice = GroupAdvice(item.label, verdict, [], reduction, confidence, needed, ways)
     advice.sentences.append(f"{verdict}. {why} {_tenfold(item, reduction, confidence)}")
     advice.sentences += gap_sentences(law)
     if needed is not None:
         advice.sentences.append(needed_sentence(needed, law))
-    if budget is not None and law.freedom > 0:
-        advice.choices = choices(item, fits, budget)
-        advice.sentences.append(_spend(item, advice.choices, fits, budget))
+    if budget is not None and ways:
+        advice.sentences.append(_spend(ways, budget, told=better is not None))
     if item.scratch is not None:
         advice.sentences.append(scratch_sentence(item.scratch, law))
     if item.hold_out is not None:
@@ -188,7 +192,9 @@ def _group(
     return advice
 
 
-def _verdict(item: GroupFit, best: GroupFit | None, confidence: float, needed: ImagesNeeded | None) -> tuple[str, str]:
+def _verdict(
+    item: GroupFit, best: GroupFit | None, confidence: float, needed: ImagesNeeded | None, better: Choice | None
+) -> tuple[str, str]:
     """Return the verdict and its ground; what the data firmly say comes first."""
     law = item.law
     assert law is not None
@@ -196,6 +202,9 @@ def _verdict(item: GroupFit, best: GroupFit | None, confidence: float, needed: I
     if law.freedom < 1:
         need = len(law.form.parameters) + 1
         return UNCLEAR, f"{len(law.cells.n)} points fit any such law exactly: {need} or more sizes are needed."
+    if better is not None:
+        verdict = MODEL if better.kind == "another model" else DIFFERENT
+        return verdict, f"For the budget, {better.group} has a lower error than more images of this kind."
     if best is not None and best is not item and best.law is not None and best.law.freedom > 0:
         ahead = log_ratio(item, far, best, best.largest)
         if ahead.sign > 0:
@@ -234,22 +243,28 @@ def _tenfold(item: GroupFit, reduction: tuple[float, float, float], confidence: 
     )
 
 
-def _spend(item: GroupFit, found: Sequence[Choice], fits: Sequence[GroupFit], budget: Budget) -> str:
+def _told(item: GroupFit, choice: Choice, fits: Sequence[GroupFit], budget: Budget | None) -> bool:
+    """Return whether a way of spending is another than more images and the data tell it to be better."""
+    if choice.kind == "more images" or budget is None:
+        return False
+    other = next(each for each in fits if each.label == choice.group and each.law is not None)
+    return log_ratio(item, item.largest + budget.images, other, choice.n).sign > 0
+
+
+def _spend(found: Sequence[Choice], budget: Budget, told: bool) -> str:
     """Say which way of spending lowers the expected error most, and whether it is told from staying the course."""
     texts = []
     for choice in found:
         where = "" if choice.kind == "more images" else f" ({choice.group}, n = {choice.n:,.0f})"
         texts.append(f"{choice.kind}{where}: {choice.error:.3g} ({choice.low:.3g} to {choice.high:.3g})")
-    start = f"For {budget.amount:g}, which buys {budget.images:,.0f} images: {'; '.join(texts)}."
+    start = f"A budget of {budget.amount:g} buys {budget.images:,.0f} images: {'; '.join(texts)}."
     first = found[0]
     if len(found) == 1:
         return start
     if first.kind == "more images":
-        return f"{start} More images lower the expected error most."
-    other = next(each for each in fits if each.label == first.group and each.law is not None)
-    told = log_ratio(item, item.largest + budget.images, other, first.n).sign > 0
+        return f"{start} Of these, more images have the lowest expected error."
     doubt = "" if told else ", though the data do not tell it from more images"
-    return f"{start} {first.kind.capitalize()} ({first.group}) lowers the expected error most{doubt}."
+    return f"{start} {first.kind.capitalize()} ({first.group}) has the lowest expected error{doubt}."
 
 
 def _next(size: NextSize) -> str:

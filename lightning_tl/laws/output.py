@@ -16,7 +16,7 @@ from lightning_tl.laws.advice import Advice, GroupAdvice
 from lightning_tl.laws.analysis import GroupFit
 from lightning_tl.laws.compare import Comparison
 from lightning_tl.laws.fitted import FittedLaw
-from lightning_tl.laws.wording import comparison_sentence
+from lightning_tl.laws.wording import comparison_sentence, up_to
 
 _WORDS = ("label", "verdict", "sentences", "reduction", "confidence")
 
@@ -202,11 +202,10 @@ def _cell(law: FittedLaw, name: str) -> str:
     low, high = law.interval(name)
     if low == high:
         return f"{low:.3g} (held)"
-    if low <= 0 and not math.isfinite(high):
+    known = law.unidentified(name) is None
+    if low <= 0 and not math.isfinite(high) and not known:
         return "not identified *"
-    ends = f"{low:.3g} to {high:.3g}" if math.isfinite(high) else f"{low:.3g} upwards"
-    star = "" if law.unidentified(name) is None else " *"
-    return f"{law.params[name]:.3g} ({ends}){star}"
+    return f"{law.params[name]:.3g} ({low:.3g} {up_to(high)}){'' if known else ' *'}"
 
 
 def terminal_table(fits: Sequence[GroupFit], level: float = 0.95) -> str:

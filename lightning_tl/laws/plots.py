@@ -132,12 +132,13 @@ def law_figure(fits: Sequence[GroupFit], factor: float = 10.0, title: str | None
             for axes, item in zip(flat, drawn, strict=False):
                 (_full if full else _single)(axes, item, factor)
                 axes.set_title(item.label, fontsize=8)
+        some = f" (the first {len(drawn)} of {len(fits)} curves)" if len(fits) > _MOST_FACETS else ""
         unidentified = any(item.law.unidentified(p) for item in drawn if item.law for p in item.law.form.parameters)
         note = "bars: one standard deviation over runs; bands: interval of the law; dotted: extrapolation"
         figure.supxlabel(
             note + ("; * not identified" if unidentified else ""), fontsize=7, color="0.35", x=0.01, ha="left"
         )
-        headed(figure, title or "Error after fine-tuning, by pre-training size")
+        headed(figure, (title or "Error after fine-tuning, by pre-training size") + some)
         return figure
 
 
@@ -156,10 +157,10 @@ def facets(drawn: Sequence[GroupFit], label: str = ERROR_LABEL) -> tuple[Figure,
     for i, axes in enumerate(flat):
         axes.set_visible(i < len(drawn))
         axes.tick_params(labelsize=7)
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.yaxis.set_minor_locator(NullLocator())
         if i < len(drawn):
             _scales(axes, [drawn[i]])
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_minor_locator(NullLocator())
         if i % columns == 0:
             axes.set_ylabel(label, fontsize=8)
         if i + columns >= len(drawn):
@@ -184,7 +185,8 @@ def _full(axes: Axes, item: GroupFit, factor: float) -> None:
     shades = mpl.colormaps["viridis"](np.linspace(0, 0.85, len(sizes)))
     for size, shade in zip(sizes, shades, strict=True):
         mine = runs[runs["s"] == size] if "s" in runs else runs
-        axes.plot(mine["n"], mine["error"], "o", color=shade, markersize=3, label=f"s = {size:,.0f}")
+        name = f"s = {size:,.0f}" if size >= 100 else f"s = {size:.3g}"  # a fraction, where that is the column
+        axes.plot(mine["n"], mine["error"], "o", color=shade, markersize=3, label=name)
         if item.law is not None:
             n = np.geomspace(float(runs["n"].min()), item.largest * factor, 60)
             inside = n <= item.largest
@@ -269,20 +271,27 @@ def _scales(axes: Axes, drawn: Sequence[GroupFit]) -> None:
     plain_ticks(axes)
 
 
+def _short(value: float) -> str:
+    """Return a size as 500, 2k or 1.28M: several decades fit under a narrow axes."""
+    for unit, name in ((1e6, "M"), (1e3, "k")):
+        if value >= unit:
+            return f"{value / unit:g}{name}"
+    return f"{value:g}"
+
+
 def plain_ticks(axes: Axes) -> None:
     """Write ticks of logarithmic axes as plain numbers."""
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
     low, high = axes.get_ylim()
-    if high / low < 2:
+    if high / low < 4:
         axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     else:
-        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 3.0, 5.0, 7.0) if high / low < 30 else (1.0,)))
+        subs = (1.0, 2.0, 3.0, 5.0, 7.0) if high / low < 20 else (1.0, 3.0) if high / low < 1000 else (1.0,)
+        axes.yaxis.set_major_locator(LogLocator(subs=subs))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.xaxis.set_major_formatter(
-        FuncFormatter(lambda value, _: f"{value:,.0f}" if value < 1e6 else f"{value / 1e6:g}M")
-    )
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
 
 
 def linearised_figure(fits: Sequence[GroupFit], title: str | None = None) -> Figure:
@@ -374,7 +383,12 @@ def extrapolation_figure(fits: Sequence[GroupFit], title: str | None = None) -> 
             axes.plot(law.cells.n[before], np.exp(law.cells.log_error[before]), "o", color="0.2", markersize=4)
             axes.plot(out.n[after], out.observed[after], "o", color="0.2", markersize=4, markerfacecolor="white")
             axes.axvline(np.sqrt(law.cells.n.max() * out.n.min()), color="0.5", linewidth=0.8, linestyle=":")
+            if law.form.uses_s:  # one fine-tuning size is drawn: around that
+                drawn = [*np.exp(law.cells.log_error[before]), *out.observed[after]]
+                axes.set_ylim(min(drawn) * 0.9, max(drawn) * 1.15)
+                plain_ticks(axes)
             axes.set_title(item.label, fontsize=8)
             axes.legend(loc="best", fontsize=6.5, handlelength=1.4)
-        headed(figure, title or "Extrapolation: fitted to filled points, compared with open")
+        text = "Extrapolation: fitted to filled points, compared with open; band: for all open points together"
+        headed(figure, title or text)
         return figure

@@ -42,8 +42,8 @@ def _bars(axes: Axes, fitted: Sequence[GroupFit], name: str) -> None:
     finite = [high for _, high in ends if np.isfinite(high)]
     values = [item.law.params[name] for item in fitted if item.law and not item.law.at_bound(name)]
     right = 1.15 * max([*finite, *values], default=1.0)
-    if name == "alpha":  # one loose interval must not squeeze the others
-        right = min(right, 3 * max(values, default=1.0) + 0.2)
+    if name == "alpha":  # a few loose intervals must not squeeze the others
+        right = min(right, _most_alpha(fitted))
     for i, item in enumerate(fitted):
         law = item.law
         if law is None or name not in law.params:
@@ -60,6 +60,13 @@ def _bars(axes: Axes, fitted: Sequence[GroupFit], name: str) -> None:
     axes.set_xlabel(words[name])
 
 
+def _most_alpha(items: Sequence[GroupFit]) -> float:
+    """Return the largest alpha to draw: over what is identified, less a few that stand apart."""
+    laws = [item.law for item in items if item.law is not None]
+    known = [law.params["alpha"] for law in laws if law.unidentified("alpha") is None]
+    return 2.5 * float(np.quantile(known, 0.9)) + 0.2 if known else 2.0
+
+
 def model_size_figure(fits: Sequence[GroupFit], title: str | None = None) -> Figure | None:
     """Draw the transfer gap over the model's parameters with a power law through it (Mikami et al., Fig. 4).
 
@@ -70,29 +77,34 @@ def model_size_figure(fits: Sequence[GroupFit], title: str | None = None) -> Fig
     families = gap_by_model_size(fits)
     if not families:
         return None
+    count, families = len(families), families[: len(COLOURS)]
     with mpl.rc_context(STYLE):
-        figure, grid = new_figure(5.6, 4.0)
+        figure, grid = new_figure(7.4, 4.0)
         axes = grid[0, 0]
         for i, family in enumerate(families):
             colour = COLOURS[i % len(COLOURS)]
             # Side by side, or intervals at one model hide each other.
             place = family.parameters * 1.012 ** (i - (len(families) - 1) / 2)
-            _intervals(axes, place, family.items, "C", colour, MARKERS[i % len(MARKERS)], family.label)
+            label = family.label
             if family.law is not None:
                 x = np.geomspace(family.parameters.min(), family.parameters.max(), 30)
-                exponent = family.law.params["alpha"]
-                axes.plot(
-                    x, family.law.predict(x), color=colour, linewidth=1.3, label=f"∝ parameters$^{{{-exponent:.2g}}}$"
-                )
+                label += f": ∝ parameters$^{{{-family.law.params['alpha']:.2g}}}$"
+                axes.plot(x, family.law.predict(x), color=colour, linewidth=1.3)
+            _intervals(axes, place, family.items, "C", colour, MARKERS[i % len(MARKERS)], label)
         axes.set_xscale("log")
         ticks = np.unique([size for family in families for size in family.parameters])
-        axes.set_xticks(ticks, [f"{size / 1e6:.3g}M" for size in ticks])
+        labels = [f"{size / 1e6:.3g}M" for size in ticks]
+        for i in range(1, len(ticks)):  # names that would run into each other
+            if labels[i - 1] and ticks[i] < ticks[i - 1] * 1.1:
+                labels[i] = ""
+        axes.set_xticks(ticks, labels)
         axes.set_xticks([], minor=True)
         axes.set_xlabel("model parameters")
         axes.set_ylabel("transfer gap C (test error)")
-        axes.set_ylim(bottom=0)
-        axes.legend(loc="best", fontsize=8)
-        axes.set_title(title or "Transfer gap by model size; open: not identified", fontsize=10, loc="left")
+        axes.set_ylim(0, 1.3 * max(item.law.params["C"] for family in families for item in family.items if item.law))
+        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8)
+        some = f" (the first {len(families)} of {count} families)" if count > len(families) else ""
+        headed(figure, (title or "Transfer gap by model size; open: not identified") + some)
         return figure
 
 
@@ -106,15 +118,36 @@ def complexity_figure(fits: Sequence[GroupFit], title: str | None = None) -> Fig
         return None
     shown = [name for name in ("alpha", "C", "gamma") if all(item.law and name in item.law.params for item in items)]
     with mpl.rc_context(STYLE):
-        figure, grid = new_figure(3.6 * len(shown), 3.4, 1, len(shown))
+        kinds = _kinds(items, x)
+        figure, grid = new_figure(3.6 * len(shown) + 1.4 * (len(kinds) > 1), 3.4, 1, len(shown))
         width = np.ptp(x) / 60
         x = x + width * np.array([np.sum(x[:i] == value) for i, value in enumerate(x)])
         for axes, name in zip(grid[0], shown, strict=True):
-            _intervals(axes, x, items, name, COLOURS[0], MARKERS[0], None)
+            for i, (kind, places) in enumerate(kinds.items()):
+                mine = [items[place] for place in places]
+                _intervals(axes, x[places], mine, name, COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)], kind)
             axes.set_xlabel("data complexity")
-            axes.set_ylabel({"alpha": "pre-training rate alpha", "C": "transfer gap C"}.get(name, name))
+            axes.set_ylabel({"alpha": "pre-training rate alpha", "C": "transfer gap C (test error)"}.get(name, name))
+            if name == "alpha":
+                axes.set_ylim(0, _most_alpha(items))
+        if len(kinds) > 1:
+            grid[0, -1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8)
         headed(figure, title or "What complexity changes; open: not identified")
         return figure
+
+
+def _kinds(items: Sequence[GroupFit], x: Array) -> dict[str | None, list[int]]:
+    """Return the places of groups by what tells those of one complexity apart (a model, a task); all where too many."""
+    apart = {
+        name
+        for value in np.unique(x)
+        for name in items[0].group.keys
+        if len({item.group.keys.get(name) for item, at in zip(items, x, strict=True) if at == value}) > 1
+    }
+    kinds: dict[str | None, list[int]] = {}
+    for i, item in enumerate(items):
+        kinds.setdefault(" / ".join(item.group.keys[name] for name in item.group.keys if name in apart), []).append(i)
+    return kinds if 1 < len(kinds) <= len(COLOURS) else {None: list(range(len(items)))}
 
 
 def _intervals(

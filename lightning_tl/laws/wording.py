@@ -88,7 +88,7 @@ def needed_sentence(needed: ImagesNeeded, law: FittedLaw) -> str:
         return f"{start}the best fit never reaches it; at least {images(needed.low)} images{never}."
     high = f"to {images(needed.high)}" if np.isfinite(needed.high) else "upwards, unbounded by the data"
     reach = needed.estimate / needed.largest
-    beyond = f" That is {reach:.0f} times the largest size measured: an extrapolation." if reach > FAR else ""
+    beyond = f" That is {images(reach)} times the largest size measured: an extrapolation." if reach > FAR else ""
     interval = f"{confidence_level(law)} interval {images(needed.low)} {high}"
     return f"{start}about {images(needed.estimate)} images ({interval}){never}.{beyond}"
 

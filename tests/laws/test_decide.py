@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from lightning_tl.errors import UserError
-from lightning_tl.laws.advice import advise
+from lightning_tl.laws.advice import DIFFERENT, MODEL, MORE, advise
 from lightning_tl.laws.analysis import Method, analyse
 from lightning_tl.laws.decide import Budget, choices, model_parameters, next_size
 from lightning_tl.laws.gaps import gap_by_model_size
@@ -48,9 +48,23 @@ def test_the_budget_goes_where_the_error_falls_most() -> None:
         assert choice.low < d * choice.n**-alpha + gap < choice.high
     advice = advise(fits, budget=Budget(0.01, 640))
     text = " ".join(advice.groups[0].sentences)
-    assert "For 640, which buys 64,000 images: another rendering (random / r18, n = 128,000)" in text
-    assert "Another rendering (random / r18) lowers the expected error most." in text
-    assert "More images lower the expected error most" in " ".join(advice.groups[1].sentences)
+    assert "A budget of 640 buys 64,000 images: another rendering (random / r18, n = 128,000)" in text
+    assert "Another rendering (random / r18) has the lowest expected error." in text
+    assert "Of these, more images have the lowest expected error" in " ".join(advice.groups[1].sentences)
+
+
+def test_the_verdict_follows_the_budget() -> None:
+    """What is told to be better for the money is the verdict, also where more images would help too."""
+    laws = {
+        ("plain", "r18"): (0.8, 0.3, 0.02),
+        ("plain", "r50"): (0.8, 0.3, 0.001),
+        ("random", "r50"): (0.8, 0.3, 0.05),
+    }
+    fits = fits_of(laws)
+    assert [item.verdict for item in advise(fits).groups] == [MORE, MORE, DIFFERENT]
+    spent = advise(fits, budget=Budget(0.01, 64)).groups
+    assert [item.verdict for item in spent] == [MODEL, MORE, DIFFERENT]
+    assert "For the budget, plain / r50 has a lower error than more images of this kind." in spent[0].sentences[0]
 
 
 def test_what_the_data_do_not_tell_is_said() -> None:
