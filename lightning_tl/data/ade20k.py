@@ -12,7 +12,7 @@ from lightning_tl.data.folders import image_files
 from lightning_tl.data.geometry import IGNORED
 from lightning_tl.data.images import mask, open_image
 from lightning_tl.data.sampled import OnError, SampledDataModule
-from lightning_tl.data.samples import Kind
+from lightning_tl.data.samples import MEND_FILE, Kind
 from lightning_tl.data.transforms import ScaleCropTransform
 from lightning_tl.errors import UserError
 
@@ -32,6 +32,7 @@ class ScenePairs:
     """
 
     kind: Kind = "mask"
+    mend = MEND_FILE
 
     def __init__(self, root: Path, split: str, num_classes: int) -> None:
         self.images, self.masks, self.num_classes = root / "images" / split, root / "annotations" / split, num_classes

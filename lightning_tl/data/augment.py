@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchvision.transforms.v2.functional import resize_image
 
 from lightning_tl.errors import UserError
 
@@ -67,18 +68,24 @@ class BatchTransform:
         def draw(*shape: int) -> Tensor:
             return torch.rand(total or n, *shape, generator=generator)[place : place + n]
 
-        batch = images.float() / 255
+        crop = None if self.crop_scale in (None, (1, 1)) else self._crop(n, draw if generator is not None else None)
+        if crop is None and images.shape[-2:] != (self.size, self.size):
+            # as bytes: fifteen times as fast
+            images = resize_image(images, [self.size, self.size], antialias=True)
+        batch = images.to(torch.float32).div_(255)
         if self.grayscale and batch.shape[1] == 3:
             batch = (batch * batch.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True)
-        batch = self._resize(batch, draw if generator is not None else None)
+        if crop is not None:
+            grid = F.affine_grid(crop, [n, batch.shape[1], self.size, self.size], align_corners=False)
+            batch = F.grid_sample(batch, grid, mode="bilinear", padding_mode="border", align_corners=False)
         if generator is not None and self.hflip:
             mirrored = draw() < self.hflip
-            batch = torch.where(mirrored.view(-1, 1, 1, 1), batch.flip(-1), batch)
+            batch[mirrored] = batch[mirrored].flip(-1)
         if self.standardize == "imagenet":
             if batch.shape[1] != 3:
                 raise UserError(f"transform.standardize is imagenet, but the images have {batch.shape[1]} channels")
             mean, std = (batch.new_tensor(values).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
-            batch = (batch - mean) / std
+            batch = batch.sub_(mean).div_(std)
         elif self.standardize:
             mean, std = batch.mean((1, 2, 3), keepdim=True), batch.std((1, 2, 3), keepdim=True)
             batch = (batch - mean) / (std + 1e-3)
@@ -88,8 +95,8 @@ class BatchTransform:
             batch = torch.where(flip.view(-1, 1, 1, 1), 2 * middle - batch, batch)
         return batch
 
-    def _resize(self, batch: Tensor, draw: Callable[..., Tensor] | None) -> Tensor:
-        n = len(batch)
+    def _crop(self, n: int, draw: Callable[..., Tensor] | None) -> Tensor:
+        """Return where each output is in its image: ``[n, 2, 3]``, as ``affine_grid`` takes it."""
         low, high = self.crop_scale or (1.0, 1.0)
         scale = torch.full((n,), (low + high) / 2)
         shift = torch.zeros(n, 2)
@@ -98,9 +105,4 @@ class BatchTransform:
             shift = (2 * draw(2) - 1) * (1 - scale).unsqueeze(1)
         theta = torch.zeros(n, 2, 3)
         theta[:, 0, 0], theta[:, 1, 1], theta[:, :, 2] = scale, scale, shift
-        if bool((scale == 1).all()):
-            if batch.shape[-2:] == (self.size, self.size):
-                return batch
-            return F.interpolate(batch, (self.size, self.size), mode="bilinear", antialias=True, align_corners=False)
-        grid = F.affine_grid(theta, [n, batch.shape[1], self.size, self.size], align_corners=False)
-        return F.grid_sample(batch, grid, mode="bilinear", padding_mode="border", align_corners=False)
+        return theta

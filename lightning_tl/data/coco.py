@@ -12,7 +12,7 @@ from PIL import Image
 
 from lightning_tl.data.images import open_image
 from lightning_tl.data.sampled import OnError, SampledDataModule
-from lightning_tl.data.samples import Kind
+from lightning_tl.data.samples import MEND_FILE, Kind
 from lightning_tl.data.transforms import ResizeTransform
 from lightning_tl.errors import UserError
 
@@ -152,6 +152,8 @@ class InstanceImages:
         target: ``objdet`` or ``mulclass``.
         crowds: Give crowd boxes too, as evaluation wants them.
     """
+
+    mend = MEND_FILE
 
     def __init__(self, instances: Instances, folder: Path, target: str, crowds: bool) -> None:
         if not folder.is_dir():

@@ -11,7 +11,7 @@ from PIL import Image
 
 from lightning_tl.data.images import EXTENSIONS, open_image
 from lightning_tl.data.sampled import OnError, SampledDataModule
-from lightning_tl.data.samples import Kind
+from lightning_tl.data.samples import MEND_FILE, Kind
 from lightning_tl.data.subsets import hold_out
 from lightning_tl.data.transforms import CropTransform
 from lightning_tl.errors import UserError, nearest
@@ -48,6 +48,7 @@ class ImageClasses:
     """
 
     kind: Kind = "label"
+    mend = MEND_FILE
 
     def __init__(self, folder: Path, classes: Mapping[str, int] | None = None) -> None:
         self.folder = folder

@@ -6,64 +6,101 @@ import io
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
-from lightning_tl.data.geometry import Geometry
 from lightning_tl.errors import UserError
 
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
+# what Pillow raises of files that are none of its own; a broken PNG is a SyntaxError
+_DAMAGED = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+
+
+class Undecodable(UserError):
+    """A damaged image.
+
+    Args:
+        name: What to call it.
+        reason: What the decoder says.
+    """
+
+    def __init__(self, name: str, reason: Exception) -> None:
+        super().__init__(f"{name}: cannot be decoded ({reason})")
+        self.reason = reason
 
 
 def open_image(file: Path | bytes, name: str) -> Image.Image:
-    """Open an image: its header is read, its pixels are not.
+    """Open an image: its header is decoded, its pixels are not.
 
     Args:
         file: Path or content.
         name: For messages.
 
     Raises:
-        UserError: No such file, or no image.
+        UserError: No such file.
+        Undecodable: No image.
     """
     try:
-        return Image.open(io.BytesIO(file) if isinstance(file, bytes) else file)
+        return Image.open(io.BytesIO(file if isinstance(file, bytes) else file.read_bytes()))
     except FileNotFoundError:
         raise UserError(f"{name}: no such file") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise undecodable(name, error) from None
+    except _DAMAGED as error:
+        raise Undecodable(name, error) from None
 
 
-def undecodable(name: str, error: Exception) -> UserError:
-    """Return the error of an image that is damaged."""
-    return UserError(f"{name}: cannot be decoded ({error}): replace it, or leave such images out by on_error: skip")
+def decode(image: Image.Image, name: str, at_least: tuple[int, int] | None = None) -> np.ndarray:
+    """Decode colours: uint8 ``[H, W, 3]``.
 
-
-def pixels(image: Image.Image, geometry: Geometry, name: str) -> Tensor:
-    """Decode colours: uint8 ``[3, H, W]``, no smaller than the plan needs, with the plan applied.
+    Args:
+        image: As ``open_image`` gives it.
+        name: For messages.
+        at_least: Height and width that are enough. A JPEG is then decoded to a half, a quarter or an eighth where that
+            is no less, for a fraction of the time.
 
     Raises:
-        UserError: The image is damaged.
+        Undecodable: The image is damaged.
     """
-    height, width = geometry.decode_size
+    height, width = at_least or (image.height, image.width)
+    whole = min(image.height // max(1, height), image.width // max(1, width)) < 2
+    if whole and image.format == "JPEG" and image.mode in ("RGB", "L"):
+        pixels = _jpeg(image)
+        if pixels is not None:
+            return pixels
     try:
-        image.draft("RGB", (width, height))  # a JPEG is decoded to half, a quarter or an eighth where that is enough
-        array = np.array(image if image.mode == "RGB" else image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise undecodable(name, error) from None
-    return geometry.image(torch.from_numpy(array).permute(2, 0, 1))
+        image.draft("RGB", (width, height))
+        return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+    except _DAMAGED as error:
+        raise Undecodable(name, error) from None
+
+
+def _jpeg(image: Image.Image) -> np.ndarray | None:
+    """Decode by torchvision: the same pixels in two thirds of the time. ``None`` where it cannot.
+
+    Its PNG decoder is quicker too, but a damaged file ends the process.
+    """
+    file = getattr(image, "fp", None)
+    if not isinstance(file, io.BytesIO):
+        return None
+    import torch
+    from torchvision.io import ImageReadMode, decode_jpeg
+
+    try:
+        content = torch.frombuffer(bytearray(file.getbuffer()), dtype=torch.uint8)
+        return np.asarray(decode_jpeg(content, mode=ImageReadMode.RGB).permute(1, 2, 0))
+    except RuntimeError:
+        return None  # Pillow reads more, or says what is wrong
 
 
 def mask(image: Image.Image, name: str) -> np.ndarray:
     """Decode a mask of integers: ``[H, W]``; a palette's indices stay what they are.
 
     Raises:
-        UserError: The image is damaged, or has colours.
+        Undecodable: The image is damaged.
+        UserError: It has colours.
     """
     try:
         array = np.array(image)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise undecodable(name, error) from None
+    except _DAMAGED as error:
+        raise Undecodable(name, error) from None
     if array.ndim != 2 or array.dtype.kind not in "uib":
         raise UserError(
             f"{name}: a mask has one integer a pixel, this has mode {image.mode}: save it as 8-bit greyscale PNG"

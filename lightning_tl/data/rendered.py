@@ -77,6 +77,8 @@ class RenderedSamples:
         labels: Of the whole images, ``[N, …]``, for ``mulclass`` and ``sinclass``.
     """
 
+    mend = "delete its shard and run the same lightning-tl render again"
+
     def __init__(self, images: RenderedImages, target: str, labels: Tensor | None = None) -> None:
         self.images, self.target, self.labels = images, target, labels
         self.kind: Kind = _KINDS.get(target, "label")
@@ -182,6 +184,7 @@ class Rendered(BatchedDataModule):
         self.splits["test"] = self.splits["val"]  # renders are never tested on: their validation split stands in
 
     def _open(self, images: RenderedImages) -> Split:
+        images.open_shards()
         labels = {"mulclass": visible_categories, "sinclass": largest_category}.get(self.target)
         targets = None if labels is None else labels(images)
         if targets is not None and isinstance(self.transform, BatchTransform):

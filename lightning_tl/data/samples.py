@@ -12,12 +12,15 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lightning_tl.data.geometry import Geometry
-from lightning_tl.data.images import pixels
+from lightning_tl.data.images import Undecodable, decode
 from lightning_tl.data.stream import Pick, sample_seed
 from lightning_tl.data.transforms import Plan, seeded
 from lightning_tl.errors import UserError
 
 Kind = Literal["label", "boxes", "mask", "normals"]
+
+
+MEND_FILE = "replace it, or leave such images out by data.on_error: skip"
 
 
 class Source(Protocol):
@@ -29,6 +32,8 @@ class Source(Protocol):
     """
 
     kind: Kind
+    #: what to do about a damaged image
+    mend: str
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -38,6 +43,15 @@ class Source(Protocol):
 
     def read(self, index: int) -> tuple[Image.Image, Any]:
         """Return an image, opened but not decoded, and its target."""
+
+
+def pixels(image: Image.Image, geometry: Geometry, name: str) -> Tensor:
+    """Decode colours no larger than the plan needs, and apply it: uint8 ``[3, H, W]``.
+
+    Raises:
+        Undecodable: The image is damaged.
+    """
+    return geometry.image(torch.from_numpy(decode(image, name, geometry.decode_size)).permute(2, 0, 1))
 
 
 def unit_normals(stored: np.ndarray) -> Tensor:
@@ -99,8 +113,13 @@ class Samples(Dataset[Any]):
 
     def sample(self, pick: int | Pick) -> tuple[Tensor, Any]:
         """Return an image, float ``[3, H, W]``, and its target; augmented for a ``Pick`` of a training step."""
-        index, name = self._index(pick), self.name(pick)
-        image, target = self.source.read(index)
+        try:
+            return self._sample(pick, self.name(pick))
+        except Undecodable as error:
+            raise UserError(f"{error}: {self.source.mend}") from None
+
+    def _sample(self, pick: int | Pick, name: str) -> tuple[Tensor, Any]:
+        image, target = self.source.read(self._index(pick))
         if isinstance(pick, Pick):
             with seeded(sample_seed(self.seed, pick.step, pick.place)):
                 geometry = self.transform.plan(image.height, image.width, training=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import tarfile
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -15,8 +16,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from lightning_tl.data.images import Undecodable, decode, open_image
 from lightning_tl.errors import UserError
 
+_KEPT_OPEN = 128  # shards; processes may commonly have a thousand files
 FORMAT_VERSION = 1
 # by image: key, and by extension the (offset, size) of its bytes
 _Members = list[tuple[str, dict[str, tuple[int, int]]]]
@@ -100,6 +103,10 @@ class RenderedImages:
         self.n = available if n is None else n
         self._ends = list(accumulate(shard["images"] for shard in self.manifest.shards))
         self._members: dict[int, _Members] = {}
+        self._files: dict[int, io.FileIO] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_files": {}}  # another process opens its own
 
     def __len__(self) -> int:
         return self.n
@@ -134,6 +141,23 @@ class RenderedImages:
         self._members[shard] = sorted(by_key.items())
         return self._members[shard]
 
+    def open_shards(self) -> None:
+        """Check and index all shards now, so that a loader's processes, which are copies, need not do it each.
+
+        Raises:
+            UserError: A missing or corrupted shard.
+        """
+        for shard in range(bisect_left(self._ends, self.n) + 1):
+            self._open(shard)
+
+    def _read(self, shard: int, offset: int, size: int) -> bytes:
+        file = self._files.get(shard)
+        if file is None:
+            if len(self._files) >= _KEPT_OPEN:
+                self._files.pop(next(iter(self._files))).close()
+            file = self._files[shard] = io.FileIO(self.shard_path(shard))
+        return os.pread(file.fileno(), size, offset)  # has no position that processes could share
+
     def member(self, index: int, *extensions: str) -> tuple[str, bytes]:
         """Return an image's key and the bytes of the first of the extensions that it has.
 
@@ -149,9 +173,7 @@ class RenderedImages:
         for extension in extensions:
             if extension in parts:
                 offset, size = parts[extension]
-                with self.shard_path(shard).open("rb") as file:
-                    file.seek(offset)
-                    return key, file.read(size)
+                return key, self._read(shard, offset, size)
         raise UserError(f"{self.shard_path(shard)}: image {key} has no {' or '.join(extensions)}")
 
     def _array(self, index: int, *extensions: str) -> np.ndarray:
@@ -169,13 +191,19 @@ class RenderedImages:
         """Return the colours' image, opened but not decoded."""
         key, content = self.member(index, "rgb.png", "rgb.jpg")
         try:
-            return Image.open(io.BytesIO(content))
-        except (OSError, SyntaxError, ValueError) as error:
-            raise self._undecodable(index, f"{key}.rgb", error) from error
+            return open_image(content, key)
+        except Undecodable as error:
+            raise self._undecodable(index, f"{key}.rgb.png", error.reason) from error
 
     def rgb(self, index: int) -> np.ndarray:
         """Return colours, uint8 ``[H, W, 3]``."""
-        return self._array(index, "rgb.png", "rgb.jpg")
+        image = self.open_rgb(index)
+        try:
+            return decode(image, "")
+        except Undecodable as error:
+            raise self._undecodable(
+                index, f"{self.member(index, 'rgb.png', 'rgb.jpg')[0]}.rgb.png", error.reason
+            ) from error
 
     def category(self, index: int) -> np.ndarray:
         """Return category ids by pixel, uint16 ``[H, W]``; 0 is the background."""

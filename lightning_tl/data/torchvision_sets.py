@@ -14,7 +14,7 @@ from PIL import Image
 from lightning_tl.data.geometry import IGNORED
 from lightning_tl.data.images import mask
 from lightning_tl.data.sampled import OnError, SampledDataModule
-from lightning_tl.data.samples import Kind
+from lightning_tl.data.samples import MEND_FILE, Kind
 from lightning_tl.data.subsets import hold_out
 from lightning_tl.data.transforms import CropTransform, ScaleCropTransform, build_transform
 from lightning_tl.errors import UserError, nearest
@@ -53,6 +53,8 @@ class TorchvisionSamples:
     Raises:
         UserError: Torchvision's own complaint: files that are missing, arguments that it does not know.
     """
+
+    mend = MEND_FILE
 
     def __init__(self, name: str, root: Path, options: dict[str, Any], target: str, num_classes: int | None) -> None:
         kind = dataset_class(name)

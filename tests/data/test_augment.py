@@ -55,9 +55,9 @@ def test_central_crop_against_bilinear_sampling():
 def test_shrinking_the_whole_image_is_antialiased():
     images = pixels(n=1, side=64, channels=1)
     out = plain(size=16)(images)[0, 0].numpy()
-    source = Image.fromarray(images[0, 0].numpy().astype(np.float32) / 255)
-    expected = np.asarray(source.resize((16, 16), Image.Resampling.BILINEAR))
-    np.testing.assert_allclose(out, expected, atol=1e-5)
+    expected = np.asarray(Image.fromarray(images[0, 0].numpy()).resize((16, 16), Image.Resampling.BILINEAR))
+    np.testing.assert_allclose(out * 255, expected, atol=1.01)  # both round to bytes
+    assert np.abs(out * 255 - expected).mean() < 0.1
 
 
 def test_grayscale_weights():

@@ -1,0 +1,328 @@
+from __future__ import annotations
+
+import json
+from itertools import chain
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.datasets import ImageFolder as TorchvisionImageFolder
+from torchvision.transforms import v2
+
+from data.sets import CLASSES, instances, write_ade20k, write_cifar10, write_coco, write_folder, write_voc
+from lightning_tl.data import ADE20K, CocoDetection, ImageFolder, Rendered, RenderedImages, TorchvisionDataset
+from lightning_tl.data.augment import IMAGENET_MEAN, IMAGENET_STD
+from lightning_tl.data.transforms import CropTransform, ResizeTransform, ScaleCropTransform
+
+SMALL = CropTransform(size=32, eval_resize=36)
+SCALE = ScaleCropTransform(crop=32, shorter=(30, 50), eval_shorter=30)
+
+
+def colours(images):
+    """Undo the standardisation: bytes again."""
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
+    return (images * std + mean) * 255
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_folder(tmp_path_factory.mktemp("folder"))
+
+
+@pytest.fixture(scope="module")
+def coco(tmp_path_factory):
+    return write_coco(tmp_path_factory.mktemp("coco"))
+
+
+@pytest.fixture(scope="module")
+def ade20k(tmp_path_factory):
+    return write_ade20k(tmp_path_factory.mktemp("ade20k"))
+
+
+def ready(data, stage="fit"):
+    data.setup(stage)
+    return data
+
+
+def all_of(loader):
+    return list(loader)
+
+
+def test_folder_is_torchvisions(folder):
+    """Images and classes of evaluation are those of torchvision's own ImageFolder with its own transforms."""
+    data = ready(ImageFolder(folder, transform=SMALL, eval_batch_size=4))
+    assert data.num_classes == 3
+    assert data.classes == list(CLASSES)
+    pipeline = v2.Compose(
+        [
+            v2.PILToTensor(),
+            v2.Resize(36, antialias=True),
+            v2.CenterCrop(32),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(IMAGENET_MEAN, IMAGENET_STD),
+        ]
+    )
+    theirs = TorchvisionImageFolder(folder / "val", pipeline)
+    images, classes = (torch.cat(parts) for parts in zip(*data.val_dataloader(), strict=True))
+    assert classes.tolist() == theirs.targets
+    assert classes.dtype == torch.int64
+    torch.testing.assert_close(images, torch.stack([image for image, _ in theirs]), atol=1e-5, rtol=0)
+
+
+def test_folder_trains_on_its_images(folder):
+    data = ready(ImageFolder(folder, transform=SMALL, batch_size=6))
+    images, classes = next(iter(data.train_dataloader()))
+    assert images.shape == (6, 3, 32, 32)
+    assert images.dtype == torch.float32
+    seen = torch.cat([targets for _, targets in data.train_dataloader()])
+    assert torch.bincount(seen).tolist() == [8, 6, 4]
+    assert data.splits["train"].name(0).endswith("train/cat/cat0.jpg")
+    assert classes.dtype == torch.int64
+    data.setup("test")
+    assert sum(len(targets) for _, targets in data.test_dataloader()) == 9
+
+
+def test_a_folder_without_splits(tmp_path):
+    root = write_folder(tmp_path, {"": (10, 20, 10)})
+    data = ready(ImageFolder(root, val_share=0.2, transform=SMALL))
+    names = {split: {data.splits[split].name(i) for i in range(len(data.splits[split]))} for split in ("train", "val")}
+    assert [sum(f"/{c}/" in name for name in names["val"]) for c in CLASSES] == [2, 4, 2]
+    assert not names["train"] & names["val"]
+    assert len(names["train"] | names["val"]) == 40
+    alone = ready(ImageFolder(root, val_share=0.2, transform=SMALL, draw=3, seed=5), "test")  # the same for everybody
+    assert {alone.splits["test"].name(i) for i in range(8)} == names["val"]
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    rng = np.random.default_rng(0)
+    for name in ("bus", "train"):
+        (tmp_path / name).mkdir()
+        for i in range(4):
+            Image.fromarray(rng.integers(0, 256, (40, 40, 3)).astype(np.uint8)).save(tmp_path / name / f"{i}.PNG")
+    data = ready(ImageFolder(tmp_path, val_share=0.25, transform=SMALL))
+    assert data.classes == ["bus", "train"]
+    assert len(data.splits["train"]) == 6
+
+
+def test_grey_images_and_transparent_ones_have_three_colours(tmp_path):
+    (tmp_path / "a").mkdir()
+    Image.fromarray(np.full((40, 40), 200, np.uint8)).save(tmp_path / "a" / "0.png")
+    Image.fromarray(np.full((40, 40, 4), 200, np.uint8)).save(tmp_path / "a" / "1.png")
+    Image.fromarray(np.full((40, 40, 4), 55, np.uint8), "CMYK").save(tmp_path / "a" / "2.jpg", quality=100)
+    data = ready(ImageFolder(tmp_path, val_share=0.3, transform=SMALL))
+    found = [float(colours(image).mean()) for image, _ in (data.splits["train"].sample(i) for i in range(2))]
+    found.append(float(colours(data.splits["val"].sample(0)[0]).mean()))
+    assert all(abs(value - 200) < 1 or abs(value - 157) < 4 for value in found)
+
+
+def test_coco_boxes(coco):
+    data = ready(CocoDetection(coco, transform=ResizeTransform(size=96), eval_batch_size=4))
+    assert data.num_classes == 3
+    assert data.classes == ["cat", "dog", "owl"]
+    images, targets = (list(chain.from_iterable(parts)) for parts in zip(*data.val_dataloader(), strict=True))
+    assert [tuple(image.shape) for image in images] == [(3, 96, 96)] * 6
+    by_id = {int(target["image_id"]): target for target in targets}
+    assert list(by_id) == [7, 17, 27, 37, 47, 57]
+    first = by_id[7]
+    sx, sy = 96 / 48, 96 / 40
+    expected = torch.tensor([[5.5, 6, 25.5, 16.25], [40, 30, 48, 40], [0, 0, 48, 40]])
+    torch.testing.assert_close(first["boxes"], expected * torch.tensor([sx, sy, sx, sy]))
+    assert first["labels"].tolist() == [1, 2, 3]  # categories 2, 17, 90
+    assert first["iscrowd"].tolist() == [0, 0, 1]
+    torch.testing.assert_close(first["area"], torch.tensor([20 * 10.25, 400.0, 48 * 40]) * 0.5 * sx * sy)
+    assert by_id[27]["labels"].tolist() == [1]  # the box of no area is left out
+    assert by_id[37]["boxes"].shape == (0, 4)
+    assert {name: value.dtype for name, value in first.items()} == {
+        "boxes": torch.float32,
+        "labels": torch.int64,
+        "iscrowd": torch.int64,
+        "area": torch.float32,
+        "image_id": torch.int64,
+    }
+
+
+def test_coco_training_has_no_crowds(coco):
+    data = ready(CocoDetection(coco, transform=ResizeTransform(size=64), batch_size=2))
+    assert len(data.splits["train"]) == 4  # neither the image without boxes nor that of a crowd alone
+    targets = [target for _, batch in data.train_dataloader() for target in batch]
+    assert all(int(target["iscrowd"].sum()) == 0 for target in targets)
+    assert all(len(target["boxes"]) for target in targets)
+    assert all(target["boxes"].min() >= 0 and target["boxes"].max() <= 64 for target in targets)
+    assert len(ready(CocoDetection(coco, keep_empty=True)).splits["train"]) == 6
+
+
+def test_coco_labels(coco):
+    data = ready(CocoDetection(coco, target="mulclass", transform=ResizeTransform(size=32), batch_size=3))
+    _, targets = next(iter(data.val_dataloader()))
+    assert targets.tolist() == [[1, 1, 1], [0, 0, 1], [1, 0, 0], [0, 0, 0], [1, 0, 0], [0, 0, 1]]
+    assert targets.dtype == torch.float32
+    images, _ = next(iter(data.train_dataloader()))
+    assert images.shape == (3, 3, 32, 32)
+
+
+def test_ade20k(ade20k):
+    data = ready(ADE20K(ade20k, num_classes=5, transform=SCALE, batch_size=4))
+    images, masks = next(iter(data.train_dataloader()))
+    assert images.shape == (4, 3, 32, 32)
+    assert masks.shape == (4, 32, 32)
+    assert masks.dtype == torch.int64
+    assert set(masks.unique().tolist()) <= {0, 1, 2, 3, 4, 255}
+    for number, (image, mask) in enumerate(data.val_dataloader()):  # one by one, each of its own size
+        stored = Image.open(ade20k / "annotations" / "validation" / f"ADE_{number}.png")
+        width, height = stored.size
+        assert image.shape[2:] == mask.shape[1:] == (30, int(30 * width / height))
+        counts = np.bincount(np.asarray(stored).ravel(), minlength=6) / (width * height)
+        found = torch.bincount(mask.where(mask != 255, -1).ravel() + 1, minlength=6) / mask.numel()
+        np.testing.assert_allclose(found.numpy(), counts, atol=0.02)  # 0 is ignored, 1 … 5 are 0 … 4
+    data.setup("test")
+    assert len(all_of(data.test_dataloader())) == 3
+
+
+def test_torchvision_classes(tmp_path, monkeypatch):
+    from torchvision.datasets import CIFAR10
+
+    write_cifar10(tmp_path, monkeypatch)
+    data = ready(TorchvisionDataset("CIFAR10", tmp_path, transform={"size": 16, "eval_resize": 16}, fraction=0.1))
+    assert data.num_classes == 10
+    assert len(data.splits["train"]) == 20  # of 200, two of each class
+    own = [data.splits["train"].sample(i)[1] for i in range(20)]
+    assert torch.bincount(torch.stack(own)).tolist() == [2] * 10
+    images, classes = next(iter(data.val_dataloader()))
+    theirs = CIFAR10(tmp_path, train=False)
+    assert classes.tolist() == theirs.targets
+    expected = torch.stack([v2.functional.resize(v2.functional.pil_to_tensor(image), 16) for image, _ in theirs])
+    torch.testing.assert_close(colours(images), expected.float(), atol=0.01, rtol=0)
+
+
+def test_torchvision_masks(tmp_path):
+    settings = {"target": "semseg", "num_classes": 21, "transform": {"crop": 40, "shorter": [40, 40], "hflip": 0}}
+    settings["transform"]["eval_shorter"] = 40
+    data = ready(TorchvisionDataset("VOCSegmentation", write_voc(tmp_path), batch_size=2, **settings))
+    assert len(data.splits["train"]) == 4
+    for number, (image, mask) in enumerate(data.val_dataloader()):
+        path = tmp_path / "VOCdevkit/VOC2012/SegmentationClass" / f"2012_val{number}.png"
+        assert image.shape == (1, 3, 40, 50)
+        np.testing.assert_array_equal(mask[0].numpy(), np.asarray(Image.open(path)))
+    images, masks = next(iter(data.train_dataloader()))
+    assert images.shape == (2, 3, 40, 40)
+    assert masks.shape == (2, 40, 40)
+
+
+def test_torchvision_with_one_split(tmp_path):
+    options = {"size": 40, "image_size": [3, 40, 40], "num_classes": 4}
+    data = TorchvisionDataset("FakeData", tmp_path, options=options, num_classes=4, val_share=0.25, batch_size=5)
+    ready(data)
+    assert (len(data.splits["train"]), len(data.splits["val"])) == (30, 10)
+    assert not set(data.splits["train"].indices) & set(data.splits["val"].indices)
+    images, classes = next(iter(data.train_dataloader()))
+    assert images.shape == (5, 3, 224, 224)
+    assert int(classes.max()) < 4
+
+
+def test_rendered_boxes(renders):
+    data = ready(Rendered(renders, n=20, target="objdet", transform={"size": 64, "hflip": 0}, batch_size=4))
+    images, targets = (list(chain.from_iterable(parts)) for parts in zip(*data.val_dataloader(), strict=True))
+    stored = RenderedImages(renders / "val")
+    for index, (image, target) in enumerate(zip(images, targets, strict=True)):
+        assert image.shape == (3, 64, 64)
+        assert int(target["image_id"]) == index
+        mask, instances_ = stored.category(index), stored.instance(index)
+        assert len(target["boxes"]) == len(np.unique(instances_)) - 1
+        for box, label, area in zip(target["boxes"], target["labels"], target["area"], strict=True):
+            left, top, right, bottom = (box / 2).int().tolist()
+            category = {1: 1, 2: 2, 3: 4}[int(label)]
+            inside = mask[top:bottom, left:right] == category
+            assert int(area) == 4 * inside.sum() or inside.sum() * 4 > int(area)  # another of its kind may be there
+            assert inside.any(0)[[0, -1]].all()  # the box is tight
+            assert inside.any(1)[[0, -1]].all()
+
+
+def test_rendered_masks(renders):
+    transform = {"eval_shorter": 32, "crop": 24, "shorter": [24, 48]}
+    data = ready(Rendered(renders, target="semseg", transform=transform, batch_size=4, eval_batch_size=24))
+    assert data.num_classes == 4
+    _, masks = next(iter(data.val_dataloader()))
+    stored = RenderedImages(renders / "val")
+    expected = np.stack([np.array([0, 1, 2, 9, 3])[stored.category(i)] for i in range(24)])
+    np.testing.assert_array_equal(masks.numpy(), expected)
+    assert masks.dtype == torch.int64
+    images, masks = next(iter(data.train_dataloader()))
+    assert images.shape == (4, 3, 24, 24)
+    assert masks.shape == (4, 24, 24)
+
+
+def test_rendered_normals(renders):
+    transform = {"eval_shorter": 32, "crop": 24, "shorter": [24, 48]}
+    data = ready(Rendered(renders, target="normal", transform=transform, batch_size=4, eval_batch_size=24))
+    assert data.num_classes == 3
+    assert data.transform.hflip == 0
+    _, normals = next(iter(data.val_dataloader()))
+    stored = RenderedImages(renders / "val")
+    valid = np.stack([stored.instance(i) > 0 for i in range(24)])
+    np.testing.assert_array_equal(normals.abs().sum(1).numpy() > 0, valid)
+    torch.testing.assert_close(normals.norm(dim=1), torch.from_numpy(valid).float())
+    facing = normals.movedim(1, -1)[torch.from_numpy(valid)]
+    assert facing[:, 2].min() > 0.999  # the shapes face the camera
+    images, normals = next(iter(data.train_dataloader()))
+    assert images.shape == normals.shape == (4, 3, 24, 24)
+
+
+MODULES = {
+    "folder": lambda r: ImageFolder(r["folder"], transform=SMALL, batch_size=5, num_workers=r["workers"]),
+    "coco": lambda r: CocoDetection(
+        r["coco"], transform=ResizeTransform(size=32), batch_size=3, num_workers=r["workers"]
+    ),
+    "ade20k": lambda r: ADE20K(r["ade20k"], num_classes=5, transform=SCALE, batch_size=3, num_workers=r["workers"]),
+    "normals": lambda r: Rendered(
+        r["renders"],
+        target="normal",
+        transform={"crop": 32, "shorter": [24, 48], "hflip": 0.5},
+        batch_size=7,
+        num_workers=r["workers"],
+    ),
+}
+
+
+def same(a, b):
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+    return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize("kind", MODULES)
+def test_workers_give_the_same_batches(folder, coco, ade20k, renders, kind):
+    roots = {"folder": folder, "coco": coco, "ade20k": ade20k, "renders": renders}
+    alone = all_of(ready(MODULES[kind](roots | {"workers": 0})).train_dataloader())
+    shared = all_of(ready(MODULES[kind](roots | {"workers": 2})).train_dataloader())
+    assert len(alone) > 1
+    assert same(alone, shared)
+    assert not same(alone[0], alone[1])
+
+
+@pytest.mark.parametrize("kind", MODULES)
+def test_an_epoch_goes_on_where_it_stopped(folder, coco, ade20k, renders, kind):
+    roots = {"folder": folder, "coco": coco, "ade20k": ade20k, "renders": renders, "workers": 0}
+    whole = all_of(ready(MODULES[kind](roots)).train_dataloader())
+    data = ready(MODULES[kind](roots))
+    data._done = lambda: (1, 1)
+    assert same(all_of(data.train_dataloader()), whole[1:])
+
+
+def test_the_same_sample_is_augmented_anew(folder):
+    data = ready(ImageFolder(folder, transform=SMALL, batch_size=18, steps_per_epoch=3, seed=1))
+    batches = all_of(data.train_dataloader())
+    sums = [sorted(round(float(image.sum()), 3) for image in images) for images, _ in batches]
+    assert len({tuple(s) for s in sums}) == 3
+
+
+def test_instances_in_a_file_of_another_name(tmp_path, coco):
+    """Any data set in COCO's format: its folders and files are named."""
+    (tmp_path / "photos").symlink_to(coco / "val2017")
+    (tmp_path / "boxes.json").write_text(json.dumps(instances()))
+    files = {f"{split}_{key}": name for split in ("train", "val") for key, name in
+             (("images", "photos"), ("annotations", "boxes.json"))}  # fmt: skip
+    data = ready(CocoDetection(tmp_path, **files))
+    assert (len(data.splits["train"]), len(data.splits["val"])) == (4, 6)
