@@ -13,10 +13,13 @@ from torch import Tensor, nn
 
 from lightning_tl.errors import UserError
 
-# What training wrappers put in front of a parameter's name (torch.compile, DataParallel, Lightning projects).
-_WRAPPERS = ("_orig_mod.", "module.", "model.", "net.", "backbone.", "encoder.")
+# What training wrappers put in front of a parameter's name (torch.compile, DataParallel, Lightning projects,
+# torchvision's detectors).
+_WRAPPERS = ("_orig_mod.", "module.", "model.", "net.", "backbone.", "body.", "encoder.")
 # Classifiers of torchvision and timm, and heads: never part of a backbone.
-_HEADS = ("fc.", "head.", "classifier.")
+_HEADS = ("fc.", "head.", "classifier.", "fpn.")
+# Where checkpoints of other projects keep a network's weights; of several the first that there is.
+_NESTED = ("state_dict", "model_state_dict", "model", "teacher", "student", "network", "net")
 
 
 @dataclass(frozen=True)
@@ -108,8 +111,28 @@ def backbone_state(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], list[st
     return backbone, rest
 
 
+def network_state(content: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
+    """Return the entries of a checkpoint that are a network's, and the key they are kept under (empty: at its top)."""
+
+    def holds_tensors(value: Any) -> bool:
+        return isinstance(value, Mapping) and any(isinstance(entry, Tensor) for entry in value.values())
+
+    for key in _NESTED:
+        if holds_tensors(content.get(key)):
+            return content[key], key
+    if not holds_tensors(content):
+        others = [key for key, value in content.items() if holds_tensors(value)]
+        if len(others) == 1:
+            return content[others[0]], others[0]
+    return content, ""
+
+
 def _is_counter(name: str) -> bool:
     return name.endswith("num_batches_tracked")
+
+
+def _under(key: str) -> str:
+    return f" (under '{key}')" if key not in ("", "state_dict") else ""
 
 
 def load_backbone(source: str | Path | Mapping[str, Any], backbone: nn.Module, min_fraction: float = 0.9) -> KeyReport:
@@ -129,18 +152,24 @@ def load_backbone(source: str | Path | Mapping[str, Any], backbone: nn.Module, m
             another shape, as for another number of channels. Nothing is copied.
     """
     content = read_checkpoint(source) if isinstance(source, str | Path) else dict(source)
-    found, head = backbone_state(content.get("state_dict", content))
+    state, key = network_state(content)
+    found, head = backbone_state(state)
     # BatchNorm's counters do not enter the network's outputs, and torchvision's older files have none
     own = {name: value for name, value in backbone.state_dict().items() if name in found or not _is_counter(name)}
     shapes = {name: (tuple(found[name].shape), tuple(own[name].shape)) for name in own if name in found}
     report = KeyReport(
-        source=str(source) if isinstance(source, str | Path) else "a state dict",
+        source=(str(source) if isinstance(source, str | Path) else "a state dict") + _under(key),
         matched=[name for name, (there, here) in shapes.items() if there == here],
         missing=[name for name in own if name not in found],
         unexpected=[name for name in found if name not in own],
         mismatched={name: pair for name, pair in shapes.items() if pair[0] != pair[1]},
         head=head,
     )
+    if not found and not head:
+        raise UserError(
+            f"{report.source} holds no weights of a network; it has {', '.join(map(str, content)) or 'nothing'}. Give a "
+            "checkpoint, or a state dict (also under one of the keys " + ", ".join(_NESTED) + ")"
+        )
     if report.mismatched and report.fraction >= min_fraction:
         first, (there, here) = next(iter(report.mismatched.items()))
         hint = f": it was made with in_chans={there[1]}, give the same here" if first == "conv1.weight" else ""

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 from torch import nn
 
 from lightning_tl.errors import UserError
@@ -148,9 +149,43 @@ def test_another_shape_inside():
         load_backbone(state, net(2))
 
 
-def test_a_checkpoint_without_a_network():
-    with pytest.raises(UserError, match=r"0% of the entries fit"):
-        load_backbone({"epoch": 3}, net(2))
+@pytest.mark.parametrize("content", [{"epoch": 3}, {}, {"state_dict": {}}])
+def test_a_checkpoint_without_a_network(content):
+    with pytest.raises(UserError, match=r"holds no weights of a network; it has (epoch|nothing|state_dict)\. Give a"):
+        load_backbone(content, net(2))
+
+
+@pytest.mark.parametrize("key", ["model", "teacher", "student", "model_state_dict", "ema_weights"])
+@pytest.mark.parametrize("prefix", ["", "module.backbone."])
+def test_weights_under_a_key(key, prefix):
+    """As in the checkpoints of other projects; other entries with tensors inside are left alone."""
+    state = {prefix + name: value for name, value in SOURCE.state_dict().items()}
+    optimizer = {"state": {0: {"momentum_buffer": torch.zeros(3)}}, "param_groups": [{"lr": 0.1}]}
+    target = net(2)
+    report = load_backbone({"epoch": 1, "optimizer": optimizer, key: state}, target)
+    assert same(SOURCE, target)
+    assert report.source == f"a state dict (under '{key}')"
+
+
+def test_of_teacher_and_student_the_teacher_is_taken():
+    states = [{f"module.{name}": value for name, value in net(seed).state_dict().items()} for seed in (3, 1)]
+    target = net(2)
+    load_backbone({"student": states[0], "teacher": states[1]}, target)
+    assert same(SOURCE, target)
+
+
+def test_torchvisions_detector_and_segmenter():
+    plain = build_backbone("resnet50")
+    for network in (
+        torchvision.models.detection.fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None),
+        torchvision.models.segmentation.deeplabv3_resnet50(weights=None, weights_backbone=None, aux_loss=True),
+    ):
+        report = load_backbone(network.state_dict(), plain)
+        assert (report.fraction, report.unexpected) == (1, [])
+        body = getattr(network.backbone, "body", network.backbone)
+        assert torch.equal(plain.layer4[2].conv3.weight, body["layer4"][2].conv3.weight)
+        assert any("classifier" in name or "roi_heads" in name for name in report.head)
+        assert not any("layer" in name and "fpn" not in name for name in report.head)
 
 
 def test_no_such_file(tmp_path):
