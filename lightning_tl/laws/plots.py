@@ -35,7 +35,7 @@ STYLE: Any = {
 #: More curves than this get an axes each.
 TOGETHER = 5
 #: Facets drawn at most.
-_MOST_FACETS = 24
+_MOST_FACETS = 16
 N_LABEL = "pre-training size n (images)"
 ERROR_LABEL = "test error (1 − score)"
 
@@ -144,8 +144,6 @@ def law_figure(fits: Sequence[GroupFit], factor: float = 10.0, title: str | None
 
 def facets(drawn: Sequence[GroupFit], label: str = ERROR_LABEL) -> tuple[Figure, list[Axes]]:
     """Return a figure with an axes for each group, sizes on a common scale, outer axes labelled."""
-    from matplotlib.ticker import NullLocator
-
     columns = min(4, max(len(drawn), 1))
     rows = max(-(-len(drawn) // columns), 1)
     width, height = max(2.4 * columns, 4.5), 2.1 * rows + 0.7
@@ -159,14 +157,21 @@ def facets(drawn: Sequence[GroupFit], label: str = ERROR_LABEL) -> tuple[Figure,
         axes.tick_params(labelsize=7)
         if i < len(drawn):
             _scales(axes, [drawn[i]])
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.yaxis.set_minor_locator(NullLocator())
+            _without_minor_ticks(axes)
         if i % columns == 0:
             axes.set_ylabel(label, fontsize=8)
         if i + columns >= len(drawn):
             axes.set_xlabel(N_LABEL, fontsize=8)
             axes.xaxis.set_tick_params(labelbottom=True)
     return figure, flat[: len(drawn)]
+
+
+def _without_minor_ticks(axes: Axes) -> None:
+    """Take off the minor ticks: on dozens of small axes they crowd, and take longer to draw than all else."""
+    from matplotlib.ticker import NullLocator
+
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_minor_locator(NullLocator())
 
 
 def _single(axes: Axes, item: GroupFit, factor: float) -> None:
@@ -320,10 +325,11 @@ def linearised_figure(fits: Sequence[GroupFit], title: str | None = None) -> Fig
             axes.set_yscale("log")
             axes.set_ylim(min(mine) * 0.5, max(mine) * 1.6)
             plain_ticks(axes)
+            if not together:
+                _without_minor_ticks(axes)
         if together and drawn:
             flat[0].legend(loc="best", fontsize=8)
-        text = title or "Error above the transfer gap C; ▾: points under it"
-        headed(figure, text)
+        headed(figure, title or "Error above the transfer gap C; ▾: points under it")
         return figure
 
 
