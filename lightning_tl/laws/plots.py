@@ -132,13 +132,12 @@ def law_figure(fits: Sequence[GroupFit], factor: float = 10.0, title: str | None
             for axes, item in zip(flat, drawn, strict=False):
                 (_full if full else _single)(axes, item, factor)
                 axes.set_title(item.label, fontsize=8)
-        some = f" (the first {len(drawn)} of {len(fits)} curves)" if len(fits) > _MOST_FACETS else ""
         unidentified = any(item.law.unidentified(p) for item in drawn if item.law for p in item.law.form.parameters)
         note = "bars: one standard deviation over runs; bands: interval of the law; dotted: extrapolation"
         figure.supxlabel(
             note + ("; * not identified" if unidentified else ""), fontsize=7, color="0.35", x=0.01, ha="left"
         )
-        headed(figure, (title or "Error after fine-tuning, by pre-training size") + some)
+        headed(figure, (title or "Error after fine-tuning, by pre-training size") + _first(len(drawn), len(fits)))
         return figure
 
 
@@ -276,6 +275,11 @@ def _scales(axes: Axes, drawn: Sequence[GroupFit]) -> None:
     plain_ticks(axes)
 
 
+def _first(drawn: int, curves: int) -> str:
+    """Return what to add to a title where not all curves are drawn."""
+    return f" (the first {drawn} of {curves})" if drawn == _MOST_FACETS < curves else ""
+
+
 def _short(value: float) -> str:
     """Return a size as 500, 2k or 1.28M: several decades fit under a narrow axes."""
     for unit, name in ((1e6, "M"), (1e3, "k")):
@@ -329,7 +333,7 @@ def linearised_figure(fits: Sequence[GroupFit], title: str | None = None) -> Fig
                 _without_minor_ticks(axes)
         if together and drawn:
             flat[0].legend(loc="best", fontsize=8)
-        headed(figure, title or "Error above the transfer gap C; ▾: points under it")
+        headed(figure, (title or "Error above the transfer gap C; ▾: points under it") + _first(len(drawn), len(fits)))
         return figure
 
 
@@ -396,5 +400,5 @@ def extrapolation_figure(fits: Sequence[GroupFit], title: str | None = None) -> 
             axes.set_title(item.label, fontsize=8)
             axes.legend(loc="best", fontsize=6.5, handlelength=1.4)
         text = "Extrapolation: fitted to filled points, compared with open; band: for all open points together"
-        headed(figure, title or text)
+        headed(figure, (title or text) + _first(len(held), len(fits)))
         return figure
