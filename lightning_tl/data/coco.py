@@ -90,17 +90,18 @@ class Instances:
         boxes, labels, crowds, areas, owners = [], [], [], [], []
         for place, row in enumerate(rows):
             where = f"{self.path}: annotations[{place}]"
-            if row["image_id"] not in places:
-                raise UserError(f"{where}.image_id is {row['image_id']!r}, which no image has")
-            if row["category_id"] not in columns:
-                raise UserError(f"{where}.category_id is {row['category_id']!r}, which 'categories' does not list")
-            owner = places[row["image_id"]]
+            image, category = (self._number("annotations", place, row, key) for key in ("image_id", "category_id"))
+            if image not in places:
+                raise UserError(f"{where}.image_id is {image}, which no image has")
+            if category not in columns:
+                raise UserError(f"{where}.category_id is {category}, which 'categories' does not list")
+            owner = places[image]
             box = self._box(where, row["bbox"], self.sizes[owner])
             if box is None:
                 self.left_out += 1
                 continue
             boxes.append(box)
-            labels.append(columns[row["category_id"]] + 1)
+            labels.append(columns[category] + 1)
             crowds.append(1 if row.get("iscrowd") else 0)
             areas.append(self._area(where, row.get("area", row["bbox"][2] * row["bbox"][3])))
             owners.append(owner)

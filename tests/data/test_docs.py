@@ -1,0 +1,80 @@
+"""The page on data as it stands: its YAML trains through the command line, its code runs, its trees are true."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from data.sets import write_ade20k, write_coco, write_folder
+from lightning_tl.run import RunCLI, run
+
+PAGE = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
+YAML = re.findall(r"```yaml\n(.*?)```", PAGE, re.S)
+(CODE,) = re.findall(r"```python\n(.*?)```", PAGE, re.S)
+
+
+@pytest.fixture
+def here(renders, tmp_path, monkeypatch):
+    shutil.copytree(renders, tmp_path / "renders")
+    write_folder(tmp_path / "flowers")
+    write_coco(tmp_path / "coco")
+    write_ade20k(tmp_path / "ADEChallengeData2016")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_yaml_of_the_page(here, monkeypatch):
+    """Each snippet as a configuration file: parsed, built, set up, and a batch of each split read."""
+    monkeypatch.setattr(RunCLI, "_run_subcommand", lambda self, name: None)
+    assert len(YAML) == 6
+    seen = []
+    for text in YAML:
+        Path("data.yaml").write_text(text)
+        arguments = ["fit", "--config=finetune/digits", "--config=data.yaml", "--trainer.default_root_dir=out"]
+        data = run([*arguments, "--data.steps_per_epoch=1"]).datamodule
+        for name, value in yaml.safe_load(text)["data"]["init_args"].items():
+            if name in ("fraction", "n", "target", "batch_size"):
+                assert getattr(data, "task" if name == "target" else name) == value
+        data.trainer = None
+        data.setup("fit")
+        images, _ = next(iter(data.train_dataloader()))
+        assert all(image.shape[0] == 3 and image.dtype == torch.float32 for image in images)
+        next(iter(data.val_dataloader()))
+        seen.append(type(data).__name__)
+    assert seen == ["Rendered", "ImageFolder", "CocoDetection", "ADE20K", "TorchvisionDataset", "ImageFolder"]
+
+
+def test_the_code_of_the_page():
+    names = {"Image": Image}
+    exec(CODE, names)
+    data = names["Bright"]()
+    data.setup("fit")
+    images, labels = next(iter(data.train_dataloader()))
+    assert images.shape == (4, 3, 32, 32)
+    assert ((images.mean((1, 2, 3)) > 0) == (labels == 1)).all()
+    assert len(data.train_dataloader()) == 5
+
+
+def test_every_module_is_on_the_page():
+    from lightning_tl import data
+
+    for name in data.__all__:
+        assert name == "RenderedImages" or f"| `{name}` |" in PAGE
+
+
+def test_defaults_on_the_page():
+    from lightning_tl.data.transforms import CropTransform, ResizeTransform, ScaleCropTransform
+
+    rows = {found[1]: found[2] for found in re.finditer(r"\| `(\w+Transform)` \|(.*)\|\n", PAGE)}
+    numbers = {name: [int(number) for number in re.findall(r"\d+", row)] for name, row in rows.items()}
+    resize, crop, scale = ResizeTransform(), CropTransform(), ScaleCropTransform()
+    assert numbers["ResizeTransform"] == [resize.size] * 2
+    assert numbers["CropTransform"] == [crop.size, crop.eval_resize, crop.size]
+    assert numbers["ScaleCropTransform"] == [*scale.shorter, scale.crop, scale.crop, scale.eval_shorter]

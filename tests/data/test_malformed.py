@@ -1,0 +1,495 @@
+"""Broken data and wrong options: one error each, that says what, where and how to mend it; or skipped and counted."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import lightning.pytorch as pl
+import numpy as np
+import pytest
+from PIL import Image
+
+from data.sets import annotation, instances, write_ade20k, write_coco, write_folder, write_voc
+from data.test_shards import rewrite_shard
+from lightning_tl.data import ADE20K, CocoDetection, ImageFolder, Rendered, TorchvisionDataset
+from lightning_tl.data.transforms import CropTransform, ResizeTransform, ScaleCropTransform
+from lightning_tl.errors import UserError
+
+SMALL = CropTransform(size=32, eval_resize=32)
+SCALE = ScaleCropTransform(crop=32, shorter=(30, 50), eval_shorter=30)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Sound data sets, to be copied."""
+    root = tmp_path_factory.mktemp("whole")
+    write_folder(root / "folder")
+    write_coco(root / "coco")
+    write_ade20k(root / "ade20k")
+    write_voc(root / "voc")
+    return root
+
+
+@pytest.fixture
+def sets(whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "sets")
+    return tmp_path / "sets"
+
+
+def use(data, stage="fit"):
+    """Set up, and read every sample of every split."""
+    data.setup(stage)
+    if "train" in data.splits:
+        for _ in data.train_dataloader():
+            pass
+    for _ in data.val_dataloader():
+        pass
+    return data
+
+
+def folder(root, **options):
+    return use(ImageFolder(root / "folder", transform=SMALL, **options))
+
+
+def coco(root, **options):
+    return use(CocoDetection(root / "coco", transform=ResizeTransform(size=32), **options))
+
+
+def ade20k(root, **options):
+    return use(ADE20K(root / "ade20k", **{"num_classes": 5, "transform": SCALE} | options))
+
+
+def voc(root, **options):
+    settings = {"target": "semseg", "num_classes": 21, "transform": {"crop": 32, "shorter": [30, 50]}} | options
+    return use(TorchvisionDataset("VOCSegmentation", root / "voc", **settings))
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def edit(root: Path, change, split: str = "train2017") -> None:
+    content = instances()
+    changed = change(content)
+    path = root / "coco" / "annotations" / f"instances_{split}.json"
+    path.write_text(json.dumps(content if changed is None else changed))
+
+
+def boxes(**changes):
+    """Change one annotation."""
+    return lambda content: content["annotations"][1].update(changes)
+
+
+def drop(key, place, field):
+    return lambda content: content[key][place].pop(field) and None
+
+
+# name: (damage, use, message)
+FOLDERS = {
+    "no such folder": (lambda r: shutil.rmtree(r / "folder"), folder, r"data.root is .*folder: no such folder"),
+    "a file instead": (
+        lambda r: (shutil.rmtree(r / "folder"), (r / "folder").write_text("")),
+        folder,
+        r"data.root is .*folder: no such folder",
+    ),
+    "no classes": (
+        lambda r: [shutil.rmtree(r / "folder" / s) for s in ("train", "val")],
+        folder,
+        r"no classes in it; expected .*/train/CLASS/\*.jpg",
+    ),
+    "a class without images": (
+        lambda r: [p.unlink() for p in (r / "folder/train/owl").iterdir()],
+        folder,
+        r"train/owl: no image in this class .*remove the folder",
+    ),
+    "a class of validation alone": (
+        lambda r: (r / "folder/val/dog").rename(r / "folder/val/dogs"),
+        folder,
+        r"val/dogs: no such class among those for training; did you mean 'dog'",
+    ),
+    "a truncated image": (
+        lambda r: truncate(r / "folder/train/dog/dog3.jpg"),
+        folder,
+        r"train/dog/dog3.jpg: cannot be decoded \(.*truncated.*\): replace it, or .*data.on_error: skip",
+    ),
+    "no image at all": (
+        lambda r: (r / "folder/val/cat/cat1.jpg").write_text("text"),
+        folder,
+        r"val/cat/cat1.jpg: cannot be decoded \(cannot identify image file",
+    ),
+    "an empty file": (
+        lambda r: (r / "folder/train/cat/cat1.jpg").write_bytes(b""),
+        folder,
+        r"train/cat/cat1.jpg: cannot be decoded",
+    ),
+    "too few to hold out": (
+        lambda r: (
+            shutil.rmtree(r / "folder/val"),
+            [p.unlink() for p in (r / "folder/train").glob("*/*") if "0" not in p.name],
+        ),
+        folder,
+        r"3 images are too few to hold out a share of 0.1 for validation",
+    ),
+}
+COCO = {
+    "no file": (
+        lambda r: (r / "coco/annotations/instances_train2017.json").unlink(),
+        coco,
+        r"instances_train2017.json: no such file",
+    ),
+    "no JSON": (
+        lambda r: truncate(r / "coco/annotations/instances_val2017.json"),
+        coco,
+        r"instances_val2017.json: cannot be read as JSON",
+    ),
+    "a list": (lambda r: edit(r, lambda c: []), coco, r"holds no object at its top, but a list"),
+    "no annotations": (
+        lambda r: edit(r, lambda c: c.pop("annotations") and None),
+        coco,
+        r"no list 'annotations'; an instances file has",
+    ),
+    "no images": (lambda r: edit(r, lambda c: c.update(images=[])), coco, r"train2017.json: lists no images"),
+    "no categories": (lambda r: edit(r, lambda c: c.update(categories=[])), coco, r"lists no categories"),
+    "an image without a size": (
+        lambda r: edit(r, drop("images", 2, "width")),
+        coco,
+        r"train2017.json: images\[2\] has no 'width'",
+    ),
+    "a box without a category": (
+        lambda r: edit(r, drop("annotations", 1, "category_id")),
+        coco,
+        r"annotations\[1\] has no 'category_id'",
+    ),
+    "an id that is no number": (
+        lambda r: edit(r, lambda c: c["images"][0].update(id="7")),
+        coco,
+        r"images\[0\].id is '7'; it must be a whole number",
+    ),
+    "an id twice": (lambda r: edit(r, lambda c: c["images"][1].update(id=7)), coco, r"two images have the id 7"),
+    "a category twice": (
+        lambda r: edit(r, lambda c: c["categories"][1].update(id=90)),
+        coco,
+        r"two categories have the id 90",
+    ),
+    "a box of no image": (
+        lambda r: edit(r, boxes(image_id=99)),
+        coco,
+        r"annotations\[1\].image_id is 99, which no image",
+    ),
+    "an unknown category": (
+        lambda r: edit(r, boxes(category_id=3)),
+        coco,
+        r"annotations\[1\].category_id is 3, which 'categories' does not list",
+    ),
+    "three numbers": (
+        lambda r: edit(r, boxes(bbox=[1, 2, 3])),
+        coco,
+        r"annotations\[1\].bbox is \[1, 2, 3\]; it must be",
+    ),
+    "words": (lambda r: edit(r, boxes(bbox=[1, 2, "a", 3])), coco, r"annotations\[1\].bbox is \[1, 2, 'a', 3\]"),
+    "not a number": (lambda r: edit(r, boxes(bbox=[1, 2, float("nan"), 3])), coco, r"annotations\[1\].bbox is .*nan"),
+    "a negative area": (
+        lambda r: edit(r, boxes(area=-4)),
+        coco,
+        r"annotations\[1\].area is -4; it must be a number of",
+    ),
+    "an image id that is a list": (
+        lambda r: edit(r, boxes(image_id=[7])),
+        coco,
+        r"annotations\[1\].image_id is \[7\]; it must be a whole number",
+    ),
+    "other categories": (
+        lambda r: edit(r, lambda c: c["categories"].append({"id": 91, "name": "fox"})),
+        coco,
+        r"list other categories: 91 \(fox\) is not in both",
+    ),
+    "no boxes to train on": (
+        lambda r: edit(r, lambda c: c.update(annotations=[annotation(1, 7, 2, [0, 0, 9, 9], iscrowd=1)])),
+        coco,
+        r"no image for train",
+    ),
+    "no folder of images": (
+        lambda r: shutil.rmtree(r / "coco/train2017"),
+        coco,
+        r"train2017: no such folder, where the",
+    ),
+    "a missing image": (
+        lambda r: (r / "coco/train2017/000001.jpg").unlink(),
+        coco,
+        r"train2017/000001.jpg: no such file",
+    ),
+    "an image of another size": (
+        lambda r: Image.new("RGB", (30, 61)).save(r / "coco/train2017/000001.jpg"),
+        coco,
+        r"000001.jpg: 30 x 61 px, but .*instances_train2017.json says 30 x 60",
+    ),
+}
+
+
+def mask(r, array, name="ADE_2", mode=None):
+    Image.fromarray(array, mode).save(r / "ade20k/annotations/training" / f"{name}.png")
+
+
+MASKS = {
+    "no root": (lambda r: shutil.rmtree(r / "ade20k"), ade20k, r"data.root is .*ade20k: no such folder"),
+    "no annotations": (
+        lambda r: shutil.rmtree(r / "ade20k/annotations"),
+        ade20k,
+        r"annotations/training: no such folder; expected .*images/\{training,validation\}",
+    ),
+    "no images": (
+        lambda r: [p.unlink() for p in (r / "ade20k/images/training").iterdir()],
+        ade20k,
+        r"images/training: no images in it",
+    ),
+    "an image without a mask": (
+        lambda r: (r / "ade20k/annotations/training/ADE_3.png").unlink(),
+        ade20k,
+        r"images/training/ADE_3.*: no mask of that name in .*annotations/training \(1 such\)",
+    ),
+    "a mask without an image": (
+        lambda r: (r / "ade20k/images/validation/ADE_1.jpg").unlink(),
+        ade20k,
+        r"annotations/validation/ADE_1.*: no image of that name",
+    ),
+    "a class too large": (
+        lambda r: mask(r, np.full((46, 56), 7, np.uint8)),
+        ade20k,
+        r"training/ADE_2.png: a pixel of class 7; the masks hold 0 \(other\) and 1 to 5: set data.num_classes",
+    ),
+    "a mask of another size": (
+        lambda r: mask(r, np.ones((46, 50), np.uint8)),
+        ade20k,
+        r"ADE_2.jpg: the image is 56 x 46 px, its labels 50 x 46 px",
+    ),
+    "a mask with colours": (
+        lambda r: mask(r, np.ones((46, 56, 3), np.uint8)),
+        ade20k,
+        r"ADE_2.png: a mask has one integer a pixel, this has mode RGB",
+    ),
+    "a truncated mask": (
+        lambda r: truncate(r / "ade20k/annotations/training/ADE_2.png"),
+        ade20k,
+        r"annotations/training/ADE_2.png: cannot be decoded",
+    ),
+}
+OPTIONS = {
+    "a batch of several sizes": (
+        lambda r: ade20k(r, eval_batch_size=3),
+        r"ADE_0.jpg and the images after it differ in size .*set data.eval_batch_size to 1",
+    ),
+    "no classes": (lambda r: ade20k(r, num_classes=0), r"data.num_classes is 0; it must be between 1"),
+    "a class too large for torchvision's": (
+        lambda r: voc(r, num_classes=3),
+        r"VOCSegmentation\(image_set='(train|val)'\)\[\d\]: a pixel of class \d+; masks hold 0 to 2",
+    ),
+    "fraction 0": (lambda r: folder(r, fraction=0.0), r"data.fraction is 0.0; it must be above 0 and at most 1"),
+    "fraction 2": (lambda r: coco(r, fraction=2), r"data.fraction is 2; it must be above 0"),
+    "draw": (lambda r: folder(r, draw=-1), r"data.draw is -1; it must be at least 0"),
+    "seed": (lambda r: folder(r, seed=-1), r"data.seed is -1; it must be at least 0"),
+    "workers": (lambda r: folder(r, num_workers=-2), r"data.num_workers is -2; it must be at least 0"),
+    "batch": (lambda r: ade20k(r, batch_size=0), r"data.batch_size is 0; it must be at least 1"),
+    "on_error": (lambda r: folder(r, on_error="ignore"), r"data.on_error is 'ignore'; valid: raise, skip"),
+    "val_share": (
+        lambda r: use(ImageFolder(r / "folder/train", val_share=1.0)),
+        r"data.val_share is 1.0; it must be be",
+    ),
+    "target of COCO": (
+        lambda r: coco(r, target="semseg"),
+        r"data.target is 'semseg'; CocoDetection has: objdet, mulcl",
+    ),
+    "target of torchvision": (lambda r: voc(r, target="objdet"), r"data.target is 'objdet'; TorchvisionDataset has"),
+    "name": (lambda r: TorchvisionDataset("CIFER10", r), r"data.name is 'CIFER10', no data set of .* mean 'CIFAR10'"),
+    "files": (lambda r: TorchvisionDataset("CIFAR10", r), r"CIFAR10\(train=True\) in .*not found.*data.download: true"),
+    "no download": (
+        lambda r: TorchvisionDataset("FakeData", r, num_classes=3, download=True),
+        r"data.download: FakeData cannot be downloaded",
+    ),
+    "option": (
+        lambda r: TorchvisionDataset("FakeData", r, options={"sise": 3}),
+        r"data.options: FakeData has no argument 'sise'; did you mean 'size'",
+    ),
+    "classes": (lambda r: voc(r, num_classes=None), r"data.num_classes: VOCSegmentation does not tell how many"),
+    "no masks": (
+        lambda r: use(TorchvisionDataset("FakeData", r, target="semseg", num_classes=3, options={"size": 9})),
+        r"FakeData\(size=9\)\[\d\]: gives no mask",
+    ),
+    "masks for classes": (
+        lambda r: use(TorchvisionDataset("VOCSegmentation", r / "voc", num_classes=3)),
+        r"VOCSegmentation.*: gives a .*Image.* and no class: it is no data set for sinclass",
+    ),
+    "too few classes": (
+        lambda r: use(
+            TorchvisionDataset("FakeData", r, num_classes=2, options={"size": 40, "image_size": [3, 32, 32]})
+        ),
+        r"FakeData.*: has class \d; with data.num_classes 2",
+    ),
+    "one split named": (
+        lambda r: voc(r, train={"image_set": "train"}),
+        r"name the two splits .*: give both, or neither",
+    ),
+    "splits that are not plain": (
+        lambda r: TorchvisionDataset("EMNIST", r, num_classes=3),
+        r"data.train, data.val: the splits of EMNIST are not plain|EMNIST",
+    ),
+    "transform": (lambda r: voc(r, transform={"size": 3}), r"data.transform of semseg has no key 'size'"),
+}
+
+
+CASES = {
+    f"{kind}: {name}": case
+    for kind, cases in (("folder", FOLDERS), ("COCO", COCO), ("masks", MASKS))
+    for name, case in cases.items()
+}
+
+
+@pytest.mark.parametrize("damage,read,message", CASES.values(), ids=CASES)
+@pytest.mark.filterwarnings("ignore")
+def test_broken_data(sets, damage, read, message):
+    read(sets)
+    damage(sets)
+    with pytest.raises(UserError, match=message) as found:
+        read(sets)
+    assert "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize("read,message", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.filterwarnings("ignore")
+def test_wrong_options(whole, read, message):
+    with pytest.raises(UserError, match=message) as found:
+        read(whole)
+    assert "\n" not in str(found.value)
+
+
+def test_rendered_options(renders, own_renders):
+    with pytest.raises(UserError, match=r"data.target is 'depth'; valid: mulclass, sinclass, objdet, semseg, normal"):
+        Rendered(renders, target="depth")
+    with pytest.raises(UserError, match=r"data.transform of objdet has no key 'crop'"):
+        Rendered(renders, target="objdet", transform={"crop": 32})
+    rewrite_shard(own_renders / "train", 0, lambda name, c: c[:60] if name == "0000001-00.normal.png" else c)
+    data = Rendered(own_renders, n=16, target="normal", batch_size=16)
+    with pytest.raises(UserError, match=r"000000\.tar: 0000001-00\.normal\.png cannot be decoded .*render it again"):
+        use(data)
+
+
+def test_a_damaged_render_is_named(own_renders):
+    rewrite_shard(own_renders / "train", 0, lambda name, c: c[:60] if name == "0000001-00.rgb.png" else c)
+    data = Rendered(own_renders, n=16, target="objdet", batch_size=16)
+    with pytest.raises(UserError, match=r"train: image 2: cannot be decoded \(.*\): delete its shard and run the same"):
+        use(data)
+
+
+def test_a_category_in_a_mask_that_the_manifest_lacks(own_renders):
+    path = own_renders / "train" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["categories"]["2"]
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match=r"labelled with category 2, which its manifest.json does not list"):
+        use(Rendered(own_renders, target="semseg", transform={"crop": 32, "shorter": [32, 32]}))
+
+
+def test_an_error_in_a_loaders_process_is_the_same_error(sets):
+    truncate(sets / "folder/train/dog/dog3.jpg")
+    with pytest.raises(UserError) as found:
+        folder(sets, num_workers=2)
+    assert str(found.value).startswith(f"{sets}/folder/train/dog/dog3.jpg: cannot be decoded")
+    assert "Traceback" not in str(found.value)
+
+
+def attached(data, out):
+    """A data module as in a run that writes to a folder."""
+    data.trainer = pl.Trainer(default_root_dir=out, accelerator="cpu", logger=False, enable_checkpointing=False)
+    return data
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_skipping_leaves_out_what_is_broken_and_counts_it(sets, tmp_path):
+    truncate(sets / "folder/train/dog/dog3.jpg")
+    (sets / "folder/train/cat/cat0.jpg").write_text("text")
+    (sets / "folder/val/owl/owl2.jpg").write_bytes(b"")
+    data = attached(ImageFolder(sets / "folder", transform=SMALL, on_error="skip"), tmp_path / "run")
+    with pytest.warns(UserWarning, match=r"2 of 18 images of train are skipped; the first: .*cat0.jpg: cannot be dec"):
+        use(data)
+    assert (len(data.splits["train"]), len(data.splits["val"])) == (16, 8)
+    names = {data.splits["train"].name(i) for i in range(16)}
+    assert not any(name.endswith(("dog3.jpg", "cat0.jpg")) for name in names)
+    lines = (tmp_path / "run/skipped_train.txt").read_text().splitlines()
+    assert [line.split(":")[0].split("/")[-1] for line in lines] == ["cat0.jpg", "dog3.jpg"]
+    assert "owl2.jpg" in (tmp_path / "run/skipped_val.txt").read_text()
+    assert sum(len(labels) for _, labels in data.val_dataloader()) == 8
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_skipping_boxes_and_masks(sets):
+    (sets / "coco/train2017/000001.jpg").unlink()
+    mask(sets, np.full((46, 56), 7, np.uint8))
+    assert len(coco(sets, on_error="skip").splits["train"]) == 3
+    assert len(ade20k(sets, on_error="skip").splits["train"]) == 5
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_nothing_left_after_skipping(sets):
+    for path in (sets / "folder/val").glob("*/*"):
+        path.write_text("text")
+    with pytest.raises(UserError, match=r"no image of val can be used; the first: .*cat0.jpg: cannot be decoded"):
+        folder(sets, on_error="skip")
+
+
+def listed(out):
+    return (out / "subset.txt").read_text().splitlines()
+
+
+def test_fractions_are_balanced_nested_and_listed(tmp_path):
+    root = write_folder(tmp_path / "set", {"train": (40, 20, 10), "val": (1, 1, 1)})
+
+    def names(fraction, draw=0):
+        out = tmp_path / f"run-{fraction}-{draw}"
+        data = attached(ImageFolder(root, transform=SMALL, fraction=fraction, draw=draw), out)
+        data.setup("fit")
+        found = [data.splits["train"].name(i) for i in range(len(data.splits["train"]))]
+        assert listed(out) == found
+        return set(found)
+
+    tenth, fifth, half = names(0.1), names(0.2), names(0.5)
+    assert tenth < fifth < half
+    assert [sum(f"/{c}/" in name for name in fifth) for c in ("cat", "dog", "owl")] == [8, 4, 2]
+    assert [sum(f"/{c}/" in name for name in names(0.001)) for c in ("cat", "dog", "owl")] == [1, 1, 1]
+    assert names(0.2, draw=1) != fifth
+    assert names(0.2) == fifth
+
+
+def test_fractions_of_boxes_and_masks_are_nested(whole):
+    def indices(module, fraction, **options):
+        data = module(whole / module.__name__.lower().removesuffix("detection"), fraction=fraction, **options)
+        data.setup("fit")
+        return set(data.splits["train"].indices.tolist())
+
+    for module, options, sizes in ((CocoDetection, {"keep_empty": True}, (2, 3)), (ADE20K, {}, (2, 3))):
+        few, more = indices(module, 0.3, **options), indices(module, 0.5, **options)
+        assert few < more
+        assert (len(few), len(more)) == sizes
+
+
+def test_a_run_says_which_images_it_trained_on(whole, tmp_path):
+    """Through the command line: the list is kept with the run, and written by a fit alone."""
+    from lightning_tl.run import run
+
+    arguments = [
+        "fit",
+        "--config=finetune/digits",
+        "--data=ImageFolder",
+        f"--data.root={whole}/folder",
+        "--data.transform={size: 32, eval_resize: 32}",
+        "--data.fraction=0.5",
+        "--data.batch_size=4",
+        "--model.in_chans=3",
+        "--trainer.max_steps=2",
+        "--model.scheduler.warmup_steps=1",
+        "--trainer.enable_progress_bar=false",
+        f"--trainer.default_root_dir={tmp_path}/out",
+    ]
+    cli = run(arguments)
+    assert cli.model.num_classes == 3
+    assert len(listed(tmp_path / "out")) == 4 + 3 + 2
