@@ -93,6 +93,11 @@ class _Careful(Dataset[Any]):
         return len(self.split)
 
     def __getitem__(self, indices: Any) -> Any:
+        if isinstance(indices, int):
+            return UserError(
+                "another sampler was put in place of ours, as trainer.overfit_batches does: to train on a few images "
+                "set data.n or data.fraction instead"
+            )
         try:
             return self.split[indices]
         except UserError as error:

@@ -93,14 +93,14 @@ class SampledDataModule(BatchedDataModule):
                 return str(error)
             return ""
 
-        found = []
+        found: list[str] = []
         with (
             ThreadPoolExecutor(os.cpu_count()) as pool,
             progress_bar(f"looking through {split}", "images") as progress,
         ):
-            for done, text in enumerate(pool.map(problem, range(len(samples))), start=1):
-                found.append(text)
-                progress(done, len(samples))
+            for start in range(0, len(samples), 1024):  # not a million tasks at once
+                found += pool.map(problem, range(start, min(start + 1024, len(samples))))
+                progress(len(found), len(samples))
         texts = [text for text in found if text]
         if len(texts) == len(samples):
             raise UserError(f"no image of {split} can be used; the first: {texts[0]}")

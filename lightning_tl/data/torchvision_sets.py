@@ -33,10 +33,9 @@ def dataset_class(name: str) -> type[Any]:
     Raises:
         UserError: There is none.
     """
-    if name not in torchvision.datasets.__all__:
-        raise UserError(
-            f"data.name is '{name}', no data set of torchvision{nearest(name, torchvision.datasets.__all__)}"
-        )
+    names = [known for known in torchvision.datasets.__all__ if inspect.isclass(getattr(torchvision.datasets, known))]
+    if name not in names:
+        raise UserError(f"data.name is '{name}', no data set of torchvision{nearest(name, names)}")
     return getattr(torchvision.datasets, name)
 
 
@@ -231,7 +230,8 @@ class TorchvisionDataset(SampledDataModule):
 
     def _open(self, split: str, num_classes: int | None) -> TorchvisionSamples:
         options = self._options | (self._split(split) or {})
-        unknown = [key for key in options if key not in self._accepted]
+        any_key = any(parameter.kind is parameter.VAR_KEYWORD for parameter in self._accepted.values())
+        unknown = [key for key in options if key not in self._accepted and not any_key]
         if unknown:
             raise UserError(
                 f"data.options: {self._name} has no argument '{unknown[0]}'{nearest(unknown[0], self._accepted)}"

@@ -104,6 +104,16 @@ def test_two_processes_see_what_one_sees(renders, tmp_path, kind):
     assert sum(len(batch) for batch in one["val"]) == 24
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_resumed_in_an_epoch(renders, tmp_path, workers):
+    settings = SETTINGS["one by one"] | {"num_workers": workers}
+    (whole,) = fit(tmp_path / "whole", renders, settings, 1)
+    (rest,) = fit(tmp_path / "rest", renders, settings, 1, tmp_path / "whole" / "step=3.ckpt")
+    assert len({tuple(batch) for batch in whole["train"]}) == STEPS
+    assert rest["train"] == whole["train"][3:]
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_two_processes_resumed_in_an_epoch(renders, tmp_path):

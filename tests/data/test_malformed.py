@@ -9,6 +9,7 @@ from pathlib import Path
 import lightning.pytorch as pl
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from data.sets import annotation, instances, write_ade20k, write_coco, write_folder, write_voc
@@ -326,13 +327,17 @@ OPTIONS = {
         ),
         r"FakeData.*: has class \d; with data.num_classes 2",
     ),
+    "no class": (
+        lambda r: TorchvisionDataset("wrap_dataset_for_transforms_v2", r),
+        r"data.name is 'wrap_dataset_for_transforms_v2', no data set of torchvision",
+    ),
     "one split named": (
         lambda r: voc(r, train={"image_set": "train"}),
         r"name the two splits .*: give both, or neither",
     ),
     "splits that are not plain": (
         lambda r: TorchvisionDataset("EMNIST", r, num_classes=3),
-        r"data.train, data.val: the splits of EMNIST are not plain|EMNIST",
+        r"data.train, data.val: the splits of EMNIST are not plain; name them \(split=",
     ),
     "transform": (lambda r: voc(r, transform={"size": 3}), r"data.transform of semseg has no key 'size'"),
 }
@@ -396,6 +401,28 @@ def test_an_error_in_a_loaders_process_is_the_same_error(sets):
         folder(sets, num_workers=2)
     assert str(found.value).startswith(f"{sets}/folder/train/dog/dog3.jpg: cannot be decoded")
     assert "Traceback" not in str(found.value)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_overfitting_a_few_batches_is_refused(renders, tmp_path):
+    """Lightning would replace the sampler by one that knows neither steps nor batches."""
+    data = Rendered(renders, batch_size=4)
+    trainer = attached(data, tmp_path).trainer
+    trainer.overfit_batches, trainer.limit_train_batches = 1, 1
+
+    class Anything(pl.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Linear(1, 1)
+
+        def training_step(self, batch, batch_idx):
+            return self.layer(batch[1].float().mean().view(1, 1)).sum()
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=0)
+
+    with pytest.raises(UserError, match=r"trainer.overfit_batches .*data.n or data.fraction"):
+        trainer.fit(Anything(), datamodule=data)
 
 
 def attached(data, out):
