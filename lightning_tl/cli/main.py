@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "predict": ("train", "run a model's predictions"),
     "measure": ("measure", "distance, Hessian trace and sensitivity of saved checkpoints"),
     "law": ("law", "fit error = D*n^-alpha + C to a table of results, and say what to do"),
+    "study": ("study", "many runs as one, from one YAML file, resumable: run, status"),
     "report": ("report", "write the report of a folder of results: one self-contained HTML page"),
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 from data_gen.farm import render
@@ -21,10 +22,29 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--images", type=int, required=True, help="Images of the training split.")
     parser.add_argument("--val-images", "--val_images", type=int, default=0, help="Images of the validation split.")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="Renderer processes of one thread.")
+    parser.add_argument(
+        "--on-error",
+        "--on_error",
+        choices=("continue", "skip"),
+        default="continue",
+        help="A scene that fails twice: render all other shards and end with an error, or leave it out.",
+    )
     parser.add_class_arguments(RenderConfig)
     given = parse(parser, argv)
     config = parser.instantiate_classes(given)
     fields = {name: config[name] for name in RenderConfig.__dataclass_fields__}
     with progress_bar(f"render {given.out}", "images") as progress:
-        render(RenderConfig(**fields), given.out, given.images, given.val_images, given.workers, progress)
+        summary = render(
+            RenderConfig(**fields),
+            given.out,
+            given.images,
+            given.val_images,
+            given.workers,
+            progress,
+            on_error=given.on_error,
+            say=lambda note: print(f"note: {note}", file=sys.stderr),
+        )
+    for split, scenes in summary.skipped.items():
+        listed = ", ".join(map(str, scenes))
+        print(f"left out of {split}: {len(scenes)} scenes that could not be rendered ({listed})", file=sys.stderr)
     return 0

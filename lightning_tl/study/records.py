@@ -7,9 +7,11 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from lightning_tl.errors import UserError
 
 RESULT_COLUMNS = (
     "run_id",
@@ -41,33 +43,69 @@ def fingerprint(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that it is there whole or not at all, whenever the process is killed."""
+def write_whole(path: Path, text: str, sync: bool = True) -> None:
+    """Write a file so that it is there whole or not at all, whenever the process is killed.
+
+    Args:
+        path: Its folder is made where it is missing.
+        text: All of it.
+        sync: Have it on the disk before it gets its name, so that a power cut leaves it whole too.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with beside.open("w", encoding="utf-8", newline="") as file:
             file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)  # left where the disk is full
 
 
+def load_json(path: Path, missing: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return what one of our JSON files holds.
+
+    Args:
+        path: The file.
+        missing: Returned where there is none, or it is damaged; default: an error.
+
+    Raises:
+        UserError: The file is missing, or no JSON object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(content, dict):
+            return content
+        reason = "no JSON object"
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+    if missing is None:
+        raise UserError(f"{path}: cannot be read ({reason}); delete it and run the same command again")
+    return missing
+
+
 def read_record(path: Path, key: str) -> dict[str, Any] | None:
     """Return the record of a finished run, or ``None`` where there is none or it was made from other settings."""
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return record if isinstance(record, dict) and record.get("key") == key else None
+    record = load_json(path, missing={})
+    return record if record.get("key") == key else None
 
 
-def write_results(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write ``results.csv``: a row a fine-tuning run, columns that do not apply left empty."""
+def write_results(path: Path, rows: Iterable[Mapping[str, Any]], extra: Sequence[str] = ()) -> None:
+    """Write ``results.csv``: a row a fine-tuning run, columns that do not apply left empty, a study's own axes last."""
+    write_table(path, (*RESULT_COLUMNS, *extra), rows)
+
+
+def write_table(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a CSV file whole."""
     table = io.StringIO()
-    writer = csv.DictWriter(table, RESULT_COLUMNS, restval="", lineterminator="\n")
+    writer = csv.DictWriter(table, columns, restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     write_whole(path, table.getvalue())
+
+
+def write_json(path: Path, content: Mapping[str, Any], sync: bool = True) -> None:
+    """Write a JSON file whole."""
+    write_whole(path, json.dumps(content, indent=1, default=str) + "\n", sync)

@@ -1,0 +1,76 @@
+"""`lightning-tl study run|status`: many runs as one, and how far they are."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from lightning_tl.cli.parsing import command_parser, parse
+from lightning_tl.errors import UserError, nearest
+from lightning_tl.study.config import Study
+
+ACTIONS = {
+    "run": "render, pre-train, fine-tune what is not done yet; then the law and report.html. The same command goes on.",
+    "status": "what is done, running, failed; the same configuration and folder as run.",
+}
+USAGE = (
+    "usage: lightning-tl study run|status --config FILE --out DIR [OPTIONS]\n\n"
+    + "\n".join(f"  {name:<7} {line}" for name, line in ACTIONS.items())
+    + "\n\nlightning-tl study run --help lists the options; shipped studies are in configs/study.\n"
+)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a study, or tell how far it is; return 0, or 1 where runs failed."""
+    argv = sys.argv[2:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help"):
+        print(USAGE, end="")
+        return 0 if argv else 2
+    action, *rest = argv
+    if action not in ACTIONS:
+        raise UserError(f"no action '{action}' of lightning-tl study{nearest(action, ACTIONS)}")
+    parser = command_parser(f"study {action}", f"Study: {ACTIONS[action]}")
+    parser.add_argument("--out", type=Path, default=Path("runs/study"), help="Folder of everything that is made.")
+    if action == "status":
+        parser.add_argument("--all", action="store_true", help="List all runs, done and waiting ones too.")
+    parser.add_class_arguments(Study)
+    given = parser.instantiate_classes(parse(parser, rest))
+    study = Study(**{name: given[name] for name in Study.__dataclass_fields__})
+    return run(study, given.out) if action == "run" else status(study, given.out, given["all"])
+
+
+def run(study: Study, out: Path) -> int:
+    """Run a study up to its report."""
+    from lightning_tl.study.study import run_study
+
+    begun = time.monotonic()
+    failures = run_study(study, out)
+    if (out / "results.csv").is_file():
+        _conclude(study, out)
+    for name, error in failures.items():
+        log = out / "runs" / name / "log.txt"
+        print(f"failed: {name}: {error.splitlines()[-1]}" + (f" (its output: {log})" if log.is_file() else ""))
+    print(f"{(time.monotonic() - begun) / 60:.1f} minutes")
+    return 1 if failures else 0
+
+
+def _conclude(study: Study, out: Path) -> None:
+    from lightning_tl.cli import law, report
+
+    if study.law is not None:
+        options = [f"--{name}={value}" for name, value in study.law.items()]
+        law.main([str(out / "results.csv"), f"--out={out}", *options])
+        report.main([str(out)])
+
+
+def status(study: Study, out: Path, everything: bool) -> int:
+    """Print how far a study is."""
+    from lightning_tl.study.status import lines, table
+    from lightning_tl.study.study import planned
+
+    sets, runs, records = planned(study, out)
+    found: list[Any] = lines(runs, records, out)
+    print(table(sets, found, out, everything))
+    return 1 if any(line.state == "failed" for line in found) else 0

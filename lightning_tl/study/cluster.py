@@ -1,0 +1,94 @@
+"""Runs as tasks of a Ray cluster; the study's folder is on a file system that all nodes see."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning_tl.errors import UserError
+from lightning_tl.study.runs import Call, Outcome, do_run
+
+
+class RayEngine:
+    """Ray decides where a run goes, by the CPUs and GPUs it takes; a run of a lost node goes on elsewhere.
+
+    Args:
+        address: Of an existing cluster (``auto``, ``host:6379``, ``ray://host:10001``); None starts one here.
+        threads: CPUs of a run.
+        gpus: GPUs of a run; a fraction lets several share one.
+        workers: Runs at a time at most; default: as many as the cluster has room for.
+
+    Raises:
+        UserError: Ray is not installed, or there is no cluster at the address, or no room for one run on it.
+    """
+
+    def __init__(self, address: str | None, threads: int, gpus: float, workers: int | None) -> None:
+        try:
+            import ray
+        except ImportError as error:
+            raise UserError("engine: ray needs Ray: pip install 'lightning-tl[cluster]'") from error
+        self._ray = ray
+        self._mine = not ray.is_initialized()
+        if self._mine:
+            try:
+                ray.init(address=address, log_to_driver=False, include_dashboard=False if address is None else None)
+            except (ConnectionError, ValueError, RuntimeError) as error:
+                raise UserError(
+                    f"address: no Ray cluster at {address} ({error}); start one with `ray start --head`"
+                ) from error
+        self.threads, self.gpus, self.workers = threads, gpus, workers
+        self._task = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=0)(_do_run)
+        self._running: dict[Any, Call] = {}
+        if self._room() < 1:
+            found = ray.cluster_resources()
+            self.close()
+            raise UserError(
+                f"a run takes {threads} CPUs and {gpus:g} GPUs, the cluster has {found.get('CPU', 0):g} and "
+                f"{found.get('GPU', 0):g} in all: lower threads or gpus"
+            )
+
+    def _room(self) -> int:
+        found = self._ray.cluster_resources()
+        room = int(found.get("CPU", 0) // self.threads)
+        return min(room, int(found.get("GPU", 0) / self.gpus + 1e-9)) if self.gpus else room
+
+    @property
+    def free(self) -> int:
+        """How many more calls the cluster has room for now; nodes may come and go."""
+        room = self._room() if self.workers is None else min(self.workers, self._room())
+        return max(0, room - len(self._running))
+
+    def submit(self, call: Call) -> None:
+        """Begin a run."""
+        self._running[self._task.remote(call)] = call
+
+    def wait(self, seconds: float) -> list[Outcome]:
+        """Return what has ended, waiting at most so long for the first."""
+        if not self._running:
+            return []
+        done, _ = self._ray.wait(list(self._running), num_returns=1, timeout=seconds)
+        outcomes = []
+        for reference in done:
+            call = self._running.pop(reference)
+            try:
+                outcomes.append(self._ray.get(reference))
+            except self._ray.exceptions.NodeDiedError:
+                outcomes.append(Outcome(call.name))  # as if another process had it: taken up again, on another node
+            except self._ray.exceptions.RayError as error:
+                first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                outcomes.append(Outcome(call.name, error=f"its worker process ended: {first}"))
+        return outcomes
+
+    def close(self) -> None:
+        """End all tasks at once, and the cluster where it was started here."""
+        for reference in self._running:
+            self._ray.cancel(reference, force=True)
+        self._running.clear()
+        if self._mine:
+            self._ray.shutdown()
+
+
+def _do_run(call: Call) -> Outcome:
+    import torch
+
+    torch.set_num_threads(call.threads)
+    return do_run(call)

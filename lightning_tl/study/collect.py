@@ -1,0 +1,105 @@
+"""From records to tables: results.csv, a row a fine-tuning; measurements.csv, a row a measured value."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning_tl.study.plan import DataSet, Run
+from lightning_tl.study.records import RESULT_COLUMNS, write_results, write_table
+
+Records = Mapping[str, Mapping[str, Any]]
+
+MEASUREMENT_COLUMNS = ("run_id", "step", "quantity", "group", "gamma", "value", "stderr")
+_QUANTITIES = ("param_distance/", "hessian/", "sensitivity/", "perturbed_loss/")
+# axes that results.csv has a column for
+_KNOWN = {"render", "config", "data.n", "data.draw", "data.seed", "data.fraction", "seed_everything", "data.shots"}
+
+
+def collect(runs: Sequence[Run], sets: Sequence[DataSet], records: Records, out: Path) -> None:
+    """Write both tables from what has a record."""
+    rows = result_rows(runs, sets, records)
+    extra = sorted({key for row in rows for key in row} - set(RESULT_COLUMNS))
+    write_results(out / "results.csv", rows, extra)
+    write_table(out / "measurements.csv", MEASUREMENT_COLUMNS, measurement_rows(runs, records))
+
+
+def result_rows(runs: Sequence[Run], sets: Sequence[DataSet], records: Records) -> list[dict[str, Any]]:
+    """Return a row a finished fine-tuning; those from scratch once for each data set they are compared with."""
+    by_name = {run.name: run for run in runs}
+    axes = {each.name: {f"render.{key}": value for key, value in each.point.items()} for each in sets}
+    rows = []
+    for run in runs:
+        if run.stage != "finetune" or run.name not in records:
+            continue
+        start = by_name[run.start] if run.start else None
+        row = _row(run, records[run.name], records[start.name] if start else None)
+        renders = [start.point.get("render", "")] if start else [each.name for each in sets] or [""]
+        rows += [row | {"render": render} | axes.get(render, {}) for render in renders]
+    return rows
+
+
+def _row(run: Run, record: Mapping[str, Any], start: Mapping[str, Any] | None) -> dict[str, Any]:
+    facts, metrics = record["facts"], record["metrics"]
+    row: dict[str, Any] = {
+        "run_id": run.name,
+        "pretrain_images": 0,
+        "backbone": facts.get("backbone"),
+        "finetune_task": facts.get("task"),
+        "finetune_data": facts.get("data"),
+        "finetune_fraction": facts.get("fraction"),
+        "finetune_images": facts.get("images"),
+        "transfer": "full",
+        "lr": facts.get("lr"),
+        "draw_seed": facts.get("draw", facts.get("seed")),
+        "metric": facts.get("metric"),
+        "score": _rounded(metrics.get("test/score")),
+        "error": _rounded(metrics.get("test/error")),
+        "param_distance": _rounded(facts.get("param_distance")),
+        "seconds": record["seconds"],
+        "backbone_params": facts.get("backbone_params"),
+    }
+    if start is not None:
+        before = start["facts"]
+        row |= {
+            "pretrain_task": before.get("task"),
+            "pretrain_images": before.get("images"),
+            "pretrain_steps": before.get("steps"),
+            "pretrain_seed": before.get("seed"),
+            "pretrain_loss_before": _rounded(facts.get("pretrain_loss_before", start["metrics"].get("val/loss"))),
+            "pretrain_loss_after": _rounded(facts.get("pretrain_loss_after")),
+        }
+    for key, value in run.point.items():
+        if key.removeprefix("pretrain.") not in _KNOWN:
+            row[key if key.startswith("pretrain.") else f"finetune.{key}"] = value
+    return {key: value for key, value in row.items() if value is not None}
+
+
+def measurement_rows(runs: Iterable[Run], records: Records) -> Iterable[dict[str, Any]]:
+    """Yield what the measuring callbacks logged, run by run."""
+    for run in runs:
+        if run.name in records:
+            for row in records[run.name].get("measurements", ()):
+                yield {"run_id": run.name, **row}
+
+
+def measurements(history: Iterable[Mapping[str, float]]) -> list[dict[str, Any]]:
+    """Return the rows, without run_id, of a callback's history: dicts of ``step`` and logged keys."""
+    rows = []
+    for logged in history:
+        for key, value in logged.items():
+            place = min((key.find(name) for name in _QUANTITIES if name in key), default=-1)
+            if place < 0 or key.endswith(("/seconds", "_stderr")):
+                continue
+            quantity, _, group = key[place:].partition("/")
+            gamma = ""
+            if group.startswith("gamma_"):
+                gamma, group = group.removeprefix("gamma_"), ""
+            row = {"step": int(logged["step"]), "quantity": key[:place] + quantity, "group": group, "gamma": gamma}
+            rows.append(row | {"value": value, "stderr": logged.get(f"{key}_stderr", "")})
+    return rows
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.7g}")

@@ -1,0 +1,150 @@
+"""What a study's YAML file says: stages, their axes, what to choose, and how the law is fitted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from lightning_tl.errors import UserError
+from lightning_tl.study.grid import Point, excluder, points
+
+
+@dataclass
+class Stage:
+    """One kind of run, and its axes. Any key of its configuration can be fixed or varied, by its dotted name.
+
+    Attributes:
+        config: Configuration files, by path or shipped name, later ones over earlier ones. ``config`` can be an axis
+            too: its values are names (or lists of them).
+        set: Key → value, for all runs.
+        product: Key → values: all combinations are run.
+        zip: Groups of keys whose values go together.
+        exclude: Combinations to leave out: key → value (or list of values). Fine-tuning can name ``render`` and
+            ``pretrain.KEY`` too, pre-training ``render``.
+    """
+
+    config: str | list[str] = field(default_factory=list)
+    set: dict[str, Any] = field(default_factory=dict)
+    product: dict[str, list[Any]] = field(default_factory=dict)
+    zip: list[dict[str, list[Any]]] = field(default_factory=list)
+    exclude: list[dict[str, Any]] = field(default_factory=list)
+
+    def files(self, point: Point) -> list[str]:
+        """Return the names of the configuration files of a point."""
+        own = point.get("config", [])
+        return [
+            *([self.config] if isinstance(self.config, str) else self.config),
+            *([own] if isinstance(own, str) else own),
+        ]
+
+    @property
+    def followers(self) -> frozenset[str]:
+        """Keys that a name need not tell, as they go with the first of their zip."""
+        return frozenset(key for group in self.zip for key in list(group)[1:])
+
+    def overrides(self, point: Point) -> dict[str, Any]:
+        """Return key → value of a point: what is set, then its axes."""
+        return self.set | {key: value for key, value in point.items() if key != "config"}
+
+    def grid(self, where: str, others: list[Point] | None = None) -> list[tuple[Point, Point]]:
+        """Return pairs of a point of ``others`` and an own one, those that are excluded left out."""
+        own = points(self.product, self.zip, where)
+        others = others or [{}]
+        known = {key for point in (*own[:1], *others) for key in point}
+        excluded = excluder(self.exclude, known, where)
+        return [(other, point) for other in others for point in own if not excluded(other | point)]
+
+
+@dataclass
+class RenderStage(Stage):
+    """The data sets to render. How many images: the largest ``data.n`` of the pre-trainings on it.
+
+    Attributes:
+        val_images: Images of each one's validation split.
+    """
+
+    val_images: int = 256
+
+
+@dataclass
+class Choice:
+    """A value to choose before the study, by trial runs.
+
+    It is chosen once for scratch and once for each series of pre-trainings (all that differ in n and seed alone), at
+    the middle n.
+
+    Attributes:
+        key: Of fine-tuning, such as ``model.optimizer.lr``.
+        values: To choose from.
+        metric: The lowest wins; of validation images, never of the test's.
+    """
+
+    key: str
+    values: list[Any]
+    metric: str = "val/error"
+
+
+@dataclass
+class Study:
+    """Rendering, pre-training and fine-tuning, crossed; then a law.
+
+    Attributes:
+        title: Heading of the report.
+        render: Data sets; every pre-training runs on each of them. None: the pre-trainings name their data.
+        pretrain: Pre-trainings, each shared by all fine-tunings that start from it. None: fine-tunings alone.
+        finetune: Fine-tunings; each point starts from each pre-training.
+        scratch: Also fine-tune from random weights.
+        choose: A value of fine-tuning to choose first.
+        forgetting: Also measure the pre-training loss of each fine-tuned backbone and how far it has moved.
+        law: Options of ``lightning-tl law`` for the table, such as ``{target_error: 0.1}``; null: no law is fitted.
+        retries: How often a run that failed is tried again.
+        engine: ``local``: processes here. ``ray``: a Ray cluster.
+        workers: Runs at a time; default: one a CPU core.
+        threads: CPU threads (with Ray: CPUs) of a run.
+        gpus: GPUs of a run, with Ray.
+        address: Of the Ray cluster; default: one is started here.
+    """
+
+    finetune: Stage
+    title: str = "Is this pre-training worth anything?"
+    render: RenderStage | None = None
+    pretrain: Stage | None = None
+    scratch: bool = True
+    choose: Choice | None = None
+    forgetting: bool = False
+    law: dict[str, Any] | None = field(default_factory=dict)
+    retries: int = 1
+    engine: Literal["local", "ray"] = "local"
+    workers: int | None = None
+    threads: int = 1
+    gpus: float = 0
+    address: str | None = None
+
+    def check(self) -> None:
+        """Refuse what cannot be run.
+
+        Raises:
+            UserError: A number out of range, a stage without a configuration, a key on two stages.
+        """
+        for name, least in (("retries", 0), ("threads", 1), ("gpus", 0)):
+            if getattr(self, name) < least:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+        if self.workers is not None and self.workers < 1:
+            raise UserError(f"workers is {self.workers}; it must be at least 1, or null for one a CPU core")
+        if self.render is not None and self.pretrain is None:
+            raise UserError("there is a render stage but no pretrain stage that would use it")
+        if self.pretrain is None and not self.scratch:
+            raise UserError("without a pretrain stage and with scratch: false there is nothing to run")
+        if self.forgetting and self.pretrain is None:
+            raise UserError("forgetting is measured under a pre-training's head: there is no pretrain stage")
+        stages = {"render": self.render, "pretrain": self.pretrain, "finetune": self.finetune}
+        for name, stage in stages.items():
+            axes = set() if stage is None else {*stage.product, *(key for group in stage.zip for key in group)}
+            if stage is not None and not stage.config and "config" not in axes:
+                raise UserError(f"{name} names no configuration: give {name}.config, such as {name}/digits")
+            if stage is not None and (both := sorted(axes & stage.set.keys())):
+                raise UserError(f"{name}: '{both[0]}' is both set and an axis")
+        if self.render is not None and self.render.val_images < 1:
+            raise UserError(f"render.val_images is {self.render.val_images}; it must be at least 1")
+        if self.choose is not None and not self.choose.values:
+            raise UserError(f"choose.values is empty: give values of {self.choose.key} to choose from")

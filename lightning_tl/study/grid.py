@@ -1,0 +1,88 @@
+"""Axes of a study: products, zips and exclusions of arbitrary configuration keys."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from lightning_tl.errors import UserError, nearest
+
+Point = dict[str, Any]
+
+
+def points(
+    product: Mapping[str, Sequence[Any]], zips: Sequence[Mapping[str, Sequence[Any]]], where: str
+) -> list[Point]:
+    """Return all combinations of axes, the last one varying fastest.
+
+    Args:
+        product: Key → values; each an axis of its own.
+        zips: Groups of keys whose values go together, as one axis each: ``{seed: [0, 1], draw: [0, 1]}``.
+        where: The stage, for error messages.
+
+    Raises:
+        UserError: An axis without values, values that are no list, unequal lengths, a key on two axes.
+    """
+    axes: list[list[Point]] = []
+    seen: set[str] = set()
+    for group in [*({key: values} for key, values in product.items()), *zips]:
+        lengths = {}
+        for key, values in group.items():
+            if not isinstance(values, list | tuple) or not values:
+                raise UserError(f"{where}: the axis '{key}' must be a list of at least one value, not {values!r}")
+            if key in seen:
+                raise UserError(f"{where}: '{key}' is on two axes")
+            seen.add(key)
+            lengths[key] = len(values)
+        if len(set(lengths.values())) > 1:
+            told = ", ".join(f"{key} has {length}" for key, length in lengths.items())
+            raise UserError(f"{where}: values that go together must be equally many: {told}")
+        columns = list(group.items())
+        axes.append([{key: values[i] for key, values in columns} for i in range(next(iter(lengths.values()), 0))])
+    return [{key: value for part in parts for key, value in part.items()} for parts in itertools.product(*axes)]
+
+
+def excluder(exclude: Sequence[Mapping[str, Any]], known: set[str], where: str) -> Callable[[Point], bool]:
+    """Return what says whether a point is excluded: all keys of a rule have its value, or one of its list of values.
+
+    Args:
+        exclude: The rules.
+        known: Keys that a rule can name.
+        where: The stage, for error messages.
+
+    Raises:
+        UserError: A rule names another key.
+    """
+    for rule in exclude:
+        for key in rule:
+            if key not in known:
+                raise UserError(f"{where}: exclude names '{key}', which is no axis{nearest(key, known)}")
+
+    def excluded(point: Point) -> bool:
+        return any(
+            all(
+                key in point and (point[key] in wanted if isinstance(wanted, list | tuple) else point[key] == wanted)
+                for key, wanted in rule.items()
+            )
+            for rule in exclude
+        )
+
+    return excluded
+
+
+def label(point: Mapping[str, Any]) -> str:
+    """Return a short name of a point that can be a file's: the values that tell it apart, long keys shortened."""
+    parts = []
+    for key, value in point.items():
+        last = key.rpartition(".")[2]
+        if isinstance(value, list | tuple):
+            text = "-".join(str(v).rpartition("/")[2] for v in value)
+        elif isinstance(value, str):
+            text = value.removesuffix(".yaml").rpartition("/")[2]
+        else:
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            text = f"{last}{value:.12g}" if number else f"{last}-{value}"
+        parts.append(re.sub(r"[^\w.+\-]+", "-", text).strip("-") or last)
+    return "-".join(parts)

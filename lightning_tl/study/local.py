@@ -1,0 +1,90 @@
+"""Runs on warm worker processes of this machine."""
+
+from __future__ import annotations
+
+import multiprocessing as mp
+import os
+import signal
+import threading
+import warnings
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+
+from lightning_tl.study.runs import Call, Outcome, do_run
+
+
+class LocalEngine:
+    """Warm processes for training runs; they import the libraries while the parent does something else.
+
+    Args:
+        workers: How many processes.
+        threads: Threads of each.
+    """
+
+    def __init__(self, workers: int, threads: int = 1) -> None:
+        self.workers, self.threads = workers, threads
+        self._context = mp.get_context("forkserver")
+        self._context.set_forkserver_preload(["lightning_tl.run"])
+        self._running: dict[Future[Outcome], Call] = {}
+        self._pool = self._start()
+
+    def _start(self) -> ProcessPoolExecutor:
+        pool = ProcessPoolExecutor(self.workers, self._context, _start_worker, (self.threads,))
+        pool.submit(os.getpid)  # starts the fork server, and with it the imports
+        return pool
+
+    @property
+    def free(self) -> int:
+        """How many more calls it can take now."""
+        return self.workers - len(self._running)
+
+    def submit(self, call: Call) -> None:
+        """Begin a run."""
+        try:
+            future = self._pool.submit(do_run, call)
+        except BrokenProcessPool:  # an idle worker has died
+            self._pool = self._start()
+            future = self._pool.submit(do_run, call)
+        self._running[future] = call
+
+    def wait(self, seconds: float) -> list[Outcome]:
+        """Return what has ended, waiting at most so long for the first."""
+        done, _ = wait(self._running, timeout=seconds, return_when=FIRST_COMPLETED)
+        outcomes, broken = [], False
+        for future in done:
+            call = self._running.pop(future)
+            try:
+                outcomes.append(future.result())
+            except BrokenProcessPool:
+                # the pool does not tell which of its processes died: all that ran there are tried again
+                broken = True
+                message = "its worker process ended without a word (out of memory, or killed)"
+                outcomes.append(Outcome(call.name, error=message))
+        if broken:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+            self._pool = self._start()
+        return outcomes
+
+    def close(self) -> None:
+        """End the processes at once; what was finished has its record."""
+        for process in list((getattr(self._pool, "_processes", None) or {}).values()):
+            process.terminate()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    # A worker whose parent was killed must not train on alone. The kernel's parent-death signal would not do: to it
+    # the parent is the fork server, which lives as long as its workers.
+    parent = mp.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _start_worker(threads: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    import torch
+
+    torch.set_num_threads(threads)  # threads of several workers would fight for the cores
+    warnings.filterwarnings("ignore")

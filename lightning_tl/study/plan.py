@@ -1,0 +1,337 @@
+"""From a study's YAML to its data sets and runs, each with a key that says what its result depends on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lightning_tl.config_files import find_config
+from lightning_tl.errors import UserError
+from lightning_tl.study.config import Stage, Study
+from lightning_tl.study.grid import Point, label
+from lightning_tl.study.records import fingerprint, load_json
+from lightning_tl.study.runs import Call
+
+# Keys that fine-tuning chooses a value for once, whatever their values are.
+_SERIES = ("data.n", "seed_everything")
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set to render.
+
+    Attributes:
+        name: Also its folder's name.
+        point: Its axes' values.
+        config: The resolved rendering configuration.
+        images: How many training images.
+        val_images: How many of validation.
+    """
+
+    name: str
+    point: Point
+    config: dict[str, Any]
+    images: int
+    val_images: int
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training run.
+
+    Attributes:
+        name: Stage, label and the beginning of its key; also its folder's name.
+        label: The axes' values, those of its start first.
+        stage: ``pretrain`` or ``finetune``.
+        point: Its axes' values, of its start too (``pretrain.KEY``), and ``render``.
+        args: Of ``lightning-tl fit``, but for the folders of data set and start.
+        start: Name of the pre-training that it starts from, or None.
+        render: Name of the data set it reads, or None.
+        key: A hash of its configuration, its data and its start's key.
+        forgetting: Measure the pre-training's loss afterwards.
+    """
+
+    name: str
+    label: str
+    stage: str
+    point: Point
+    args: tuple[str, ...]
+    start: str | None
+    render: str | None
+    key: str
+    forgetting: bool = False
+
+    def call(self, out: Path, records: Mapping[str, Mapping[str, Any]], threads: int) -> Call:
+        """Return what a worker needs, once the start has its record."""
+        args = list(self.args)
+        if self.render is not None:
+            args.append(f"--data.root={out / 'renders' / self.render}")
+        if self.start is not None:
+            args.append(f"--model.init_from={out / 'runs' / self.start / records[self.start]['checkpoint']}")
+        return Call(
+            name=self.name,
+            folder=str(out / "runs" / self.name),
+            key=self.key,
+            args=tuple(args),
+            test=self.stage == "finetune",
+            start=str(out / "runs" / self.start) if self.forgetting and self.start else None,
+            locks=str(out / "locks"),
+            threads=threads,
+        )
+
+
+def data_sets(study: Study) -> list[DataSet]:
+    """Return what is to be rendered: each data set once, at its largest n.
+
+    Raises:
+        UserError: A configuration is missing or wrong, an n is no positive whole number, two data sets of one name.
+    """
+    if study.render is None or study.pretrain is None:
+        return []
+    found = []
+    for _, point in study.render.grid("render"):
+        config = _merged(study.render, point, "render")
+        name = label(point) or label({"config": study.render.files(point)})
+        points = [
+            own for render, own in study.pretrain.grid("pretrain", _render_points(study)) if render["render"] == name
+        ]
+        sizes = [study.pretrain.overrides(own).get("data.n") for own in points]
+        for n in sizes:
+            if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+                raise UserError(
+                    f"pretrain: data.n is {n!r}; where data are rendered, give it as an axis or under set, "
+                    "whole numbers of at least 1 (n = 0 is scratch: true)"
+                )
+            sizes.append(n)
+        if sizes:
+            found.append(DataSet(name, point, config, max(sizes), study.render.val_images))
+    _unique([each.name for each in found], "data sets")
+    return found
+
+
+def plan(study: Study, out: Path, chosen: Mapping[str, Any] | None = None) -> list[Run]:
+    """Return the runs: pre-trainings, then fine-tunings.
+
+    Args:
+        study: What to run.
+        out: Its folder, with the data sets rendered.
+        chosen: Origin → chosen value; None, where the study chooses one: the runs to choose it by.
+
+    Raises:
+        UserError: A configuration is missing or wrong, or two runs are the same.
+    """
+    pretrain = _pretrainings(study, out)
+    if study.choose is not None and chosen is None:
+        return [*pretrain, *trials(study, pretrain)]
+    runs = [*pretrain, *_finetunings(study, pretrain, chosen or {})]
+    _unique([run.name for run in runs], "runs")
+    return runs
+
+
+def origin(run: Run | None) -> str:
+    """Return what a value is chosen once for: the axes of a pre-training but n and seed; ``scratch`` for none."""
+    if run is None:
+        return "scratch"
+    return label({key: value for key, value in run.point.items() if key not in _SERIES}) or "pretrained"
+
+
+def trials(study: Study, pretrain: list[Run]) -> list[Run]:
+    """Return the runs to choose a value by: for each origin, and configuration of fine-tuning, all values."""
+    assert study.choose is not None
+    series: dict[str, list[Run]] = {}
+    for run in pretrain:
+        series.setdefault(origin(run), []).append(run)
+    starts: list[Run | None] = [None] if study.scratch else []
+    for members in series.values():
+        sizes = sorted({run.point.get("data.n", 0) for run in members})
+        starts.append(next(run for run in members if run.point.get("data.n", 0) == sizes[len(sizes) // 2]))
+    first: dict[str, Point] = {}
+    for _, point in study.finetune.grid("finetune", _starts(pretrain)):
+        first.setdefault(repr(point.get("config")), point)
+    return [
+        _finetuning(study, start, point, {study.choose.key: value})
+        for start in starts
+        for point in first.values()
+        for value in study.choose.values
+    ]
+
+
+def choose(study: Study, runs: Iterable[Run], records: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return by origin (and configuration of fine-tuning) the value with the lowest metric, and all values' metrics.
+
+    Raises:
+        UserError: The metric was not logged.
+    """
+    assert study.choose is not None
+    found: dict[str, dict[str, Any]] = {}
+    by_name = {run.name: run for run in runs}
+    for run in by_name.values():
+        if run.stage != "finetune" or run.name not in records:
+            continue
+        metrics = records[run.name]["metrics"]
+        if study.choose.metric not in metrics:
+            raise UserError(
+                f"choose.metric is {study.choose.metric}, which run {run.name} did not log; it has {', '.join(metrics)}"
+            )
+        entry = found.setdefault(_choice_key(by_name.get(run.start or ""), run.point), {"tried": []})
+        entry["tried"].append([run.point[study.choose.key], metrics[study.choose.metric]])
+    for entry in found.values():
+        entry["chosen"] = min(entry["tried"], key=lambda pair: pair[1])[0]
+    return found
+
+
+def _choice_key(start: Run | None, point: Point) -> str:
+    config = point.get("config")
+    return origin(start) + (f" {label({'config': config})}" if config else "")
+
+
+def _pretrainings(study: Study, out: Path) -> list[Run]:
+    if study.pretrain is None:
+        return []
+    runs = []
+    for render, point in study.pretrain.grid("pretrain", _render_points(study)):
+        name = render.get("render")
+        inputs = {} if name is None else _images(out / "renders" / name, study.pretrain.overrides(point)["data.n"])
+        runs.append(_run("pretrain", study.pretrain, render | point, point, None, name, inputs))
+    return runs
+
+
+def _finetunings(study: Study, pretrain: list[Run], chosen: Mapping[str, Any]) -> list[Run]:
+    by_name = {run.name: run for run in pretrain}
+    others = _starts(pretrain)
+    starts: list[tuple[Run | None, Point]] = [
+        (by_name[other["start"]], point) for other, point in study.finetune.grid("finetune", others) if "start" in other
+    ]
+    if study.scratch:
+        scratch = [point for _, point in replace(study.finetune, exclude=_own(study)).grid("finetune")]
+        starts = [*((None, point) for point in scratch), *starts]
+    runs = []
+    for start, point in starts:
+        extra = {}
+        if study.choose is not None and study.choose.key not in point:
+            extra = {study.choose.key: chosen[_choice_key(start, point)]["chosen"]}
+        runs.append(_finetuning(study, start, point, extra))
+    return runs
+
+
+def _own(study: Study) -> list[dict[str, Any]]:
+    """Return the exclusions that speak of fine-tuning's own axes alone, which hold for scratch too."""
+    axes = {*study.finetune.product, *(key for group in study.finetune.zip for key in group)}
+    return [rule for rule in study.finetune.exclude if rule.keys() <= axes]
+
+
+def _starts(pretrain: list[Run]) -> list[Point]:
+    """Return the pre-trainings as points that fine-tuning's exclusions can name."""
+    return [
+        {"start": run.name} | {key if key == "render" else f"pretrain.{key}": value for key, value in run.point.items()}
+        for run in pretrain
+    ]
+
+
+def _finetuning(study: Study, start: Run | None, point: Point, extra: Point) -> Run:
+    before = {} if start is None else next(iter(_starts([start])))
+    before.pop("start", None)
+    forgetting = study.forgetting and start is not None
+    own = point | extra
+    return _run("finetune", study.finetune, before | own, own, start, None, {"forgetting": forgetting}, forgetting)
+
+
+def _render_points(study: Study) -> list[Point]:
+    if study.render is None:
+        return [{}]
+    return [
+        {"render": label(point) or label({"config": study.render.files(point)})}
+        for _, point in study.render.grid("render")
+    ]
+
+
+def _run(
+    stage: str,
+    settings: Stage,
+    point: Point,
+    own: Point,
+    start: Run | None,
+    render: str | None,
+    inputs: Mapping[str, Any],
+    forgetting: bool = False,
+) -> Run:
+    files = [find_config(name) for name in settings.files(own)]
+    args = (
+        *(f"--config={file}" for file in files),
+        *(f"--{key}={_text(value)}" for key, value in settings.overrides(own).items()),
+    )
+    content = [_yaml(file) for file in files]  # what the files say, not where they lie
+    overrides = settings.overrides(own)
+    key = fingerprint([stage, content, overrides, inputs, start.key if start else None])
+    # what a name tells: where the run starts from, then its own axes
+    origin = "scratch" if stage == "finetune" and start is None else start.label if start else render or ""
+    own_label = label({k: v for k, v in own.items() if k not in settings.followers})
+    text = "-".join(filter(None, [origin, own_label]))[:100]
+    name = "-".join(filter(None, [stage, text, key[:8]]))
+    return Run(name, text, stage, point, args, start.name if start else None, render, key, forgetting)
+
+
+def _images(root: Path, n: int) -> dict[str, Any]:
+    """Return the hashes of the shards that hold the first n images and the validation's: they fix what is seen."""
+    shards: list[str] = []
+    images = 0
+    for shard in load_json(root / "train" / "manifest.json")["shards"]:
+        if images >= n:
+            break
+        shards.append(shard["sha256"])
+        images += shard["images"]
+    val = [shard["sha256"] for shard in load_json(root / "val" / "manifest.json")["shards"]]
+    return {"train": shards, "val": val}
+
+
+def _merged(stage: Stage, point: Point, where: str) -> dict[str, Any]:
+    """Return the configuration of a point as one nested dict: files, then overrides by dotted key."""
+    merged: dict[str, Any] = {}
+    for name in stage.files(point):
+        _update(merged, _yaml(find_config(name)))
+    for key, value in stage.overrides(point).items():
+        into = merged
+        *parents, last = key.split(".")
+        for parent in parents:
+            into = into.setdefault(parent, {})
+            if not isinstance(into, dict):
+                raise UserError(f"{where}: '{key}' goes through '{parent}', which is a value and not a group")
+        into[last] = value
+    return merged
+
+
+def _update(into: dict[str, Any], other: Mapping[str, Any]) -> None:
+    for key, value in other.items():
+        if isinstance(value, dict) and isinstance(into.get(key), dict):
+            _update(into[key], value)
+        else:
+            into[key] = value
+
+
+def _yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: holds no keys and values")
+    return content
+
+
+def _text(value: Any) -> str:
+    """Return a value as the command line takes it: plain, or as YAML in one line."""
+    if isinstance(value, str):
+        return value
+    return yaml.safe_dump(value, default_flow_style=True, width=10**6).removesuffix("\n...\n").strip()
+
+
+def _unique(names: Iterable[str], what: str) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise UserError(f"two {what} are the same: {name}; an axis has a value twice, or differs in nothing")
+        seen.add(name)

@@ -1,0 +1,234 @@
+"""One run of a study in its folder: locked, resumed where it was interrupted, recorded once it is done."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import math
+import os
+import shutil
+import socket
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from lightning_tl.errors import DISK_FULL, UserError, disk_full
+from lightning_tl.study.records import load_json, read_record, write_json
+
+_STATE_SECONDS = 1.0  # between two notes of how far a run is
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a worker needs to do a run; plain values, so that it can be sent to any process.
+
+    Attributes:
+        name: Also its folder's name.
+        folder: Its folder; checkpoints and record go there.
+        key: A hash of all that its result depends on; a record of another key is not its record.
+        args: Of ``lightning-tl fit``, but for the folder.
+        test: Test the network after the last step.
+        start: Folder of the pre-training that it starts from, under whose head the forgetting is measured; or None.
+        locks: Folder of the locks.
+        threads: CPU threads.
+    """
+
+    name: str
+    folder: str
+    key: str
+    args: tuple[str, ...]
+    test: bool
+    start: str | None
+    locks: str
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a call: a record, or a failure, or neither where another process is at it.
+
+    Attributes:
+        name: Of the run.
+        record: What it found.
+        error: What went wrong.
+        again: The failure may not happen again.
+    """
+
+    name: str
+    record: dict[str, Any] | None = None
+    error: str | None = None
+    again: bool = True
+
+
+def do_run(call: Call) -> Outcome:
+    """Do one run in this process, or go on with it; whatever happens is an outcome, and in the run's ``state.json``."""
+    folder = Path(call.folder)
+    with _lock(Path(call.locks) / call.name) as mine:
+        if not mine:
+            return Outcome(call.name)
+        record = read_record(folder / "record.json", call.key)
+        if record is not None:
+            return Outcome(call.name, record)
+        try:
+            return Outcome(call.name, _train(call, folder))
+        except Exception as error:
+            again = not isinstance(error, UserError)
+            if isinstance(error, OSError) and error.errno in DISK_FULL:
+                message, again = disk_full(error), False
+            else:
+                message = traceback.format_exc() if again else str(error)
+                with (folder / "log.txt").open("a") as log:
+                    log.write(message)
+            note_state(folder, call.key, status="failed", error=message.strip().splitlines()[-1])
+            return Outcome(call.name, error=message.strip(), again=again)
+
+
+def note_state(folder: Path, key: str, **facts: Any) -> None:
+    """Write ``state.json``: how far the run is, for ``study status``."""
+    content = {"key": key, "host": socket.gethostname(), "pid": os.getpid(), "time": time.time(), **facts}
+    write_json(folder / "state.json", content, sync=False)
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[bool]:
+    """Hold a lock that ends with the process, however that ends; False where another process holds it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+def _train(call: Call, folder: Path) -> dict[str, Any]:
+    from lightning_tl.callbacks.base import Measurement
+    from lightning_tl.run import run
+    from lightning_tl.study.collect import measurements
+
+    checkpoint = _resumable(folder, call.key)
+    if checkpoint is None:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+    args = ["fit", *call.args, f"--trainer.default_root_dir={folder}", "--trainer.enable_progress_bar=false"]
+    begun = time.perf_counter() - _spent(folder)
+    note_state(folder, call.key, status="running", spent=0.0)
+    with _output_to(folder / "log.txt"):
+        cli = run(
+            [*args, *([f"--ckpt_path={checkpoint}"] if checkpoint else [])], callbacks=[_reporter(call, folder, begun)]
+        )
+        metrics = {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
+        if checkpoint and not any(name.startswith("val/") for name in metrics):
+            # interrupted after the last step: there was nothing left to train, so nothing was validated
+            metrics |= _numbers(cli.trainer.validate(cli.model, cli.datamodule, verbose=False))
+        saved = cli.trainer.checkpoint_callback
+        best = getattr(saved, "best_model_path", "") or getattr(saved, "last_model_path", "")
+        facts = _facts(cli)
+        callbacks = cli.trainer.callbacks  # type: ignore[attr-defined]
+        measured = [row for each in callbacks if isinstance(each, Measurement) for row in each.history]
+        if call.test:
+            metrics |= _numbers(cli.trainer.test(cli.model, cli.datamodule, verbose=False))
+        for name, value in metrics.items():
+            if not math.isfinite(value):
+                raise UserError(f"{name} is {value}: the training diverged; lower model.optimizer.lr")
+        if call.start is not None:
+            from lightning_tl.study.forgetting import forgotten
+
+            facts |= forgotten(cli.model, Path(call.start))
+    record = {
+        "key": call.key,
+        "checkpoint": str(Path(best).resolve().relative_to(folder.resolve())) if best else "",
+        "metrics": metrics,
+        "facts": facts,
+        "measurements": measurements(measured),
+        "seconds": round(time.perf_counter() - begun, 3),
+    }
+    write_json(folder / "record.json", record)
+    return record
+
+
+def _resumable(folder: Path, key: str) -> Path | None:
+    """Return the last checkpoint of an interrupted run of the same key, if it is whole."""
+    from lightning_tl.models.weights import read_checkpoint
+
+    last = folder / "checkpoints" / "last.ckpt"
+    if read_record(folder / "state.json", key) is None or not last.is_file():
+        return None
+    try:
+        read_checkpoint(last)
+    except UserError:  # killed while it was written
+        return None
+    return last
+
+
+def _spent(folder: Path) -> float:
+    """Return the seconds that an interrupted run has taken before."""
+    return float(load_json(folder / "state.json", missing={}).get("spent", 0.0))
+
+
+def _reporter(call: Call, folder: Path, begun: float) -> Any:
+    from lightning.pytorch.callbacks import Callback
+
+    class Report(Callback):
+        """Notes how far the run is."""
+
+        last = 0.0
+
+        def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+            now = time.perf_counter()
+            if now - self.last > _STATE_SECONDS and trainer.is_global_zero:
+                self.last = now
+                progress = {"step": trainer.global_step, "steps": trainer.max_steps, "spent": round(now - begun, 1)}
+                note_state(folder, call.key, status="running", **progress)
+
+    return Report()
+
+
+def _numbers(results: Any) -> dict[str, float]:
+    return {name: float(value) for name, value in results[0].items()}
+
+
+def _facts(cli: Any) -> dict[str, Any]:
+    """Return what the tables say of a run, as far as its module and data tell."""
+    data, model, trainer = cli.datamodule, cli.model, cli.trainer
+    split = getattr(data, "splits", {}).get("train")
+    facts = {
+        "task": getattr(data, "task", type(model).__name__),
+        "data": getattr(data, "name", type(data).__name__),
+        "images": None if split is None else len(split),
+        "fraction": getattr(data, "fraction", None),
+        "draw": getattr(data, "draw", None),
+        "backbone": getattr(model, "backbone_name", None),
+        "backbone_params": sum(p.numel() for p in model.backbone.parameters()) if hasattr(model, "backbone") else None,
+        "metric": getattr(model, "metric_name", None),
+        "steps": trainer.global_step,
+        "seed": cli.config[cli.subcommand].get("seed_everything"),
+        "lr": max(
+            (float(group.get("initial_lr", group["lr"])) for o in trainer.optimizers for group in o.param_groups),
+            default=None,
+        ),
+    }
+    return {name: value for name, value in facts.items() if value is not None}
+
+
+@contextmanager
+def _output_to(path: Path) -> Iterator[None]:
+    """Send all output to a file; Lightning's handlers keep the standard error that was there at import."""
+    with path.open("a") as log, redirect_stdout(log), redirect_stderr(log):
+        before = [(handler, handler.setStream(log)) for handler in _handlers()]
+        try:
+            yield
+        finally:
+            for handler, stream in before:
+                if stream is not None:
+                    handler.setStream(stream)
+
+
+def _handlers() -> list[logging.StreamHandler[TextIO]]:
+    loggers = map(logging.getLogger, ("lightning.pytorch", "lightning.fabric"))
+    return [handler for each in loggers for handler in each.handlers if isinstance(handler, logging.StreamHandler)]

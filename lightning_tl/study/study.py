@@ -1,0 +1,143 @@
+"""A study from its YAML to its tables: render, choose, run, collect; what is done is not done again."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from lightning_tl.progress import progress_bar
+from lightning_tl.study.collect import collect
+from lightning_tl.study.config import Study
+from lightning_tl.study.plan import DataSet, Run, choose, data_sets, plan
+from lightning_tl.study.records import load_json, write_json
+from lightning_tl.study.schedule import Engine, Records, load_records, run_all
+
+_COLLECT_SECONDS = 10.0  # between two writings of the tables while runs end
+
+
+def run_study(study: Study, out: Path) -> dict[str, str]:
+    """Render and train what is not done yet, up to ``results.csv`` and ``measurements.csv``.
+
+    Args:
+        study: What to run.
+        out: Folder of everything that is made. Two processes on one folder share the work.
+
+    Returns:
+        Name → error of the runs that failed; the others are done.
+
+    Raises:
+        UserError: The study is wrong.
+        DataGenError: What rendering needs is missing, or a scene cannot be rendered.
+    """
+    study.check()
+    out = out.resolve()
+    sets = data_sets(study)
+    facts = Facts(out / "study.json", study)
+    with facts.stage("render"):
+        for number, each in enumerate(sets, start=1):
+            _render(each, out, study, f"render {number}/{len(sets)} {each.name}")
+    engine = _engine(study)
+    try:
+        with facts.stage("train"):
+            return _train(study, sets, out, engine, facts)
+    finally:
+        engine.close()
+
+
+def _train(study: Study, sets: list[DataSet], out: Path, engine: Engine, facts: Facts) -> dict[str, str]:
+    chosen: dict[str, Any] = {}
+    failures: dict[str, str] = {}
+    if study.choose is not None:
+        runs = plan(study, out)
+        with progress_bar("pre-train, and choose", "runs") as advance:
+            records, failures = run_all(runs, out, engine, study.retries, study.threads, advance)
+        if failures:
+            return failures
+        chosen = choose(study, runs, records)
+        facts.write(chosen=chosen)
+    runs = plan(study, out, chosen)
+    last = [time.monotonic()]
+
+    def finished(records: Records) -> None:
+        if time.monotonic() - last[0] > _COLLECT_SECONDS:
+            last[0] = time.monotonic()
+            collect(runs, sets, records, out)
+
+    with progress_bar("train", "runs") as advance:
+        records, failures = run_all(runs, out, engine, study.retries, study.threads, advance, finished)
+    collect(runs, sets, records, out)
+    return failures
+
+
+def planned(study: Study, out: Path) -> tuple[list[DataSet], list[Run], Records]:
+    """Return data sets, runs and records as far as they can be known now, without running anything."""
+    study.check()
+    out = out.resolve()
+    sets = data_sets(study)
+    if any(not (out / "renders" / each.name / "val" / "manifest.json").is_file() for each in sets):
+        return sets, [], {}
+    if study.choose is None:
+        runs = plan(study, out)
+        return sets, runs, load_records(runs, out)
+    runs = plan(study, out)
+    records = load_records(runs, out)
+    if len(records) == len(runs):
+        runs = plan(study, out, choose(study, runs, records))
+        records = load_records(runs, out)
+    return sets, runs, records
+
+
+def _engine(study: Study) -> Engine:
+    if study.engine == "ray":
+        from lightning_tl.study.cluster import RayEngine
+
+        return RayEngine(study.address, study.threads, study.gpus, study.workers)
+    from lightning_tl.study.local import LocalEngine
+
+    return LocalEngine(study.workers or max(1, (os.cpu_count() or 1) // study.threads), study.threads)
+
+
+def _render(each: DataSet, out: Path, study: Study, title: str) -> None:
+    from data_gen.config import load_config
+    from data_gen.farm import render
+    from lightning_tl.data.preview import contact_sheet
+    from lightning_tl.data.shards import RenderedImages
+
+    root = out / "renders" / each.name
+    with progress_bar(title, "images") as progress:
+        workers = study.workers or os.cpu_count() or 1
+        render(load_config(each.config), root, each.images, each.val_images, workers, progress)
+    sheet = root / "sheet.png"
+    if not sheet.is_file():
+        contact_sheet(RenderedImages(root / "train", each.images), count=16, side=96).save(sheet)
+
+
+class Facts:
+    """`study.json`: the study, what was chosen, and how long each stage took, kept over interruptions."""
+
+    def __init__(self, path: Path, study: Study) -> None:
+        self.path = path
+        kept = load_json(path, missing={})
+        self.content: dict[str, Any] = {"seconds": kept.get("seconds", {}), "chosen": kept.get("chosen", {})}
+        self.write(study=asdict(study), cores=os.cpu_count())
+
+    def write(self, **facts: Any) -> None:
+        """Add facts."""
+        self.content |= facts
+        write_json(self.path, self.content)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Add the time that what is inside takes."""
+        begun = time.monotonic()
+        try:
+            yield
+        finally:
+            seconds = self.content["seconds"]
+            seconds[name] = round(seconds.get(name, 0.0) + time.monotonic() - begun, 1)
+            self.write()
