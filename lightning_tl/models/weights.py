@@ -167,8 +167,8 @@ def load_backbone(source: str | Path | Mapping[str, Any], backbone: nn.Module, m
     )
     if not found and not head:
         raise UserError(
-            f"{report.source} holds no weights of a network; it has {', '.join(map(str, content)) or 'nothing'}. Give a "
-            "checkpoint, or a state dict (also under one of the keys " + ", ".join(_NESTED) + ")"
+            f"{report.source} holds no weights of a network; it has {', '.join(map(str, content)) or 'nothing'}. "
+            f"Give a checkpoint, or a state dict (also under one of the keys {', '.join(_NESTED)})"
         )
     if report.mismatched and report.fraction >= min_fraction:
         first, (there, here) = next(iter(report.mismatched.items()))

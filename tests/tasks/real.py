@@ -1,11 +1,15 @@
-"""Stand-ins for real data sets, in their formats on disk: bright squares whose class is their colour."""
+"""Stand-ins for renders and real data sets, in their formats on disk: bright squares whose class is their colour."""
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
+import conftest
 import numpy as np
+import pytest
+import torch
 from PIL import Image
 from tasks.toy import SIDE, Squares
 
@@ -59,4 +63,42 @@ def write_ade20k(root: Path, train: int = 48, val: int = 24) -> Path:
             _image(picture).save(root / "images" / split / f"{index}.jpg", quality=95)
             stored = np.where(mask.numpy() == 255, 0, mask.numpy() + 1).astype(np.uint8)
             Image.fromarray(stored).save(root / "annotations" / split / f"{index}.png")
+    return root
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def rendered_view(rng: np.random.Generator, scene: int, view: int) -> dict[str, bytes]:
+    """Return a view as the renderer writes it; unlike the common ones', its normals lean with the colour."""
+    seed, index = int(rng.integers(1 << 20)), int(rng.integers(1000))
+    picture, mask = Squares("semseg", seed=seed)[index]
+    ids = np.array([0, *conftest.CATEGORIES])[np.where(mask.numpy() == 255, 0, mask.numpy())].astype(np.uint16)
+    normals = Squares("normal", seed=seed)[index][1]
+    stored = torch.where(normals.square().sum(0) > 0, ((normals + 1) / 2 * 255).round(), 128)
+    ys, xs = np.nonzero(ids)
+    category = int(ids.max())
+    box = [int(xs.min()), int(ys.min()), int(np.ptp(xs)) + 1, int(np.ptp(ys)) + 1]
+    thing = {"instance": 1, "category": category, "name": conftest.CATEGORIES[category], "bbox": box}
+    labels = {"scene": scene, "view": view, "size": [SIDE, SIDE], "labels": [category], "camera": {}}
+    labels["objects"] = [thing | {"area": len(ys), "visible_fraction": 1.0}]
+    return {
+        "rgb.png": _png(np.asarray(_image(picture))),
+        "category.png": _png(ids),
+        "instance.png": _png((ids > 0).astype(np.uint16)),
+        "normal.png": _png(np.ascontiguousarray(stored.byte().permute(1, 2, 0).numpy())),
+        "json": json.dumps(labels).encode(),
+    }
+
+
+def write_renders(root: Path, train: int = 24, val: int = 8) -> Path:
+    """Write shards of squares; numbers are scenes of two views."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(conftest, "_view", rendered_view)
+        patch.setattr(conftest, "SIDE", SIDE)
+        conftest.write_split(root / "train", "train", train, seed=1)
+        conftest.write_split(root / "val", "val", val, seed=2)
     return root

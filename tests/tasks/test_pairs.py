@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tasks.real import write_ade20k, write_coco, write_folders
+from tasks.real import write_ade20k, write_coco, write_folders, write_renders
 
 from lightning_tl.cli.main import main
 from lightning_tl.run import run
@@ -15,8 +15,8 @@ from lightning_tl.tasks.average_precision import BoxAveragePrecision
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(1800)]
 
-PRETRAIN = {"mulclass": 3200, "objdet": 1600, "semseg": 640, "normal": 640}  # images
-FINETUNE = {"sinclass": 20, "objdet": 1600, "semseg": 640}  # sinclass: epochs
+PRETRAIN = {"mulclass": 1600, "objdet": 1600, "semseg": 640, "normal": 640}  # images
+FINETUNE = {"sinclass": 12, "objdet": 1600, "semseg": 480}  # sinclass: epochs
 
 
 def training_data(data):
@@ -78,9 +78,10 @@ def trained(kind: str, name: str, out: Path, *more: str):
 
 
 @pytest.fixture(scope="module")
-def pretrained(renders, tmp_path_factory):
+def pretrained(tmp_path_factory):
     """Return the four pre-trainings' folders."""
     root = tmp_path_factory.mktemp("pairs")
+    renders = write_renders(tmp_path_factory.mktemp("renders") / "squares")
     for task, images in PRETRAIN.items():
         more = [f"--model.schedule.images={images}", "--model.schedule.warmup_images=80"]
         if task in ("mulclass", "objdet"):
