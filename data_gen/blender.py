@@ -9,6 +9,7 @@ behind from scene to scene; colours, normals, categories and labels are then mad
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import os
 import tempfile
@@ -23,11 +24,17 @@ os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 import bpy
 import numpy as np
 from blenderproc.python.utility.SetupUtility import SetupUtility
+from numpy.typing import NDArray
 
+from data_gen import nodes
+from data_gen.devices import choose_device
+from data_gen.errors import DataGenError
 from data_gen.exr import read_exr
 from data_gen.labels import View, camera_normals, depth_mm, tone_map, view_labels
 from data_gen.library import MaterialSpec, Mesh, build
 from data_gen.library.geometry import Floats, merge, prism, rotation
+from data_gen.sources import Catalogue, Model, Surface, open_catalogue
+from data_gen.sources.cache import Models
 from data_gen.spec import ImageConfig, LightSpec, ObjectSpec, RenderConfig, SceneSpec
 
 # BlenderProc would install its requirements into Blender's own Python; with pip's bpy they are here already
@@ -37,8 +44,8 @@ _renderer = importlib.import_module("blenderproc.api.renderer")
 _types = importlib.import_module("blenderproc.api.types")
 _initializer = importlib.import_module("blenderproc.python.utility.Initializer")
 
-_SHARP_DEGREES = 35.0
 _FLOOR_WITHOUT_WALLS = 40.0
+_PANORAMA_GAIN = 3.0
 
 
 def versions() -> dict[str, str]:
@@ -55,16 +62,22 @@ class Renderer:
     Args:
         config: of the data set; only ``image`` and what it says of outputs matters here.
         temporary: folder for the passes of the views in flight, best in memory; they are deleted as they are read.
+        catalogue: what the configuration's sources hold; by default they are opened.
+
+    Raises:
+        DataGenError: there is no device of the kind that the configuration wants.
     """
 
-    def __init__(self, config: RenderConfig, temporary: Path) -> None:
+    def __init__(self, config: RenderConfig, temporary: Path, catalogue: Catalogue | None = None) -> None:
         self._image = config.image
+        self._catalogue = catalogue or open_catalogue(config)
+        self._models = Models(config.sources)
         self._folder = Path(tempfile.mkdtemp(dir=temporary))
         SetupUtility.setup_utility_paths(str(self._folder))
         # bproc.init() fails on pip's bpy (it sets an interface language that is not there): its other steps
         _initializer.clean_up(clean_up_camera=True)
         bpy.context.scene.render.engine = "CYCLES"
-        _renderer.set_render_devices(use_only_cpu=True)
+        self.device = _set_device(config.image.device)
         _initializer._Initializer.set_default_parameters()
         self._set_quality(config.image)
 
@@ -114,15 +127,13 @@ class Renderer:
         scene.render.use_persistent_data = False
         scene.render.use_persistent_data = True
         scene.cycles.seed = spec.seed
-        _renderer.set_world_background(list(spec.sky))
+        self._add_sky(spec)
         for lamp in spec.lights:
             _add_light(lamp)
-        _add_room(spec)
-        meshes = [_world_mesh(o) for o in spec.objects]
-        for o, mesh in zip(spec.objects, meshes, strict=True):
-            _add_mesh(f"object{o.instance}", mesh, [_material(m, upright=True) for m in o.materials], o.instance)
-        size = self._image.size
-        _camera.set_intrinsics_from_K_matrix(spec.intrinsics(size), size, size)
+        self._add_room(spec)
+        meshes = [self._add_object(o) for o in spec.objects]
+        height, width = self._image.shape
+        _camera.set_intrinsics_from_K_matrix(spec.intrinsics(width, height), width, height)
         for pose in spec.cameras:
             _camera.add_camera_pose(pose)
         _renderer.render(str(self._folder), "view", output_key=None, load_keys=set(), return_data=False, verbose=True)
@@ -133,6 +144,51 @@ class Renderer:
             path.unlink()
             yield self._view(spec, view, read_exr(data), triangles)
 
+    def _add_object(self, spec: ObjectSpec) -> Mesh:
+        """Put an object into the scene; returns its mesh in the world's frame."""
+        name = f"object{spec.instance}"
+        if spec.mesh is None:
+            glyph = _glyph(spec) if spec.shape.get("style") == "font" else None
+            mesh = _placed(build(spec.category, spec.shape, glyph), spec)
+            _add_mesh(name, mesh, [_material(m, upright=True) for m in spec.materials], spec.instance)
+            return mesh
+        model = self._models.get(spec.mesh, _reduced)
+        mesh = _placed(model.mesh, spec)
+        materials = [_surface(s, model, spec.materials[0]) for s in model.surfaces]
+        _add_mesh(name, mesh, materials, spec.instance, model.uv, model.colours)
+        return mesh
+
+    def _add_room(self, spec: SceneSpec) -> None:
+        half = (spec.room if spec.walls else _FLOOR_WITHOUT_WALLS) / 2
+        self._add_surface("floor", _square(half), spec.floor, upright=False)
+        if spec.walls is None:
+            return
+        ahead = _square(half).rotated("x", 90).moved((0, half, half))
+        sides = [ahead.rotated("z", 90 * i) for i in range(4)]
+        ceiling = _square(half).rotated("x", 180).moved((0, 0, 2 * half))
+        self._add_surface("walls", merge([*sides, ceiling]), spec.walls, upright=True)
+
+    def _add_surface(self, name: str, mesh: Mesh, spec: MaterialSpec, upright: bool) -> None:
+        if not spec.maps:
+            _add_mesh(name, mesh, [_material(spec, upright)], 0)
+            return
+        maps = next(m.maps for m in self._catalogue.materials if m.name == spec.maps)
+        material = _empty_material()
+        images = {kind: _load_image(path, kind != "color") for kind, path in maps.items()}
+        nodes.mapped(material.node_tree, images)
+        _add_mesh(name, mesh, [material], 0, nodes.box_uv(mesh, spec.scale))
+
+    def _add_sky(self, spec: SceneSpec) -> None:
+        if not spec.panorama:
+            _renderer.set_world_background(list(spec.sky))
+            return
+        given = next(h for h in self._catalogue.hdris if h.name == spec.panorama)
+        world = bpy.context.scene.world
+        world.use_nodes = True
+        # there is no other lamp then
+        strength = _PANORAMA_GAIN * float(np.mean(spec.sky)) / given.mean
+        nodes.panorama(world.node_tree, _load_image(given.file, False), spec.panorama_turn, strength)
+
     def _view(
         self, spec: SceneSpec, view: int, passes: dict[str, typing.Any], meshes: list[tuple[Floats, typing.Any]]
     ) -> View:
@@ -141,10 +197,25 @@ class Renderer:
 
         rgb = tone_map(np.stack([layer(f"Combined.{c}") for c in "RGB"], -1), self._image.exposure)
         instance = np.round(layer("IndexOB.X")).astype(np.uint16)
+        instance[instance > sum(o.category_id > 0 for o in spec.objects)] = 0  # distractors come last
         ids = np.array([0] + [o.category_id for o in spec.objects], np.uint16)
         normal = camera_normals(np.stack([layer(f"Normal.{c}") for c in "XYZ"], -1), np.array(spec.cameras[view]))
         depth = depth_mm(layer("Depth.Z")) if self._image.depth else None
         return View(rgb, ids[instance], instance, normal, depth, view_labels(spec, view, instance, meshes))
+
+
+def _set_device(wanted: str) -> str:
+    """Set the device that Cycles renders on; a worker sees no other GPU than its own."""
+    kind = "CPU"
+    if wanted != "cpu":
+        preferences = bpy.context.preferences.addons["cycles"].preferences
+        found = {k: [d.name for d in preferences.get_devices_for_type(k)] for k in ("OPTIX", "CUDA")}
+        kind = choose_device(wanted, found)
+    if kind == "CPU":
+        _renderer.set_render_devices(use_only_cpu=True)
+    else:
+        _renderer.set_render_devices(desired_gpu_device_type=[kind], desired_gpu_ids=[0])
+    return kind
 
 
 def _add_light(spec: LightSpec) -> None:
@@ -162,26 +233,13 @@ def _add_light(spec: LightSpec) -> None:
     light.blender_obj.visible_camera = False
 
 
-def _add_room(spec: SceneSpec) -> None:
-    half = (spec.room if spec.walls else _FLOOR_WITHOUT_WALLS) / 2
-    _add_mesh("floor", _square(half), [_material(spec.floor, upright=False)], 0)
-    if spec.walls is None:
-        return
-    ahead = _square(half).rotated("x", 90).moved((0, half, half))
-    sides = [ahead.rotated("z", 90 * i) for i in range(4)]
-    ceiling = _square(half).rotated("x", 180).moved((0, 0, 2 * half))
-    _add_mesh("walls", merge([*sides, ceiling]), [_material(spec.walls, upright=True)], 0)
-
-
 def _square(half: float) -> Mesh:
     mesh = prism(np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)]) * half, 1.0)
     top = mesh.vertices[mesh.faces][:, :, 2].min(1) > 0.5
     return Mesh(mesh.vertices - [0, 0, 1], mesh.faces[top], mesh.slots[top], mesh.smooth[top])
 
 
-def _world_mesh(spec: ObjectSpec) -> Mesh:
-    glyph = _glyph(spec) if spec.shape.get("style") == "font" else None
-    mesh = build(spec.category, spec.shape, glyph)
+def _placed(mesh: Mesh, spec: ObjectSpec) -> Mesh:
     return mesh.scaled(spec.size).rotated("z", spec.yaw).moved((*spec.position, 0))
 
 
@@ -211,79 +269,88 @@ def _glyph(spec: ObjectSpec) -> Mesh:
     return Mesh(upright, faces, np.zeros(len(faces), np.int32), np.ones(len(faces), bool))
 
 
-def _add_mesh(name: str, mesh: Mesh, materials: list[typing.Any], index: int) -> None:
+def _add_mesh(
+    name: str,
+    mesh: Mesh,
+    materials: list[typing.Any],
+    index: int,
+    uv: NDArray[np.float32] | None = None,
+    colours: NDArray[np.uint8] | None = None,
+) -> typing.Any:
     data = bpy.data.meshes.new(name)
-    count = len(mesh.faces)
-    data.vertices.add(len(mesh.vertices))
-    data.vertices.foreach_set("co", mesh.vertices.astype(np.float32).ravel())
-    data.loops.add(3 * count)
-    data.loops.foreach_set("vertex_index", mesh.faces.ravel())
-    data.polygons.add(count)
-    data.polygons.foreach_set("loop_start", np.arange(0, 3 * count, 3, dtype=np.int32))
     for material in materials:
         data.materials.append(material)
-    data.polygons.foreach_set("material_index", np.minimum(mesh.slots, len(materials) - 1).astype(np.int32))
-    data.polygons.foreach_set("use_smooth", mesh.smooth)
-    data.update(calc_edges=True)
-    if mesh.smooth.any():
-        data.set_sharp_from_angle(angle=np.radians(_SHARP_DEGREES))
+    nodes.fill_mesh(data, mesh, len(materials), uv, colours)
     holder = bpy.data.objects.new(name, data)
     holder.pass_index = index
     bpy.context.scene.collection.objects.link(holder)
+    return holder
 
 
 def _material(spec: MaterialSpec, upright: bool) -> typing.Any:
-    """Make a material's nodes; ``upright`` turns flat patterns (bricks) so that they are right on standing faces."""
-    material = bpy.data.materials.new(spec.pattern)
-    material.use_nodes = True
-    tree = material.node_tree
-    tree.nodes.clear()
-    output = tree.nodes.new("ShaderNodeOutputMaterial")
-    if spec.roughness is None:
-        shader = tree.nodes.new("ShaderNodeBsdfDiffuse")
-        colour = shader.inputs["Color"]
-    else:
-        shader = tree.nodes.new("ShaderNodeBsdfPrincipled")
-        shader.inputs["Roughness"].default_value = spec.roughness
-        colour = shader.inputs["Base Color"]
-    tree.links.new(shader.outputs[0], output.inputs["Surface"])
-    first, second = (*spec.colour, 1.0), (*spec.second, 1.0)
-    colour.default_value = first
+    """Make a drawn material; ``upright`` turns flat patterns (bricks) so that they are right on standing faces."""
+    material = _empty_material()
     if spec.pattern == "plain":
-        return material
-    place = tree.nodes.new("ShaderNodeTexCoord")
-    turn = tree.nodes.new("ShaderNodeMapping")
-    turn.inputs["Rotation"].default_value = (np.pi / 2, 0, 0) if upright else (0, 0, 0)
-    # a little off the origin: a checker's boundary on the floor's own plane would flicker
-    turn.inputs["Location"].default_value = (0.013, 0.017, 0.0113)
-    tree.links.new(place.outputs["Object"], turn.inputs["Vector"])
-    kind, settings, factor = _PATTERN_NODES[spec.pattern]
-    pattern = tree.nodes.new(kind)
-    for key, value in settings.items():
-        setattr(pattern, key, value)
-    pattern.inputs["Scale"].default_value = spec.scale
-    tree.links.new(turn.outputs["Vector"], pattern.inputs["Vector"])
-    if factor is None:
-        pattern.inputs["Color1"].default_value, pattern.inputs["Color2"].default_value = first, second
-        tree.links.new(pattern.outputs["Color"], colour)
-        return material
-    if "Distortion" in pattern.inputs:
-        pattern.inputs["Distortion"].default_value = 4.0 if spec.pattern == "wood" else 9.0
-    ramp = tree.nodes.new("ShaderNodeValToRGB")
-    ends = ramp.color_ramp.elements
-    ends[0].position, ends[1].position = 0.35, 0.65
-    ends[0].color, ends[1].color = first, second
-    tree.links.new(pattern.outputs[factor], ramp.inputs["Fac"])
-    tree.links.new(ramp.outputs["Color"], colour)
+        nodes.plain(material.node_tree, spec.colour, spec.roughness)
+    else:
+        nodes.patterned(material.node_tree, spec, upright)
     return material
 
 
-# node, its settings, and the output that runs from the first colour to the second (None: the node mixes by itself)
-_PATTERN_NODES: dict[str, tuple[str, dict[str, typing.Any], str | None]] = {
-    "noise": ("ShaderNodeTexNoise", {}, "Fac"),
-    "voronoi": ("ShaderNodeTexVoronoi", {}, "Distance"),
-    "checker": ("ShaderNodeTexChecker", {}, None),
-    "brick": ("ShaderNodeTexBrick", {}, None),
-    "wood": ("ShaderNodeTexWave", {"wave_type": "BANDS"}, "Fac"),
-    "marble": ("ShaderNodeTexWave", {"wave_type": "RINGS"}, "Fac"),
-}
+def _empty_material() -> typing.Any:
+    material = bpy.data.materials.new("material")
+    material.use_nodes = True
+    return material
+
+
+def _surface(surface: Surface, model: Model, drawn: MaterialSpec) -> typing.Any:
+    """Make a material of a user's mesh; what it does not say is as drawn."""
+    if surface.image is None and surface.colour is None and model.colours is None:
+        return _material(drawn, upright=True)
+    material = _empty_material()
+    if surface.image is not None:
+        nodes.pictured(material.node_tree, _picture(surface.image), drawn.roughness)
+    elif surface.colour is not None:
+        nodes.plain(material.node_tree, surface.colour, drawn.roughness)
+    else:
+        nodes.painted(material.node_tree, drawn.roughness)
+    return material
+
+
+def _picture(pixels: NDArray[np.uint8]) -> typing.Any:
+    height, width = pixels.shape[:2]
+    image = bpy.data.images.new("texture", width, height)
+    rgba = np.ones((height, width, 4), np.float32)
+    rgba[..., :3] = pixels[::-1] / np.float32(255)  # Blender's lines run upwards
+    image.pixels.foreach_set(rgba.ravel())
+    return image
+
+
+def _load_image(path: str, is_data: bool) -> typing.Any:
+    try:
+        image = bpy.data.images.load(path, check_existing=True)
+    except RuntimeError as error:
+        raise DataGenError(f"{path} cannot be read any more ({error}): was it changed while rendering?") from None
+    if is_data:
+        image.colorspace_settings.name = "Non-Color"
+    return image
+
+
+def _reduced(model: Model, most: int) -> Model:
+    """Reduce a mesh to about so many triangles by collapsing edges, texture coordinates and colours kept."""
+    if len(model.mesh.faces) <= most:
+        return model
+    materials = [_empty_material() for _ in model.surfaces]
+    holder = _add_mesh("large", model.mesh, materials, 0, model.uv, model.colours)
+    change = holder.modifiers.new("reduce", "DECIMATE")
+    change.ratio = most / len(model.mesh.faces)
+    change.use_collapse_triangulate = True
+    evaluated = holder.evaluated_get(bpy.context.evaluated_depsgraph_get())
+    mesh, uv, colours = nodes.read_mesh(evaluated.to_mesh())
+    evaluated.to_mesh_clear()
+    data = holder.data
+    bpy.data.objects.remove(holder)
+    bpy.data.meshes.remove(data)
+    for material in materials:
+        bpy.data.materials.remove(material)
+    return dataclasses.replace(model, mesh=mesh, uv=uv, colours=colours)

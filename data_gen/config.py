@@ -1,8 +1,4 @@
-"""What can be configured about a rendered data set: nested dataclasses of plain values, read from YAML or dicts.
-
-The four knobs ``appearance``, ``light``, ``background`` and ``texture`` are those of Mikami et al., *A Scaling Law for
-Syn2real Transfer* (arXiv 2108.11018), Appendix B. A pair is always a range ``(low, high)`` sampled uniformly.
-"""
+"""Render configurations read from YAML or dicts, and checked: every error names the key and what it may be."""
 
 from __future__ import annotations
 
@@ -13,7 +9,6 @@ import math
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,187 +16,7 @@ import yaml
 
 from data_gen.errors import DataGenError, nearest
 from data_gen.library import resolve
-
-Range = tuple[float, float]
-
-
-@dataclass
-class DigitsConfig:
-    """How digits are written. Lengths are in heights of the digit.
-
-    Args:
-        font: share of digits made from Blender's built-in font; the others are pen strokes, varied like handwriting.
-        thickness: width of the pen; for the font the outline grows and shrinks by a like amount.
-        depth: extrusion.
-        bevel: rounding of the font's edges.
-        wobble: standard deviation of the strokes' control points.
-        slant: shear, positive to the right.
-        width: factor on the width.
-        turn: degrees, counter-clockwise in the digit's own plane.
-    """
-
-    font: float = 0.35
-    thickness: Range = (0.09, 0.22)
-    depth: Range = (0.08, 0.3)
-    bevel: Range = (0.0, 0.02)
-    wobble: float = 0.035
-    slant: Range = (-0.1, 0.4)
-    width: Range = (0.7, 1.15)
-    turn: Range = (-8.0, 8.0)
-
-
-@dataclass
-class ObjectsConfig:
-    """Objects and where they stand.
-
-    Args:
-        count: fewest and most objects of a scene with ``appearance: multiple``.
-        size: the larger of an object's height and diameter, metres.
-        area: radius of the disc of floor that the objects stand on where there are several, metres.
-        gap: least distance between two objects, metres.
-        yaw: turn about the vertical, degrees; at 0 a digit faces the middle of the cameras' azimuths.
-        lying: share of scenes in which objects lie on their backs; the cameras then look from above as they would have
-            looked from the front (elevation e becomes 90° − e). Meant for digits.
-        pattern_scale: repetitions of a pattern a metre, on objects of textured categories.
-        contrast: least difference in lightness between an object's first colour and the floor's, 0 … 0.35.
-        glossy: share of materials that shine; a purely diffuse surface is a third cheaper.
-    """
-
-    count: tuple[int, int] = (2, 10)
-    size: Range = (0.35, 0.55)
-    area: float = 0.9
-    gap: float = 0.03
-    yaw: Range = (-180.0, 180.0)
-    lying: float = 0.0
-    pattern_scale: Range = (4.0, 14.0)
-    contrast: float = 0.12
-    glossy: float = 0.0
-
-
-@dataclass
-class CameraConfig:
-    """Cameras that look at a point of interest near the middle of the objects.
-
-    Args:
-        views: cameras a scene.
-        azimuth: degrees about the vertical; 0 is in front (where digits face).
-        elevation: degrees above the horizon.
-        roll: degrees about the line of sight.
-        fov: field of view, degrees.
-        fill: diameter of the (group of) objects in widths of the image.
-        offset: how far the point of interest strays from the middle, in radii of the group.
-        min_distance: least distance from the camera to any object's surface, metres.
-    """
-
-    views: int = 4
-    azimuth: Range = (-180.0, 180.0)
-    elevation: Range = (10.0, 50.0)
-    roll: Range = (-8.0, 8.0)
-    fov: Range = (35.0, 50.0)
-    fill: Range = (0.6, 0.95)
-    offset: float = 0.15
-    min_distance: float = 0.2
-
-
-@dataclass
-class LightsConfig:
-    """Lamps and ambient light. With ``light: fix`` one area lamp and one point lamp stand still, at mid-range energy.
-
-    Args:
-        count: fewest and most lamps where light is random; more than one a scene gives softer, more varied shading.
-        energy: watts of a lamp at 1.5 m (further lamps are stronger, by the square of the distance).
-        distance: metres from the middle of the floor.
-        elevation: degrees above the horizon.
-        radius: radius of a point lamp, half the side of an area lamp, metres: how soft its shadows are.
-        tint: how far a lamp's colour strays from white, 0 … 1.
-        ambient: strength of the light from everywhere.
-    """
-
-    count: tuple[int, int] = (2, 3)
-    energy: Range = (20.0, 60.0)
-    distance: Range = (1.2, 2.2)
-    elevation: Range = (25.0, 80.0)
-    radius: Range = (0.08, 0.4)
-    tint: float = 0.15
-    ambient: Range = (0.15, 0.45)
-
-
-@dataclass
-class RoomConfig:
-    """What stands around the objects.
-
-    Args:
-        walls: 4 closes the room (the paper's cube); 0 leaves a wide floor under an even sky, at half the cost.
-        size: side of the room, metres; its height is the same.
-        patterned: share of floors (and walls) with a pattern, where the background is random.
-        pattern_scale: repetitions of a pattern a metre.
-    """
-
-    walls: Literal[0, 4] = 4
-    size: float = 4.0
-    patterned: float = 0.5
-    pattern_scale: Range = (0.6, 5.0)
-
-
-@dataclass
-class ImageConfig:
-    """What is rendered of a scene; the scene itself does not depend on it.
-
-    Args:
-        size: width and height, pixels.
-        samples: light paths a pixel.
-        bounces: how often light is passed on between surfaces.
-        denoise: run Cycles' OpenImageDenoise (fast).
-        exposure: factor on the light before the tone curve.
-        depth: also write ``depth.png``.
-        format: ``png`` or ``jpg`` for the colours.
-        jpeg_quality: 1 … 100.
-    """
-
-    size: int = 64
-    samples: int = 4
-    bounces: int = 2
-    denoise: bool = True
-    exposure: float = 1.0
-    depth: bool = False
-    format: Literal["png", "jpg"] = "png"
-    jpeg_quality: int = 92
-
-
-@dataclass
-class RenderConfig:
-    """A rendered data set. Its images are a pure function of this configuration.
-
-    Args:
-        seed: another seed, other scenes.
-        categories: names of categories, or of the groups ``digits``, ``shapes``, ``all``.
-        appearance: ``single`` (one object a scene; categories come in balanced turns) or ``multiple`` (up to ten).
-        light: ``fix`` or ``random`` lamps.
-        background: ``fix`` or ``random`` floor, walls and sky.
-        texture: ``with`` samples all the categories, ``without`` only those that have no texture. No texture is taken
-            off an object.
-        objects: see :class:`ObjectsConfig`.
-        digits: see :class:`DigitsConfig`.
-        camera: see :class:`CameraConfig`.
-        lights: see :class:`LightsConfig`.
-        room: see :class:`RoomConfig`.
-        image: see :class:`ImageConfig`.
-        scenes_per_shard: scenes a tar file; the shard is what an interruption can lose.
-    """
-
-    seed: int = 0
-    categories: list[str] = field(default_factory=lambda: ["shapes"])
-    appearance: Literal["single", "multiple"] = "multiple"
-    light: Literal["fix", "random"] = "random"
-    background: Literal["fix", "random"] = "random"
-    texture: Literal["with", "without"] = "with"
-    objects: ObjectsConfig = field(default_factory=ObjectsConfig)
-    digits: DigitsConfig = field(default_factory=DigitsConfig)
-    camera: CameraConfig = field(default_factory=CameraConfig)
-    lights: LightsConfig = field(default_factory=LightsConfig)
-    room: RoomConfig = field(default_factory=RoomConfig)
-    image: ImageConfig = field(default_factory=ImageConfig)
-    scenes_per_shard: int = 16
+from data_gen.settings import RenderConfig, SourceConfig
 
 
 def config_to_dict(config: RenderConfig) -> dict[str, Any]:
@@ -243,11 +58,44 @@ def load_config(source: str | Path | Mapping[str, Any]) -> RenderConfig:
         raise DataGenError(f"{path}: {error}") from None
 
 
-def scene_hash(config: RenderConfig) -> int:
-    """Return 64 bits that identify what scenes the configuration draws: all of it but seed, image and shard size."""
+# Keys that came after the first data sets. At their defaults they stay out of the hash, so that those can be grown.
+_LATER = {
+    "sources": [],
+    "objects.distractors": [0, 0],
+    "camera.intrinsics": "",
+    "camera.shift": 0.0,
+    "lights.layout": "free",
+    "lights.hdris": "",
+    "lights.hdri_share": 1.0,
+    "room.materials": "",
+    "room.material_share": 1.0,
+    "room.material_scale": [0.4, 1.5],
+}
+# where the user's files lie; what is in them counts
+_PLACES = ("camera.intrinsics", "lights.hdris", "room.materials")
+
+
+def scene_hash(config: RenderConfig, contents: str = "") -> int:
+    """Return 64 bits that identify what scenes the configuration draws: all of it but seed, image and shard size.
+
+    Args:
+        config: the configuration; folders and files of the user count by their contents, not by their names.
+        contents: the fingerprint of the contents (:attr:`data_gen.sources.Catalogue.fingerprint`).
+    """
     values = config_to_dict(config)
     for key in ("seed", "image", "scenes_per_shard"):
         del values[key]
+    for key, default in _LATER.items():
+        *parents, name = key.split(".")
+        group = values[parents[0]] if parents else values
+        if group[name] == default:
+            del group[name]
+        elif key in _PLACES:
+            group[name] = "given"
+    for source in values.get("sources", []):
+        del source["path"], source["csv"]
+    if contents:
+        values["contents"] = contents
     return int.from_bytes(hashlib.sha256(json.dumps(values, sort_keys=True).encode()).digest()[:8], "big")
 
 
@@ -285,6 +133,8 @@ def _words(kind: Any) -> str:
         if kind.__origin__ is tuple:
             return "a pair [low, high]"
         return f"a list of {_words(kind.__args__[0]).removeprefix('a ')}s"
+    if kind is SourceConfig:
+        return "a group of keys and value"
     return {float: "a number", int: "a whole number", bool: "true or false", str: "a text"}.get(kind, str(kind))
 
 
@@ -301,6 +151,7 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "objects.pattern_scale": (0.01, 1000),
     "objects.contrast": (0, 0.35),
     "objects.glossy": (0, 1),
+    "objects.distractors": (0, 200),
     "digits.font": (0, 1),
     "digits.thickness": (0.02, 0.4),
     "digits.depth": (0.01, 2),
@@ -317,6 +168,7 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "camera.fill": (0.05, 2),
     "camera.offset": (0, 1),
     "camera.min_distance": (0.15, 100),
+    "camera.shift": (0, 0.5),
     "lights.count": (1, 20),
     "lights.energy": (0, 1e6),
     "lights.distance": (0.1, 100),
@@ -324,10 +176,14 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "lights.radius": (0.001, 10),
     "lights.tint": (0, 1),
     "lights.ambient": (0, 100),
+    "lights.hdri_share": (0, 1),
     "room.size": (0.5, 1000),
     "room.patterned": (0, 1),
     "room.pattern_scale": (0.01, 1000),
+    "room.material_share": (0, 1),
+    "room.material_scale": (0.01, 1000),
     "image.size": (8, 4096),
+    "image.height": (0, 4096),
     "image.samples": (1, 65536),
     "image.bounces": (0, 64),
     "image.exposure": (0.001, 1000),
@@ -342,7 +198,7 @@ def check_config(config: RenderConfig) -> None:
         DataGenError: naming the key, the value and what it may be.
     """
     _build(RenderConfig, config_to_dict(config), "")
-    resolve(config.categories, config.texture == "with")
+    _check_sources(config)
     for key, (low, high) in _BOUNDS.items():
         value: Any = config
         for name in key.split("."):
@@ -352,9 +208,52 @@ def check_config(config: RenderConfig) -> None:
                 raise DataGenError(f"'{key}' is {number}, but must be from {low} to {high}")
         if isinstance(value, (tuple, list)) and value[0] > value[1]:
             raise DataGenError(f"'{key}' is [{value[0]}, {value[1]}], but the low end comes first")
+    if 0 < config.image.height < 8:
+        raise DataGenError(f"'image.height' is {config.image.height}, but must be 0 (as the width) or at least 8")
     reach = config.objects.size[1] / 2 + (config.objects.area if config.appearance == "multiple" else 0)
     if config.room.walls and reach > config.room.size / 2 - 0.1:
         raise DataGenError(
             f"objects reach {reach:g} m from the middle ('objects.area' and half of 'objects.size'), too far for a "
             f"room of {config.room.size:g} m with walls: widen 'room.size', or make those smaller"
         )
+    if config.lights.hdris and config.room.walls:
+        raise DataGenError("'lights.hdris' cannot light a closed room: set 'room.walls' to 0")
+    for given, knob, what in (
+        (config.lights.hdris, config.light, "light"),
+        (config.room.materials, config.background, "background"),
+    ):
+        if given and knob == "fix":
+            key = "lights.hdris" if what == "light" else "room.materials"
+            raise DataGenError(
+                f"'{key}' is drawn from where '{what}' is random, but it is 'fix': leave one of them out"
+            )
+
+
+def _check_sources(config: RenderConfig) -> None:
+    builtin = [s for s in config.sources if s.kind == "builtin"]
+    if not config.sources:
+        resolve(config.categories, config.texture == "with")
+    elif config.categories != RenderConfig().categories:
+        raise DataGenError("'categories' is for data sets without 'sources': put it into a source of kind: builtin")
+    elif not any(s.role == "object" for s in config.sources):
+        raise DataGenError("'sources' holds distractors alone: add a source with role: object")
+    for i, source in enumerate(config.sources):
+        where = f"sources[{i}]"
+        if not (math.isfinite(source.weight) and source.weight > 0):
+            raise DataGenError(
+                f"'{where}.weight' is {source.weight}, but must be above 0; to leave a source out, delete it"
+            )
+        if source.models < 0:
+            raise DataGenError(f"'{where}.models' is {source.models}, but must be 0 (all) or more")
+        if source.max_faces < 100:
+            raise DataGenError(f"'{where}.max_faces' is {source.max_faces}, but must be at least 100")
+        if source.csv and source.kind != "folder":
+            raise DataGenError(f"'{where}.csv' goes with kind: folder, not {source.kind}")
+        if source in builtin:
+            if source.path:
+                raise DataGenError(
+                    f"'{where}.path' is '{source.path}', but the built-in library has no folder: kind: folder?"
+                )
+            resolve(source.categories or ["all"], key=f"{where}.categories")
+        elif not source.path:
+            raise DataGenError(f"'{where}.path' is missing: the folder of the {source.kind} source")

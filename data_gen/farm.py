@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import selectors
-import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 from data_gen.check import check_environment
-from data_gen.errors import DataGenError, disk_full
+from data_gen.devices import gpu_of, visible_gpus
+from data_gen.errors import DataGenError
+from data_gen.folders import locked, temporary
 from data_gen.shards import Split
+from data_gen.sources import Catalogue, open_catalogue
 from data_gen.spec import RenderConfig, check_config, config_to_dict
 
-LOCK = ".render.lock"
-_TEMPORARY = "lightning-tl-render-"
+_MOST_LOST = 20
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,15 @@ class RenderSummary:
         images: images that are there now, by split (whole shards, so perhaps more than asked for).
         rendered: images rendered by this call; 0 where all were there and only their hashes were verified.
         seconds: duration of the call.
+        skipped: scenes that could not be rendered and were left out, by split.
+        notes: what the user should know of the sources: what is missing, left out or made smaller.
     """
 
     images: dict[str, int]
     rendered: int
     seconds: float
+    skipped: dict[str, list[int]]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,9 @@ class _Worker:
     ready: bool = False
     scenes: int = 0
     in_shard: int = 0
+    scene: int = 0
+    slot: int = 0
+    memory: int = 0
     buffer: bytes = b""
     failed: str = ""
 
@@ -77,6 +84,9 @@ def render(
     workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
     recycle_scenes: int = 2000,
+    recycle_mib: int = 4096,
+    on_error: Literal["continue", "skip"] = "continue",
+    say: Callable[[str], None] | None = None,
 ) -> RenderSummary:
     """Render a data set, or what is missing of it; verify the hashes of what is there.
 
@@ -91,6 +101,10 @@ def render(
         workers: processes, of one thread each.
         progress: called with (images done, images in all) at the start and as scenes finish.
         recycle_scenes: a worker is replaced by a fresh one after about so many scenes, so that memory stays flat.
+        recycle_mib: and after the shard in which it came to take so much memory.
+        on_error: what becomes of a scene that fails twice. ``continue``: all other shards are rendered, then an error
+            names it, and its shard is missing. ``skip``: it is left out of its shard and the manifest says so.
+        say: called with each of the notes on the sources, before rendering starts.
 
     Raises:
         DataGenError: anything wrong with the arguments, the folder, the machine or a scene, in one message.
@@ -98,6 +112,8 @@ def render(
     """
     started = time.monotonic()
     check_config(config)
+    if on_error not in ("continue", "skip"):
+        raise DataGenError(f"'on_error' cannot be {on_error!r}; valid: continue, skip")
     for name, value, least in (("images", images, 1), ("val_images", val_images, 0), ("workers", workers, 1)):
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise DataGenError(f"'{name}' must be a whole number of at least {least}, not {value!r}")
@@ -106,21 +122,33 @@ def render(
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataGenError(f"cannot make the output folder {out}: {error.strerror}") from None
-    with _locked(out):
-        splits = [Split(out / "train", config, images)]
+    with locked(out):
+        record = out / "sources.json"
+        catalogue = open_catalogue(config, record)
+        for note in catalogue.notes:
+            if say is not None:
+                say(note)
+        splits = [Split(out / "train", config, images, catalogue)]
         if val_images:
-            splits.append(Split(out / "val", config, val_images))
+            splits.append(Split(out / "val", config, val_images, catalogue))
         tasks = [_Task(split, shard) for split in splits for shard in split.missing]
-        rendered = sum(task.split.per_shard for task in tasks)
-        farm = _Farm(config, splits, tasks, workers, progress, recycle_scenes)
+        farm = _Farm(config, splits, tasks, workers, progress, recycle_scenes, recycle_mib, on_error, catalogue, record)
         farm.report()
         if tasks:
             check_environment()
-            with _temporary(config, workers) as temporary:
-                farm.run(temporary)
+            with temporary(config, workers) as folder:
+                farm.run(folder)
         for split in splits:
             split.write_manifest()
-    return RenderSummary({s.folder.name: s.images_done for s in splits}, rendered, time.monotonic() - started)
+        if farm.lost:
+            raise farm.lost_scenes(out)
+    return RenderSummary(
+        {s.folder.name: s.images_done for s in splits},
+        sum(task.split.images(task.shard) for task in tasks),
+        time.monotonic() - started,
+        {s.folder.name: sorted(s.skipped) for s in splits if s.skipped},
+        catalogue.notes,
+    )
 
 
 @dataclass
@@ -131,8 +159,14 @@ class _Farm:
     count: int
     progress: Callable[[int, int], None] | None
     recycle_scenes: int
+    recycle_mib: int
+    on_error: str
+    catalogue: Catalogue
+    record: Path
     workers: list[_Worker] = field(default_factory=list)
     failures: dict[_Task, int] = field(default_factory=dict)
+    lost: dict[tuple[str, int], str] = field(default_factory=dict)
+    gpus: list[str] = field(default_factory=visible_gpus)
 
     def report(self) -> None:
         if self.progress is not None:
@@ -160,7 +194,7 @@ class _Farm:
                     for key, _ in selector.select(timeout=1.0):
                         self._read(key.data)
                     for worker in list(self.workers):
-                        old = worker.ready and worker.task is None and worker.scenes >= self.recycle_scenes
+                        old = worker.ready and worker.task is None and self._is_old(worker)
                         if worker.failed or old:
                             selector.unregister(_stdout(worker))
                             self.workers.remove(worker)
@@ -179,17 +213,27 @@ class _Farm:
         environment = dict(os.environ, OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1")
         root = str(Path(__file__).resolve().parent.parent)
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))
+        slot = next(i for i in range(self.count) if all(w.slot != i for w in self.workers))
+        gpu = gpu_of(slot, self.config.image.device, self.gpus)
+        if gpu is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = gpu
         process = subprocess.Popen(
             worker_command(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, env=environment
         )
-        worker = _Worker(process, stderr)
-        self._tell(worker, {"config": config_to_dict(self.config), "temporary": str(temporary), "parent": os.getpid()})
+        worker = _Worker(process, stderr, slot=slot)
+        message = {"config": config_to_dict(self.config), "contents": self.catalogue.fingerprint}
+        places = {"record": str(self.record), "temporary": str(temporary), "parent": os.getpid()}
+        self._tell(worker, {**message, **places})
         return worker
 
+    def _is_old(self, worker: _Worker) -> bool:
+        return worker.scenes >= self.recycle_scenes or worker.memory >= self.recycle_mib
+
     def _give(self, worker: _Worker, task: _Task) -> None:
-        worker.task, worker.in_shard = task, 0
+        worker.task, worker.in_shard, worker.scene = task, 0, task.split.scenes(task.shard).start
         path = str(task.split.shard_path(task.shard).absolute())
-        self._tell(worker, {"split": task.split.folder.name, "shard": task.shard, "path": path})
+        skip = sorted(set(task.split.scenes(task.shard)) & set(task.split.skipped))
+        self._tell(worker, {"split": task.split.folder.name, "shard": task.shard, "path": path, "skip": skip})
 
     def _tell(self, worker: _Worker, message: dict[str, Any]) -> None:
         try:
@@ -217,6 +261,7 @@ class _Farm:
             if message["error"] == "import":
                 raise DataGenError(f"Blender cannot be imported: {message['message']}; try `python -m data_gen.check`")
             worker.failed = message["message"]
+            worker.scene = message.get("scene", worker.scene)
         elif "ready" in message:
             for split in self.splits:
                 split.set_software(message["ready"])
@@ -224,25 +269,45 @@ class _Farm:
         elif "scene" in message:
             worker.scenes += 1
             worker.in_shard += 1
+            worker.scene = message["scene"] + 1
+            worker.memory = message.get("mib", 0)
             self.report()
         elif task is not None:
             worker.task, worker.in_shard = None, 0
             task.split.finish(task.shard, message["sha256"])
 
     def _failed(self, worker: _Worker, waiting: deque[_Task]) -> None:
-        """Give a dead worker's shard to another, once."""
+        """Give a dead worker's shard to another, once; then its scene goes, or takes the shard along."""
         task = worker.task
         reason = f"{worker.failed}. The end of its messages:\n{worker.tail() or '(none)'}"
         if task is None:
             raise DataGenError(f"a render worker died before it began: {reason}")
         self.failures[task] = self.failures.get(task, 0) + 1
-        if self.failures[task] > 1:
-            scene = task.split.scenes(task.shard).start + worker.in_shard
-            raise DataGenError(
-                f"scene {scene} of {task.split.folder.name} (seed {self.config.seed}) cannot be rendered: two workers "
-                f"failed at {task}; the last: {reason}"
-            )
-        waiting.appendleft(task)
+        if self.failures[task] == 1:
+            waiting.appendleft(task)
+            return
+        if self.on_error == "skip":
+            task.split.skip(worker.scene, worker.failed)
+            self.failures[task] = 0
+            waiting.appendleft(task)
+        else:
+            self.lost[task.split.folder.name, worker.scene] = reason
+        if max(len(self.lost), sum(len(s.skipped) for s in self.splits)) >= _MOST_LOST:
+            raise self.lost_scenes(self.splits[0].folder.parent)
+
+    def lost_scenes(self, out: Path) -> DataGenError:
+        """Make the error that names the scenes that could not be rendered, and how to look into them."""
+        lost = self.lost or {(s.folder.name, scene): why for s in self.splits for scene, why in s.skipped.items()}
+        (split, scene), reason = next(iter(lost.items()))
+        names = ", ".join(f"scene {number} of {name}" for name, number in sorted(lost))
+        left = sum(len(s.missing) for s in self.splits)
+        state = f"{left} shards are missing, what is finished is kept" if left else "all others are there"
+        return DataGenError(
+            f"{names} (seed {self.config.seed}) cannot be rendered: two workers failed at it; {state}. See one alone:\n"
+            f"  {sys.executable} -m data_gen.reproduce {out} --split {split} --scene {scene}\n"
+            "run the same command again to try again, or with --on-error skip to leave such scenes out.\n"
+            f"The first: {reason}"
+        )
 
 
 def worker_command() -> list[str]:
@@ -264,54 +329,3 @@ def _end(worker: _Worker) -> None:
         if pipe is not None:
             with suppress(BrokenPipeError):
                 pipe.close()
-
-
-@contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    """Hold the folder for this process; the lock goes with the process, however it ends."""
-    with (out / LOCK).open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            owner = file.read().strip() or "unknown"
-            raise DataGenError(
-                f"another process (id {owner}) is rendering into {out}: wait for it, end it, or choose another folder"
-            ) from None
-        file.seek(0)
-        file.truncate()
-        file.write(f"{os.getpid()}\n")
-        file.flush()
-        yield
-
-
-@contextmanager
-def _temporary(config: RenderConfig, workers: int) -> Iterator[Path]:
-    """Make a folder for the passes in flight, in memory where there is room, and take away those of dead processes."""
-    # each view: colour, normals, index, depth (nine channels, four bytes) in files that are deleted as they are read
-    needed = workers * config.camera.views * config.image.size**2 * 9 * 4 + workers * (4 << 20)
-    places = [Path("/dev/shm"), Path(tempfile.gettempdir())]
-    for place in places:
-        if not (place.is_dir() and os.access(place, os.W_OK)):
-            continue
-        for old in place.glob(f"{_TEMPORARY}*-*"):
-            if not _alive(old.name.removeprefix(_TEMPORARY).split("-")[0]):
-                shutil.rmtree(old, ignore_errors=True)
-        if shutil.disk_usage(place).free > 2 * needed:
-            folder = Path(tempfile.mkdtemp(prefix=f"{_TEMPORARY}{os.getpid()}-", dir=place))
-            try:
-                yield folder
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
-            return
-    raise disk_full(places[-1] / _TEMPORARY, 2 * needed)
-
-
-def _alive(process_id: str) -> bool:
-    try:
-        os.kill(int(process_id), 0)
-    except (ValueError, ProcessLookupError):
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_gen.library.geometry import Floats
-from data_gen.spec import SceneSpec
+from data_gen.scene import SceneSpec
 
 FLIP = np.diag([1.0, -1.0, -1.0])
 """Between a camera with y up and z towards it (Blender's, and the normals') and one with y down and z away (K's)."""
@@ -71,24 +71,23 @@ def depth_mm(depth: NDArray[np.float32]) -> NDArray[np.uint16]:
     return np.where(mm < 65535.5, mm, 0).astype(np.uint16)
 
 
-def silhouette(points: Floats, faces: NDArray[np.int32], size: int, margin: int) -> NDArray[np.bool_]:
+def silhouette(points: Floats, faces: NDArray[np.int32], height: int, width: int) -> NDArray[np.bool_]:
     """Draw which pixel centres a mesh covers, with nothing in front of it.
 
     Args:
         points: projected vertices (x, y), pixel centres at whole numbers; shape ``[V, 2]``, NaN where not in front.
         faces: triangles, shape ``[F, 3]``.
-        size: width and height of the image, pixels.
-        margin: pixels added on each side, so that what lies outside the frame counts too.
+        height: of the image, pixels; as many are added above and below, so that what lies outside counts too.
+        width: of the image, pixels; as many are added on the left and the right.
 
     Returns:
-        Shape ``[size + 2 margin, size + 2 margin]``.
+        Shape ``[3 height, 3 width]``.
     """
-    width = size + 2 * margin
-    canvas = np.zeros((width, width), bool)
-    tri = points[faces] + margin
+    canvas = np.zeros((3 * height, 3 * width), bool)
+    tri = points[faces] + [width, height]
     tri = tri[np.isfinite(tri).all((1, 2))]
     low = np.maximum(np.ceil(tri.min(1)), 0).astype(np.int64)
-    high = np.minimum(np.floor(tri.max(1)), width - 1).astype(np.int64)
+    high = np.minimum(np.floor(tri.max(1)), [3 * width - 1, 3 * height - 1]).astype(np.int64)
     spans = np.maximum(high - low + 1, 0)
     counts = spans.prod(1)
     # every (triangle, pixel of its bounding box) at once
@@ -125,7 +124,7 @@ def visible_fractions(
     objects not wholly behind it, tell) it is exactly 1 and nothing is drawn.
 
     Args:
-        instance: mask with ids 1 … N, shape ``[H, H]``.
+        instance: mask with ids 1 … N, shape ``[H, W]``; an object that is not drawn in it (a distractor) hides others.
         meshes: vertices in the world ``[V, 3]`` and triangles ``[F, 3]`` of objects 1 … N.
         world_to_camera: 4 × 4, K's frame (y down, z away).
         K: 3 × 3.
@@ -133,7 +132,7 @@ def visible_fractions(
     Returns:
         N numbers, 0 … 1.
     """
-    size = instance.shape[0]
+    height, width = instance.shape
     seen = [_project(vertices, world_to_camera, K) for vertices, _ in meshes]
     boxes = [(*points.min(0), *points.max(0)) if np.isfinite(points).all() else None for points, _ in seen]
     areas = np.bincount(instance.ravel(), minlength=len(meshes) + 1)[1:]
@@ -143,12 +142,12 @@ def visible_fractions(
             fractions.append(0.0)
             continue
         box = boxes[i]
-        whole = box is not None and min(box) > 0.5 and max(box) < size - 1.5
+        whole = box is not None and min(box) > 0.5 and box[2] < width - 1.5 and box[3] < height - 1.5
         nearer = [j for j in range(len(seen)) if j != i and seen[j][1].min() < depth.max()]
         if whole and not any(_touch(boxes[j], box) for j in nearer):
             fractions.append(1.0)
             continue
-        alone = silhouette(points, meshes[i][1], size, size).sum()
+        alone = silhouette(points, meshes[i][1], height, width).sum()
         fractions.append(round(float(min(areas[i] / max(alone, areas[i]), 1.0)), 4))
     return fractions
 
@@ -168,7 +167,8 @@ def view_labels(
 ) -> dict[str, Any]:
     """Make the content of a view's ``.json`` member.
 
-    Objects without a single visible pixel are not listed. Boxes are those of the visible mask, in whole pixels.
+    Objects without a single visible pixel are not listed, nor distractors. Boxes are those of the visible mask, in
+    whole pixels.
     ``camera.world_to_camera`` is for K: x right, y down, z away from the camera, pixel centres at whole numbers.
 
     Args:
@@ -177,7 +177,7 @@ def view_labels(
         instance: mask, shape ``[H, W]``.
         meshes: as for :func:`visible_fractions`.
     """
-    K = spec.intrinsics(instance.shape[0])
+    K = spec.intrinsics(instance.shape[1], instance.shape[0])
     to_camera = np.eye(4)
     to_camera[:3, :3] = FLIP
     to_camera = to_camera @ np.linalg.inv(np.array(spec.cameras[view]))

@@ -25,11 +25,12 @@ from numpy.typing import NDArray
 
 from data_gen.errors import DataGenError, disk_full, is_disk_full
 from data_gen.labels import View
-from data_gen.library import resolve
-from data_gen.spec import ImageConfig, RenderConfig, config_to_dict
+from data_gen.sources import Catalogue, open_catalogue
+from data_gen.spec import ImageConfig, RenderConfig, config_from_dict, config_to_dict
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
+SKIPPED = "skipped.json"
 _SHARD = re.compile(r"\d{6}\.tar")
 
 
@@ -186,13 +187,15 @@ class Split:
         folder: ``DIR/train`` or ``DIR/val``; made if it is not there.
         config: of the data set.
         images: how many images are wanted; whole shards are rendered, so there may be some more.
+        catalogue: what the configuration's sources hold; by default they are opened.
 
     Raises:
         DataGenError: the folder holds a data set of another configuration, or a shard that is not what it was.
     """
 
-    def __init__(self, folder: Path, config: RenderConfig, images: int) -> None:
+    def __init__(self, folder: Path, config: RenderConfig, images: int, catalogue: Catalogue | None = None) -> None:
         self.folder, self.config = folder, config
+        self.catalogue = catalogue or open_catalogue(config)
         self.shards = folder / "shards"
         self.per_shard = config.scenes_per_shard * config.camera.views
         self.wanted = -(-images // self.per_shard)
@@ -201,6 +204,7 @@ class Split:
         self.requested = max(images, old.get("requested", 0))
         self.software: dict[str, str] = old.get("software", {})
         self._done: dict[int, str] = {}
+        self.skipped = self._read_skipped()
         self.clear()
         self._find(old.get("shards", []))
 
@@ -215,7 +219,9 @@ class Split:
             raise DataGenError(f"{path} is damaged: delete it and run again; finished shards are kept") from None
         if version != FORMAT_VERSION:
             raise DataGenError(f"{path} is of format version {version}, not {FORMAT_VERSION}: choose another folder")
-        difference = _first_difference(config, config_to_dict(self.config), "")
+        difference = _first_difference(_comparable(config), _comparable(config_to_dict(self.config)), "")
+        if not difference and old.get("contents", "") != self.catalogue.fingerprint:
+            difference = "the files of its sources have changed since"
         if difference:
             raise DataGenError(
                 f"{self.folder.parent} holds a data set of another configuration: {difference}; "
@@ -251,7 +257,7 @@ class Split:
     @property
     def images_done(self) -> int:
         """Images of the wanted shards that are there."""
-        return (self.wanted - len(self.missing)) * self.per_shard
+        return sum(self.images(i) for i in range(self.wanted) if i in self._done)
 
     def shard_path(self, index: int) -> Path:
         """Return where a shard goes."""
@@ -262,14 +268,38 @@ class Split:
         count = self.config.scenes_per_shard
         return range(index * count, (index + 1) * count)
 
+    def images(self, index: int) -> int:
+        """Return the number of images of a shard, without those of scenes that are left out."""
+        left_out = len(set(self.scenes(index)) & set(self.skipped))
+        return self.per_shard - left_out * self.config.camera.views
+
+    def _read_skipped(self) -> dict[int, str]:
+        path = self.folder / SKIPPED
+        if not path.exists():
+            return {}
+        try:
+            return {int(scene): str(why) for scene, why in json.loads(path.read_text()).items()}
+        except (ValueError, AttributeError):
+            raise DataGenError(f"{path} is damaged: delete {self.folder} and render it again") from None
+
+    def skip(self, scene: int, why: str) -> None:
+        """Leave a scene out of its shard, now and in later runs.
+
+        Args:
+            scene: index.
+            why: in words.
+        """
+        self.skipped[scene] = why
+        write_atomically(self.folder / SKIPPED, (json.dumps(self.skipped, indent=1) + "\n").encode())
+
     def set_software(self, software: Mapping[str, str]) -> None:
         """Note the versions that render, or compare them with those that rendered what is there.
 
         Raises:
-            DataGenError: Blender or BlenderProc differ, so that new images would not be like the old ones.
+            DataGenError: Blender, BlenderProc or the kind of device differ: new images would not be like the old ones.
         """
-        for key in ("blender", "blenderproc"):
-            if self.software and self.software.get(key) != software.get(key):
+        for key in ("blender", "blenderproc", "device"):
+            if self.software and self.software.get(key, "CPU") != software.get(key, "CPU"):
                 raise DataGenError(
                     f"{self.folder} was rendered with {key} {self.software.get(key)}, installed is "
                     f"{software.get(key)}: their images differ; install that version, or render into another folder"
@@ -284,25 +314,27 @@ class Split:
     def write_manifest(self) -> None:
         """Write the manifest with all shards from the first on that are there without a gap."""
         count = next((i for i in range(len(self._done)) if i not in self._done), len(self._done))
-        size, config = self.config.image.size, self.config
+        config = self.config
         manifest = {
             "format": "lightning-tl render",
             "format_version": FORMAT_VERSION,
             "split": self.folder.name,
             "seed": config.seed,
             "config": config_to_dict(config),
-            "categories": {str(c.id): c.name for c in resolve(config.categories, config.texture == "with")},
-            "image_size": [size, size],
+            "contents": self.catalogue.fingerprint,
+            "categories": {str(number): name for number, name in self.catalogue.categories.items()},
+            "image_size": list(config.image.shape),
             "software": self.software,
             "scenes_per_shard": config.scenes_per_shard,
             "views_per_scene": config.camera.views,
             "requested": self.requested,
-            "images": count * self.per_shard,
+            "images": sum(self.images(i) for i in range(count)),
+            **({"skipped": sorted(self.skipped)} if self.skipped else {}),
             "shards": [
                 {
                     "name": shard_name(i),
                     "scenes": [self.scenes(i).start, self.scenes(i).stop],
-                    "images": self.per_shard,
+                    "images": self.images(i),
                     "sha256": self._done[i],
                 }
                 for i in range(count)
@@ -311,6 +343,20 @@ class Split:
         write_atomically(self.folder / MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
         for i in range(count):
             _hash_file(self.shard_path(i)).unlink(missing_ok=True)
+
+
+def _comparable(values: dict[str, Any]) -> dict[str, Any]:
+    """Fill in what an older version did not write, and leave out where files lie: their contents are compared."""
+    try:
+        filled = config_to_dict(config_from_dict(values))
+    except DataGenError:  # a key or a category that is no more
+        return values
+    for source in filled["sources"]:
+        source["path"] = ""
+    filled["camera"]["intrinsics"] = bool(filled["camera"]["intrinsics"])
+    filled["lights"]["hdris"] = bool(filled["lights"]["hdris"])
+    filled["room"]["materials"] = bool(filled["room"]["materials"])
+    return filled
 
 
 def _first_difference(old: Any, new: Any, where: str) -> str:

@@ -1,18 +1,21 @@
-"""A scene as plain data, drawn by numpy alone: a pure function of (configuration, seed, split, scene index).
+"""Scenes drawn by numpy alone: each a pure function of (configuration, contents, seed, split, scene index).
 
-The world's frame: metres, z up, the floor at z = 0, digits face −y. A camera's frame is Blender's: x right, y up,
-z towards the viewer.
+For frames and units see :mod:`data_gen.scene`.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from data_gen.config import (
+from data_gen.config import check_config, config_from_dict, config_to_dict, load_config, scene_hash
+from data_gen.errors import DataGenError
+from data_gen.library import Category, MaterialSpec
+from data_gen.library.geometry import Floats, rotation
+from data_gen.library.materials import Colour, sample_colour, sample_material
+from data_gen.scene import LightSpec, MeshSpec, ObjectSpec, SceneSpec
+from data_gen.settings import (
     CameraConfig,
     DigitsConfig,
     ImageConfig,
@@ -20,16 +23,9 @@ from data_gen.config import (
     ObjectsConfig,
     RenderConfig,
     RoomConfig,
-    check_config,
-    config_from_dict,
-    config_to_dict,
-    load_config,
-    scene_hash,
+    SourceConfig,
 )
-from data_gen.errors import DataGenError
-from data_gen.library import Category, MaterialSpec, resolve
-from data_gen.library.geometry import Floats, rotation
-from data_gen.library.materials import Colour, sample_colour, sample_material
+from data_gen.sources import Catalogue, Lens, Source, open_catalogue
 
 __all__ = [
     "SPLITS",
@@ -38,11 +34,13 @@ __all__ = [
     "ImageConfig",
     "LightSpec",
     "LightsConfig",
+    "MeshSpec",
     "ObjectSpec",
     "ObjectsConfig",
     "RenderConfig",
     "RoomConfig",
     "SceneSpec",
+    "SourceConfig",
     "check_config",
     "config_from_dict",
     "config_to_dict",
@@ -58,133 +56,141 @@ _FLOOR = MaterialSpec("plain", (0.3, 0.3, 0.3), (0.3, 0.3, 0.3), 1.0)
 
 
 @dataclass(frozen=True)
-class ObjectSpec:
-    """One object.
+class _Kind:
+    """What an object is to be: of a category, perhaps a mesh, with a size of its own (metres) or one to be drawn."""
 
-    Attributes:
-        instance: value in ``instance.png``, 1 or more.
-        category: name.
-        category_id: value in ``category.png``.
-        shape: what :func:`data_gen.library.build` takes, and for digits from the font ``style``, ``bevel``.
-        size: metres: the object fits a cylinder of this height and diameter.
-        position: of the middle of its footprint on the floor (x, y), metres.
-        yaw: degrees about the vertical.
-        materials: one a slot.
-    """
-
-    instance: int
-    category: str
-    category_id: int
-    shape: dict[str, float | str]
-    size: float
-    position: tuple[float, float]
-    yaw: float
-    materials: tuple[MaterialSpec, ...]
+    category: Category
+    mesh: MeshSpec | None = None
+    size: float | None = None
 
 
-@dataclass(frozen=True)
-class LightSpec:
-    """One lamp.
-
-    Attributes:
-        kind: ``"POINT"`` or ``"AREA"`` (a square that faces the middle of the floor).
-        location: metres.
-        energy: watts.
-        radius: radius, or half the side, metres.
-        colour: linear RGB.
-    """
-
-    kind: str
-    location: tuple[float, float, float]
-    energy: float
-    radius: float
-    colour: Colour
-
-
-@dataclass(frozen=True)
-class SceneSpec:
-    """All that the renderer needs to know of a scene.
-
-    Attributes:
-        split: ``"train"`` or ``"val"``.
-        scene: index within the split.
-        seed: for Cycles' sampler.
-        objects: what stands on the floor.
-        lights: lamps.
-        floor: material of the floor.
-        walls: material of the walls; ``None`` without walls.
-        room: side of the floor, metres.
-        sky: colour of the light from everywhere, linear RGB times its strength.
-        fov: field of view, degrees.
-        cameras: camera-to-world matrices, 4 × 4, a view each.
-    """
-
-    split: str
-    scene: int
-    seed: int
-    objects: tuple[ObjectSpec, ...]
-    lights: tuple[LightSpec, ...]
-    floor: MaterialSpec
-    walls: MaterialSpec | None
-    room: float
-    sky: Colour
-    fov: float
-    cameras: tuple[tuple[tuple[float, ...], ...], ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return nested dicts of plain values, to print or to keep beside an error."""
-        return dataclasses.asdict(self)
-
-    def intrinsics(self, size: int) -> Floats:
-        """Return the 3 × 3 camera matrix K for square images of ``size`` pixels; pixel centres are at whole numbers."""
-        focal = size / (2 * np.tan(np.radians(self.fov) / 2))
-        return np.array([[focal, 0, (size - 1) / 2], [0, focal, (size - 1) / 2], [0, 0, 1]])
-
-
-def sample_scene(config: RenderConfig, seed: int, split: str, scene_index: int) -> SceneSpec:
+def sample_scene(
+    config: RenderConfig, seed: int, split: str, scene_index: int, catalogue: Catalogue | None = None
+) -> SceneSpec:
     """Draw a scene.
 
     Args:
-        config: what to draw; its own ``seed`` and ``image`` play no part.
+        config: what to draw; its own ``seed`` and ``image`` play no part (but for the shape of the images).
         seed: 0 or more.
         split: one of :data:`SPLITS`.
         scene_index: 0 or more.
+        catalogue: what the configuration's sources hold; by default they are opened for this one scene.
 
     Raises:
         DataGenError: an unknown split or category, or a camera that fits nowhere.
     """
     if split not in SPLITS:
         raise DataGenError(f"unknown split '{split}'; valid: {', '.join(SPLITS)}")
-    entropy = (scene_hash(config), seed, SPLITS.index(split))
+    found = catalogue or open_catalogue(config)
+    entropy = (scene_hash(config, found.fingerprint), seed, SPLITS.index(split))
     rng = np.random.default_rng((*entropy, 0, scene_index))
-    chosen = resolve(config.categories, config.texture == "with")
+    # what came later is drawn from a stream of its own, so that earlier data sets stay what they were
+    own = np.random.default_rng((*entropy, 2, scene_index))
     floor, walls, sky = _background(config, rng)
     lights = _lights(config, rng)
     lying = bool(rng.uniform() < config.objects.lying)
-    if config.appearance == "single":
-        # a turn of all categories is shuffled, so that every prefix of the data set is balanced to within one each
-        turn, place = divmod(scene_index, len(chosen))
-        order = np.random.default_rng((*entropy, 1, turn)).permutation(len(chosen))
-        kinds = [chosen[order[place]]]
-    else:
-        low, high = config.objects.count
-        kinds = [chosen[i] for i in rng.integers(len(chosen), size=rng.integers(low, high + 1))]
-    objects = _objects(config, rng, kinds, floor.colour, lying)
+    kinds = _kinds(config, rng, own, entropy, scene_index, found.objects)
+    objects = _objects(config, rng, kinds, floor.colour, lying, ())
+    if config.objects.distractors[1]:
+        count = int(own.integers(config.objects.distractors[0], config.objects.distractors[1] + 1))
+        more = [_draw(own, found.distractors) for _ in range(count)]
+        objects += _objects(config, own, more, floor.colour, lying, objects)
     fov = float(rng.uniform(*config.camera.fov))
-    cameras = _cameras(config, rng, objects, fov, lying)
+    lens = found.lens or _lens(config, own, fov)
+    cameras = _cameras(config, rng, objects, lens, lying)
+    scene_seed = int(rng.integers(2**31 - 1))
+    if config.background == "random" and found.materials:
+        floor = _from_maps(config, own, floor, found)
+        walls = walls and _from_maps(config, own, walls, found)
+    panorama, turn = "", 0.0
+    if found.hdris and config.light == "random" and own.uniform() < config.lights.hdri_share:
+        panorama, turn = found.hdris[own.integers(len(found.hdris))].name, float(own.uniform(-180, 180))
+        lights = ()
     return SceneSpec(
         split=split,
         scene=scene_index,
-        seed=int(rng.integers(2**31 - 1)),
+        seed=scene_seed,
         objects=objects,
         lights=lights,
         floor=floor,
         walls=walls,
         room=config.room.size,
         sky=sky,
-        fov=fov,
+        lens=lens,
         cameras=cameras,
+        panorama=panorama,
+        panorama_turn=turn,
     )
+
+
+def _kinds(
+    config: RenderConfig,
+    rng: np.random.Generator,
+    own: np.random.Generator,
+    entropy: tuple[int, ...],
+    scene: int,
+    sources: tuple[Source, ...],
+) -> list[_Kind]:
+    """Draw what the labelled objects of a scene are."""
+    if config.appearance == "single":
+        number, turn_index = _turn(sources, scene)
+        source = sources[number]
+        # a turn of all categories is shuffled, so that every prefix of the data set is balanced to within one each
+        turn, place = divmod(turn_index, len(source.categories))
+        stream = (*entropy, 1, turn) if len(sources) == 1 else (*entropy, 1, turn, number)
+        order = np.random.default_rng(stream).permutation(len(source.categories))
+        return [_kind(own, source, source.categories[order[place]])]
+    low, high = config.objects.count
+    count = int(rng.integers(low, high + 1))
+    if len(sources) == 1:
+        categories = sources[0].categories
+        return [_kind(own, sources[0], categories[i]) for i in rng.integers(len(categories), size=count)]
+    return [_draw(own, sources) for _ in range(count)]
+
+
+def _turn(sources: tuple[Source, ...], scene: int) -> tuple[int, int]:
+    """Return which source a scene's only object is of, and how many scenes before it were of that one.
+
+    Sources take turns by their weights along a golden-ratio sequence, so that every prefix holds its share of each.
+    """
+    if len(sources) == 1:
+        return 0, scene
+    share = np.cumsum([s.config.weight for s in sources])
+    place = ((np.arange(scene + 1) + 0.5) * 0.6180339887498949) % 1.0
+    number = np.minimum(np.searchsorted(share / share[-1], place, side="right"), len(sources) - 1)
+    return int(number[-1]), int((number[:-1] == number[-1]).sum())
+
+
+def _draw(own: np.random.Generator, sources: tuple[Source, ...]) -> _Kind:
+    weights = np.array([s.config.weight for s in sources])
+    source = sources[own.choice(len(sources), p=weights / weights.sum())]
+    return _kind(own, source, source.categories[own.integers(len(source.categories))])
+
+
+def _kind(own: np.random.Generator, source: Source, category: Category) -> _Kind:
+    if source.config.role == "distractor":
+        category = Category(category.name, 0, category.textured)
+    if not source.models:
+        return _Kind(category)
+    models = source.models[category.name]
+    model = models[own.integers(len(models))]
+    mesh = MeshSpec(source.number, model.file, model.sha256)
+    return _Kind(category, mesh, model.extent if source.config.scale == "metric" else None)
+
+
+def _lens(config: RenderConfig, own: np.random.Generator, fov: float) -> Lens:
+    focal = 1 / (2 * float(np.tan(np.radians(fov) / 2)))
+    x, y = (float(v) for v in own.uniform(-1, 1, 2) * config.camera.shift) if config.camera.shift else (0.0, 0.0)
+    return Lens(focal, focal, x, y)
+
+
+def _from_maps(config: RenderConfig, own: np.random.Generator, drawn: MaterialSpec, found: Catalogue) -> MaterialSpec:
+    """Put a PBR material in the place of a drawn one, as often as the configuration says."""
+    if own.uniform() >= config.room.material_share:
+        return drawn
+    chosen = found.materials[own.integers(len(found.materials))]
+    scale = round(float(own.uniform(*config.room.material_scale)), 4)
+    return MaterialSpec("plain", drawn.colour, drawn.second, scale, drawn.roughness, chosen.name)
 
 
 def _background(config: RenderConfig, rng: np.random.Generator) -> tuple[MaterialSpec, MaterialSpec | None, Colour]:
@@ -212,6 +218,8 @@ def _lights(config: RenderConfig, rng: np.random.Generator) -> tuple[LightSpec, 
             distance = min(distance, config.room.size / 2 - 0.1)
         watts = _watts(energy, distance)
         return tuple(LightSpec(k, _polar(a, e, distance), watts, radius, white) for k, a, e in places)
+    if c.layout == "pair":
+        return _lamp_pair(config, rng)
     lights = []
     for _ in range(rng.integers(c.count[0], c.count[1] + 1)):
         kind = str(rng.choice(["AREA", "POINT"]))
@@ -235,6 +243,30 @@ def _lights(config: RenderConfig, rng: np.random.Generator) -> tuple[LightSpec, 
     return tuple(lights)
 
 
+def _lamp_pair(config: RenderConfig, rng: np.random.Generator) -> tuple[LightSpec, ...]:
+    """Draw one area lamp under the ceiling and one point lamp anywhere about the objects."""
+    c, side = config.lights, config.room.size
+    above = (*rng.uniform(-0.2 * side, 0.2 * side, 2), 0.95 * side)
+    aside = _polar(rng.uniform(-180, 180), rng.uniform(*c.elevation), rng.uniform(*c.distance))
+    if config.room.walls:
+        line = np.array(aside) / np.linalg.norm(aside)
+        x, y, z = line * min(np.linalg.norm(aside), _to_wall(np.zeros(3), line, side) - 0.1)
+        aside = float(x), float(y), float(z)
+    lamps = []
+    for kind, place, widen in (("AREA", above, 2.0), ("POINT", aside, 1.0)):
+        tint = 1 - c.tint * rng.uniform(0, 1, 3)
+        lamps.append(
+            LightSpec(
+                kind=kind,
+                location=(float(place[0]), float(place[1]), float(place[2])),
+                energy=_watts(rng.uniform(*c.energy), float(np.linalg.norm(place))),
+                radius=widen * float(rng.uniform(*c.radius)),
+                colour=(float(tint[0]), float(tint[1]), float(tint[2])),
+            )
+        )
+    return tuple(lamps)
+
+
 def _watts(at_reference: float, distance: float) -> float:
     return at_reference * (distance / 1.5) ** 2
 
@@ -247,25 +279,40 @@ def _polar(azimuth: float, elevation: float, distance: float) -> tuple[float, fl
 
 
 def _objects(
-    config: RenderConfig, rng: np.random.Generator, kinds: list[Category], floor: Colour, lying: bool
+    config: RenderConfig,
+    rng: np.random.Generator,
+    kinds: list[_Kind],
+    floor: Colour,
+    lying: bool,
+    there: tuple[ObjectSpec, ...],
 ) -> tuple[ObjectSpec, ...]:
-    """Place the objects in turn, each in a disc of its own; one for which a hundred places fail is left out."""
+    """Place objects in turn, each in a disc of its own; one for which a hundred places fail is left out.
+
+    Where a scene shows a single object it stands in the middle, and what comes after it (``there``) around it.
+    """
     c = config.objects
     placed: list[ObjectSpec] = []
     for kind in kinds:
         size, yaw = float(rng.uniform(*c.size)), float(rng.uniform(*c.yaw))
-        shape = _shape(config, rng, kind, lying)
+        size = size if kind.size is None else kind.size
+        shape = _shape(config, rng, kind.category, lying and kind.mesh is None)
         material = (
-            sample_material(rng, kind.textured, c.pattern_scale, floor, c.contrast, c.glossy),
+            sample_material(
+                rng, kind.category.textured and kind.mesh is None, c.pattern_scale, floor, c.contrast, c.glossy
+            ),
             sample_material(rng, False, c.pattern_scale, floor, c.contrast, c.glossy),
         )
         for _ in range(100):
             radius, angle = c.area * np.sqrt(rng.uniform()), rng.uniform(0, 2 * np.pi)
             position = (float(radius * np.cos(angle)), float(radius * np.sin(angle)))
-            if config.appearance == "single":
+            if config.appearance == "single" and not there:
                 position = (0.0, 0.0)
-            if all(np.hypot(*np.subtract(position, o.position)) >= (size + o.size) / 2 + c.gap for o in placed):
-                placed.append(ObjectSpec(len(placed) + 1, kind.name, kind.id, shape, size, position, yaw, material))
+            if all(
+                np.hypot(*np.subtract(position, o.position)) >= (size + o.size) / 2 + c.gap for o in (*there, *placed)
+            ):
+                number = len(there) + len(placed) + 1
+                name, category = kind.category.name, kind.category.id
+                placed.append(ObjectSpec(number, name, category, shape, size, position, yaw, material, kind.mesh))
                 break
     return tuple(placed)
 
@@ -283,22 +330,27 @@ def _shape(config: RenderConfig, rng: np.random.Generator, kind: Category, lying
 
 
 def _cameras(
-    config: RenderConfig, rng: np.random.Generator, objects: tuple[ObjectSpec, ...], fov: float, lying: bool
+    config: RenderConfig, rng: np.random.Generator, objects: tuple[ObjectSpec, ...], lens: Lens, lying: bool
 ) -> tuple[tuple[tuple[float, ...], ...], ...]:
     c = config.camera
     places = np.array([o.position for o in objects])
     sizes = np.array([o.size for o in objects])
-    centre = np.append(places.mean(0), 0.05 if lying else sizes.mean() / 2)
+    labelled = np.array([o.category_id > 0 for o in objects])
+    centre = np.append(places[labelled].mean(0), 0.05 if lying else sizes[labelled].mean() / 2)
     # a digit is at most 0.4 deep, which is its height when it lies
-    heights = sizes * (0.4 if lying else 1.0)
-    group = float((np.hypot(*(places - centre[:2]).T) + sizes / 2).max())
+    heights = sizes * [0.4 if o.shape["lying"] else 1.0 for o in objects]
+    group = float((np.hypot(*(places - centre[:2]).T) + sizes / 2)[labelled].max())
+    rows, columns = config.image.shape
+    half = min(1 / lens.fx, rows / columns / lens.fy) / 2  # tangent of half the narrower field of view
     cameras = []
     for _ in range(c.views):
-        for _attempt in range(200):
+        for attempt in range(400):
             target = centre + c.offset * group * rng.uniform(-1, 1, 3) * [1, 1, 0.3 if lying else 1]
             elevation = rng.uniform(*c.elevation)
             azimuth, roll = rng.uniform(*c.azimuth) - 90, rng.uniform(*c.roll)
-            distance = group / (rng.uniform(*c.fill) * np.tan(np.radians(fov) / 2))
+            distance = group / (rng.uniform(*c.fill) * half)
+            if attempt >= 200:  # things too small to fill the frame from as far away as the camera must stay
+                distance = max(distance, group + 1.2 * c.min_distance)
             line = np.array(_polar(azimuth, 90 - elevation if lying else elevation, 1.0))
             if config.room.walls:
                 distance = min(distance, _to_wall(target, line, config.room.size) - 0.1)
@@ -311,7 +363,7 @@ def _cameras(
                 break
         else:
             raise DataGenError(
-                "no camera fits: in 200 tries none was inside the room and 'camera.min_distance' "
+                "no camera fits: in 400 tries none was inside the room and 'camera.min_distance' "
                 f"({c.min_distance} m) away from all objects; lower it, 'objects.area' or 'objects.count', "
                 "or widen 'room.size'"
             )

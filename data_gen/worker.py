@@ -1,7 +1,8 @@
 """A worker process: renders shards that its parent names, a line of JSON each, and reports by lines of JSON.
 
-``python -m data_gen.worker``. First line in: ``{"config": …, "temporary": folder, "parent": process id}``; then
-``{"split", "shard", "path"}``. Lines out: ``{"ready": versions}``, ``{"scene": index}`` after each scene,
+``python -m data_gen.worker``. First line in: ``{"config", "contents": the fingerprint of its sources, "record": file of
+what is known of them, "temporary": folder, "parent": process id}``; then ``{"split", "shard", "path", "skip": scenes to
+leave out}``. Lines out: ``{"ready": versions}``, ``{"scene": index, "mib": memory in use}`` after each scene,
 ``{"sha256": …}`` after the shard, or ``{"error": kind, "message": …, "scene": index}``. It ends when its input does.
 """
 
@@ -21,6 +22,7 @@ from typing import Any, TextIO
 
 from data_gen.errors import DataGenError
 from data_gen.shards import view_members, write_shard
+from data_gen.sources import Catalogue, open_catalogue
 from data_gen.spec import RenderConfig, config_from_dict, sample_scene
 
 
@@ -51,22 +53,27 @@ def _serve(out: TextIO) -> None:
     config = config_from_dict(start["config"])
     from data_gen import blender
 
-    renderer = blender.Renderer(config, Path(start["temporary"]))
-    _send(out, {"ready": blender.versions()})
+    catalogue = open_catalogue(config, Path(start["record"]))
+    if catalogue.fingerprint != start["contents"]:
+        raise DataGenError("files of the sources were changed while rendering: run the same command again")
+    renderer = blender.Renderer(config, Path(start["temporary"]), catalogue)
+    _send(out, {"ready": {**blender.versions(), "device": renderer.device}})
     for line in lines:
-        _render_shard(renderer, config, json.loads(line), out)
+        _render_shard(renderer, config, catalogue, json.loads(line), out)
 
 
-def _render_shard(renderer: Any, config: RenderConfig, task: dict[str, Any], out: TextIO) -> None:
+def _render_shard(renderer: Any, config: RenderConfig, catalogue: Catalogue, task: dict[str, Any], out: TextIO) -> None:
     first = task["shard"] * config.scenes_per_shard
     scene = first
 
     def members() -> Iterator[tuple[str, bytes]]:
         nonlocal scene
         for scene in range(first, first + config.scenes_per_shard):
-            for view in renderer.render(sample_scene(config, config.seed, task["split"], scene)):
+            if scene in task["skip"]:
+                continue
+            for view in renderer.render(sample_scene(config, config.seed, task["split"], scene, catalogue)):
                 yield from view_members(view, config.image)
-            _send(out, {"scene": scene})
+            _send(out, {"scene": scene, "mib": _memory_mib()})
 
     try:
         _send(out, {"sha256": write_shard(Path(task["path"]), members())})
@@ -75,6 +82,14 @@ def _render_shard(renderer: Any, config: RenderConfig, task: dict[str, Any], out
     except Exception as error:
         traceback.print_exc()
         _send(out, {"error": "scene", "message": f"{type(error).__name__}: {error}", "scene": scene})
+
+
+def _memory_mib() -> int:
+    """Return the memory that this process takes (its resident set); 0 where the system does not tell."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") >> 20
+    except (OSError, ValueError, IndexError):
+        return 0
 
 
 def _send(out: TextIO, message: dict[str, Any]) -> None:

@@ -22,6 +22,7 @@ class MaterialSpec:
         second: the other colour.
         scale: repetitions of the pattern a metre.
         roughness: ``None`` is purely diffuse; else 0 (mirror) to 1.
+        maps: name of a PBR material, which then is the surface; empty: none.
     """
 
     pattern: str
@@ -29,6 +30,7 @@ class MaterialSpec:
     second: Colour
     scale: float
     roughness: float | None = None
+    maps: str = ""
 
 
 def luminance(colour: Colour) -> float:

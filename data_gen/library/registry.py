@@ -95,12 +95,13 @@ GROUPS: dict[str, list[str]] = {
 """Names that stand for several categories."""
 
 
-def resolve(names: Sequence[str], textures: bool = True) -> list[Category]:
+def resolve(names: Sequence[str], textures: bool = True, key: str = "categories") -> list[Category]:
     """Turn names of categories and groups into categories, in the order of their ids, none twice.
 
     Args:
         names: such as ``["digits", "mug"]``.
         textures: ``False`` leaves the textured categories out.
+        key: where the names stand in the configuration, for messages.
 
     Raises:
         DataGenError: a name is not known, or nothing is left.
@@ -112,11 +113,11 @@ def resolve(names: Sequence[str], textures: bool = True) -> list[Category]:
         elif name in CATEGORIES:
             chosen.add(name)
         else:
-            raise DataGenError(f"unknown category '{name}' in 'categories'{nearest(name, [*GROUPS, *CATEGORIES])}")
+            raise DataGenError(f"unknown category '{name}' in '{key}'{nearest(name, [*GROUPS, *CATEGORIES])}")
     found = [c for c in CATEGORIES.values() if c.name in chosen and (textures or not c.textured)]
     if not found:
         why = "it is empty" if not names else f"texture: without leaves none of {', '.join(map(str, names))}"
-        raise DataGenError(f"no category to render: 'categories': {why}; add some, or choose texture: with")
+        raise DataGenError(f"no category to render: '{key}': {why}; add some, or choose texture: with")
     return found
 
 

@@ -1,7 +1,7 @@
 """A worker with a renderer that draws from the seed alone, in milliseconds: for tests of the farm without Blender.
 
 ``FAKE_SLEEP`` seconds a scene; ``FAKE_KILL`` a scene of which the process dies each time, or once where the file
-``FAKE_ONCE`` is not there yet; ``FAKE_RAISE`` a scene that raises.
+``FAKE_ONCE`` is not there yet; ``FAKE_RAISE`` a scene that raises, or ``every``.
 """
 
 from __future__ import annotations
@@ -20,13 +20,15 @@ from data_gen.labels import View
 
 
 class Renderer:
-    def __init__(self, config, temporary):
+    device = "CPU"
+
+    def __init__(self, config, temporary, catalogue):
         self.config = config
 
     def render(self, spec):
         time.sleep(float(os.environ.get("FAKE_SLEEP", 0)))
         name = f"{spec.split}{spec.scene}"
-        if os.environ.get("FAKE_RAISE") == name:
+        if os.environ.get("FAKE_RAISE") in (name, "every"):
             raise RuntimeError("a planted fault")
         if os.environ.get("FAKE_KILL") == name:
             once = os.environ.get("FAKE_ONCE")

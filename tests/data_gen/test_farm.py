@@ -15,6 +15,7 @@ import pytest
 from data_gen import farm
 from data_gen.errors import DataGenError
 from data_gen.farm import render
+from data_gen.folders import LOCK
 from data_gen.shards import read_shard
 
 HERE = Path(__file__).parent
@@ -27,9 +28,7 @@ def fake(monkeypatch):
 
 
 def _files(out):
-    return {
-        str(p.relative_to(out)): p.read_bytes() for p in sorted(out.rglob("*")) if p.is_file() and p.name != farm.LOCK
-    }
+    return {str(p.relative_to(out)): p.read_bytes() for p in sorted(out.rglob("*")) if p.is_file() and p.name != LOCK}
 
 
 def _members(out):
@@ -142,25 +141,92 @@ def test_a_dead_workers_shard_is_tried_again(tiny, tmp_path, monkeypatch):
     assert _files(tmp_path / "out") == _files(tmp_path / "calm")
 
 
-def test_a_scene_that_kills_twice_is_reported_and_the_rest_kept(tiny, tmp_path, monkeypatch):
+def test_a_scene_that_kills_twice_is_named_with_its_command_and_all_other_shards_are_rendered(
+    tiny, tmp_path, monkeypatch
+):
     monkeypatch.setenv("FAKE_KILL", "train10")
     with pytest.raises(DataGenError) as caught:
-        render(tiny(), tmp_path, 36, 0, 1)
+        render(tiny(), tmp_path, 36, 6, 2)
     message = str(caught.value)
     assert "scene 10 of train (seed 0) cannot be rendered" in message
+    assert "1 shards are missing" in message
+    assert f"-m data_gen.reproduce {tmp_path} --split train --scene 10" in message
     assert "last words" in message
     assert "code -9" in message
-    assert sorted(p.name for p in (tmp_path / "train" / "shards").glob("*.tar")) == [
-        "000000.tar",
-        "000001.tar",
-        "000002.tar",
-    ]
+    shards = sorted(p.name for p in (tmp_path / "train" / "shards").glob("*.tar"))
+    assert shards == [f"{i:06d}.tar" for i in range(6) if i != 3]
+    assert (tmp_path / "val" / "shards" / "000000.tar").exists()
+    monkeypatch.delenv("FAKE_KILL")
+    assert render(tiny(), tmp_path, 36, 6, 2).rendered == 6  # the same command again, once it is mended
+
+
+def test_scenes_that_fail_are_left_out_where_the_user_says_so(tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("FAKE_KILL", "train10")
+    monkeypatch.setenv("FAKE_RAISE", "train2")
+    out = tmp_path / "out"
+    summary = render(tiny(), out, 36, 0, 2, on_error="skip")
+    assert summary.skipped == {"train": [2, 10]}
+    assert (summary.images, summary.rendered) == ({"train": 32}, 32)
+    manifest = json.loads((out / "train" / "manifest.json").read_text())
+    assert [s["images"] for s in manifest["shards"]] == [4, 6, 6, 4, 6, 6]
+    assert (manifest["skipped"], manifest["images"]) == ([2, 10], 32)
+    keys = {n.split(".")[0] for n, _ in _members(out)}
+    assert keys == {f"{i:07d}-{v:02d}" for i in range(18) if i not in (2, 10) for v in (0, 1)}
+    assert render(tiny(), out, 36, 0, 1).rendered == 0  # it is finished, and stays so
+    monkeypatch.delenv("FAKE_KILL")
+    monkeypatch.delenv("FAKE_RAISE")
+    render(tiny(), tmp_path / "calm", 36, 0, 1)
+    whole = dict(_members(tmp_path / "calm"))
+    assert all(whole[name] == content for name, content in _members(out))
+
+
+def test_a_damaged_list_of_scenes_left_out(tiny, tmp_path):
+    render(tiny(), tmp_path, 6)
+    (tmp_path / "train" / "skipped.json").write_text("[")
+    with pytest.raises(DataGenError, match=r"skipped\.json is damaged: delete"):
+        render(tiny(), tmp_path, 6)
+
+
+def test_it_ends_early_where_every_scene_fails(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(farm, "_MOST_LOST", 2)
+    monkeypatch.setenv("FAKE_RAISE", "every")
+    with pytest.raises(DataGenError, match=r"scene 0 of train, scene 3 of train .*4 shards are missing"):
+        render(tiny(), tmp_path, 24)
+
+
+def test_an_unknown_way_with_errors(tiny, tmp_path):
+    with pytest.raises(DataGenError, match="'on_error' cannot be 'ignore'; valid: continue, skip"):
+        render(tiny(), tmp_path, 6, on_error="ignore")
 
 
 def test_a_scene_that_raises(tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("FAKE_RAISE", "val2")
     with pytest.raises(DataGenError, match=r"(?s)scene 2 of val .*RuntimeError: a planted fault.*Traceback"):
         render(tiny(), tmp_path, 6, 6, 2)
+    assert (tmp_path / "train" / "shards" / "000000.tar").exists()
+
+
+def test_workers_that_have_grown_are_recycled(tiny, tmp_path, monkeypatch):
+    starts = []
+    begin = farm._Farm._start
+    monkeypatch.setattr(farm._Farm, "_start", lambda self, t: starts.append(1) or begin(self, t))
+    render(tiny(), tmp_path, 18, 0, 1, recycle_mib=1)
+    assert len(starts) == 3
+
+
+def test_workers_on_gpus_take_turns(tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    started = []
+    popen = subprocess.Popen
+
+    def noted(command, **options):
+        started.append(options["env"].get("CUDA_VISIBLE_DEVICES"))
+        return popen(command, **options)
+
+    monkeypatch.setattr(farm.subprocess, "Popen", noted)
+    config = tiny(image={"size": 24, "device": "auto"})
+    render(config, tmp_path, 18, 0, 3)
+    assert started == ["4", "7", "4"]
 
 
 def test_blender_that_cannot_be_imported(tiny, tmp_path, monkeypatch):
@@ -171,7 +237,7 @@ def test_blender_that_cannot_be_imported(tiny, tmp_path, monkeypatch):
 
 def test_a_camera_that_fits_nowhere_is_told_once(tiny, tmp_path):
     with pytest.raises(DataGenError, match=r"^no camera fits"):
-        render(tiny(room={"walls": 4}, camera={"min_distance": 3}), tmp_path, 6)
+        render(tiny(room={"walls": 4}, camera={"min_distance": 5}), tmp_path, 6)
 
 
 def test_another_blender_is_refused_when_growing(tiny, tmp_path, monkeypatch):
@@ -195,9 +261,9 @@ def test_an_output_that_is_no_folder(tiny, tmp_path):
 
 
 def test_a_second_render_into_the_folder_is_refused_and_a_dead_ones_lock_is_not(tiny, tmp_path):
-    (tmp_path / farm.LOCK).write_text("4711\n")  # left by a dead process
+    (tmp_path / LOCK).write_text("4711\n")  # left by a dead process
     render(tiny(), tmp_path, 6)
-    with (tmp_path / farm.LOCK).open("a+") as lock:
+    with (tmp_path / LOCK).open("a+") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(DataGenError, match=rf"another process \(id {os.getpid()}\) is rendering into"):
             render(tiny(), tmp_path, 12)

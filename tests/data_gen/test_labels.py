@@ -21,24 +21,25 @@ def _drawn(*meshes):
     mask = np.zeros((40, 40), np.uint16)
     for i, (vertices, faces) in enumerate(meshes, start=1):
         points = (vertices @ K.T)[:, :2] / vertices[:, 2:]
-        mask[silhouette(points, faces, 40, 0)] = i
+        mask[silhouette(points, faces, 40, 40)[40:80, 40:80]] = i
     return mask
 
 
 def test_silhouette_of_a_known_square():
     points = np.array([[2.5, 3.5], [10.5, 3.5], [10.5, 7.5], [2.5, 7.5]])
-    mask = silhouette(points, np.array([[0, 1, 2], [0, 2, 3]], np.int32), 16, 0)
+    faces = np.array([[0, 1, 2], [0, 2, 3]], np.int32)
+    mask = silhouette(points, faces, 20, 16)
+    assert mask.shape == (60, 48)
     assert mask.sum() == 8 * 4
-    assert mask[4:8, 3:11].all()
-    wider = silhouette(points - 5, np.array([[0, 1, 2], [0, 2, 3]], np.int32), 16, 16)
-    assert wider.sum() == 32  # what lies outside the frame counts
+    assert mask[20 + 4 : 20 + 8, 16 + 3 : 16 + 11].all()
+    assert silhouette(points - 5, faces, 20, 16).sum() == 32  # what lies outside the frame counts
     points[0] = np.nan
-    assert silhouette(points, np.array([[0, 1, 2], [0, 2, 3]], np.int32), 16, 0).sum() == 0
+    assert silhouette(points, faces, 20, 16).sum() == 0
 
 
 def test_silhouette_has_the_area_of_the_outline():
     ball = ellipsoid(1.0, 24, 48).vertices @ np.diag([50, 50, 1]) + [64, 64, 0]
-    area = silhouette(ball[:, :2], ellipsoid(1.0, 24, 48).faces, 128, 0).sum()
+    area = silhouette(ball[:, :2], ellipsoid(1.0, 24, 48).faces, 128, 128).sum()
     assert area == pytest.approx(np.pi * 50**2, rel=0.01)
 
 

@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_gen.farm import LOCK, render
+from data_gen.farm import render
+from data_gen.folders import LOCK
 from data_gen.labels import FLIP
 from data_gen.library import CATEGORIES
 from data_gen.shards import read_shard

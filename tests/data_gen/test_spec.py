@@ -22,7 +22,7 @@ def _scenes(config, count=20, split="train", seed=0):
 def test_importing_is_light():
     code = """
 import sys, data_gen.spec, data_gen.farm, data_gen.shards
-print({"bpy", "blenderproc", "lightning_tl", "torch", "PIL", "scipy", "cv2"} & set(sys.modules))
+print({"bpy", "blenderproc", "lightning_tl", "torch", "PIL", "scipy", "cv2", "trimesh"} & set(sys.modules))
 """
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
 
@@ -194,6 +194,6 @@ def test_bad_files(tmp_path):
 def test_bad_scenes(tiny):
     with pytest.raises(DataGenError, match="unknown split 'test'"):
         sample_scene(tiny(), 0, "test", 0)
-    crowded = tiny(room={"walls": 4}, camera={"min_distance": 3})
+    crowded = tiny(room={"walls": 4}, camera={"min_distance": 5})
     with pytest.raises(DataGenError, match="no camera fits"):
         sample_scene(crowded, 0, "train", 0)

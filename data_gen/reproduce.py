@@ -1,0 +1,68 @@
+"""One scene alone, in this process: ``python -m data_gen.reproduce OUT --split train --scene 10``.
+
+It prints the scene's specification as JSON and renders its views into ``OUT/reproduced/``, so that what happens to a
+scene that cannot be rendered is to be seen. With ``--spec`` it prints alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from data_gen.check import check_environment
+from data_gen.errors import DataGenError
+from data_gen.shards import MANIFEST, view_members
+from data_gen.sources import open_catalogue
+from data_gen.spec import SPLITS, config_from_dict, sample_scene
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Draw the scene, print it, render it; return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m data_gen.reproduce", description=__doc__)
+    parser.add_argument("out", type=Path, help="folder of the data set")
+    parser.add_argument("--split", choices=SPLITS, default="train")
+    parser.add_argument("--scene", type=int, required=True, help="index, from 0")
+    parser.add_argument("--spec", action="store_true", help="print the specification alone")
+    given = parser.parse_args(argv)
+    try:
+        _reproduce(given.out, given.split, given.scene, given.spec)
+    except DataGenError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _reproduce(out: Path, split: str, scene: int, spec_alone: bool) -> None:
+    manifest = out / split / MANIFEST
+    try:
+        config = config_from_dict(json.loads(manifest.read_text())["config"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataGenError(f"{manifest} cannot be read ({error}): give the folder that was rendered into") from None
+    if scene < 0:
+        raise DataGenError(f"--scene is {scene}, but must be 0 or more")
+    catalogue = open_catalogue(config, out / "sources.json")
+    spec = sample_scene(config, config.seed, split, scene, catalogue)
+    print(json.dumps(spec.to_dict(), indent=1), flush=True)
+    if spec_alone:
+        return
+    check_environment()
+    from data_gen import blender
+
+    folder = out / "reproduced"
+    folder.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as temporary:
+        for view in blender.Renderer(config, Path(temporary), catalogue).render(spec):
+            for name, content in view_members(view, config.image):
+                (folder / f"{split}-{name}").write_bytes(content)
+    print(f"rendered into {folder}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # Blender 4.2 crashes in an ordinary exit
