@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -72,11 +72,11 @@ def contact_sheet(images: RenderedImages, count: int = 24, side: int = 128) -> I
     return sheet
 
 
-def image_grid(images: np.ndarray, columns: int, side: int = 48) -> Image.Image:
+def image_grid(images: Iterable[np.ndarray], columns: int, side: int = 48) -> Image.Image:
     """Return images as one picture, row by row.
 
     Args:
-        images: uint8 ``[N, H, W]`` or ``[N, H, W, 3]``.
+        images: Each uint8 ``[H, W]`` or ``[H, W, 3]``.
         columns: Images in a row.
         side: Longer side of a tile in pixels.
     """

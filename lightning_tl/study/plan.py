@@ -80,6 +80,7 @@ class Run:
             test=self.stage == "finetune",
             start=str(out / "runs" / self.start) if self.forgetting and self.start else None,
             locks=str(out / "locks"),
+            targets=str(out / "targets"),
             threads=threads,
         )
 
@@ -96,11 +97,9 @@ def data_sets(study: Study) -> list[DataSet]:
     for _, point in study.render.grid("render"):
         config = _merged(study.render, point, "render")
         name = label(point) or label({"config": study.render.files(point)})
-        points = [
-            own for render, own in study.pretrain.grid("pretrain", _render_points(study)) if render["render"] == name
-        ]
-        sizes = [study.pretrain.overrides(own).get("data.n") for own in points]
-        for n in sizes:
+        pairs = study.pretrain.grid("pretrain", _render_points(study))
+        sizes: list[int] = []
+        for n in (study.pretrain.overrides(own).get("data.n") for render, own in pairs if render["render"] == name):
             if isinstance(n, bool) or not isinstance(n, int) or n < 1:
                 raise UserError(
                     f"pretrain: data.n is {n!r}; where data are rendered, give it as an axis or under set, "

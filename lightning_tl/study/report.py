@@ -1,121 +1,118 @@
-"""`report.html`: one self-contained page that answers first and shows its grounds after."""
+"""`report.html` and `report.md`: the answer first, then its grounds, from what a folder of results holds."""
 
 from __future__ import annotations
 
-import base64
 import csv
-import json
-from collections.abc import Iterable, Sequence
-from html import escape
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from lightning_tl.errors import UserError
-from lightning_tl.study.records import write_whole
+from lightning_tl.study import page as html
+from lightning_tl.study.records import load_json, write_whole
 
-STYLE = """
-:root { color-scheme: light dark; --ink: #1d2430; --soft: #5c6675; --line: #d9dee6; --card: #f5f7fa; --page: #fff; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e6e9ef; --soft: #9aa4b2; --line: #353c48; --card: #1f242d; --page: #15181e; }
+TITLE = "Is this pre-training worth anything?"
+# The law command's figures, as far as it drew them.
+LAW_FIGURES = {
+    "law": "Test error against pre-training size n, both on logarithmic axes, with the fitted laws, their 95 % bands "
+    "and the error without pre-training.",
+    "law_linearised": "Error minus the transfer gap C: where the law holds, a straight line of slope −α.",
+    "law_parameters": "Pre-training rate α and transfer gap C with their 95 % intervals.",
+    "law_extrapolation": "The law fitted without the largest sizes, which it predicts.",
+    "law_landscape": "How well other values of α and D fit.",
+    "law_model_size": "Transfer gap C against the model's size.",
+    "law_complexity": "α and C against the complexity of the pre-training data.",
 }
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 62rem; padding: 1.5rem 1rem 4rem; background: var(--page); color: var(--ink);
-  font: 16px/1.55 system-ui, sans-serif; overflow-wrap: break-word; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.5rem; }
-.answer { border-left: 4px solid #0072b2; background: var(--card); padding: .6rem 1rem; border-radius: 0 6px 6px 0; }
-.answer p:first-child { font-size: 1.1rem; font-weight: 600; }
-figure { margin: 1rem 0; } figure img { max-width: 100%; height: auto; background: #fff; border-radius: 6px; }
-figcaption, .soft { color: var(--soft); font-size: .9rem; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
-th:first-child, td:first-child, .words th:last-child, .words td:last-child { text-align: left; }
-.words td:last-child { white-space: normal; min-width: 12rem; }
-code, pre { font: .85rem/1.5 ui-monospace, monospace; }
-pre { background: var(--card); padding: .8rem; border-radius: 6px; overflow-x: auto; }
-summary { cursor: pointer; }
-@media print { body { max-width: none; } details { break-inside: avoid; } }
-"""
 
-# The runs' table shows these columns of results.csv.
-SHOWN = ("run_id", "render", "pretrain_images", "draw_seed", "lr", "error", "pretrain_loss_before", "seconds")
+
+@dataclass
+class Section:
+    """A heading with paragraphs, tables (head and rows) and figures (file and caption)."""
+
+    heading: str
+    words: Sequence[str] = ()
+    notes: Sequence[str] = ()
+    table: tuple[Sequence[str], Sequence[Sequence[object]]] | None = None
+    figures: Sequence[tuple[Path, str]] = ()
+    folded: str = ""
+    text: str = ""
 
 
 def write_report(folder: Path) -> Path:
-    """Write ``report.html`` from what a folder holds: ``results.csv``, ``fits.json``, pictures and the run's facts.
+    """Write ``report.html`` (self-contained) and ``report.md`` (beside its figures).
 
     Args:
-        folder: Where ``lightning-tl law --out`` wrote its fits.
+        folder: Where ``lightning-tl law --out`` or ``lightning-tl study run`` wrote its results.
 
     Returns:
         The page.
 
     Raises:
-        UserError: No fits there, or they cannot be read.
+        UserError: No fits and no analysis there, or they cannot be read.
     """
-    fits = _json(folder / "fits.json", f"run `lightning-tl law {folder / 'results.csv'} --out {folder}` first")
-    facts = _json(folder / "quickstart.json", None) if (folder / "quickstart.json").is_file() else {}
-    results = folder / "results.csv"
-    rows = list(csv.DictReader(results.open(newline=""))) if results.is_file() else []
-    body = [
-        "<h1>Is this pre-training worth anything?</h1>",
-        _answer(fits["advice"]),
-        _figure(
-            folder / "law.png",
-            "Test error against pre-training size n, both on logarithmic axes, with the fitted laws, their 95 % bands "
-            "and the error without pre-training.",
-        ),
-        *(_group(group) for group in fits["groups"]),
-        _renders(folder, [group["label"] for group in fits["groups"]], facts),
-        _what_was_run(facts),
-        _table(rows),
+    facts = _facts(folder)
+    law = _law(folder, facts)
+    overtraining = load_json(folder / "overtraining.json") if (folder / "overtraining.json").is_file() else {}
+    answer = [*overtraining.get("sentences", []), *law.get("advice", [])]
+    title = str(facts.get("study", {}).get("title", TITLE))
+    sections = [
+        *_overtraining(folder, overtraining),
+        *_laws(folder, law),
+        *_pictures(folder),
+        *_failed(facts),
+        *_what_was_run(facts),
+        *_every_run(folder),
     ]
-    page = (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<link rel="icon" href="data:,">'  # or browsers ask for /favicon.ico
-        f"<title>lightning-tl report</title><style>{STYLE}</style></head>\n<body>\n"
-        + "\n".join(body)
-        + "\n</body></html>\n"
-    )
-    write_whole(folder / "report.html", page)
+    write_whole(folder / "report.md", _markdown(title, answer, sections, folder))
+    answered = f'<div class="answer">{html.paragraphs(answer)}</div>' if answer else ""
+    write_whole(folder / "report.html", html.page(title, [answered, *map(_html, sections)]))
     return folder / "report.html"
 
 
-def _json(path: Path, mend: str | None) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file; {mend}") from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); delete it and make it again") from error
-    if not isinstance(content, dict) or (mend and not {"advice", "groups"} <= content.keys()):
-        raise UserError(f"{path}: not what lightning-tl writes there; {mend or 'delete it'}")
-    return content
+def _facts(folder: Path) -> dict[str, Any]:
+    path = folder / "study.json"
+    return load_json(path) if path.is_file() else {}
 
 
-def _answer(sentences: Sequence[str]) -> str:
-    return '<div class="answer">' + "".join(f"<p>{escape(sentence)}</p>" for sentence in sentences) + "</div>"
-
-
-def _figure(path: Path, caption: str) -> str:
+def _law(folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
+    path = folder / "fits.json"
+    mend = f"run `lightning-tl law {folder / 'results.csv'} --out {folder}` first"
     if not path.is_file():
-        return ""
-    data = base64.b64encode(path.read_bytes()).decode()
-    return (
-        f'<figure><img alt="{escape(caption, quote=True)}" src="data:image/png;base64,{data}">'
-        f"<figcaption>{escape(caption)}</figcaption></figure>"
-    )
+        if (folder / "overtraining.json").is_file() or facts.get("failures"):
+            return {}
+        raise UserError(f"{path}: no such file; {mend}")
+    content = load_json(path)
+    if not {"advice", "groups"} <= content.keys():
+        raise UserError(f"{path}: not what lightning-tl writes there; {mend}")
+    return content
 
 
 def _number(value: Any) -> str:
     return "unbounded" if value is None else f"{value:.3g}"
 
 
-def _group(group: dict[str, Any]) -> str:
+def _laws(folder: Path, law: dict[str, Any]) -> list[Section]:
+    if not law:
+        return []
+    figures = [(folder / f"{name}.png", caption) for name, caption in LAW_FIGURES.items()]
+    comparisons = [each["sentence"] for each in law.get("comparisons", []) if "sentence" in each]
+    return [
+        Section("The laws", figures=figures[:1]),
+        *(_group(group) for group in law["groups"]),
+        *([Section("Comparisons", comparisons)] if comparisons else []),
+        *([Section("More figures", figures=figures[1:])] if any(path.is_file() for path, _ in figures[1:]) else []),
+    ]
+
+
+def _group(group: dict[str, Any]) -> Section:
     advice = group.get("advice") or {}
-    parts = [f"<h2>{escape(group['label'])}: {escape(advice.get('verdict', 'not fitted'))}</h2>"]
+    table = None
+    formula = []
     if group["law"]:
+        formula = [group["law"]["form"]["formula"]]
         rows = [
             (
                 name,
@@ -125,57 +122,113 @@ def _group(group: dict[str, Any]) -> str:
             )
             for name, fitted in group["law"]["params"].items()
         ]
-        parts.append(f'<p class="soft">{escape(group["law"]["form"]["formula"])}</p>')
-        parts.append(_html_table(("parameter", "best value", "95 % interval", "why not"), rows, "words"))
-    parts += [f"<p>{escape(sentence)}</p>" for sentence in advice.get("sentences", [])[1:]]
-    parts += [f'<p class="soft">{escape(note)}</p>' for note in group.get("notes", [])]
-    return "\n".join(parts)
+        table = (("parameter", "best value", "95 % interval", "why not"), rows)
+    return Section(
+        f"{group['label']}: {advice.get('verdict', 'not fitted')}",
+        words=advice.get("sentences", [])[1:],
+        notes=[*formula, *group.get("notes", [])],
+        table=table,
+    )
 
 
-def _renders(folder: Path, labels: Sequence[str], facts: dict[str, Any]) -> str:
-    names = facts.get("settings", {}).get("renders", labels)
-    figures = [_figure(folder / f"{name}.png", f"{name}: colours with boxes, masks, normals") for name in names]
-    figures.append(_figure(folder / "target.png", "The real images: training shots of the first draw"))
-    shown = "".join(figures)
-    return f"<h2>What was rendered, and the real images</h2>{shown}" if shown else ""
+def _overtraining(folder: Path, found: dict[str, Any]) -> list[Section]:
+    figures = [(folder / each["file"], each["caption"]) for each in found.get("figures", [])]
+    return [Section("Does longer pre-training make the model fragile?", figures=figures)] if figures else []
 
 
-def _what_was_run(facts: dict[str, Any]) -> str:
+def _pictures(folder: Path) -> list[Section]:
+    figures = [
+        (path, f"{path.parent.name}: rendered colours with boxes, masks, normals")
+        for path in sorted(folder.glob("renders/*/sheet.png"))
+    ]
+    figures += [
+        (path, f"{path.stem}: what fine-tuning sees, the first batch") for path in sorted(folder.glob("targets/*.png"))
+    ]
+    return [Section("What was rendered, and the real images", figures=figures)] if figures else []
+
+
+def _failed(facts: dict[str, Any]) -> list[Section]:
+    rows = [(name, str(error).strip().splitlines()[-1]) for name, error in facts.get("failures", {}).items()]
+    return [Section("What failed", table=(("run", "why"), rows))] if rows else []
+
+
+def _what_was_run(facts: dict[str, Any]) -> list[Section]:
     if not facts:
-        return ""
-    settings = facts.get("settings", {})
-    lines = [f"{name}: {value}" for name, value in settings.items()]
+        return []
+    words = []
+    if facts.get("chosen"):
+        told = "; ".join(
+            f"{origin}: {found['chosen']} of "
+            + ", ".join(f"{value} ({metric:.3f})" for value, metric in found["tried"])
+            for origin, found in facts["chosen"].items()
+        )
+        key = (facts.get("study", {}).get("choose") or {}).get("key", "")
+        words.append(
+            f"{key} was chosen once, by the metric (in brackets) on validation images that no result is computed "
+            f"from: {told}."
+        )
+    words.append(
+        "The network after the last step is tested; a pre-training's best checkpoint on its validation data starts "
+        "the fine-tuning."
+    )
     stages = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in facts.get("seconds", {}).items())
-    choices = "; ".join(
-        f"{origin}: {found['chosen']:g} of "
-        + ", ".join(f"{lr} ({error:.3f})" for lr, error in found["validation_error"].items())
-        for origin, found in facts.get("learning_rates", {}).items()
-    )
-    chosen = (
-        "The learning rates of fine-tuning were chosen once, by the error (in brackets) on real validation images that "
-        f"no result is computed from: {choices}"
-    )
-    return (
-        "<h2>What was run</h2>"
-        f"<p>{escape(chosen)}. One pre-training run for each size; the draws of real images are the same for every "
-        "size and for scratch. The network after the last step is tested; a pre-training's best checkpoint on its "
-        "rendered validation split starts the fine-tuning.</p>"
-        f'<p class="soft">Time: {escape(stages)}; {facts.get("cores")} CPU cores.</p>'
-        f"<details><summary>Settings</summary><pre>{escape(chr(10).join(lines))}</pre></details>"
-    )
+    study = yaml.safe_dump(facts.get("study", {}), sort_keys=False, allow_unicode=True)
+    again = "To reproduce: save the study as study.yaml; lightning-tl study run --config study.yaml --out DIR"
+    return [
+        Section(
+            "What was run",
+            words,
+            [f"Time: {stages}; {facts.get('cores')} CPU cores.", again],
+            folded="The study",
+            text=study,
+        )
+    ]
 
 
-def _table(rows: Sequence[dict[str, str]]) -> str:
-    if not rows:
-        return ""
-    columns = [name for name in SHOWN if name in rows[0]]
-    table = _html_table(columns, [[row[name] for name in columns] for row in rows])
-    return f"<h2>Every run</h2><details open><summary>{len(rows)} rows of results.csv</summary>{table}</details>"
+def _every_run(folder: Path) -> list[Section]:
+    path = folder / "results.csv"
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    # columns that hold anything; what all rows share is told once
+    columns = [name for name in (rows[0] if rows else {}) if any(row[name] for row in rows)]
+    varying = [name for name in columns if len({row[name] for row in rows}) > 1 or name in ("run_id", "error")]
+    common = [f"{name} {rows[0][name]}" for name in columns if name not in varying]
+    return [
+        Section(
+            "Every run",
+            notes=[f"In all of them: {', '.join(common)}."] if common else [],
+            table=(varying, [[row[name] for name in varying] for row in rows]),
+            folded=f"{len(rows)} rows of results.csv",
+        )
+    ]
 
 
-def _html_table(head: Iterable[str], rows: Iterable[Iterable[str]], kind: str = "") -> str:
-    def cells(values: Iterable[str], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{escape(str(value))}</{tag}>" for value in values) + "</tr>"
+def _html(section: Section) -> str:
+    parts = [html.heading(section.heading), html.paragraphs(section.words)]
+    parts += [html.figure(path, caption) for path, caption in section.figures]
+    parts.append(html.paragraphs(section.notes, "soft"))
+    if section.table is not None:
+        table = html.table(*section.table, "all" if section.folded else "words")
+        parts.append(html.details(section.folded, table, shown=True) if section.folded else table)
+    if section.text:
+        parts.append(html.details(section.folded, html.preformatted(section.text)))
+    return "\n".join(filter(None, parts))
 
-    body = "".join(cells(row, "td") for row in rows)
-    return f'<div class="scroll {kind}"><table><thead>{cells(head, "th")}</thead><tbody>{body}</tbody></table></div>'
+
+def _markdown(title: str, answer: Sequence[str], sections: Sequence[Section], folder: Path) -> str:
+    parts = [f"# {title}", *(f"> {sentence}" for sentence in answer)]
+    for section in sections:
+        parts += [f"## {section.heading}", *section.words]
+        parts += [
+            f"![{caption}]({path.relative_to(folder).as_posix()})"
+            for path, caption in section.figures
+            if path.is_file()
+        ]
+        parts += section.notes
+        if section.table is not None:
+            parts.append(html.markdown_table(*section.table))
+        if section.text:
+            parts.append(f"```yaml\n{section.text}```")
+    return "\n\n".join(parts) + "\n"

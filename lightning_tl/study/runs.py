@@ -34,6 +34,7 @@ class Call:
         test: Test the network after the last step.
         start: Folder of the pre-training that it starts from, under whose head the forgetting is measured; or None.
         locks: Folder of the locks.
+        targets: Folder of pictures of what fine-tuning sees.
         threads: CPU threads.
     """
 
@@ -44,6 +45,7 @@ class Call:
     test: bool
     start: str | None
     locks: str
+    targets: str
     threads: int = 1
 
 
@@ -110,6 +112,7 @@ def _train(call: Call, folder: Path) -> dict[str, Any]:
     from lightning_tl.callbacks.base import Measurement
     from lightning_tl.run import run
     from lightning_tl.study.collect import measurements
+    from lightning_tl.study.pictures import save_target
 
     checkpoint = _resumable(folder, call.key)
     if checkpoint is None:
@@ -132,6 +135,7 @@ def _train(call: Call, folder: Path) -> dict[str, Any]:
         callbacks = cli.trainer.callbacks  # type: ignore[attr-defined]
         measured = [row for each in callbacks if isinstance(each, Measurement) for row in each.history]
         if call.test:
+            save_target(cli.datamodule, facts, Path(call.targets))
             metrics |= _numbers(cli.trainer.test(cli.model, cli.datamodule, verbose=False))
         for name, value in metrics.items():
             if not math.isfinite(value):

@@ -44,9 +44,11 @@ def run_study(study: Study, out: Path) -> dict[str, str]:
     engine = _engine(study)
     try:
         with facts.stage("train"):
-            return _train(study, sets, out, engine, facts)
+            failures = _train(study, sets, out, engine, facts)
     finally:
         engine.close()
+    facts.write(failures=failures)
+    return failures
 
 
 def _train(study: Study, sets: list[DataSet], out: Path, engine: Engine, facts: Facts) -> dict[str, str]:
