@@ -1,0 +1,81 @@
+import pytest
+
+from lightning_tl.errors import UserError
+from lightning_tl.study.config import Choice, RenderStage, Stage, Study
+from lightning_tl.study.grid import excluder, label, points
+
+
+def test_products_and_zips():
+    found = points({"a": [1, 2], "b": ["x", "y"]}, [{"seed": [0, 1], "draw": [5, 6]}], "finetune")
+    assert len(found) == 8
+    assert found[0] == {"a": 1, "b": "x", "seed": 0, "draw": 5}
+    assert found[1] == {"a": 1, "b": "x", "seed": 1, "draw": 6}
+    assert {(p["seed"], p["draw"]) for p in found} == {(0, 5), (1, 6)}
+    assert points({}, [], "finetune") == [{}]
+
+
+def test_exclusions_leave_out_what_matches_all_their_keys():
+    excluded = excluder([{"a": 1, "b": ["x", "z"]}, {"a": 3}], {"a", "b"}, "pretrain")
+    assert [excluded({"a": a, "b": b}) for a, b in ((1, "x"), (1, "y"), (2, "x"), (3, "y"))] == [True, False, False, True]
+    stage = Stage("c", product={"n": [1, 2]}, exclude=[{"render": "digits", "n": 2}])
+    pairs = stage.grid("pretrain", [{"render": "digits"}, {"render": "shapes"}])
+    assert [(render["render"], own["n"]) for render, own in pairs] == [("digits", 1), ("shapes", 1), ("shapes", 2)]
+
+
+@pytest.mark.parametrize(
+    "product,zips,words",
+    [
+        ({"lr": 0.1}, [], "pretrain: the axis 'lr' must be a list of at least one value, not 0.1"),
+        ({"lr": []}, [], "the axis 'lr' must be a list of at least one value"),
+        ({"lr": "0.1"}, [], "the axis 'lr' must be a list"),
+        ({"a": [1]}, [{"a": [1], "b": [2]}], "'a' is on two axes"),
+        ({}, [{"a": [1, 2], "b": [1]}], "must be equally many: a has 2, b has 1"),
+    ],
+)
+def test_wrong_axes_are_named(product, zips, words):
+    with pytest.raises(UserError, match=words):
+        points(product, zips, "pretrain")
+
+
+def test_an_unknown_key_of_an_exclusion_is_named():
+    with pytest.raises(UserError, match=r"finetune: exclude names 'data\.m', which is no axis; did you mean 'data\.n'"):
+        excluder([{"data.m": 1}], {"data.n"}, "finetune")
+
+
+@pytest.mark.parametrize(
+    "point,text",
+    [
+        ({"render": "digits", "data.n": 64}, "digits-n64"),
+        ({"config": ["a/pretrain/mulclass_small.yaml", "over.yaml"]}, "mulclass_small.yaml-over.yaml"),
+        ({"config": "/some/where/shapes.yaml"}, "shapes"),
+        ({"model.optimizer.lr": 0.0004, "data.flip": True, "name": "a b/c*"}, "lr0.0004-flip-True-c"),
+    ],
+)
+def test_labels_can_be_names_of_files(point, text):
+    assert label(point) == text
+
+
+FINE = {"finetune": Stage("finetune/digits")}
+
+
+@pytest.mark.parametrize(
+    "study,words",
+    [
+        (Study(**FINE, retries=-1), "retries is -1; it must be at least 0"),
+        (Study(**FINE, threads=0), "threads is 0; it must be at least 1"),
+        (Study(**FINE, workers=0), "workers is 0"),
+        (Study(**FINE, render=RenderStage("render/digits")), "a render stage but no pretrain stage"),
+        (Study(**FINE, scratch=False), "nothing to run"),
+        (Study(**FINE, forgetting=True), "forgetting is measured under a pre-training's head"),
+        (Study(Stage()), "finetune names no configuration: give finetune.config"),
+        (Study(Stage("x", set={"lr": 1}, product={"lr": [1]})), "finetune: 'lr' is both set and an axis"),
+        (
+            Study(**FINE, pretrain=Stage("x"), render=RenderStage("x", val_images=0)),
+            "render.val_images is 0; it must be at least 1",
+        ),
+        (Study(**FINE, choose=Choice("lr", [])), "choose.values is empty: give values of lr"),
+    ],
+)
+def test_wrong_studies_are_named(study, words):
+    with pytest.raises(UserError, match=words):
+        study.check()
