@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import yaml
+
 from lightning_tl.errors import UserError, nearest
 
 PACKAGE = Path(__file__).resolve().parent
@@ -39,15 +41,37 @@ def find_config(name: str) -> Path:
     raise UserError(f"--config {name}: no such file, nor a shipped configuration{nearest(wanted, shipped)}")
 
 
+def _checked(path: Path) -> Path:
+    """Return the path of a file that is YAML by its syntax; the parsers behind do not say which file is not.
+
+    Raises:
+        UserError: It is none.
+    """
+    try:
+        for _ in yaml.parse(path.read_text(encoding="utf-8")):
+            pass
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
+        raise UserError(f"{path}{where}: no valid YAML ({error.problem or error.context})") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: no valid YAML ({' '.join(str(error).split())})") from None
+    return path
+
+
 def with_found_configs(argv: list[str]) -> list[str]:
-    """Return the arguments with the value of each ``--config`` (or ``-c``) replaced by the path it stands for."""
+    """Return the arguments with the value of each ``--config`` (or ``-c``) replaced by the path it stands for.
+
+    Raises:
+        UserError: No such file, or one that is no YAML.
+    """
     found: list[str] = []
     is_value = False
     for argument in argv:
         if is_value:
-            found.append(str(find_config(argument)))
+            found.append(str(_checked(find_config(argument))))
         elif argument.startswith("--config="):
-            found.append(f"--config={find_config(argument.removeprefix('--config='))}")
+            found.append(f"--config={_checked(find_config(argument.removeprefix('--config=')))}")
         else:
             found.append(argument)
         is_value = argument in ("--config", "-c") and not is_value

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+import torch
 from jsonargparse import set_parsing_settings
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.utilities import rank_zero_info
 
 import lightning_tl.data.ade20k
 import lightning_tl.data.coco
@@ -20,8 +23,9 @@ import lightning_tl.data.torchvision_sets
 import lightning_tl.tasks  # noqa: F401  imported so that YAML can name their classes without a path
 from lightning_tl.config_files import with_found_configs
 from lightning_tl.csv_history import keep_history
-from lightning_tl.errors import UserError, explain, user_error
+from lightning_tl.errors import UserError, explain, nearest, user_error
 from lightning_tl.models.weights import read_checkpoint
+from lightning_tl.tasks import Schedule, TransferTask
 
 # Interpolation is resolved after all files and overrides are merged, and absolute keys work under sub-commands.
 set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
@@ -32,7 +36,31 @@ class RunParser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise the parser's complaint as a ``UserError``."""
-        raise UserError(explain(self, message, ex)) from ex
+        text = explain(self, message, ex)
+        if unknown := _UNKNOWN_CLASS.search(text):
+            key, name = unknown.groups()
+            hint = nearest(name, _class_names(_KINDS[key])) if key in _KINDS else ""
+            text = text.replace(unknown[0], f"{key}: no class '{name}'{hint}")
+        raise UserError(text) from ex
+
+
+_UNKNOWN_CLASS = re.compile(r"(\w+): Expected a dot import path string: ([\w.]+)")
+_KINDS: dict[str, type] = {
+    "model": TransferTask,
+    "data": LightningDataModule,
+    "optimizer": torch.optim.Optimizer,
+    "scheduler": torch.optim.lr_scheduler.LRScheduler,
+    "schedule": Schedule,
+    "callbacks": Callback,
+    "logger": Logger,
+}
+
+
+def _class_names(base: type) -> set[str]:
+    found: set[type] = {base}
+    while more := set().union(*(kind.__subclasses__() for kind in found)) - found:
+        found |= more
+    return {kind.__name__ for kind in found - {base} if not kind.__name__.startswith("_")}
 
 
 class SaveFitConfig(SaveConfigCallback):
@@ -81,14 +109,29 @@ class RunCLI(LightningCLI):
         )
 
     def instantiate_classes(self) -> None:
-        """Make trainer, module and data; what they say of their arguments comes through as it is."""
+        """Make trainer, module and data; what they say of their arguments comes through as it is.
+
+        Where all weights come from a checkpoint of this very task, the one that it once started from is not read
+        again: it may be gone by then.
+        """
+        config = self.config[self.subcommand]
+        started_from = config.get("model.init_args.init_from")
+        if started_from is not None and Path(config.ckpt_path or "").is_file():
+            config.model.init_args.init_from = None
         try:
             super().instantiate_classes()
         except ValueError as error:
             raise user_error(error) or error from None
+        finally:
+            if started_from is not None:
+                config.model.init_args.init_from = started_from
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Return the trainer, with the callbacks of whoever called."""
+        asked = self.config_init[self.subcommand].trainer
+        if asked.get("sync_batchnorm") and (asked.get("accelerator") == "cpu" or not torch.cuda.is_available()):
+            kwargs["sync_batchnorm"] = False
+            rank_zero_info("trainer.sync_batchnorm is for GPUs alone: here each process normalises by its own images")
         trainer = super().instantiate_trainer(**kwargs)
         trainer.callbacks.extend(self.more_callbacks)  # type: ignore[attr-defined]
         checkpoint = self.config[self.subcommand].ckpt_path or ""
