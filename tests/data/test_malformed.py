@@ -407,7 +407,7 @@ def test_an_error_in_a_loaders_process_is_the_same_error(sets):
 def test_overfitting_a_few_batches_is_refused(renders, tmp_path):
     """Lightning would replace the sampler by one that knows neither steps nor batches."""
     data = Rendered(renders, batch_size=4)
-    trainer = attached(data, tmp_path).trainer
+    trainer = pl.Trainer(default_root_dir=tmp_path, accelerator="cpu", logger=False, enable_checkpointing=False)
     trainer.overfit_batches, trainer.limit_train_batches = 1, 1
 
     class Anything(pl.LightningModule):
@@ -423,100 +423,3 @@ def test_overfitting_a_few_batches_is_refused(renders, tmp_path):
 
     with pytest.raises(UserError, match=r"trainer.overfit_batches .*data.n or data.fraction"):
         trainer.fit(Anything(), datamodule=data)
-
-
-def attached(data, out):
-    """A data module as in a run that writes to a folder."""
-    data.trainer = pl.Trainer(default_root_dir=out, accelerator="cpu", logger=False, enable_checkpointing=False)
-    return data
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_skipping_leaves_out_what_is_broken_and_counts_it(sets, tmp_path):
-    truncate(sets / "folder/train/dog/dog3.jpg")
-    (sets / "folder/train/cat/cat0.jpg").write_text("text")
-    (sets / "folder/val/owl/owl2.jpg").write_bytes(b"")
-    data = attached(ImageFolder(sets / "folder", transform=SMALL, on_error="skip"), tmp_path / "run")
-    with pytest.warns(UserWarning, match=r"2 of 18 images of train are skipped; the first: .*cat0.jpg: cannot be dec"):
-        use(data)
-    assert (len(data.splits["train"]), len(data.splits["val"])) == (16, 8)
-    names = {data.splits["train"].name(i) for i in range(16)}
-    assert not any(name.endswith(("dog3.jpg", "cat0.jpg")) for name in names)
-    lines = (tmp_path / "run/skipped_train.txt").read_text().splitlines()
-    assert [line.split(":")[0].split("/")[-1] for line in lines] == ["cat0.jpg", "dog3.jpg"]
-    assert "owl2.jpg" in (tmp_path / "run/skipped_val.txt").read_text()
-    assert sum(len(labels) for _, labels in data.val_dataloader()) == 8
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_skipping_boxes_and_masks(sets):
-    (sets / "coco/train2017/000001.jpg").unlink()
-    mask(sets, np.full((46, 56), 7, np.uint8))
-    assert len(coco(sets, on_error="skip").splits["train"]) == 3
-    assert len(ade20k(sets, on_error="skip").splits["train"]) == 5
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_nothing_left_after_skipping(sets):
-    for path in (sets / "folder/val").glob("*/*"):
-        path.write_text("text")
-    with pytest.raises(UserError, match=r"no image of val can be used; the first: .*cat0.jpg: cannot be decoded"):
-        folder(sets, on_error="skip")
-
-
-def listed(out):
-    return (out / "subset.txt").read_text().splitlines()
-
-
-def test_fractions_are_balanced_nested_and_listed(tmp_path):
-    root = write_folder(tmp_path / "set", {"train": (40, 20, 10), "val": (1, 1, 1)})
-
-    def names(fraction, draw=0):
-        out = tmp_path / f"run-{fraction}-{draw}"
-        data = attached(ImageFolder(root, transform=SMALL, fraction=fraction, draw=draw), out)
-        data.setup("fit")
-        found = [data.splits["train"].name(i) for i in range(len(data.splits["train"]))]
-        assert listed(out) == found
-        return set(found)
-
-    tenth, fifth, half = names(0.1), names(0.2), names(0.5)
-    assert tenth < fifth < half
-    assert [sum(f"/{c}/" in name for name in fifth) for c in ("cat", "dog", "owl")] == [8, 4, 2]
-    assert [sum(f"/{c}/" in name for name in names(0.001)) for c in ("cat", "dog", "owl")] == [1, 1, 1]
-    assert names(0.2, draw=1) != fifth
-    assert names(0.2) == fifth
-
-
-def test_fractions_of_boxes_and_masks_are_nested(whole):
-    def indices(module, fraction, **options):
-        data = module(whole / module.__name__.lower().removesuffix("detection"), fraction=fraction, **options)
-        data.setup("fit")
-        return set(data.splits["train"].indices.tolist())
-
-    for module, options, sizes in ((CocoDetection, {"keep_empty": True}, (2, 3)), (ADE20K, {}, (2, 3))):
-        few, more = indices(module, 0.3, **options), indices(module, 0.5, **options)
-        assert few < more
-        assert (len(few), len(more)) == sizes
-
-
-def test_a_run_says_which_images_it_trained_on(whole, tmp_path):
-    """Through the command line: the list is kept with the run, and written by a fit alone."""
-    from lightning_tl.run import run
-
-    arguments = [
-        "fit",
-        "--config=finetune/digits",
-        "--data=ImageFolder",
-        f"--data.root={whole}/folder",
-        "--data.transform={size: 32, eval_resize: 32}",
-        "--data.fraction=0.5",
-        "--data.batch_size=4",
-        "--model.in_chans=3",
-        "--trainer.max_steps=2",
-        "--model.scheduler.warmup_steps=1",
-        "--trainer.enable_progress_bar=false",
-        f"--trainer.default_root_dir={tmp_path}/out",
-    ]
-    cli = run(arguments)
-    assert cli.model.num_classes == 3
-    assert len(listed(tmp_path / "out")) == 4 + 3 + 2

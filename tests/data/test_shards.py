@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import pickle
 import tarfile
 from pathlib import Path
 
@@ -181,3 +182,21 @@ def test_jpeg_colours(own_renders):
     after = RenderedImages(own_renders / "train").rgb(0)
     assert after.shape == before.shape
     assert 0 < np.abs(after.astype(int) - before).mean() < 15
+
+
+def test_few_files_are_kept_open(renders, monkeypatch):
+    monkeypatch.setattr("lightning_tl.data.shards._KEPT_OPEN", 2)
+    images = RenderedImages(renders / "train")
+    order = [0, 59, 20, 40, 1, 58, 21, 0]
+    read = [images.member(index, "rgb.png") for index in order]
+    assert len(images._files) == 2
+    assert read == [RenderedImages(renders / "train").member(index, "rgb.png") for index in order]
+    copy = pickle.loads(pickle.dumps(images))  # as a loader's process gets it
+    assert copy.member(59, "rgb.png") == images.member(59, "rgb.png")
+
+
+def test_opening_all_shards_finds_the_broken_one(own_renders):
+    (own_renders / "train/shards/000002.tar").unlink()
+    RenderedImages(own_renders / "train", 32).open_shards()  # needs only the first two
+    with pytest.raises(UserError, match=r"000002\.tar: this shard is in the manifest but not on disk"):
+        RenderedImages(own_renders / "train", 33).open_shards()
