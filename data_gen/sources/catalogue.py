@@ -140,7 +140,7 @@ def open_catalogue(
                 progress(done, total)
 
         units = source.units or ("mm" if source.kind == "bop" else "m")
-        models = _check_models(source, i, files, units, known, notes, tick)
+        models = _check_models(config, source, i, files, units, known, notes, tick)
         textureless = source.kind == "bop" and bop_is_textureless(Path(source.path))
         categories = []
         for name in sorted(models, key=lambda n: ids[n]):
@@ -186,6 +186,7 @@ def _ids(found: Sequence[dict[str, Any]]) -> dict[str, int]:
 
 
 def _check_models(
+    config: RenderConfig,
     source: SourceConfig,
     number: int,
     files: dict[str, list[Path]],
@@ -205,6 +206,12 @@ def _check_models(
                 model = _facts(path, source, units, known)
                 if source.scale == "metric":
                     _check_size(path, model.extent, units, where)
+                    reach = model.extent / 2 + (config.objects.area if config.appearance == "multiple" else 0)
+                    if config.room.walls and reach > config.room.size / 2 - 0.1:
+                        raise DataGenError(
+                            f"{path}: is {model.extent:.4g} m large, too much for a room of "
+                            f"{config.room.size:g} m: widen 'room.size', set 'room.walls: 0', or '{where}.scale: fit'"
+                        )
                 if model.faces > source.max_faces and source.oversized != "decimate":
                     raise DataGenError(
                         f"{path}: has {model.faces} triangles, '{where}.max_faces' is {source.max_faces}: raise it, or "

@@ -137,7 +137,6 @@ def read_model(path: Path, up: str = "z", units: str = "m") -> Model:
     starts = np.cumsum([0] + [len(p.vertices) for p in parts[:-1]])
     faces = np.concatenate([p.faces + s for p, s in zip(parts, starts, strict=True)])
     slots = np.concatenate([np.full(len(p.faces), i) for i, p in enumerate(parts)])
-    _check_numbers(path, vertices, faces)
     turned = vertices @ rotation(*_UPRIGHT[up]).T
     merged, inverse = np.unique(turned + 0.0, axis=0, return_inverse=True)
     faces = inverse.reshape(-1)[faces]
@@ -193,9 +192,7 @@ def _parts(path: Path, data: bytes, files: _Files) -> list[_Part]:
     resolver: Any = files
     kind = path.suffix.lower()[1:]
     try:
-        scene = trimesh.load_scene(
-            io.BytesIO(data), file_type=kind, resolver=resolver, process=False, maintain_order=True
-        )
+        scene = trimesh.load_scene(io.BytesIO(data), file_type=kind, resolver=resolver, process=False)
         placed = [(scene.geometry[name], *scene.graph.get(node)) for node, name in _nodes(scene)]
         parts = [_part(geometry, matrix, path, files) for geometry, matrix, _ in placed if hasattr(geometry, "faces")]
     except DataGenError:
@@ -237,6 +234,7 @@ def _part(geometry: Any, matrix: Floats, path: Path, files: _Files) -> _Part:
     elif kind == "face":
         colours = np.repeat(np.asarray(visual.face_colors, np.uint8)[:, None, :3], 3, 1)
     surface = _surface(getattr(visual, "material", None), has_uv, path, files) if kind == "texture" else Surface()
+    _check_numbers(path, vertices, faces)
     moved = vertices @ matrix[:3, :3].T + matrix[:3, 3]
     if np.linalg.det(matrix[:3, :3]) < 0:
         faces, uv, colours = faces[:, ::-1], uv[:, ::-1], colours[:, ::-1]
