@@ -58,8 +58,11 @@ _KINDS: dict[str, type] = {
 
 def _class_names(base: type) -> set[str]:
     found: set[type] = {base}
-    while more := set().union(*(kind.__subclasses__() for kind in found)) - found:
-        found |= more
+    waiting = [base]
+    while waiting:
+        fresh = [kind for kind in waiting.pop().__subclasses__() if kind not in found]
+        found.update(fresh)
+        waiting.extend(fresh)
     return {kind.__name__ for kind in found - {base} if not kind.__name__.startswith("_")}
 
 
