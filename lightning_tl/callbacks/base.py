@@ -186,7 +186,8 @@ class LossMeasurement(Measurement):
         loss_fn: ``(module, batch) -> scalar tensor``. Default: the module's own ``training_step``, in eval mode
             (dropout off, BatchNorm by its running statistics), with logging muted; modules that return losses in train
             mode alone (detectors): train mode with dropout off and BatchNorm frozen.
-        probe: A batch (tensor, list, tuple or dict) or a DataLoader to measure on. Default: the first training batches.
+        probe: A batch (tensor, list, tuple or dict) or a DataLoader to measure on; ``val``: the first batches of the
+            run's validation loader, which should not shuffle. Default: the first training batches.
         probe_batches: How many batches; the loss is their mean.
         seed: Draws probes and noise, and the random numbers inside the loss.
         kwargs: As for :class:`Measurement`.

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from lightning_tl.errors import UserError
@@ -22,13 +23,15 @@ class Probe:
 
     Args:
         given: The user's batch, or a DataLoader (any iterable but a list, tuple or dict) whose first batches are taken;
-            None: the first batches of training.
+            ``val``: the first batches of the validation loader; None: the first batches of training.
         count: How many batches.
     """
 
     def __init__(self, given: Any, count: int) -> None:
         if not isinstance(count, int) or count < 1:
             raise UserError(f"probe_batches={count!r} must be a whole number ≥ 1")
+        if isinstance(given, str) and given != "val":
+            raise UserError(f"probe={given!r}: a name can only be 'val', the first batches of the validation loader")
         self.given, self.count = given, count
         self.batches: list[Any] = []
         self._everyones: list[Any] | None = None
@@ -43,12 +46,13 @@ class Probe:
         if self.batches:
             self.batches = [move_data_to_device(batch, module.device) for batch in self.batches]
             return
-        if self.given is None:
+        if self._as_they_come(trainer):
             return
         restore = random_state()  # making a DataLoader's iterator draws a seed
         try:
-            one = isinstance(self.given, Tensor | Mapping | list | tuple) or not hasattr(self.given, "__iter__")
-            found = [self.given] if one else list(islice(iter(self.given), self.count))
+            given = validation_loader(trainer) if isinstance(self.given, str) else self.given
+            one = isinstance(given, Tensor | Mapping | list | tuple) or not hasattr(given, "__iter__")
+            found = [given] if one else list(islice(iter(given), self.count))
             if not found:
                 raise UserError("probe=: the data loader gave no batch")
             with torch.inference_mode(False), torch.no_grad():
@@ -58,8 +62,8 @@ class Probe:
         self.count = len(self.batches)
 
     def offer(self, batch: Any, trainer: Trainer) -> bool:
-        """Keep a copy of a training batch while some lack; return True when the last one came."""
-        if self.ready or self.given is not None:
+        """Keep a copy of a batch while some lack; return True when the last one came."""
+        if self.ready or not self._as_they_come(trainer):
             return False
         with torch.inference_mode(False):
             self.batches.append(clone(batch))
@@ -71,6 +75,10 @@ class Probe:
             torch.distributed.all_gather_object(everyones, plain(self.batches))
             self._everyones = everyones
         return True
+
+    def _as_they_come(self, trainer: Trainer) -> bool:
+        """Say whether the batches are those that the loop itself goes through first."""
+        return self.given is None or (isinstance(self.given, str) and trainer.state.fn != TrainerFn.FITTING)
 
     def state_dict(self) -> list[Any] | None:
         """Return the batches of all processes as plain types; None where the user's ``probe`` gives them again."""
@@ -84,6 +92,28 @@ class Probe:
             self._everyones = state if len(state) > 1 else None
             self.batches = list(state[rank % len(state)])
             self.count = len(self.batches)
+
+
+def validation_loader(trainer: Trainer) -> Any:
+    """Return the loader that validation within fit goes through, the first where there are several.
+
+    Raises:
+        UserError: The run validates on nothing.
+    """
+    loaders = None
+    if trainer.enable_validation:
+        trainer.fit_loop.epoch_loop.val_loop.setup_data()  # Lightning would do it at the first validation
+        loaders = trainer.val_dataloaders
+    if isinstance(loaders, Mapping):
+        loaders = list(loaders.values())
+    if isinstance(loaders, list | tuple):
+        loaders = loaders[0] if loaders else None
+    if loaders is None:
+        raise UserError(
+            "probe='val': this run has no validation batches; give it a validation loader (and no "
+            "limit_val_batches=0), or pass probe=<a batch or a DataLoader>"
+        )
+    return loaders
 
 
 def clone(batch: Any) -> Any:

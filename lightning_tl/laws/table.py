@@ -190,7 +190,7 @@ def groups(frame: pd.DataFrame, columns: Columns | None = None) -> list[Group]:
     keys = table[by].apply(_values) if by else pd.DataFrame({"_all": ""}, index=table.index)
     pretrained, text = ~(data["n"] == 0).to_numpy(), keys.to_numpy(dtype=object)
     varying = [name for name in keys.columns if keys.loc[pretrained, name].nunique() > 1]
-    known = {columns.size, columns.score, columns.target_size, "run_id", "_line", *by, *pretrain, *draw}
+    known = {columns.size, columns.score, columns.target_size, "run_id", "pretrain_run", "_line", *by, *pretrain, *draw}
     others = table.drop(columns=[name for name in table.columns if name in known])
     found = []
     for values in dict.fromkeys(map(tuple, text[pretrained])):

@@ -67,6 +67,8 @@ def _row(run: Run, record: Mapping[str, Any], start: Mapping[str, Any] | None) -
             "pretrain_images": before.get("images"),
             "pretrain_steps": before.get("steps"),
             "pretrain_seed": before.get("seed"),
+            "pretrain_run": run.start,
+            "pretrain_passes": _rounded(before.get("passes")),
             "pretrain_loss_before": _rounded(facts.get("pretrain_loss_before", start["metrics"].get("val/loss"))),
             "pretrain_loss_after": _rounded(facts.get("pretrain_loss_after")),
         }

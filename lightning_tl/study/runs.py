@@ -85,8 +85,14 @@ def do_run(call: Call) -> Outcome:
                 message = traceback.format_exc() if again else str(error)
                 with (folder / "log.txt").open("a") as log:
                     log.write(message)
-            note_state(folder, call.key, status="failed", error=message.strip().splitlines()[-1])
+            note_state(folder, call.key, status="failed", error=in_one_line(message))
             return Outcome(call.name, error=message.strip(), again=again)
+
+
+def in_one_line(error: str) -> str:
+    """Return an error's message, or the last line of a traceback."""
+    lines = error.strip().splitlines()
+    return lines[-1] if error.startswith("Traceback") else lines[0]
 
 
 def note_state(folder: Path, key: str, **facts: Any) -> None:
@@ -125,7 +131,8 @@ def _train(call: Call, folder: Path) -> dict[str, Any]:
         cli = run(
             [*args, *([f"--ckpt_path={checkpoint}"] if checkpoint else [])], callbacks=[_reporter(call, folder, begun)]
         )
-        metrics = {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
+        logged = cli.trainer.callback_metrics.items()
+        metrics = {name: float(value) for name, value in logged if not name.endswith("/seconds")}
         if checkpoint and not any(name.startswith("val/") for name in metrics):
             # interrupted after the last step: there was nothing left to train, so nothing was validated
             metrics |= _numbers(cli.trainer.validate(cli.model, cli.datamodule, verbose=False))
@@ -211,6 +218,7 @@ def _facts(cli: Any) -> dict[str, Any]:
         "backbone_params": sum(p.numel() for p in model.backbone.parameters()) if hasattr(model, "backbone") else None,
         "metric": getattr(model, "metric_name", None),
         "steps": trainer.global_step,
+        "passes": _passes(cli, split),
         "seed": cli.config[cli.subcommand].get("seed_everything"),
         "lr": max(
             (float(group.get("initial_lr", group["lr"])) for o in trainer.optimizers for group in o.param_groups),
@@ -218,6 +226,14 @@ def _facts(cli: Any) -> dict[str, Any]:
         ),
     }
     return {name: value for name, value in facts.items() if value is not None}
+
+
+def _passes(cli: Any, split: Any) -> float | None:
+    """Return how often each image was seen: 1 where all were fresh."""
+    trainer, batch = cli.trainer, getattr(cli.datamodule, "batch_size", None)
+    if not split or batch is None:
+        return None
+    return float(trainer.global_step * batch * trainer.accumulate_grad_batches * trainer.world_size / len(split))
 
 
 @contextmanager

@@ -128,11 +128,25 @@ class Schedule:
 
 
 class Cosine(Schedule):
-    """Linear warm-up, then half a cosine down to 0. Arguments are those of ``Schedule``."""
+    """Linear warm-up, then half a cosine from the peak rate down to ``end``.
+
+    Args:
+        end: The last rate, as a share of the peak: 0 anneals to nothing, 1 keeps the rate constant.
+        kwargs: Those of ``Schedule``.
+
+    Raises:
+        UserError: As ``Schedule``; an end outside [0, 1].
+    """
+
+    def __init__(self, end: float = 0.0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if not 0 <= end <= 1:
+            raise UserError(f"model.schedule.end is {end}; it is a share of the peak rate, from 0 to 1")
+        self.end = end
 
     def decay(self, share: float) -> float:
-        """Return half a cosine."""
-        return cosine(share)
+        """Return half a cosine from 1 to ``end``."""
+        return self.end + (1 - self.end) * cosine(share)
 
 
 class Polynomial(Schedule):

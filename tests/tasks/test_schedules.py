@@ -74,6 +74,19 @@ def test_cosine_in_images_is_the_one_in_steps():
     assert found == pytest.approx([row[0] for row in rates(20, 5, 22, 0.1)])
 
 
+def test_cosine_down_to_a_share_of_the_peak():
+    found, _ = lrs(Cosine(end=0.2, images=1600), 80, 21)
+    assert found == pytest.approx([0.1 * (0.6 + 0.4 * math.cos(math.pi * step / 20)) for step in range(21)])
+    constant, _ = lrs(Cosine(end=1, images=1600, warmup_images=160), 80, 21)
+    assert constant == pytest.approx([0.05] + [0.1] * 20)
+
+
+@pytest.mark.parametrize("end", [-0.1, 1.5])
+def test_a_cosine_that_ends_above_its_peak_or_below_zero(end):
+    with pytest.raises(UserError, match=rf"model.schedule.end is {end}; it is a share of the peak rate"):
+        Cosine(end=end, images=320)
+
+
 def test_polynomial_closed_form():
     found, total = lrs(Polynomial(images=320), 32, 12)
     assert total == 10
