@@ -45,7 +45,7 @@ _types = importlib.import_module("blenderproc.api.types")
 _initializer = importlib.import_module("blenderproc.python.utility.Initializer")
 
 _FLOOR_WITHOUT_WALLS = 40.0
-_PANORAMA_GAIN = 3.0
+_PANORAMA_GAIN = 4.0
 
 
 def versions() -> dict[str, str]:

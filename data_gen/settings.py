@@ -154,7 +154,8 @@ class LightsConfig:
             paper's scenes (``count`` then says nothing).
         hdris: folder of panoramas (``.hdr``, ``.exr``); one lights the scene from everywhere, at a random turn, where
             light is random. Needs ``room.walls: 0``.
-        hdri_share: share of the scenes with one.
+        hdri_share: share of the scenes with one; they have no lamps, and its mean is brought to four
+            times ``ambient``.
     """
 
     count: tuple[int, int] = (2, 3)
