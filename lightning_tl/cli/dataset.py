@@ -1,30 +1,25 @@
-"""`lightning-tl dataset preview`: look at a rendered data set."""
+"""`lightning-tl dataset`: look at a rendered data set, check it, count it, export it, measure its complexity."""
 
 from __future__ import annotations
 
+import json
+import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from lightning_tl.cli.parsing import command_parser, parse
 from lightning_tl.errors import UserError, nearest
 
-ACTIONS = ("preview",)
 
-
-def main(argv: list[str]) -> int:
-    """Run the action that ``argv`` begins with."""
-    if not argv or argv[0] in ("-h", "--help"):
-        print("usage: lightning-tl dataset preview DIR [--out FILE] [--split train] [--count 24]")
-        print("\npreview  a contact sheet with boxes, masks and normals drawn")
-        return 0 if argv else 2
-    if argv[0] not in ACTIONS:
-        raise UserError(f"dataset: no action '{argv[0]}'{nearest(argv[0], ACTIONS)}")
+def _preview(argv: list[str]) -> int:
     parser = command_parser("dataset preview", "Draw a contact sheet: colours with boxes, masks, normals.")
     parser.add_argument("root", type=Path, help="Folder that lightning-tl render wrote.")
     parser.add_argument("--out", type=Path | None, default=None, help="PNG file (default: DIR/preview.png).")
     parser.add_argument("--split", type=str, default="train", help="train or val.")
     parser.add_argument("--count", type=int, default=24, help="How many images.")
     parser.add_argument("--side", type=int, default=128, help="Side of a tile in pixels.")
-    given = parse(parser, argv[1:])
+    given = parse(parser, argv)
     if given.count < 1 or given.side < 16:
         raise UserError(f"--count is {given.count} and --side {given.side}; they must be at least 1 and 16")
     from lightning_tl.data.preview import contact_sheet
@@ -35,3 +30,120 @@ def main(argv: list[str]) -> int:
     contact_sheet(RenderedImages(given.root / given.split), given.count, given.side).save(out)
     print(out)
     return 0
+
+
+def _validate(argv: list[str]) -> int:
+    parser = command_parser(
+        "dataset validate",
+        "Check every image: files, ids, masks against boxes and labels, colours, normals, balance, duplicates. Exit "
+        "code 1 where there is a fault.",
+    )
+    parser.add_argument("root", type=Path, help="Folder that lightning-tl render wrote, or one of its splits.")
+    parser.add_argument("--strict", action="store_true", help="Remarks count as faults.")
+    parser.add_argument("--out", type=Path | None, default=None, help="JSON file with everything found.")
+    parser.add_argument("--examples", type=int, default=3, help="How many of each fault are printed.")
+    parser.add_argument("--workers", type=int, default=min(8, os.cpu_count() or 1), help="Processes that read shards.")
+    given = parse(parser, argv)
+    _at_least(given, workers=1, examples=1)
+    from lightning_tl.inspection.table import as_json, summary
+    from lightning_tl.inspection.validate import validate
+
+    found = validate(given.root, given.workers)
+    print(summary(found, given.examples))
+    _write_json(given.out, as_json(found))
+    return int(bool(found.faults if given.strict else found.serious()))
+
+
+def _stats(argv: list[str]) -> int:
+    parser = command_parser("dataset stats", "Histograms and contact sheets on one page.")
+    parser.add_argument("root", type=Path, help="Folder that lightning-tl render wrote, or one of its splits.")
+    parser.add_argument("--out", type=Path, required=True, help="Folder: stats.html, stats.json and the pictures.")
+    parser.add_argument("--count", type=int, default=24, help="Images on a contact sheet.")
+    given = parse(parser, argv)
+    _at_least(given, count=1)
+    from lightning_tl.inspection.statistics import write_statistics
+
+    print(write_statistics(given.root, given.out, given.count))
+    return 0
+
+
+def _export(argv: list[str]) -> int:
+    parser = command_parser("dataset export", "Write the renders in another format.")
+    parser.add_argument("root", type=Path, help="Folder that lightning-tl render wrote, or one of its splits.")
+    parser.add_argument("--format", type=str, required=True, help="coco, yolo, bop, hdf5 or imagefolder.")
+    parser.add_argument("--out", type=Path, required=True, help="New folder; or that of the same export, interrupted.")
+    given = parse(parser, argv)
+    from lightning_tl.inspection.export import export
+
+    for note in export(given.root, given.format, given.out):
+        print(note)
+    print(given.out)
+    return 0
+
+
+def _complexity(argv: list[str]) -> int:
+    parser = command_parser(
+        "dataset complexity",
+        "The entropy H of a Gaussian fitted to a backbone's features of the images, and how far they are from others.",
+    )
+    parser.add_argument("root", type=Path, help="Folder that lightning-tl render wrote, or any folder of images.")
+    parser.add_argument("--ckpt", type=Path, required=True, help="Checkpoint with the backbone.")
+    parser.add_argument("--backbone", type=str | None, default=None, help="Its name, where the file does not say.")
+    parser.add_argument("--against", type=Path | None, default=None, help="Target images: a folder, or renders.")
+    parser.add_argument("--images", type=int, default=5000, help="At most how many images of each.")
+    parser.add_argument("--size", type=int, default=224, help="Side of what the backbone sees, pixels.")
+    parser.add_argument("--standardize", type=str, default="imagenet", help="imagenet, or image: each by its own.")
+    parser.add_argument("--draws", type=int, default=100, help="Bootstrap draws of the interval.")
+    parser.add_argument("--seed", type=int, default=0, help="Of the draws.")
+    parser.add_argument("--out", type=Path | None, default=None, help="JSON file.")
+    given = parse(parser, argv)
+    _at_least(given, images=8, size=8, draws=20, seed=0)
+    from lightning_tl.inspection.report import complexity
+
+    text, found = complexity(
+        given.root,
+        given.ckpt,
+        given.backbone,
+        given.against,
+        images=given.images,
+        size=given.size,
+        standardize=given.standardize,
+        draws=given.draws,
+        seed=given.seed,
+    )
+    print(text)
+    _write_json(given.out, found)
+    return 0
+
+
+ACTIONS: dict[str, tuple[Callable[[list[str]], int], str]] = {
+    "preview": (_preview, "DIR [--out FILE]: a contact sheet with boxes, masks and normals drawn"),
+    "validate": (_validate, "DIR [--strict]: every image checked; exit code 1 where there is a fault"),
+    "stats": (_stats, "DIR --out DIR: histograms and contact sheets on one page"),
+    "export": (_export, "DIR --format coco|yolo|bop|hdf5|imagefolder --out DIR"),
+    "complexity": (_complexity, "DIR --ckpt CKPT [--against FOLDER]: entropy of the features, distance to a target"),
+}
+
+
+def main(argv: list[str]) -> int:
+    """Run the action that ``argv`` begins with."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print("usage: lightning-tl dataset ACTION DIR [OPTIONS]\n")
+        print("\n".join(f"lightning-tl dataset {name} {line}" for name, (_, line) in ACTIONS.items()))
+        return 0 if argv else 2
+    if argv[0] not in ACTIONS:
+        raise UserError(f"dataset: no action '{argv[0]}'{nearest(argv[0], ACTIONS)}")
+    return ACTIONS[argv[0]][0](argv[1:])
+
+
+def _at_least(given: Any, **least: int) -> None:
+    for name, value in least.items():
+        if given[name] < value:
+            raise UserError(f"--{name} is {given[name]}; it must be at least {value}")
+
+
+def _write_json(path: Path | None, content: dict[str, Any]) -> None:
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content, indent=2))
+        print(path)

@@ -14,7 +14,7 @@ from lightning_tl.errors import DISK_FULL, UserError, disk_full, nearest
 COMMANDS: dict[str, tuple[str, str]] = {
     "quickstart": ("quickstart", "the whole way on real data: render, pre-train, fine-tune, fit the law, report"),
     "render": ("render", "render a labelled data set with BlenderProc; add to it, or verify it"),
-    "dataset": ("dataset", "look at a rendered data set: preview"),
+    "dataset": ("dataset", "a rendered data set: preview, validate, stats, export, complexity"),
     "fit": ("train", "train: pre-training or fine-tuning, from YAML and dotted overrides (LightningCLI)"),
     "validate": ("train", "run a model's validation"),
     "test": ("train", "run a model's test: test/error = 1 - score"),

@@ -1,0 +1,106 @@
+"""Renders in the BOP format: a folder a scene, as far as the renders tell."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Iterator
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from lightning_tl.data.shards import RenderedImages
+from lightning_tl.errors import UserError
+from lightning_tl.inspection.export import Frame, write
+
+NOTES = [
+    "Renders do not store the objects' poses: scene_gt.json has obj_id without cam_R_m2c and cam_t_m2c, and there are "
+    "no models. What needs poses (pose training, the pose error of the BOP toolkit) cannot be done with it.",
+    "bbox_obj is that of the visible mask where the object is wholly visible, else -1, -1, -1, -1. px_count_all is "
+    "px_count_visib / visib_fract, rounded. There is no mask/ of whole silhouettes.",
+]
+_NO_DEPTH = "These renders have no depth: there is no depth/ and px_count_valid is 0. Render with image.depth: true."
+
+
+def write_bop(splits: list[RenderedImages], out: Path, shown: Callable[..., Iterator[Frame]]) -> list[str]:
+    """Write ``<split>/<scene 6 digits>/`` with ``rgb/``, ``mask_visib/``, ``depth/`` and the three JSON files.
+
+    ``cam_t_w2c`` is in millimetres, ``obj_id`` the category's id.
+
+    Raises:
+        UserError: An image without a camera, or more than a million scenes.
+    """
+    depths = True
+    for images in splits:
+        for scene, views in groupby(shown(images), key=lambda frame: int(frame.labels["scene"])):
+            if scene > 999_999:
+                raise UserError(f"{images.manifest.folder}: scene {scene}; BOP's folders have six digits")
+            folder = out / images.manifest.split / f"{scene:06d}"
+            truth: dict[str, list[dict[str, int]]] = {}
+            info: dict[str, list[dict[str, Any]]] = {}
+            cameras: dict[str, dict[str, Any]] = {}
+            for frame in views:
+                number = str(int(frame.labels["view"]))
+                depth = _depth(frame)
+                depths = depths and depth is not None
+                cameras[number] = _camera(frame)
+                truth[number] = [{"obj_id": thing["category"]} for thing in frame.labels["objects"]]
+                info[number] = _view(folder, frame, depth)
+            for name, content in (("scene_gt", truth), ("scene_gt_info", info), ("scene_camera", cameras)):
+                write(folder / f"{name}.json", json.dumps(content))
+    notes = NOTES if depths else [*NOTES, _NO_DEPTH]
+    write(out / "README.txt", "\n".join(notes) + "\n")
+    return notes
+
+
+def _depth(frame: Frame) -> bytes | None:
+    try:
+        return frame.images.member(frame.index, "depth.png")[1]
+    except UserError:
+        return None  # it is optional
+
+
+def _camera(frame: Frame) -> dict[str, Any]:
+    try:
+        k = np.array(frame.labels["camera"]["K"], float).reshape(9)
+        pose = np.array(frame.labels["camera"]["world_to_camera"], float).reshape(4, 4)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{frame.images.manifest.folder}: {frame.key}.json has no camera: render it again") from error
+    return {
+        "cam_K": k.tolist(),
+        "depth_scale": 1.0,
+        "cam_R_w2c": pose[:3, :3].ravel().tolist(),
+        "cam_t_w2c": (pose[:3, 3] * 1000).tolist(),
+    }
+
+
+def _view(folder: Path, frame: Frame, depth: bytes | None) -> list[dict[str, Any]]:
+    name = f"{int(frame.labels['view']):06d}"
+    suffix, content = frame.colours()
+    write(folder / "rgb" / (name + suffix), content)
+    measured = None
+    if depth is not None:
+        write(folder / "depth" / f"{name}.png", depth)
+        measured = np.asarray(Image.open(io.BytesIO(depth))) > 0
+    instance = frame.images.instance(frame.index)
+    rows = []
+    for place, thing in enumerate(frame.labels["objects"]):
+        mask = instance == thing["instance"]
+        file = io.BytesIO()
+        Image.fromarray(mask.astype(np.uint8) * 255).save(file, "PNG")
+        write(folder / "mask_visib" / f"{name}_{place:06d}.png", file.getvalue())
+        area, fraction = int(mask.sum()), float(thing["visible_fraction"])
+        rows.append(
+            {
+                "bbox_obj": thing["bbox"] if fraction == 1 else [-1, -1, -1, -1],
+                "bbox_visib": thing["bbox"],
+                "px_count_all": round(area / fraction) if fraction > 0 else 0,
+                "px_count_valid": 0 if measured is None else int((mask & measured).sum()),
+                "px_count_visib": area,
+                "visib_fract": fraction,
+            }
+        )
+    return rows

@@ -1,0 +1,75 @@
+"""Renders as one HDF5 file a split."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from lightning_tl.data.shards import RenderedImages
+from lightning_tl.errors import UserError
+from lightning_tl.inspection.export import Frame
+
+
+def write_hdf5(splits: list[RenderedImages], out: Path, shown: Callable[..., Iterator[Frame]]) -> list[str]:
+    """Write ``<split>.h5``: ``rgb``, ``category``, ``instance``, ``normal`` and, where rendered, ``depth``; labels.
+
+    Arrays are as in the renders, ``[N, H, W]`` or ``[N, H, W, 3]``, an image a chunk, gzip. ``key`` and ``labels``
+    (JSON) are strings ``[N]``; the attribute ``categories`` is the JSON of id → name.
+
+    Raises:
+        UserError: h5py is not installed; an image of another size.
+    """
+    try:
+        import h5py
+    except ImportError as error:
+        raise UserError("--format hdf5 needs h5py: pip install 'lightning-tl[export]'") from error
+    for images in splits:
+        manifest, count = images.manifest, len(images)
+        height, width = manifest.image_size
+        path = out / f"{manifest.split}.h5"
+        part = path.with_suffix(".part")
+        with h5py.File(part, "w") as file:
+            file.attrs["categories"] = json.dumps(manifest.categories)
+            file.attrs["split"] = manifest.split
+            keys, labels = [], []
+            for frame in shown(images):
+                arrays = {
+                    "rgb": images.rgb(frame.index),
+                    "category": images.category(frame.index),
+                    "instance": images.instance(frame.index),
+                    "normal": images.normal(frame.index),
+                }
+                depth = _depth(frame)
+                if depth is not None:
+                    arrays["depth"] = depth
+                for name, pixels in arrays.items():
+                    if pixels.shape[:2] != (height, width):
+                        raise UserError(
+                            f"{manifest.folder}: {frame.key}: {name} is of shape {list(pixels.shape)}, the manifest "
+                            f"says {height} x {width}: see lightning-tl dataset validate"
+                        )
+                    if name not in file:
+                        shape = (count, *pixels.shape)
+                        file.create_dataset(
+                            name, shape, pixels.dtype, chunks=(1, *pixels.shape), compression="gzip", compression_opts=1
+                        )
+                    file[name][frame.index] = pixels
+                keys.append(frame.key)
+                labels.append(json.dumps(frame.labels))
+            for name, strings in (("key", keys), ("labels", labels)):
+                file.create_dataset(name, data=strings, dtype=h5py.string_dtype())
+        os.replace(part, path)
+    return []
+
+
+def _depth(frame: Frame) -> np.ndarray | None:
+    try:
+        return np.asarray(Image.open(io.BytesIO(frame.images.member(frame.index, "depth.png")[1])))
+    except UserError:
+        return None  # it is optional

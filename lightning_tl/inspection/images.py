@@ -1,0 +1,325 @@
+"""Checks of one rendered image: its members against each other and against the manifest."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from scipy import ndimage
+
+THUMBNAIL = 16
+#: a channel's range up to which an image counts as of a single colour
+_FLAT = 2
+# 8 bits a component leave the length within 0.7 % of 1
+_LENGTH = 0.03
+# interpolated normals turn a little away at a silhouette
+_AWAY, _AWAY_SHARE = -0.25, 0.02
+_LABEL_KEYS = ("scene", "view", "size", "labels", "objects", "camera")
+_OBJECT_KEYS = ("instance", "category", "name", "bbox", "area", "visible_fraction")
+_NO_NORMAL = 128
+_COMPONENT = (np.arange(256) / 127.5 - 1).astype(np.float32)
+
+Say = Callable[[str, str], None]
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What the manifest says of every image.
+
+    Attributes:
+        size: Height and width, pixels.
+        categories: id → name.
+    """
+
+    size: tuple[int, int]
+    categories: dict[int, str]
+
+
+@dataclass
+class Seen:
+    """What the checks of the whole set need of an image.
+
+    Attributes:
+        thumbnail: uint8 ``[THUMBNAIL, THUMBNAIL, 3]``, or ``None`` where it cannot be decoded.
+        objects: Category ids, one an object.
+    """
+
+    thumbnail: np.ndarray | None
+    objects: list[int]
+
+
+def check_image(key: str, parts: dict[str, bytes], expected: Expected, say: Say) -> Seen:
+    """Check one image's members.
+
+    Args:
+        key: ``<scene>-<view>``.
+        parts: Extension → content.
+        expected: What the manifest says.
+        say: Is called with a fault's code and detail.
+    """
+    for name in ("category.png", "instance.png", "normal.png", "json"):
+        if name not in parts:
+            say("member-missing", f"no {key}.{name}")
+    thumbnail = _colours(key, parts, expected, say)
+    labels = _labels(key, parts["json"], expected, say) if "json" in parts else None
+    masks = {}
+    for name, dimensions in (("category", 2), ("instance", 2), ("normal", 3), ("depth", 2)):
+        pixels = _pixels(f"{key}.{name}.png", parts.get(f"{name}.png"), dimensions, expected, say)
+        if pixels is not None:
+            masks[name] = pixels
+    if labels is None:
+        return Seen(thumbnail, [])
+    camera = _camera(labels["camera"], say)
+    if "normal" in masks:
+        _normals(masks["normal"], masks.get("instance"), camera, say)
+    if "instance" in masks:
+        _objects(masks["instance"], masks.get("category"), labels["objects"], say)
+        if "depth" in masks and camera is not None:
+            _standing(masks["instance"], masks["depth"], labels["objects"], camera, say)
+    _visibility(labels["objects"], expected, say)
+    if not labels["objects"]:
+        say("no-object", "no object is listed")
+    return Seen(thumbnail, [thing["category"] for thing in labels["objects"]])
+
+
+def _decoded(name: str, content: bytes, say: Say) -> Image.Image | None:
+    try:
+        return Image.open(io.BytesIO(content), formats=("PNG", "JPEG"))
+    except (OSError, SyntaxError, ValueError) as error:
+        say("undecodable", f"{name}: {error}")
+        return None
+
+
+def _colours(key: str, parts: dict[str, bytes], expected: Expected, say: Say) -> np.ndarray | None:
+    name = next((name for name in ("rgb.png", "rgb.jpg") if name in parts), None)
+    if name is None:
+        say("member-missing", f"no {key}.rgb.png or {key}.rgb.jpg")
+        return None
+    image = _decoded(f"{key}.{name}", parts[name], say)
+    if image is None:
+        return None
+    if image.size[::-1] != expected.size:
+        say("size", f"{key}.{name} is {image.height} x {image.width}, not {_by(expected.size)}")
+    try:
+        image.draft("RGB", (128, 128))  # a JPEG need not be decoded whole
+        small = image.convert("RGB")
+        flat = int(np.ptp(np.asarray(small), axis=(0, 1)).max()) <= _FLAT
+        thumbnail = np.asarray(small.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX))
+    except (OSError, SyntaxError, ValueError) as error:
+        say("undecodable", f"{key}.{name}: {error}")
+        return None
+    if flat:
+        say("empty", f"{key}.{name} has one colour, about {tuple(thumbnail[0, 0].tolist())}")
+    return thumbnail
+
+
+def _pixels(name: str, content: bytes | None, dimensions: int, expected: Expected, say: Say) -> np.ndarray | None:
+    image = None if content is None else _decoded(name, content, say)
+    if image is None:
+        return None
+    try:
+        pixels = np.asarray(image)
+    except (OSError, SyntaxError, ValueError) as error:
+        say("undecodable", f"{name}: {error}")
+        return None
+    if pixels.shape[:2] != expected.size or pixels.ndim != dimensions:
+        say("size", f"{name} is of shape {list(pixels.shape)}, not {_by(expected.size)}")
+        return None
+    return pixels
+
+
+def _by(size: tuple[int, int]) -> str:
+    return f"{size[0]} x {size[1]}"
+
+
+def _labels(key: str, content: bytes, expected: Expected, say: Say) -> dict[str, Any] | None:
+    try:
+        labels = json.loads(content)
+    except ValueError as error:
+        say("undecodable", f"{key}.json: {error}")
+        return None
+    problem = next(_problems(labels), None)
+    if problem is not None:
+        say("label-format", f"{key}.json: {problem}")
+        return None
+    if f"{labels['scene']:07d}-{labels['view']:02d}" != key:
+        say("ids", f"{key}.json says scene {labels['scene']}, view {labels['view']}")
+    if tuple(labels["size"]) != expected.size:
+        say("size", f"{key}.json says {labels['size']}, not {list(expected.size)}")
+    instances = [thing["instance"] for thing in labels["objects"]]
+    if len(set(instances)) < len(instances):
+        say("ids", f"{key}.json has an instance twice: {instances}")
+    for thing in labels["objects"]:
+        known = expected.categories.get(thing["category"])
+        if known is None:
+            say("unknown-category", f"instance {thing['instance']} is of category {thing['category']}")
+        elif known != thing["name"]:
+            said = f"'{thing['name']}', category {thing['category']} is '{known}'"
+            say("unknown-category", f"instance {thing['instance']} is called {said}")
+    visible = sorted({thing["category"] for thing in labels["objects"]})
+    if sorted(labels["labels"]) != visible:
+        say("labels", f"labels are {labels['labels']}, the objects' categories {visible}")
+    return dict(labels)
+
+
+def _whole(value: Any, count: int | None = None) -> bool:
+    if count is not None:
+        return isinstance(value, list) and len(value) == count and all(map(_whole, value))
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _problems(labels: Any) -> Iterator[str]:
+    if not isinstance(labels, dict):
+        yield f"a {type(labels).__name__}, not an object"
+        return
+    yield from (f"no key '{key}'" for key in _LABEL_KEYS if key not in labels)
+    for key, right in (("scene", _whole), ("view", _whole), ("size", lambda value: _whole(value, 2))):
+        if not right(labels[key]):
+            yield f"{key} is {labels[key]!r}"
+    for key in ("labels", "objects"):
+        if not isinstance(labels[key], list):
+            yield f"{key} is {labels[key]!r}, not a list"
+    if not all(map(_whole, labels["labels"])):
+        yield f"labels are {labels['labels']!r}, not category ids"
+    for number, thing in enumerate(labels["objects"]):
+        at = f"objects[{number}]"
+        if not isinstance(thing, dict):
+            yield f"{at} is {thing!r}"
+        yield from (f"{at} has no key '{key}'" for key in _OBJECT_KEYS if key not in thing)
+        for key in ("instance", "category", "area"):
+            if not _whole(thing[key]):
+                yield f"{at}.{key} is {thing[key]!r}"
+        if not _whole(thing["bbox"], 4):
+            yield f"{at}.bbox is {thing['bbox']!r}, not four whole numbers"
+        if isinstance(thing["visible_fraction"], bool) or not isinstance(thing["visible_fraction"], int | float):
+            yield f"{at}.visible_fraction is {thing['visible_fraction']!r}"
+
+
+def _objects(instance: np.ndarray, category: np.ndarray | None, objects: list[dict[str, Any]], say: Say) -> None:
+    areas = np.bincount(instance.ravel())
+    boxes = ndimage.find_objects(instance.astype(np.int32))
+    lookup = np.zeros(len(areas), np.int64)
+    listed = {0}
+    for thing in objects:
+        number = thing["instance"]
+        listed.add(number)
+        if number >= len(areas) or number < 1 or areas[number] == 0:
+            say("no-pixels", f"instance {number} ({thing['name']}) has no pixel in the mask")
+            continue
+        lookup[number] = thing["category"]
+        rows, columns = boxes[number - 1]
+        box = [columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start]
+        if thing["bbox"] != box:
+            say("box", f"instance {number} has the box {thing['bbox']}, its mask {box}")
+        if thing["area"] != areas[number]:
+            say("area", f"instance {number} has the area {thing['area']}, its mask {areas[number]}")
+    for number in set(np.flatnonzero(areas).tolist()) - listed:
+        say("unlisted-instance", f"instance {number} has {areas[number]} pixels and is not listed")
+    if category is not None:
+        wrong = lookup[instance] != category
+        if wrong.any():
+            there = ", ".join(map(str, np.unique(instance[wrong]).tolist()[:5]))
+            say("category-mask", f"{int(wrong.sum())} pixels of instance {there} are of another category in the mask")
+
+
+def _visibility(objects: list[dict[str, Any]], expected: Expected, say: Say) -> None:
+    height, width = expected.size
+    for thing in objects:
+        fraction, (x, y, w, h) = thing["visible_fraction"], thing["bbox"]
+        what = f"instance {thing['instance']} ({thing['name']}) is {fraction:.0%} visible"
+        if not 0 < fraction <= 1:
+            say("visible-fraction", f"instance {thing['instance']} has the visible fraction {fraction}")
+        elif fraction < 0.25 and (x == 0 or y == 0 or x + w == width or y + h == height):
+            say("clipped", f"{what}, its box {thing['bbox']} at the edge")
+        elif fraction < 0.05:
+            say("hidden", what)
+
+
+@dataclass(frozen=True)
+class _Camera:
+    k: np.ndarray
+    rotation: np.ndarray
+    shift: np.ndarray
+
+
+def _camera(given: Any, say: Say) -> _Camera | None:
+    try:
+        k, pose = np.array(given["K"], float), np.array(given["world_to_camera"], float)
+    except (KeyError, TypeError, ValueError) as error:
+        say("label-format", f"camera: {type(error).__name__}: {error}")
+        return None
+    if k.shape != (3, 3) or pose.shape != (4, 4) or not (np.isfinite(k).all() and np.isfinite(pose).all()):
+        say("camera", f"K is of shape {list(k.shape)}, world_to_camera {list(pose.shape)}, or a value is not finite")
+        return None
+    if k[0, 0] <= 0 or k[1, 1] <= 0 or k[2].tolist() != [0, 0, 1]:
+        say("camera", f"K is {k.tolist()}: focal lengths must be above 0 and the last row 0, 0, 1")
+        return None
+    rotation = pose[:3, :3]
+    straight = np.abs(rotation @ rotation.T - np.eye(3)).max() < 1e-3 and np.linalg.det(rotation) > 0
+    if not straight or pose[3].tolist() != [0, 0, 0, 1]:
+        say("camera", "world_to_camera is not a rotation and a shift")
+        return None
+    return _Camera(k, rotation, pose[:3, 3])
+
+
+def _camera_rays(shape: tuple[int, ...], k: np.ndarray) -> np.ndarray:
+    return _rays(shape[0], shape[1], (k[0, 0], k[1, 1], k[0, 2], k[1, 2]))[0]
+
+
+@lru_cache(maxsize=8)
+def _rays(height: int, width: int, k: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Return what the pixels see at distance 1 along the viewing axis (x right, y down), ``[H, W, 3]``.
+
+    And the unit vectors from there to the camera in the normals' frame (y up, z towards the camera), ``[3, H W]``.
+    """
+    y, x = np.mgrid[:height, :width].astype(np.float32)
+    rays = np.stack([(x - k[2]) / k[0], (y - k[3]) / k[1], np.ones_like(x)], -1)
+    towards = rays / np.linalg.norm(rays, axis=-1, keepdims=True) * np.array([-1, 1, 1], np.float32)
+    return rays, np.ascontiguousarray(towards.reshape(-1, 3).T)
+
+
+def _normals(stored: np.ndarray, instance: np.ndarray | None, camera: _Camera | None, say: Say) -> None:
+    components = stored.reshape(-1, 3).T
+    given = (components[0] != _NO_NORMAL) | (components[1] != _NO_NORMAL) | (components[2] != _NO_NORMAL)
+    if instance is not None:
+        labelled = instance.ravel() != 0
+        without = np.count_nonzero(labelled & ~given)
+        # the very outline may be without, where a pixel is half background
+        if without > 0.2 * np.count_nonzero(labelled):
+            say("normal-missing", f"{without} pixels of objects have no normal")
+    x, y, z = _COMPONENT[components]
+    squared = x * x + y * y + z * z
+    wrong = given & (np.abs(squared - 1) > 2 * _LENGTH)
+    count = np.count_nonzero(given)
+    if wrong.any():
+        told = f"{np.sqrt(squared[wrong].min()):.2f} to {np.sqrt(squared[wrong].max()):.2f}"
+        say("normal-length", f"{np.count_nonzero(wrong)} of {count} normals have lengths from {told}")
+    elif camera is not None and count:
+        k = camera.k
+        right, up, back = _rays(stored.shape[0], stored.shape[1], (k[0, 0], k[1, 1], k[0, 2], k[1, 2]))[1]
+        away = np.count_nonzero(given & (x * right + y * up + z * back < _AWAY))
+        if away > max(1.0, _AWAY_SHARE * count):
+            say("normal-facing", f"{away} of {count} normals face away from the camera")
+
+
+def _standing(
+    instance: np.ndarray, depth: np.ndarray, objects: list[dict[str, Any]], camera: _Camera, say: Say
+) -> None:
+    """Find objects whose lowest visible point is far above the floor, the plane z = 0 of the world."""
+    rays = _camera_rays(depth.shape, camera.k)
+    for thing in objects:
+        mask = (instance == thing["instance"]) & (depth > 0)
+        if thing["visible_fraction"] < 0.99 or not mask.any():
+            continue
+        points = rays[mask] * (depth[mask][:, None] / 1000.0)
+        z = (points - camera.shift) @ camera.rotation[:, 2]
+        low, high = np.percentile(z, [1, 99])
+        # from above a ball's lowest visible point is at most a third of what is seen of it above the floor
+        if low > 0.5 * (high - low) + 0.05:
+            say("hovering", f"instance {thing['instance']} ({thing['name']}): {low * 1000:.0f} mm above the floor")
