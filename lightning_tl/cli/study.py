@@ -43,6 +43,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(study: Study, out: Path) -> int:
     """Run a study up to its report."""
+    from lightning_tl.study.runs import in_one_line
     from lightning_tl.study.study import run_study
 
     begun = time.monotonic()
@@ -51,7 +52,7 @@ def run(study: Study, out: Path) -> int:
         _conclude(study, out)
     for name, error in failures.items():
         log = out / "runs" / name / "log.txt"
-        print(f"failed: {name}: {error.splitlines()[-1]}" + (f" (its output: {log})" if log.is_file() else ""))
+        print(f"failed: {name}: {in_one_line(error)}" + (f" (its output: {log})" if log.is_file() else ""))
     print(f"{(time.monotonic() - begun) / 60:.1f} minutes")
     return 1 if failures else 0
 

@@ -77,10 +77,9 @@ def label(point: Mapping[str, Any]) -> str:
     parts = []
     for key, value in point.items():
         last = key.rpartition(".")[2]
-        if isinstance(value, list | tuple):
-            text = "-".join(str(v).rpartition("/")[2] for v in value)
-        elif isinstance(value, str):
-            text = value.removesuffix(".yaml").rpartition("/")[2]
+        if isinstance(value, str | list | tuple):
+            several = [value] if isinstance(value, str) else value
+            text = "-".join(str(each).removesuffix(".yaml").rpartition("/")[2] for each in several)
         else:
             number = isinstance(value, int | float) and not isinstance(value, bool)
             text = f"{last}{value:.12g}" if number else f"{last}-{value}"

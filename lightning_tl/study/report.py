@@ -13,6 +13,7 @@ import yaml
 from lightning_tl.errors import UserError
 from lightning_tl.study import page as html
 from lightning_tl.study.records import load_json, write_whole
+from lightning_tl.study.runs import in_one_line
 
 TITLE = "Is this pre-training worth anything?"
 # The law command's figures, as far as it drew them.
@@ -148,7 +149,7 @@ def _pictures(folder: Path) -> list[Section]:
 
 
 def _failed(facts: dict[str, Any]) -> list[Section]:
-    rows = [(name, str(error).strip().splitlines()[-1]) for name, error in facts.get("failures", {}).items()]
+    rows = [(name, in_one_line(str(error))) for name, error in facts.get("failures", {}).items()]
     return [Section("What failed", table=(("run", "why"), rows))] if rows else []
 
 

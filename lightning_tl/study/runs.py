@@ -97,7 +97,14 @@ def in_one_line(error: str) -> str:
 
 def note_state(folder: Path, key: str, **facts: Any) -> None:
     """Write ``state.json``: how far the run is, for ``study status``."""
-    content = {"key": key, "host": socket.gethostname(), "pid": os.getpid(), "time": time.time(), **facts}
+    content = {
+        "key": key,
+        "folder": str(folder),
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "time": time.time(),
+        **facts,
+    }
     write_json(folder / "state.json", content, sync=False)
 
 
@@ -125,8 +132,9 @@ def _train(call: Call, folder: Path) -> dict[str, Any]:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
     args = ["fit", *call.args, f"--trainer.default_root_dir={folder}", "--trainer.enable_progress_bar=false"]
-    begun = time.perf_counter() - _spent(folder)
-    note_state(folder, call.key, status="running", spent=0.0)
+    spent = _spent(folder)
+    begun = time.perf_counter() - spent
+    note_state(folder, call.key, status="running", spent=spent)
     with _output_to(folder / "log.txt"):
         cli = run(
             [*args, *([f"--ckpt_path={checkpoint}"] if checkpoint else [])], callbacks=[_reporter(call, folder, begun)]
@@ -167,14 +175,17 @@ def _resumable(folder: Path, key: str) -> Path | None:
     """Return the last checkpoint of an interrupted run of the same key, if it is whole."""
     from lightning_tl.models.weights import read_checkpoint
 
-    last = folder / "checkpoints" / "last.ckpt"
-    if read_record(folder / "state.json", key) is None or not last.is_file():
-        return None
-    try:
-        read_checkpoint(last)
-    except UserError:  # killed while it was written
-        return None
-    return last
+    state = read_record(folder / "state.json", key)
+    if state is None or state.get("folder") != str(folder):
+        return None  # Lightning does not take up the best checkpoint of a folder that was moved
+    for name in ("last", "best"):
+        checkpoint = folder / "checkpoints" / f"{name}.ckpt"
+        try:
+            if checkpoint.is_file() and read_checkpoint(checkpoint):
+                return checkpoint
+        except UserError:  # killed while it was written
+            continue
+    return None
 
 
 def _spent(folder: Path) -> float:
