@@ -1,0 +1,181 @@
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lightning_tl.errors import UserError
+from lightning_tl.study.config import Choice, RenderStage, Stage, Study
+from lightning_tl.study.plan import choose, data_sets, plan
+
+
+def manifests(out: Path, name: str, shards: list[str]) -> None:
+    for split, hashes in (("train", shards), ("val", ["v"])):
+        folder = out / "renders" / name / split
+        folder.mkdir(parents=True, exist_ok=True)
+        content = {"shards": [{"sha256": digest, "images": 8} for digest in hashes]}
+        (folder / "manifest.json").write_text(json.dumps(content))
+
+
+@pytest.fixture
+def files(tmp_path):
+    for name, content in {
+        "digits": {"seed": 0, "image": {"size": 24}},
+        "shapes": {"seed": 1},
+        "pre": {"trainer": {"max_steps": 4}},
+        "fine": {"trainer": {"max_steps": 2}},
+    }.items():
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(content))
+    return {name: str(tmp_path / f"{name}.yaml") for name in ("digits", "shapes", "pre", "fine")}
+
+
+def study(files, **changes) -> Study:
+    settings = {
+        "render": RenderStage(product={"config": [files["digits"], files["shapes"]]}, val_images=8),
+        "pretrain": Stage(files["pre"], product={"data.n": [8, 16, 20]}),
+        "finetune": Stage(files["fine"], zip=[{"data.draw": [0, 1], "seed_everything": [0, 1]}]),
+    }
+    return Study(**(settings | changes))
+
+
+@pytest.fixture
+def out(tmp_path):
+    for name in ("digits", "shapes"):
+        manifests(tmp_path / "out", name, [f"{name}{i}" for i in range(3)])
+    return tmp_path / "out"
+
+
+def keys(runs):
+    return {run.label + run.stage: run.key for run in runs}
+
+
+def test_a_data_set_is_rendered_once_at_its_largest_size(files):
+    given = study(files)
+    given.render.set = {"image.size": 32}
+    given.pretrain.exclude = [{"render": "shapes", "data.n": [16, 20]}]
+    found = {each.name: each for each in data_sets(given)}
+    assert {name: each.images for name, each in found.items()} == {"digits": 20, "shapes": 8}
+    assert found["digits"].config == {"seed": 0, "image": {"size": 32}}
+    assert found["shapes"].val_images == 8
+
+
+def test_runs_and_what_they_start_from(files, out):
+    runs = plan(study(files), out)
+    assert len({run.name for run in runs}) == len(runs) == 2 * 3 + 2 + 2 * 3 * 2
+    by_name = {run.name: run for run in runs}
+    for run in runs:
+        if run.start:
+            start = by_name[run.start]
+            assert run.point["pretrain.data.n"] == start.point["data.n"]
+            assert run.point["render"] == start.render
+            assert run.label.startswith(start.label)
+    scratch = [run for run in runs if run.stage == "finetune" and run.start is None]
+    assert [run.label for run in scratch] == ["scratch-draw0", "scratch-draw1"]
+    call = next(run for run in runs if run.label == "digits-n8-draw1").call(
+        out, {next(r.name for r in runs if r.label == "digits-n8"): {"checkpoint": "checkpoints/best.ckpt"}}, 3
+    )
+    assert call.args[0] == f"--config={files['fine']}"
+    assert {"--data.draw=1", "--seed_everything=1"} <= set(call.args)
+    assert call.args[-1].endswith("/checkpoints/best.ckpt")
+    assert call.test
+    assert call.threads == 3
+
+
+def test_a_change_changes_only_what_depends_on_it(files, out):
+    before = keys(plan(study(files), out))
+
+    def changed(given):
+        after = keys(plan(given, out))
+        return {name for name in before if after.get(name) != before[name]}
+
+    one = study(files)
+    one.finetune.zip[0]["data.draw"] = [0, 7]
+    assert all(name.endswith("draw1finetune") for name in changed(one))
+    two = study(files)
+    two.pretrain.set = {"data.seed": 5}
+    assert changed(two) == {name for name in before if "scratch" not in name}
+    # a longer data set, of which the first shards are the same, is the same to who reads its beginning
+    manifests(out, "digits", ["digits0", "digits1", "digits2", "digits3"])
+    assert changed(study(files)) == set()
+    manifests(out, "digits", ["digits0", "digits1", "other"])
+    assert changed(study(files)) == {name for name in before if name.startswith("digits-n20")}
+    # comments and the place of a file are nothing to a run, its content is
+    text = Path(files["fine"]).read_text()
+    Path(files["fine"]).write_text("# a comment\n" + text)
+    manifests(out, "digits", ["digits0", "digits1", "digits2"])
+    assert changed(study(files)) == set()
+    Path(files["fine"]).write_text(text.replace("2", "3"))
+    assert changed(study(files)) == {name for name in before if "finetune" in name}
+
+
+def test_several_configurations_of_each_stage(files, out):
+    given = study(
+        files,
+        pretrain=Stage(product={"config": [files["pre"], [files["pre"], files["fine"]]], "data.n": [8]}),
+        finetune=Stage(
+            product={"config": [files["fine"], files["pre"]]}, exclude=[{"config": files["pre"], "render": "shapes"}]
+        ),
+    )
+    labels = {run.label for run in plan(given, out)}
+    assert {"digits-pre-n8", "digits-pre-fine-n8", "digits-pre-n8-pre", "scratch-pre", "scratch-fine"} <= labels
+    assert "shapes-pre-n8-pre" not in labels
+
+
+def test_a_value_is_chosen_for_each_series_by_its_middle_size(files, out):
+    given = study(files, choose=Choice("model.optimizer.lr", [0.1, 0.2]))
+    trials = [run for run in plan(given, out) if run.stage == "finetune"]
+    assert {run.label for run in trials} == {
+        f"{origin}-draw0-lr{lr}" for origin in ("scratch", "digits-n16", "shapes-n16") for lr in ("0.1", "0.2")
+    }
+    best = {"scratch": "0.2", "digits-n16": "0.1", "shapes-n16": "0.2"}
+    records = {
+        run.name: {"metrics": {"val/error": 0.1 if run.label.endswith(best[run.label.split("-draw")[0]]) else 0.3}}
+        for run in trials
+    }
+    chosen = choose(given, plan(given, out), records)
+    assert {origin: found["chosen"] for origin, found in chosen.items()} == {
+        "scratch": 0.2,
+        "digits": 0.1,
+        "shapes": 0.2,
+    }
+    runs = {run.label: run for run in plan(given, out, chosen)}
+    assert "--model.optimizer.lr=0.1" in runs["digits-n8-draw1-lr0.1"].args
+    assert "--model.optimizer.lr=0.2" in runs["shapes-n20-draw0-lr0.2"].args
+    assert {run.key for run in trials if run.label in runs} <= {run.key for run in runs.values()}  # trials count
+    given.choose.metric = "val/eror"
+    with pytest.raises(UserError, match=r"choose\.metric is val/eror, which run .* did not log; it has val/error"):
+        choose(given, plan(given, out), records)
+
+
+@pytest.mark.parametrize(
+    "change,words",
+    [
+        (lambda s: s.pretrain.product.update({"data.n": [0, 8]}), "data.n is 0; where data are rendered"),
+        (lambda s: s.pretrain.product.update({"data.n": [8.5]}), "data.n is 8.5"),
+        (lambda s: s.pretrain.product.clear(), "data.n is None"),
+        (lambda s: setattr(s.pretrain, "config", "pre-train/nothing"), "no such file, nor a shipped configuration"),
+        (lambda s: s.finetune.zip[0].update({"data.draw": [0, 0], "seed_everything": [1, 1]}), "two runs are the same"),
+        (lambda s: s.render.set.update({"seed.high": 3}), "'seed.high' goes through 'seed', which is a value"),
+        (
+            lambda s: s.render.product.update({"config": s.render.product["config"][:1] * 2}),
+            "two data sets are the same",
+        ),
+    ],
+)
+def test_wrong_plans_are_named(files, out, change, words):
+    given = study(files)
+    change(given)
+
+    def both():
+        data_sets(given)
+        plan(given, out)
+
+    with pytest.raises(UserError, match=words):
+        both()
+
+
+@pytest.mark.parametrize("text,words", [("a: [", "cannot be read as YAML"), ("3", "holds no keys and values")])
+def test_a_broken_configuration_is_named(files, out, text, words):
+    Path(files["fine"]).write_text(text)
+    with pytest.raises(UserError, match=f"fine.yaml: {words}"):
+        plan(study(files), out)
