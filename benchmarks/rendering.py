@@ -1,21 +1,34 @@
-"""Images a second and CPU time an image of the renderer, start of the workers apart.
+"""Images a second and CPU time an image of the renderer, and both beside stock BlenderProc.
 
     python benchmarks/rendering.py [--workers 2] [--images 256]
+    python benchmarks/rendering.py --stock [--sizes 64 224] [--scenes 2] [--views 10] [--reference 256]
 
 Each setting is rendered twice into a temporary folder: once a single shard (the cost of starting), once in full. The
 rates are of the difference.
+
+With --stock the same scenes are rendered by our calls and by BlenderProc's own (its denoiser, bounces, outputs), at
+equal samples and with the same labels, in a process each; see rendering_side.py. The CPU time of a process is
+compared, start apart. Each side's images are compared with its own at many samples without a denoiser (root mean
+square error of 8-bit values, structural similarity). "Outside Cycles" is our time beside BlenderProc's render call.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
+import pickle
 import resource
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
+
 from data_gen.farm import render
-from data_gen.spec import RenderConfig, config_from_dict, config_to_dict, load_config
+from data_gen.spec import RenderConfig, config_from_dict, config_to_dict, load_config, sample_scene
 
 RENDER = Path(__file__).parents[1] / "configs" / "render"
 ROOM = {"categories": ["all"], "image": {"size": 64, "samples": 4}}
@@ -47,11 +60,59 @@ def measure(config: RenderConfig, images: int, workers: int) -> tuple[int, float
     return rendered, seconds, after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
 
 
+def side(name: str, config: RenderConfig, scenes: int, folder: Path) -> dict[str, np.ndarray]:
+    """Render the first scenes by one side in a fresh Blender."""
+    files = [folder / f for f in ("config.json", "specs.pickle", "out.npz")]
+    files[0].write_text(json.dumps(config_to_dict(config)))
+    files[1].write_bytes(pickle.dumps([sample_scene(config, 0, "train", i) for i in range(scenes)]))
+    root = Path(__file__).parents[1]
+    command = [sys.executable, str(Path(__file__).with_name("rendering_side.py")), name, *map(str, files)]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(root)})
+    if done.returncode:
+        sys.exit(done.stderr)
+    return dict(np.load(files[2]))
+
+
+def against_stock(sizes: list[int], scenes: int, views: int, reference: int) -> None:
+    import torch
+    from torchmetrics.functional.image import structural_similarity_index_measure as similarity
+
+    print("size samples  side   CPU ms/image  ratio  RMSE   SSIM  outside Cycles")
+    for size in sizes:
+        image = {"size": size, "samples": 4 if size <= 64 else 16}
+        config = config_from_dict({**ROOM, "camera": {"views": views}, "image": image})
+        # the reference costs the most: of the first scene alone
+        exact = {**ROOM, "camera": {"views": views}, "image": {**image, "samples": reference, "denoise": False}}
+        cost = {}
+        for name in ("stock", "ours"):
+            with tempfile.TemporaryDirectory() as folder:
+                found = side(name, config, scenes, Path(folder))
+                target = side(name, config_from_dict(exact), 1, Path(folder))["images"]
+            count = len(found["images"])
+            cost[name] = float(found["seconds"]) / count
+            a, b = (torch.tensor(x.astype(np.float32)).movedim(-1, 1) for x in (found["images"][: len(target)], target))
+            rmse, ssim = float((a - b).square().mean().sqrt()), float(similarity(a, b, data_range=255.0))
+            outside = f"{1 - found['inside'] / found['seconds']:.1%}" if "inside" in found else ""
+            print(
+                f"{size:4} {image['samples']:7}  {name:5} {1000 * cost[name]:13.0f} {cost['stock'] / cost[name]:6.2f} "
+                f"{rmse:5.2f}  {ssim:.3f}  {outside}",
+                flush=True,
+            )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--images", type=int, default=256)
+    parser.add_argument("--stock", action="store_true", help="compare with stock BlenderProc")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[64, 224])
+    parser.add_argument("--scenes", type=int, default=2)
+    parser.add_argument("--views", type=int, default=10)
+    parser.add_argument("--reference", type=int, default=256, help="samples of the images compared with")
     arguments = parser.parse_args()
+    if arguments.stock:
+        against_stock(arguments.sizes, arguments.scenes, arguments.views, arguments.reference)
+        return
     print(f"{'setting':62} images/s  CPU ms/image  start s")
     for name, config in settings().items():
         config.scenes_per_shard = 4

@@ -51,6 +51,12 @@ def visible_gpus() -> list[str]:
     return [str(i) for i, _ in enumerate(line for line in listing.splitlines() if line.startswith("GPU "))]
 
 
+def default_workers(device: str) -> int:
+    """Return how many workers use a machine well: one a GPU where they render on GPUs, else one a core."""
+    gpus = visible_gpus() if device != "cpu" else []
+    return len(gpus) or os.cpu_count() or 1
+
+
 def gpu_of(slot: int, device: str, gpus: Sequence[str]) -> str | None:
     """Return the GPU of a worker: they take turns; ``None`` where it renders on the CPU.
 

@@ -124,7 +124,7 @@ def render(
         raise DataGenError(f"cannot make the output folder {out}: {error.strerror}") from None
     with locked(out):
         record = out / "sources.json"
-        catalogue = open_catalogue(config, record)
+        catalogue = open_catalogue(config, record, _checking(say))
         for note in catalogue.notes:
             if say is not None:
                 say(note)
@@ -149,6 +149,16 @@ def render(
         {s.folder.name: sorted(s.skipped) for s in splits if s.skipped},
         catalogue.notes,
     )
+
+
+def _checking(say: Callable[[str], None] | None) -> Callable[[int, int], None] | None:
+    """Tell ten times how far the checking of many meshes has come; of few nothing."""
+
+    def tell(done: int, total: int) -> None:
+        if say is not None and total >= 200 and done * 10 // total > (done - 1) * 10 // total:
+            say(f"checked {done} of {total} meshes")
+
+    return tell
 
 
 @dataclass

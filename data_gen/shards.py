@@ -301,7 +301,7 @@ class Split:
         for key in ("blender", "blenderproc", "device"):
             if self.software and self.software.get(key, "CPU") != software.get(key, "CPU"):
                 raise DataGenError(
-                    f"{self.folder} was rendered with {key} {self.software.get(key)}, installed is "
+                    f"{self.folder} was rendered with {key} {self.software.get(key, 'CPU')}, installed is "
                     f"{software.get(key)}: their images differ; install that version, or render into another folder"
                 )
         self.software = self.software or dict(software)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
+from data_gen.devices import default_workers
 from data_gen.farm import render
 from data_gen.spec import RenderConfig
 from lightning_tl.cli.parsing import command_parser, parse
@@ -21,7 +21,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="Folder of the data set: train/ and val/ go into it.")
     parser.add_argument("--images", type=int, required=True, help="Images of the training split.")
     parser.add_argument("--val-images", "--val_images", type=int, default=0, help="Images of the validation split.")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="Renderer processes of one thread.")
+    parser.add_argument(
+        "--workers", type=int | None, default=None, help="Renderer processes (default: one a core, or one a GPU)."
+    )
     parser.add_argument(
         "--on-error",
         "--on_error",
@@ -39,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
             given.out,
             given.images,
             given.val_images,
-            given.workers,
+            default_workers(config["image"].device) if given.workers is None else given.workers,
             progress,
             on_error=given.on_error,
             say=lambda note: print(f"note: {note}", file=sys.stderr),

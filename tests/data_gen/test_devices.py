@@ -1,7 +1,7 @@
 import pytest
 
 from data_gen import devices
-from data_gen.devices import choose_device, gpu_of, visible_gpus
+from data_gen.devices import choose_device, default_workers, gpu_of, visible_gpus
 from data_gen.errors import DataGenError
 
 
@@ -44,6 +44,14 @@ def test_the_gpus_of_the_machine(monkeypatch, tmp_path):
     monkeypatch.setattr(devices.shutil, "which", lambda name: str(tool))
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     assert visible_gpus() == ["0", "1"]
+
+
+def test_one_worker_a_gpu_or_a_core(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
+    monkeypatch.setattr(devices.os, "cpu_count", lambda: 7)
+    assert [default_workers(d) for d in ("optix", "auto", "cpu")] == [3, 3, 7]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert default_workers("auto") == 7
 
 
 def test_workers_take_turns_on_gpus():

@@ -6,6 +6,7 @@ import os
 import subprocess
 import tarfile
 
+import mesh_files
 import numpy as np
 import pytest
 from PIL import Image
@@ -14,7 +15,7 @@ from data_gen import shards
 from data_gen.errors import DataGenError
 from data_gen.labels import View
 from data_gen.shards import Split, encode_png, file_sha256, read_shard, view_members, write_shard
-from data_gen.spec import ImageConfig
+from data_gen.spec import ImageConfig, config_from_dict
 
 RNG = np.random.default_rng(0)
 MEMBERS = [("0000000-00.rgb.png", b"one" * 1000), ("0000000-00.json", b"{}"), ("0000000-01.rgb.png", b"")]
@@ -156,6 +157,35 @@ def test_damaged_manifests(tiny, tmp_path, content, message):
     (split.folder / "manifest.json").write_text(content)
     with pytest.raises(DataGenError, match=message):
         Split(tmp_path / "train", tiny(), 6)
+
+
+def test_a_data_set_of_an_earlier_version_can_be_grown(tiny, tmp_path):
+    split = Split(tmp_path / "train", tiny(), 6)
+    split.set_software({"blender": "4.2.23", "blenderproc": "2.8.0", "device": "CPU"})
+    _fill(split, [0])
+    path = tmp_path / "train" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    # what it did not know of yet
+    del manifest["contents"], manifest["software"]["device"], manifest["config"]["sources"]
+    del manifest["config"]["image"]["device"], manifest["config"]["objects"]["distractors"]
+    path.write_text(json.dumps(manifest))
+    grown = Split(tmp_path / "train", tiny(), 12)
+    grown.set_software({"blender": "4.2.23", "blenderproc": "2.8.0", "device": "CPU"})
+    assert grown.missing == [1]
+    with pytest.raises(DataGenError, match="rendered with device CPU, installed is OPTIX"):
+        grown.set_software({"blender": "4.2.23", "blenderproc": "2.8.0", "device": "OPTIX"})
+
+
+def test_changed_files_of_a_source_are_told(tmp_path):
+    mesh = mesh_files.bare(tmp_path / "meshes" / "a.stl")
+    config = config_from_dict({"sources": [{"kind": "folder", "path": str(mesh.parent)}]})
+    _fill(Split(tmp_path / "train", config, 6), [0])
+    moved = mesh.parent.rename(tmp_path / "elsewhere")
+    config = config_from_dict({"sources": [{"kind": "folder", "path": str(moved)}]})
+    assert Split(tmp_path / "train", config, 6).missing == []  # where they lie does not matter
+    mesh_files.bare(moved / "b.stl")
+    with pytest.raises(DataGenError, match="another configuration: the files of its sources have changed since"):
+        Split(tmp_path / "train", config, 6)
 
 
 def test_another_blender_is_refused(tiny, tmp_path):

@@ -1,0 +1,109 @@
+"""The page on rendering: its example is followed word by word from an empty folder, and its table has every key."""
+
+import dataclasses
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import mesh_files
+import pytest
+import trimesh
+import yaml
+
+from data_gen.settings import RenderConfig, SourceConfig
+from data_gen.spec import config_from_dict, load_config, sample_scene
+from lightning_tl.cli.main import main
+
+ROOT = Path(__file__).parents[2]
+COMPLEXITY = ROOT / "configs" / "render" / "complexity"
+
+
+@pytest.fixture(scope="module")
+def page():
+    return (ROOT / "docs" / "render.md").read_text(encoding="utf-8")
+
+
+def _blocks(page, kind):
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", page, flags=re.DOTALL | re.MULTILINE)
+    return [text for name, text in blocks if name == kind]
+
+
+@pytest.mark.render
+def test_bring_your_own_meshes_word_by_word(page, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    section = page.split("## Your own meshes in five minutes")[1].split("\n## ")[0]
+    listing, *commands = _blocks(section, "")
+    assert re.findall(r"\S+\.(?:obj|glb|stl)", listing) == ["red_mug.obj", "blue_mug.glb", "clamp.stl"]
+    mesh_files.obj(tmp_path / "meshes/mug/red_mug.obj", (0.1, 0.1, 0.12), "red_mug.mtl", "red_mug.png")
+    mesh_files.glb(tmp_path / "meshes/mug/blue_mug.glb")
+    mesh_files.bare(tmp_path / "meshes/clamp/clamp.stl", trimesh.creation.annulus(0.2, 0.5, 0.4))
+    (tmp_path / "mine.yaml").write_text(_blocks(section, "yaml")[0])
+    lines = [line for block in commands for line in block.splitlines()]
+    assert [shlex.split(line)[:2] for line in lines] == [
+        ["lightning-tl", "render"],
+        ["lightning-tl", "dataset"],
+        ["lightning-tl", "render"],
+    ]
+    for line in lines:
+        assert main(shlex.split(line)[1:]) in (0, None)
+    assert (tmp_path / "renders/mine/preview.png").stat().st_size > 10_000
+    manifest = json.loads((tmp_path / "renders/mine/train/manifest.json").read_text())
+    assert manifest["images"] == 16
+    assert manifest["categories"] == {"17": "mug", "1001": "clamp"}
+    command = "python -m data_gen.reproduce renders/mine --split train --scene 10"
+    assert command in page
+    again = subprocess.run(
+        [sys.executable, *shlex.split(command)[1:]],
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
+    )
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout[: again.stdout.rindex("}") + 1])["scene"] == 10
+    assert len(list((tmp_path / "renders/mine/reproduced").glob("train-0000010-*.rgb.png"))) == 4
+    assert "note:" not in capfd.readouterr().err
+
+
+def test_the_configurations_on_the_page_are_valid(page):
+    blocks = _blocks(page, "yaml")
+    assert len(blocks) >= 3
+    for block in blocks:
+        config_from_dict(yaml.safe_load(block))
+
+
+def _keys(kind, value, prefix):
+    for item in dataclasses.fields(kind):
+        default = getattr(value, item.name)
+        if dataclasses.is_dataclass(default):
+            yield from _keys(type(default), default, f"{prefix}{item.name}.")
+        else:
+            yield f"{prefix}{item.name}", default
+
+
+def test_every_key_is_on_the_page_with_its_default(page):
+    table = page.split("## All keys")[1]
+    for key, default in [*_keys(RenderConfig, RenderConfig(), ""), *_keys(SourceConfig, SourceConfig(), "")]:
+        shown = re.findall(rf"^\| `{re.escape(key)}` \| (.*?) \|", table, flags=re.MULTILINE)
+        plain = list(default) if isinstance(default, tuple) else default
+        text = "empty" if plain in ("", []) else f"`{plain if isinstance(plain, str) else json.dumps(plain)}`"
+        assert text in shown, key
+
+
+def test_the_eight_settings_differ_in_four_keys_and_are_those_on_the_page(page):
+    four = ("texture", "appearance", "light", "background")
+    settings = {path.stem: load_config(path) for path in sorted(COMPLEXITY.glob("*.yaml"))}
+    assert len(settings) == 8
+    rest = set()
+    for name, config in settings.items():
+        assert name == "-".join(getattr(config, key) for key in four)
+        assert f"`{name}`" in page
+        rest.add(json.dumps({k: v for k, v in dataclasses.asdict(config).items() if k not in four}))
+        spec = sample_scene(config, 0, "train", 3)
+        assert len(spec.cameras) == 10
+        assert sorted(lamp.kind for lamp in spec.lights) == ["AREA", "POINT"]
+        assert spec.walls is not None
+        assert len(spec.objects) == 1 if config.appearance == "single" else 1 < len(spec.objects) <= 10
+    assert len(rest) == 1
