@@ -1,0 +1,138 @@
+"""Exports are opened again by other libraries, or compared with the renders."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from inspection.planting import labels, rewrite
+from lightning_tl.cli.main import main
+from lightning_tl.data.shards import RenderedImages
+
+
+def export(root, form, out):
+    assert main(["dataset", "export", str(root), f"--format={form}", f"--out={out}"]) == 0
+    return out
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_coco(renders, tmp_path, capsys):
+    from pycocotools.coco import COCO
+    from torchvision.datasets import CocoDetection
+
+    out = export(renders, "coco", tmp_path / "c")
+    coco = COCO(out / "annotations/instances_train.json")
+    images = RenderedImages(renders / "train")
+    assert sorted(coco.getCatIds()) == sorted(images.manifest.categories)
+    for index in range(len(images)):
+        instance = images.instance(index)
+        found = coco.loadAnns(coco.getAnnIds(index + 1))
+        for row, thing in zip(found, images.labels(index)["objects"], strict=True):
+            assert row["bbox"] == thing["bbox"]
+            assert row["category_id"] == thing["category"]
+            assert (coco.annToMask(row) == (instance == thing["instance"])).all()
+    data = CocoDetection(out / "val", out / "annotations/instances_val.json")
+    assert len(data) == 24
+    assert (np.array(data[3][0]) == RenderedImages(renders / "val").rgb(3)).all()
+    export(renders, "coco", out)  # again
+
+
+def test_yolo(renders, tmp_path):
+    out = export(renders, "yolo", tmp_path / "y")
+    facts = yaml.safe_load((out / "data.yaml").read_text())
+    assert facts == {"train": "images/train", "val": "images/val", "names": {0: "disc", 1: "bar", 2: "frame"}}
+    images = RenderedImages(renders / "train")
+    for index in range(len(images)):
+        key = images.member(index, "json")[0]
+        lines = (out / "labels/train" / f"{key}.txt").read_text().splitlines()
+        height, width = Image.open(out / "images/train" / f"{key}.png").size[::-1]
+        for line, thing in zip(lines, images.labels(index)["objects"], strict=True):
+            number, x, y, w, h = map(float, line.split())
+            assert facts["names"][int(number)] == thing["name"]
+            box = [(x - w / 2) * width, (y - h / 2) * height, w * width, h * height]
+            assert box == pytest.approx(thing["bbox"], abs=1e-3)
+
+
+def test_bop(renders, tmp_path, capsys):
+    out = export(renders, "bop", tmp_path / "b")
+    assert "do not store the objects' poses" in capsys.readouterr().out
+    images = RenderedImages(renders / "train")
+    for index in range(len(images)):
+        content = images.labels(index)
+        folder, view = out / "train" / f"{content['scene']:06d}", content["view"]
+        truth, info, camera = (
+            json.loads((folder / f"{name}.json").read_text())[str(view)]
+            for name in ("scene_gt", "scene_gt_info", "scene_camera")
+        )
+        assert camera["cam_K"] == np.ravel(content["camera"]["K"]).tolist()
+        assert (np.array(Image.open(folder / f"rgb/{view:06d}.png")) == images.rgb(index)).all()
+        for place, thing in enumerate(content["objects"]):
+            assert truth[place] == {"obj_id": thing["category"]}
+            assert info[place]["bbox_visib"] == thing["bbox"]
+            mask = np.array(Image.open(folder / f"mask_visib/{view:06d}_{place:06d}.png"))
+            assert ((mask == 255) == (images.instance(index) == thing["instance"])).all()
+            assert info[place]["px_count_visib"] == (mask == 255).sum()
+
+
+def test_hdf5(renders, tmp_path):
+    import h5py
+
+    out = export(renders, "hdf5", tmp_path / "h")
+    images = RenderedImages(renders / "val")
+    with h5py.File(out / "val.h5") as file:
+        for index in range(len(images)):
+            for name in ("rgb", "category", "instance", "normal"):
+                assert (file[name][index] == getattr(images, name)(index)).all()
+            assert json.loads(file["labels"].asstr()[index]) == images.labels(index)
+        assert json.loads(file.attrs["categories"]) == {"1": "disc", "2": "bar", "4": "frame"}
+
+
+def single(root):
+    """Of each image's objects keep the first in the labels."""
+
+    def edit(members):
+        for name in [name for name in members if name.endswith("json")]:
+            labels(name.removesuffix(".json"), lambda content: content["objects"].__delitem__(slice(1, None)))(members)
+
+    for split, count in (("train", 4), ("val", 2)):
+        for number in range(count):
+            rewrite(root, edit, f"{number:06d}", split)
+
+
+def test_imagefolder(own_renders, tmp_path, capsys):
+    from torchvision.datasets import ImageFolder
+
+    assert main(["dataset", "export", str(own_renders), "--format=imagefolder", f"--out={tmp_path / 'x'}"]) == 2
+    assert "shows 2 categories, and a folder a class takes one" in capsys.readouterr().err
+    single(own_renders)
+    data = ImageFolder(export(own_renders, "imagefolder", tmp_path / "i") / "train")
+    images = RenderedImages(own_renders / "train")
+    wanted = {images.member(i, "json")[0]: images.labels(i)["objects"][0]["name"] for i in range(len(images))}
+    assert {path.split("/")[-1][:10]: data.classes[number] for path, number in data.samples} == wanted
+
+
+def test_wrong_exports(renders, own_renders, tmp_path, capsys, monkeypatch):
+    def said(root, form, out):
+        assert main(["dataset", "export", str(root), f"--format={form}", f"--out={out}"]) == 2
+        return capsys.readouterr().err
+
+    assert "--format is 'cocco'; did you mean 'coco'?" in said(renders, "cocco", tmp_path / "a")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("x")
+    assert "full: holds something else than this export" in said(renders, "coco", tmp_path / "full")
+    assert "mine.txt: a file; give a folder" in said(renders, "coco", tmp_path / "full" / "mine.txt")
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    assert "needs h5py: pip install 'lightning-tl[export]'" in said(renders, "hdf5", tmp_path / "h")
+    key = "0000010-01"
+    rewrite(own_renders, labels(key, lambda content: content["objects"][0].update(category=3)))
+    assert f"{key}.json: category 3 is not in the manifest" in said(own_renders, "coco", tmp_path / "b")
+    rewrite(own_renders, labels(key, lambda content: content["objects"][0].pop("area")))
+    rewrite(own_renders, labels(key, lambda content: content["objects"][0].update(category=1)))
+    assert f"{key}.json: an object lacks area" in said(own_renders, "coco", tmp_path / "c")
+    rewrite(own_renders, labels(key, lambda content: content.pop("objects")))
+    assert f"{key}.json lacks 'objects'" in said(own_renders, "coco", tmp_path / "d")
