@@ -63,6 +63,11 @@ def _conclude(study: Study, out: Path) -> None:
     if study.law is not None:
         options = [f"--{name}={value}" for name, value in study.law.items()]
         law.main([str(out / "results.csv"), f"--out={out}", *options])
+    if study.analysis is not None:
+        from lightning_tl.study.overtraining import conclude
+
+        print("\n".join(conclude(out).sentences))
+    if study.law is not None or study.analysis is not None:
         report.main([str(out)])
 
 

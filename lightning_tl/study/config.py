@@ -96,6 +96,7 @@ class Study:
         scratch: Also fine-tune from random weights.
         choose: A value of fine-tuning to choose first.
         forgetting: Also measure the pre-training loss of each fine-tuned backbone and how far it has moved.
+        analysis: ``overtraining``: how fine-tuning depends on the length of pre-training; pre-trainings differ in it.
         law: Options of ``lightning-tl law`` for the table, such as ``{target_error: 0.1}``; null: no law is fitted.
         retries: How often a run that failed is tried again.
         engine: ``local``: processes here. ``ray``: a Ray cluster.
@@ -112,6 +113,7 @@ class Study:
     scratch: bool = True
     choose: Choice | None = None
     forgetting: bool = False
+    analysis: Literal["overtraining"] | None = None
     law: dict[str, Any] | None = field(default_factory=dict)
     retries: int = 1
     engine: Literal["local", "ray"] = "local"
@@ -137,6 +139,8 @@ class Study:
             raise UserError("without a pretrain stage and with scratch: false there is nothing to run")
         if self.forgetting and self.pretrain is None:
             raise UserError("forgetting is measured under a pre-training's head: there is no pretrain stage")
+        if self.analysis is not None and (self.pretrain is None or not self.forgetting):
+            raise UserError(f"analysis: {self.analysis} needs a pretrain stage and forgetting: true")
         stages = {"render": self.render, "pretrain": self.pretrain, "finetune": self.finetune}
         for name, stage in stages.items():
             axes = set() if stage is None else {*stage.product, *(key for group in stage.zip for key in group)}

@@ -1,0 +1,263 @@
+"""A quantity over pre-training budgets: its level at each, and whether it falls and then rises.
+
+The unit is a pre-training; its fine-tunings on the same draws of images are repeats of it. A value is modelled as
+
+    budget + seed + draw + (budget × seed) + (budget × draw) + rest,
+
+on the logarithm for losses, distances and traces. The luck that a seed or a draw brings to all budgets alike cancels
+between budgets and is taken out. What is left is a two-way analysis of variance: a budget's mean has the variance
+MS(budget × seed) / seeds + MS(budget × draw) / draws, pooled over budgets, with Satterthwaite's degrees of freedom; it
+counts the rest twice and so is rather too wide. With one seed it covers the draws alone, and the other way round.
+
+A curve rises where the largest studentised step up, over all pairs of budgets in order, is beyond what a flat curve
+gives: of all curves that never rise the flat one gives the largest steps, so the test holds for each of them. It falls
+likewise. It is U-shaped where it falls to some budget and rises from the same one, both beyond that limit. The
+inflection point (Springer et al. 2025, Def. 4.2: the budget beyond which more pre-training makes it worse) is the
+minimum of the parabola in the logarithm of the budget through the lowest mean and its neighbours; its interval comes
+from the same for means drawn around those found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+from scipy.stats import t as student
+
+Array = np.ndarray
+
+LEAST_BUDGETS = 3
+_SIMULATED = 20_000
+_DRAWN = 4_000
+
+VERDICTS = {
+    "u": "falls, then rises",
+    "rises": "rises",
+    "falls": "falls",
+    "inverted": "rises, then falls",
+    "flat": "neither falls nor rises detectably",
+    "single": "stands on single runs: no interval",
+}
+
+
+@dataclass(frozen=True)
+class Levels:
+    """Means by budget ``[K]``, the standard error that each has against the others, and its degrees of freedom."""
+
+    mean: Array
+    stderr: float
+    freedom: float
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A quantity over budgets.
+
+    Attributes:
+        quantity: What it is.
+        by: ``gamma`` or ``lr``; empty where it is neither.
+        value: Of γ or of the learning rate, or None.
+        budgets: Steps, ascending.
+        mean: By budget; geometric where ``log``.
+        low: Lower ends of the intervals by budget, for comparing budgets (luck that all share is left out).
+        high: Upper ends.
+        log: Whether all is done on logarithms.
+        seeds: Pre-trainings a budget.
+        draws: Draws of fine-tuning images.
+        p_rise: Of a flat or falling curve, to show so large a rise.
+        p_fall: Of a flat or rising curve, to show so large a fall.
+        p_u: Of a curve that is not U-shaped, to show such a fall and rise.
+        verdict: A key of ``VERDICTS``.
+        inflection: The budget of the minimum (steps); the first or last one where the lowest mean is there.
+        inflection_interval: Of it, cut at the ends.
+        inside: Share of the drawn curves whose minimum is neither at the first nor at the last budget. A flat curve of
+            K budgets has about (K − 2)/K: the verdict comes from ``p_u``.
+        rise: From the lowest mean to the last budget: factor where ``log``, else difference.
+        rise_interval: Of it, for all pairs of budgets together.
+    """
+
+    quantity: str
+    by: str
+    value: float | None
+    budgets: tuple[int, ...]
+    mean: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    log: bool
+    seeds: int
+    draws: int
+    p_rise: float
+    p_fall: float
+    p_u: float
+    verdict: str
+    inflection: float
+    inflection_interval: tuple[float, float]
+    inside: float
+    rise: float
+    rise_interval: tuple[float, float]
+
+
+def levels(values: Array) -> Levels:
+    """Return means by budget and their common standard error.
+
+    Args:
+        values: ``[budgets, seeds, draws]``, complete.
+    """
+    budgets, *repeats = values.shape
+    parts = []
+    for axis, count in ((1, repeats[0]), (2, repeats[1])):
+        if count < 2:
+            continue
+        cell = values.mean(axis=3 - axis)
+        rest = cell - cell.mean(axis=1, keepdims=True) - cell.mean(axis=0) + cell.mean()
+        freedom = (budgets - 1) * (count - 1)
+        parts.append((float((rest**2).sum()) / freedom / count, freedom))
+    variance = sum(part for part, _ in parts)
+    mean = values.mean(axis=(1, 2))
+    if not parts:
+        return Levels(mean, float("nan"), 0.0)
+    floor = (1e-9 * (1 + float(np.abs(values).max()))) ** 2  # runs that agree to the bit
+    freedom = variance**2 / sum(part**2 / own for part, own in parts) if variance > 0 else float(parts[0][1])
+    return Levels(mean, float(np.sqrt(max(variance, floor))), freedom)
+
+
+def draw_means(found: Levels, count: int = _DRAWN, seed: int = 0) -> Array:
+    """Return means drawn around those found, by Student's t with a common scale: ``[count, budgets]``."""
+    rng = np.random.default_rng(seed)
+    scale = np.sqrt(found.freedom / rng.chisquare(found.freedom, (count, 1)))
+    return found.mean + found.stderr * scale * rng.standard_normal((count, len(found.mean)))
+
+
+def curve(
+    quantity: str,
+    budgets: Sequence[int],
+    values: Array,
+    by: str = "",
+    value: float | None = None,
+    log: bool = True,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Curve:
+    """Return a quantity's curve over budgets, with its tests; the verdict is that of this curve taken alone.
+
+    Args:
+        quantity: Its name.
+        budgets: Steps, ascending, ``[K]``.
+        values: ``[K, seeds, draws]``, complete; positive for ``log``.
+        by: ``gamma``, ``lr`` or empty.
+        value: Of it.
+        log: Analyse logarithms.
+        level: Of intervals and verdict.
+        seed: Of the simulations.
+    """
+    found = levels(np.log(values) if log else values)
+    steps = np.log(np.array(budgets, float))
+    back = np.exp if log else np.asarray
+    lowest = int(np.argmin(found.mean))
+    rise = float(found.mean[-1] - found.mean[lowest])
+    single = not np.isfinite(found.stderr)
+    half = np.nan if single else float(student.ppf(0.5 + level / 2, found.freedom)) * found.stderr
+    p_rise = p_fall = p_u = inside = limit = float("nan")
+    ends = (float("nan"), float("nan"))
+    if not single:
+        null = _flat(len(budgets), round(found.freedom, 1), seed)
+        p_rise, p_fall, p_u = (_p(null, size) for size in _sizes(found))
+        limit = float(np.quantile(null, 0.5 + level / 2)) * found.stderr * 2**0.5
+        minima = minimum(steps, draw_means(found, seed=seed))
+        inside = float(np.mean((minima > steps[0]) & (minima < steps[-1])))
+        low, high = np.exp(np.quantile(minima, [0.5 - level / 2, 0.5 + level / 2]))
+        ends = (float(low), float(high))
+    made = Curve(
+        quantity,
+        by,
+        value,
+        tuple(int(budget) for budget in budgets),
+        tuple(map(float, back(found.mean))),
+        tuple(map(float, back(found.mean - half))),
+        tuple(map(float, back(found.mean + half))),
+        log,
+        values.shape[1],
+        values.shape[2],
+        p_rise,
+        p_fall,
+        p_u,
+        "single",
+        float(np.exp(minimum(steps, found.mean[None])[0])),
+        ends,
+        inside,
+        float(back(rise)),
+        (float(back(rise - limit)), float(back(rise + limit))),
+    )
+    return judged([made], level)[0]
+
+
+def judged(family: Sequence[Curve], level: float = 0.95) -> list[Curve]:
+    """Return curves with verdicts that hold for all of them together (Holm's correction of each kind of p value)."""
+    alone = [item for item in family if item.verdict == "single" and not np.isfinite(item.p_rise)]
+    tested = [item for item in family if item not in alone]
+    share = (1 - level) / 2  # rises and falls are claims of one side each
+    called = {name: _holm([getattr(item, name) for item in tested], share) for name in ("p_rise", "p_fall", "p_u")}
+    verdicts = {}
+    for i, item in enumerate(tested):
+        rises, falls, u = called["p_rise"][i], called["p_fall"][i], called["p_u"][i]
+        verdict = "u" if u else "inverted" if rises and falls else "rises" if rises else "falls" if falls else "flat"
+        verdicts[id(item)] = verdict
+    return [replace(item, verdict=verdicts.get(id(item), "single")) for item in family]
+
+
+def minimum(steps: Array, means: Array) -> Array:
+    """Return where curves are lowest.
+
+    Args:
+        steps: Logarithms of the budgets ``[K]``.
+        means: ``[N, K]``.
+
+    Returns:
+        ``[N]``: the vertex of the parabola through the lowest mean and its neighbours; an end where that is lowest.
+    """
+    at = np.argmin(means, axis=1)
+    middle = np.clip(at, 1, len(steps) - 2)
+    rows = np.arange(len(means))
+    x0, x1, x2 = steps[middle - 1], steps[middle], steps[middle + 1]
+    y0, y1, y2 = means[rows, middle - 1], means[rows, middle], means[rows, middle + 1]
+    left, right = (y1 - y0) / (x1 - x0), (y2 - y1) / (x2 - x1)
+    bend = (right - left) / (x2 - x0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        vertex = (x0 + x1) / 2 - left / (2 * bend)
+    vertex = np.where(np.isfinite(vertex), np.clip(vertex, x0, x2), x1)
+    return np.where((at > 0) & (at < len(steps) - 1), vertex, steps[at])
+
+
+def _sizes(found: Levels) -> tuple[float, float, float]:
+    """Return the largest studentised rise, the largest fall, and the best of falls followed by rises."""
+    count = len(found.mean)
+    steps = (found.mean[None, :] - found.mean[:, None]) / (found.stderr * 2**0.5)  # [from, to]
+    up = np.array([max([steps[j, k] for k in range(j + 1, count)], default=-np.inf) for j in range(count)])
+    down = np.array([max([-steps[i, j] for i in range(j)], default=-np.inf) for j in range(count)])
+    return float(up.max()), float(down.max()), float(np.minimum(up, down).max())
+
+
+@lru_cache(maxsize=256)
+def _flat(budgets: int, freedom: float, seed: int) -> Array:
+    """Return the largest studentised rises of flat curves."""
+    rng = np.random.default_rng(seed + 1)
+    means = rng.standard_normal((_SIMULATED, budgets))
+    scale = np.sqrt(rng.chisquare(freedom, _SIMULATED) / freedom)
+    lowest = np.minimum.accumulate(means[:, :-1], axis=1)
+    return (means[:, 1:] - lowest).max(axis=1) / scale / 2**0.5
+
+
+def _p(null: Array, size: float) -> float:
+    return float((1 + np.sum(null >= size)) / (1 + len(null)))
+
+
+def _holm(values: Sequence[float], share: float) -> list[bool]:
+    order = np.argsort(values)
+    found = [False] * len(values)
+    for rank, index in enumerate(order):
+        if values[index] > share / (len(values) - rank):
+            break
+        found[int(index)] = True
+    return found
