@@ -1,0 +1,208 @@
+"""Whole studies through the command line: killed and run again, two at once, one run that fails, how far it is."""
+
+from __future__ import annotations
+
+import csv
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lightning_tl.cli import study as command
+from lightning_tl.errors import UserError
+
+SMALL = {"data.batch_size": 8, "model.scheduler.warmup_steps": 2}
+
+
+def write(folder: Path, renders: Path, sizes=(8, 24), draws=(0, 1), **changes) -> Path:
+    settings = {
+        "pretrain": {
+            "config": "pretrain/small_images",
+            "set": SMALL | {"data.root": str(renders), "trainer.max_steps": 8, "data.steps_per_epoch": 4},
+            "product": {"data.n": list(sizes)},
+        },
+        "finetune": {
+            "config": "finetune/digits",
+            "set": SMALL | {"data.shots": 1, "trainer.max_steps": 4, "data.steps_per_epoch": 2},
+            "zip": [{"data.draw": list(draws), "seed_everything": list(draws)}],
+        },
+        "workers": 2,
+    }
+    path = folder / "study.yaml"
+    path.write_text(yaml.safe_dump(settings | changes))
+    return path
+
+
+def run(path: Path, out: Path) -> list[str]:
+    return [sys.executable, "-m", "lightning_tl.cli.main", "study", "run", f"--config={path}", f"--out={out}"]
+
+
+def records(out: Path) -> dict[str, int]:
+    """The records' inodes: one that is written again has another."""
+    return {path.parent.name: path.stat().st_ino for path in (out / "runs").glob("*/record.json")}
+
+
+def rows(out: Path) -> list[dict[str, str]]:
+    with (out / "results.csv").open(newline="") as file:
+        return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
+
+
+def kill_after(command: list[str], out: Path, more: int) -> None:
+    """Run until so many more records are there, then SIGKILL the whole command."""
+    wanted = len(records(out)) + more
+    started = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while len(records(out)) < wanted and started.poll() is None:
+        try:
+            started.wait(timeout=0.05)
+        except subprocess.TimeoutExpired:
+            continue
+    os.kill(started.pid, signal.SIGKILL)
+    started.wait()
+
+
+@pytest.fixture(scope="module")
+def finished(renders, tmp_path_factory):
+    """A study that two commands at once have run, neither interrupted."""
+    folder = tmp_path_factory.mktemp("study")
+    path, out = write(folder, renders), folder / "out"
+    both = [subprocess.Popen(run(path, out), stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(2)]
+    said = [process.communicate(timeout=500) for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    return path, out, said
+
+
+def test_two_commands_share_the_work(finished):
+    _, out, _ = finished
+    assert len(records(out)) == 2 + 2 + 2 * 2
+    logs = [(out / "runs" / name / "log.txt").read_text() for name in records(out)]
+    assert [log.count("`Trainer.fit` stopped") for log in logs] == [1] * len(logs)  # each was trained once
+    for name in ("results.csv", "measurements.csv", "study.json", "fits.json", "report.html", "report.md"):
+        assert (out / name).stat().st_size > 0
+
+
+def test_the_table(finished):
+    found = rows(finished[1])
+    assert len(found) == 6
+    assert sorted(row["pretrain_images"] for row in found) == ["0", "0", "24", "24", "8", "8"]
+    for row in found:
+        assert float(row["error"]) == pytest.approx(1 - float(row["score"]), abs=2e-6)
+        assert (row["finetune_task"], row["metric"], row["backbone"]) == ("sinclass", "accuracy", "resnet10_w16")
+        assert (row["pretrain_task"] == "mulclass") == (row["pretrain_images"] != "0")
+    assert {row["draw_seed"] for row in found} == {"0", "1"}
+
+
+def test_killed_and_run_again_it_ends_with_the_same_table(finished, renders, tmp_path):
+    path, out = write(tmp_path, renders), tmp_path / "out"
+    kill_after(run(path, out), out, 2)
+    before = records(out)
+    assert 2 <= len(before) < 8
+    done = subprocess.run(run(path, out), capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr
+    assert {name: records(out)[name] for name in before} == before
+    assert rows(out) == rows(finished[1])
+
+
+def test_one_run_that_fails_leaves_the_others_and_is_told(finished, tmp_path, capfd):
+    import shutil
+
+    path, out, _ = finished
+    own = tmp_path / "out"
+    shutil.copytree(out, own)
+    settings = yaml.safe_load(path.read_text())
+    settings["pretrain"]["product"]["data.n"] = [8, 24, 61]
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(settings))
+    before = records(own)
+    assert command.main(["run", f"--config={tmp_path / 'study.yaml'}", f"--out={own}"]) == 1
+    said = capfd.readouterr().out
+    assert "failed: pretrain-n61-" in said
+    assert "61 images asked for" in said
+    assert "failed: finetune-n61-draw1-" in said
+    assert "not run, as pretrain-n61-" in said
+    assert records(own) == before  # nothing that was done was done again
+    assert "61 images asked for" in (own / "report.html").read_text()
+    assert command.main(["status", f"--config={tmp_path / 'study.yaml'}", f"--out={own}"]) == 1
+    said = capfd.readouterr().out
+    assert "11 runs: 8 done, 1 failed, 2 waiting" in said
+    assert "61 images asked for" in said
+
+
+def test_status_of_a_study_that_is_done_or_not_begun(finished, tmp_path, capsys):
+    path, out, _ = finished
+    assert command.main(["status", f"--config={path}", f"--out={out}", "--all"]) == 0
+    said = capsys.readouterr().out
+    assert "8 runs: 8 done" in said
+    assert said.count(" error 0.") == 8
+    assert command.main(["status", f"--config={path}", f"--out={tmp_path / 'none'}"]) == 0
+    assert "8 runs: 8 waiting" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "argv,words",
+    [
+        (["rum"], r"no action 'rum' of lightning-tl study; did you mean 'run'"),
+        (["run", "--config=study/none"], "no such file, nor a shipped configuration"),
+        (["run", "--finetune.confg=x"], "unknown option|unknown key"),
+        (["run", "--finetune.config=finetune/digits", "--scratch=false"], "nothing to run"),
+        (["run", "--finetune.config=finetune/digits", "--engine=slurm"], "slurm"),
+    ],
+)
+def test_wrong_commands_are_one_message(argv, words, tmp_path):
+    with pytest.raises(UserError, match=words):
+        command.main([*argv, f"--out={tmp_path}"] if len(argv) > 1 else argv)
+
+
+@pytest.mark.slow
+def test_ten_kills(renders, tmp_path):
+    """Twelve pre-trainings and more, killed ten times at random moments: the table of one never killed."""
+    tables = []
+    for name, kills in (("whole", 0), ("killed", 10)):
+        folder = tmp_path / name
+        folder.mkdir()
+        path, out = write(folder, renders, sizes=(4, 8, 12, 16), draws=(0, 1, 2)), folder / "out"
+        rng = random.Random(0)
+        for _ in range(kills):
+            started = subprocess.Popen(run(path, out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            try:
+                started.wait(timeout=rng.uniform(5, 40))
+            except subprocess.TimeoutExpired:
+                before = records(out)
+                started.kill()
+                started.wait()
+                assert before.items() <= records(out).items()
+        done = subprocess.run(run(path, out), capture_output=True, text=True, timeout=900)
+        assert done.returncode == 0, done.stderr
+        tables.append(rows(out))
+    assert tables[0] == tables[1]
+
+
+@pytest.mark.render
+def test_the_quickstart_small_with_real_renders(tmp_path):
+    """The shipped study on tiny sizes, rendered by Blender: every file that the README speaks of."""
+    scene = {"image": {"size": 24, "samples": 1}, "camera": {"views": 2}, "scenes_per_shard": 4, "appearance": "single"}
+    configs = []
+    for name in ("digits", "shapes"):
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(scene | {"categories": [name]}))
+        configs.append(str(tmp_path / f"{name}.yaml"))
+    settings = yaml.safe_load((Path(__file__).parents[2] / "configs/study/quickstart.yaml").read_text())
+    settings["render"] = {"product": {"config": configs}, "val_images": 8}
+    settings["pretrain"]["set"] = SMALL | {"trainer.max_steps": 6, "data.steps_per_epoch": 3}
+    settings["pretrain"]["product"]["data.n"] = [4, 8]
+    settings["finetune"]["set"] = SMALL | {"trainer.max_steps": 4, "data.steps_per_epoch": 4, "data.shots": 1}
+    settings["finetune"]["zip"] = [{"data.draw": [0], "seed_everything": [0]}]
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(settings | {"workers": 2}))
+    out = tmp_path / "out"
+    done = subprocess.run(run(tmp_path / "study.yaml", out), capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr
+    found = rows(out)
+    assert len(found) == 2 * (2 + 1)
+    assert {row["render"] for row in found} == {"digits", "shapes"}
+    assert len({row["run_id"] for row in found}) == 5  # scratch stands once for each rendering
+    for name in ("report.html", "renders/digits/sheet.png", "renders/shapes/sheet.png"):
+        assert (out / name).stat().st_size > 0
+    assert len(list((out / "targets").glob("*-sinclass.png"))) == 1
+    assert "chosen once" in (out / "report.html").read_text()
