@@ -60,7 +60,7 @@ def _class_names(base: type) -> set[str]:
     found: set[type] = {base}
     waiting = [base]
     while waiting:
-        fresh: list[type] = [kind for kind in waiting.pop().__subclasses__() if kind not in found]
+        fresh = [kind for kind in type.__subclasses__(waiting.pop()) if kind not in found]
         found.update(fresh)
         waiting.extend(fresh)
     return {kind.__name__ for kind in found - {base} if not kind.__name__.startswith("_")}
