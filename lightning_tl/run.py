@@ -57,13 +57,14 @@ _KINDS: dict[str, type] = {
 
 
 def _class_names(base: type) -> set[str]:
-    found: set[type] = {base}
-    waiting = [base]
+    """Return the names of all public subclasses that are imported."""
+    found: set[str] = set()
+    waiting: list[type] = [base]
     while waiting:
-        fresh = [kind for kind in type.__subclasses__(waiting.pop()) if kind not in found]
-        found.update(fresh)
-        waiting.extend(fresh)
-    return {kind.__name__ for kind in found - {base} if not kind.__name__.startswith("_")}
+        children: list[type] = type.__subclasses__(waiting.pop())
+        found |= {child.__name__ for child in children if not child.__name__.startswith("_")}
+        waiting += children
+    return found
 
 
 class SaveFitConfig(SaveConfigCallback):
