@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 from lightning_tl.errors import UserError
@@ -29,6 +30,7 @@ class RayEngine:
         self._ray = ray
         self._mine = not ray.is_initialized()
         if self._mine:
+            _check_reachable(address)
             try:
                 ray.init(address=address, log_to_driver=False, include_dashboard=False if address is None else None)
             except (ConnectionError, ValueError, RuntimeError) as error:
@@ -85,6 +87,17 @@ class RayEngine:
         self._running.clear()
         if self._mine:
             self._ray.shutdown()
+
+
+def _check_reachable(address: str | None) -> None:
+    """Refuse an address at which nobody listens: Ray itself would wait for minutes and then end the process."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise UserError(f"address: no Ray cluster at {address} ({error}); start one with `ray start --head`") from error
 
 
 def _do_run(call: Call) -> Outcome:

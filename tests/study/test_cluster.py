@@ -1,0 +1,71 @@
+"""Studies on a real Ray cluster of several nodes on this machine; needs Ray, and minutes."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+import yaml
+from study.test_study import records, rows, write
+
+from lightning_tl.cli.study import Study
+from lightning_tl.errors import UserError
+from lightning_tl.study.config import Stage
+from lightning_tl.study.study import run_study
+
+ray = pytest.importorskip("ray")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+
+
+@pytest.fixture
+def cluster():
+    from ray.cluster_utils import Cluster
+
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    yield made
+    ray.shutdown()
+    made.shutdown()
+
+
+def study(folder: Path, renders: Path, **changes) -> Study:
+    settings = yaml.safe_load(write(folder, renders).read_text()) | {"workers": None} | changes
+    stages = {name: Stage(**settings.pop(name)) for name in ("pretrain", "finetune")}
+    return Study(**stages, **settings)
+
+
+def test_a_node_is_lost_and_the_table_is_that_of_one_machine(cluster, renders, tmp_path):
+    lost = cluster.add_node(num_cpus=1)
+    cluster.add_node(num_cpus=1)
+    ray.init(address=cluster.address)
+    out = tmp_path / "ray"
+    (tmp_path / "ray-study").mkdir()
+    removed = threading.Event()
+
+    def remove():
+        while len(records(out)) < 2:
+            threading.Event().wait(0.2)
+        cluster.remove_node(lost, allow_graceful=False)
+        removed.set()
+
+    thread = threading.Thread(target=remove, daemon=True)
+    thread.start()
+    failures = run_study(study(tmp_path / "ray-study", renders, engine="ray"), out)
+    thread.join(60)
+    assert removed.is_set()
+    assert failures == {}
+    (tmp_path / "local").mkdir()
+    assert run_study(study(tmp_path / "local", renders, workers=1), tmp_path / "local/out") == {}
+    assert rows(out) == rows(tmp_path / "local/out")
+
+
+def test_a_cluster_without_room_says_so(cluster, renders, tmp_path):
+    cluster.add_node(num_cpus=1)
+    ray.init(address=cluster.address)
+    with pytest.raises(UserError, match=r"a run takes 4 CPUs and 0 GPUs, the cluster has 1 and 0 in all"):
+        run_study(study(tmp_path, renders, engine="ray", threads=4), tmp_path / "out")
+
+
+def test_no_cluster_at_the_address(renders, tmp_path):
+    with pytest.raises(UserError, match=r"no Ray cluster at 127\.0\.0\.1:1 .*start one with `ray start --head`"):
+        run_study(study(tmp_path, renders, engine="ray", address="127.0.0.1:1"), tmp_path / "out")
