@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -312,6 +313,6 @@ def _read_record(record: Path | None) -> dict[str, ModelFile]:
 
 
 def _write_record(record: Path, known: dict[str, ModelFile]) -> None:
-    beside = record.with_name(f"{record.name}.tmp")
+    beside = record.with_name(f".{record.name}.{os.getpid()}.tmp")  # several workers may write it at once
     beside.write_text(json.dumps({key: dataclasses.asdict(fact) for key, fact in known.items()}))
     beside.replace(record)
