@@ -221,7 +221,7 @@ def _facts(cli: Any) -> dict[str, Any]:
     split = getattr(data, "splits", {}).get("train")
     facts = {
         "task": getattr(data, "task", type(model).__name__),
-        "data": getattr(data, "name", type(data).__name__),
+        "data": type(data).__name__,
         "images": None if split is None else len(split),
         "fraction": getattr(data, "fraction", None),
         "draw": getattr(data, "draw", None),

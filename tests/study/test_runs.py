@@ -80,6 +80,7 @@ def test_a_record_tells_what_the_run_was(finished):
         "resnet10_w16",
     )
     assert fine["facts"]["draw"] == 3
+    assert fine["facts"]["data"] == "Digits"
     assert fine["facts"]["lr"] == pytest.approx(0.004)
     assert 0 < fine["metrics"]["test/error"] < 1
     assert list((out / "targets").glob("*.png"))
