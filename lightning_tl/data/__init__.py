@@ -8,17 +8,28 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lightning_tl.data.ade20k import ADE20K
     from lightning_tl.data.coco import CocoDetection
+    from lightning_tl.data.digit_scenes import DigitScenes
     from lightning_tl.data.digits import Digits
     from lightning_tl.data.folders import ImageFolder
     from lightning_tl.data.rendered import Rendered
     from lightning_tl.data.shards import RenderedImages
     from lightning_tl.data.torchvision_sets import TorchvisionDataset
 
-__all__ = ["ADE20K", "CocoDetection", "Digits", "ImageFolder", "Rendered", "RenderedImages", "TorchvisionDataset"]
+__all__ = [
+    "ADE20K",
+    "CocoDetection",
+    "DigitScenes",
+    "Digits",
+    "ImageFolder",
+    "Rendered",
+    "RenderedImages",
+    "TorchvisionDataset",
+]
 
 _HOMES = {
     "ADE20K": "ade20k",
     "CocoDetection": "coco",
+    "DigitScenes": "digit_scenes",
     "Digits": "digits",
     "ImageFolder": "folders",
     "Rendered": "rendered",
