@@ -12,16 +12,16 @@ MOVES = {"backbone.": "backbone.", "classifier.": "head.classifier.", "aux_class
 
 
 def test_outputs_are_torchvisions():
-    theirs = randomised(deeplabv3_resnet50(weights=None, weights_backbone=None, num_classes=5, aux_loss=True))
-    ours = SemanticSegmentation(5, backbone="resnet50").eval()
+    theirs = randomised(deeplabv3_resnet50(weights=None, weights_backbone=None, num_classes=5, aux_loss=True)).double()
+    ours = SemanticSegmentation(5, backbone="resnet50").double().eval()
     ours.load_state_dict(backbone_and_head(theirs.state_dict(), MOVES), strict=True)
-    images = torch.randn(2, 3, 72, 80, generator=torch.Generator().manual_seed(1))
+    images = torch.randn(2, 3, 72, 80, generator=torch.Generator().manual_seed(1)).double()
     with torch.no_grad():
         expected = theirs(images)
         main, aux = ours.outputs_and_aux(images)
-        torch.testing.assert_close(ours(images), expected["out"], rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(main, expected["out"], rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(aux, expected["aux"], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(ours(images), expected["out"], rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(main, expected["out"], rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(aux, expected["aux"], rtol=1e-9, atol=1e-9)
     assert expected["out"].std() > 0.01
     assert expected["aux"].std() > 0.01
 

@@ -36,7 +36,7 @@ def test_the_pages_code_runs(tmp_path, capsys):
     torch.manual_seed(0)
     checkpoint = tmp_path / "a.ckpt"
     torch.save(build_backbone("resnet18").state_dict(), checkpoint)
-    names = {"checkpoint": checkpoint, "depth_loader": depths(), "trainer": trainer(tmp_path, max_steps=16)}
+    names = {"checkpoint": checkpoint, "depth_loader": depths(), "trainer": trainer(tmp_path, max_steps=64)}
     loading, key_points, depth, use = BLOCKS
     exec(loading, names)
     assert "120 matched, 0 missing" in capsys.readouterr().out
