@@ -14,7 +14,7 @@ from lightning_tl.data.transforms import CropTransform, Given, ResizeTransform, 
 from lightning_tl.errors import UserError
 
 DigitTarget = Literal["sinclass", "objdet", "semseg"]
-SIDE, DIGIT = 56, 28  # pixels of an image, and of a digit in it
+SIDE, DIGIT = 64, 28  # pixels of an image, and of a digit in it
 MOST = 4  # digits in an image
 TRAIN, VAL, TEST = 1000, 150, 400  # images
 _APART = 20  # pixels between two digits' centres at least: they touch, but none hides another
@@ -88,7 +88,7 @@ def _places(rng: np.random.Generator, count: int) -> list[tuple[int, int]]:
 
 
 class DigitScenes(SampledDataModule):
-    """Images of 56 px with one to four real handwritten digits, for classification, detection or segmentation.
+    """Images of 64 px with one to four real handwritten digits, for classification, detection or segmentation.
 
     For trying any of the tasks on real images without a data set at hand. Training images are made of the digits that
     :class:`Digits` draws its shots from, validation and test images of its other two parts.

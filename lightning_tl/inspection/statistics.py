@@ -88,9 +88,9 @@ def write_statistics(root: Path, out: Path, count: int = 24) -> Path:
     Returns:
         The page.
     """
+    from lightning_tl import page as html
     from lightning_tl.data.preview import contact_sheet
     from lightning_tl.inspection.histograms import class_figure, histogram_figure
-    from lightning_tl.study import page as html
 
     splits = [RenderedImages(folder) for folder in split_folders(Path(root))]
     found = {images.manifest.split: statistics(images) for images in splits}

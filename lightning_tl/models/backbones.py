@@ -21,30 +21,34 @@ def _timm(name: str) -> Callable[[int, int], nn.Module]:
     return build
 
 
-def _resnet10_w16(in_chans: int, output_stride: int) -> nn.Module:
-    from timm.models.resnet import BasicBlock, ResNet
+def _resnet10(width: int) -> Callable[[int, int], nn.Module]:
+    """Return a maker of narrow ResNet-10s for images of about 32 px: a 3x3 stride-2 stem and no max-pool."""
 
-    # A ResNet-10 a quarter as wide, for images of about 32 px: a 3x3 stride-2 stem of 16 channels and no max-pool.
-    # timm fixes the stem at 64 channels, at which the first block alone would take two thirds of the arithmetic.
-    net = ResNet(
-        BasicBlock,
-        (1, 1, 1, 1),
-        num_classes=0,
-        in_chans=in_chans,
-        channels=(16, 32, 64, 128),
-        output_stride=output_stride,
-    )
-    net.conv1 = nn.Conv2d(in_chans, 16, kernel_size=3, stride=2, padding=1, bias=False)
-    net.bn1 = nn.BatchNorm2d(16)
-    net.maxpool = nn.Identity()
-    net.layer1 = nn.Sequential(BasicBlock(16, 16))
-    net.init_weights()
-    return net
+    def build(in_chans: int, output_stride: int) -> nn.Module:
+        from timm.models.resnet import BasicBlock, ResNet
+
+        # timm fixes the stem at 64 channels, at which the first block alone would take two thirds of the arithmetic
+        net = ResNet(
+            BasicBlock,
+            (1, 1, 1, 1),
+            num_classes=0,
+            in_chans=in_chans,
+            channels=(width, 2 * width, 4 * width, 8 * width),
+            output_stride=output_stride,
+        )
+        net.conv1 = nn.Conv2d(in_chans, width, kernel_size=3, stride=2, padding=1, bias=False)
+        net.bn1 = nn.BatchNorm2d(width)
+        net.maxpool = nn.Identity()
+        net.layer1 = nn.Sequential(BasicBlock(width, width))
+        net.init_weights()
+        return net
+
+    return build
 
 
 BACKBONES: dict[str, Callable[[int, int], nn.Module]] = {
     **{name: _timm(name) for name in ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")},
-    "resnet10_w16": _resnet10_w16,
+    **{f"resnet10_w{width}": _resnet10(width) for width in (8, 16, 32)},
 }
 
 
@@ -56,12 +60,12 @@ def build_backbone(name: str, in_chans: int = 3, output_stride: int = 32) -> nn.
     dilated network to a plain one and back.
 
     Args:
-        name: One of ``BACKBONES``: torchvision's ResNet-18 to -152, or ``resnet10_w16`` (0.31 M parameters) for
-            images of about 32 px.
+        name: One of ``BACKBONES``: torchvision's ResNet-18 to -152, or ``resnet10_w8``, ``_w16``, ``_w32`` (0.08,
+            0.31, 1.2 M parameters) for images of about 32 px.
         in_chans: Channels of the input: 1 for greyscale, 3 for colour.
         output_stride: Side of the image over that of the last map: 32; 16 or 8 with the last one or two stages dilated
             instead of strided (8 is torchvision's ``replace_stride_with_dilation=[False, True, True]``, that of its
-            DeepLabV3). ``resnet10_w16``, whose stem is half as deep, has half of it.
+            DeepLabV3). The ResNet-10s, whose stem is half as deep, have half of it.
 
     Raises:
         UserError: Unknown name or output stride.
@@ -76,7 +80,7 @@ def build_backbone(name: str, in_chans: int = 3, output_stride: int = 32) -> nn.
 def feature_maps(backbone: Any, images: Tensor) -> list[Tensor]:
     """Return the maps after ``layer1`` … ``layer4`` for images ``[B, in_chans, H, W]``, of strides 4, 8, 16, 32.
 
-    Of half these strides for ``resnet10_w16``; of a lower one in dilated stages.
+    Of half these strides for the ResNet-10s; of a lower one in dilated stages.
     """
     x = backbone.maxpool(backbone.act1(backbone.bn1(backbone.conv1(images))))
     maps = []

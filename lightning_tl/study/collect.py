@@ -10,6 +10,7 @@ from lightning_tl.study.plan import DataSet, Run
 from lightning_tl.study.records import RESULT_COLUMNS, write_results, write_table
 
 Records = Mapping[str, Mapping[str, Any]]
+Traits = Mapping[str, Mapping[str, Any]]
 
 MEASUREMENT_COLUMNS = ("run_id", "step", "quantity", "group", "gamma", "value", "stderr")
 _QUANTITIES = ("param_distance/", "hessian/", "sensitivity/", "perturbed_loss/")
@@ -17,9 +18,12 @@ _QUANTITIES = ("param_distance/", "hessian/", "sensitivity/", "perturbed_loss/")
 _KNOWN = {"render", "config", "data.n", "data.draw", "data.seed", "data.fraction", "seed_everything", "data.shots"}
 
 
-def collect(runs: Sequence[Run], sets: Sequence[DataSet], records: Records, out: Path) -> None:
-    """Write both tables from what has a record."""
-    rows = result_rows(runs, sets, records)
+def collect(
+    runs: Sequence[Run], sets: Sequence[DataSet], records: Records, out: Path, traits: Traits | None = None
+) -> None:
+    """Write both tables from what has a record; ``traits`` are further columns by data set."""
+    known = traits or {}
+    rows = [{**row, **known.get(row.get("render", ""), {})} for row in result_rows(runs, sets, records)]
     extra = sorted({key for row in rows for key in row} - set(RESULT_COLUMNS))
     write_results(out / "results.csv", rows, extra)
     write_table(out / "measurements.csv", MEASUREMENT_COLUMNS, measurement_rows(runs, records))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from lightning_tl.errors import UserError
+from lightning_tl.errors import UserError, nearest
 from lightning_tl.study.grid import Point, excluder, points
 
 
@@ -21,6 +21,7 @@ class Stage:
         zip: Groups of keys whose values go together.
         exclude: Combinations to leave out: key → value (or list of values). Fine-tuning can name ``render`` and
             ``pretrain.KEY`` too, pre-training ``render``.
+        same: Axes of fine-tuning that must have pre-training's value, such as ``model.backbone``.
     """
 
     config: str | list[str] = field(default_factory=list)
@@ -28,6 +29,7 @@ class Stage:
     product: dict[str, list[Any]] = field(default_factory=dict)
     zip: list[dict[str, list[Any]]] = field(default_factory=list)
     exclude: list[dict[str, Any]] = field(default_factory=list)
+    same: list[str] = field(default_factory=list)
 
     def files(self, point: Point) -> list[str]:
         """Return the names of the configuration files of a point."""
@@ -36,6 +38,11 @@ class Stage:
             *([self.config] if isinstance(self.config, str) else self.config),
             *([own] if isinstance(own, str) else own),
         ]
+
+    @property
+    def axes(self) -> set[str]:
+        """Keys that vary."""
+        return {*self.product, *(key for group in self.zip for key in group)}
 
     @property
     def followers(self) -> frozenset[str]:
@@ -52,7 +59,12 @@ class Stage:
         others = others or [{}]
         known = {key for point in (*own[:1], *others) for key in point}
         excluded = excluder(self.exclude, known, where)
-        return [(other, point) for other in others for point in own if not excluded(other | point)]
+        pairs = [(other, point) for other in others for point in own if not excluded(other | point)]
+        return [(other, point) for other, point in pairs if all(_agree(key, other, point) for key in self.same)]
+
+
+def _agree(key: str, other: Point, point: Point) -> bool:
+    return f"pretrain.{key}" not in other or other[f"pretrain.{key}"] == point[key]
 
 
 @dataclass
@@ -85,6 +97,25 @@ class Choice:
 
 
 @dataclass
+class Complexity:
+    """How complex each rendering is to a network: −H of its features, as ``lightning-tl dataset complexity`` gives it.
+
+    Source: Mikami et al. (arXiv 2108.11018), §4.5, whose network was trained on COCO.
+
+    Attributes:
+        checkpoint: Of the network (default: the first fine-tuning from scratch, which saw real images alone).
+        images: Of each rendering, at most.
+        size: Side of what the network sees, pixels.
+        standardize: ``imagenet``, or ``image``: each by its own mean and deviation.
+    """
+
+    checkpoint: str | None = None
+    images: int = 5000
+    size: int = 224
+    standardize: Literal["imagenet", "image"] = "imagenet"
+
+
+@dataclass
 class Study:
     """Rendering, pre-training and fine-tuning, crossed; then a law.
 
@@ -96,6 +127,7 @@ class Study:
         scratch: Also fine-tune from random weights.
         choose: A value of fine-tuning to choose first.
         forgetting: Also measure the pre-training loss of each fine-tuned backbone and how far it has moved.
+        complexity: Also measure how complex each rendering is, for alpha and C against it; null: do not.
         analysis: ``overtraining``: how fine-tuning depends on the length of pre-training; pre-trainings differ in it.
         law: Options of ``lightning-tl law`` for the table, such as ``{target_error: 0.1}``; null: no law is fitted.
         retries: How often a run that failed is tried again.
@@ -113,6 +145,7 @@ class Study:
     scratch: bool = True
     choose: Choice | None = None
     forgetting: bool = False
+    complexity: Complexity | None = None
     analysis: Literal["overtraining"] | None = None
     law: dict[str, Any] | None = field(default_factory=dict)
     retries: int = 1
@@ -141,13 +174,25 @@ class Study:
             raise UserError("forgetting is measured under a pre-training's head: there is no pretrain stage")
         if self.analysis is not None and (self.pretrain is None or not self.forgetting):
             raise UserError(f"analysis: {self.analysis} needs a pretrain stage and forgetting: true")
+        if self.complexity is not None and self.render is None:
+            raise UserError("complexity is measured on what was rendered: there is no render stage")
+        if self.complexity is not None and self.complexity.checkpoint is None and not self.scratch:
+            raise UserError("complexity needs a network: give complexity.checkpoint, or scratch: true")
         stages = {"render": self.render, "pretrain": self.pretrain, "finetune": self.finetune}
         for name, stage in stages.items():
-            axes = set() if stage is None else {*stage.product, *(key for group in stage.zip for key in group)}
+            axes = set() if stage is None else stage.axes
             if stage is not None and not stage.config and "config" not in axes:
                 raise UserError(f"{name} names no configuration: give {name}.config, such as {name}/digits")
             if stage is not None and (both := sorted(axes & stage.set.keys())):
                 raise UserError(f"{name}: '{both[0]}' is both set and an axis")
+        for key in self.finetune.same:
+            for name in ("pretrain", "finetune"):
+                axes = set() if (stage := stages[name]) is None else stage.axes
+                if key not in axes:
+                    raise UserError(f"finetune.same names '{key}', which is no axis of {name}{nearest(key, axes)}")
+        for name in ("render", "pretrain"):
+            if (stage := stages[name]) is not None and stage.same:
+                raise UserError(f"{name}.same: only fine-tuning has an earlier stage to agree with: finetune.same")
         if self.render is not None and self.render.val_images < 1:
             raise UserError(f"render.val_images is {self.render.val_images}; it must be at least 1")
         if self.choose is not None and not self.choose.values:

@@ -148,15 +148,17 @@ def trials(study: Study, pretrain: list[Run]) -> list[Run]:
     for members in series.values():
         sizes = sorted({run.point.get("data.n", 0) for run in members})
         starts.append(next(run for run in members if run.point.get("data.n", 0) == sizes[len(sizes) // 2]))
-    first: dict[str, Point] = {}
-    for _, point in study.finetune.grid("finetune", _starts(pretrain)):
-        first.setdefault(repr(point.get("config")), point)
-    return [
-        _finetuning(study, start, point, {study.choose.key: value})
-        for start in starts
-        for point in first.values()
-        for value in study.choose.values
-    ]
+    runs = []
+    for start in starts:
+        first: dict[str, Point] = {}
+        for _, point in study.finetune.grid("finetune", _starts(pretrain if start is None else [start])):
+            first.setdefault(repr(point.get("config")), point)
+        runs += [
+            _finetuning(study, start, point, {study.choose.key: value})
+            for point in first.values()
+            for value in study.choose.values
+        ]
+    return runs
 
 
 def choose(study: Study, runs: Iterable[Run], records: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -219,8 +221,7 @@ def _finetunings(study: Study, pretrain: list[Run], chosen: Mapping[str, Any]) -
 
 def _own(study: Study) -> list[dict[str, Any]]:
     """Return the exclusions that speak of fine-tuning's own axes alone, which hold for scratch too."""
-    axes = {*study.finetune.product, *(key for group in study.finetune.zip for key in group)}
-    return [rule for rule in study.finetune.exclude if rule.keys() <= axes]
+    return [rule for rule in study.finetune.exclude if rule.keys() <= study.finetune.axes]
 
 
 def _starts(pretrain: list[Run]) -> list[Point]:

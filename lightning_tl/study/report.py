@@ -10,8 +10,8 @@ from typing import Any
 
 import yaml
 
+from lightning_tl import page as html
 from lightning_tl.errors import UserError
-from lightning_tl.study import page as html
 from lightning_tl.study.records import load_json, write_whole
 from lightning_tl.study.runs import in_one_line
 
@@ -62,6 +62,7 @@ def write_report(folder: Path) -> Path:
     sections = [
         *_overtraining(folder, overtraining),
         *_laws(folder, law),
+        *_complexity(folder),
         *_pictures(folder),
         *_failed(facts),
         *_what_was_run(facts),
@@ -135,6 +136,25 @@ def _group(group: dict[str, Any]) -> Section:
 def _overtraining(folder: Path, found: dict[str, Any]) -> list[Section]:
     figures = [(folder / each["file"], each["caption"]) for each in found.get("figures", [])]
     return [Section("Does longer pre-training make the model fragile?", figures=figures)] if figures else []
+
+
+def _complexity(folder: Path) -> list[Section]:
+    found = load_json(folder / "complexity.json", missing={})
+    if not found:
+        return []
+    rows = [
+        (name, f"{entry['complexity']:.1f}", f"{-high:.1f} to {-low:.1f}", entry["entropy"]["images"])
+        for name, entry in sorted(found.items(), key=lambda pair: pair[1]["complexity"])
+        for low, high in [entry["entropy"]["interval"]]
+    ]
+    network = Path(next(iter(found.values()))["checkpoint"])
+    words = (
+        "−H in nats, H being the entropy of a Gaussian fitted to the features of "
+        f"{network.parent.parent.name or network.name}; intervals are of the images drawn."
+    )
+    return [
+        Section("How complex the renderings are", [words], table=(("rendering", "−H", "95 % interval", "images"), rows))
+    ]
 
 
 def _pictures(folder: Path) -> list[Section]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from lightning_tl.progress import progress_bar
 from lightning_tl.study.collect import collect
+from lightning_tl.study.complexity import measure_complexity
 from lightning_tl.study.config import Study
 from lightning_tl.study.plan import DataSet, Run, choose, data_sets, plan
 from lightning_tl.study.records import load_json, write_json
@@ -73,6 +74,8 @@ def _train(study: Study, sets: list[DataSet], out: Path, engine: Engine, facts: 
     with progress_bar("train", "runs") as advance:
         records, failures = run_all(runs, out, engine, study.retries, study.threads, advance, finished)
     collect(runs, sets, records, out)
+    if study.complexity is not None and not failures:
+        collect(runs, sets, records, out, measure_complexity(study.complexity, sets, runs, records, out))
     return failures
 
 

@@ -21,7 +21,7 @@ class DensePrediction(TransferTask):
     Args:
         num_classes: Outputs a pixel. From the command line the data module's number is taken.
         backbone: One of ``lightning_tl.models.BACKBONES``.
-        output_stride: Side of the image over that of the last map: 8, 16 or 32 (half of it for ``resnet10_w16``).
+        output_stride: Side of the image over that of the last map: 8, 16 or 32 (half of it for the ResNet-10s).
         aux_weight: Weight of the auxiliary head's loss, which is on ``layer3``.
         aux_lr_factor: The auxiliary head's learning rate over that of the rest.
         kwargs: Those of ``TransferTask``.

@@ -55,11 +55,11 @@ def test_batches(target):
     assert [len(data.splits[name]) for name in ("train", "val", "test")] == [TRAIN * 0.05, VAL, TEST]
     images, targets = data.splits["test"][list(range(4))]
     if target == "objdet":
-        assert all(image.shape == (3, 56, 56) for image in images)
+        assert all(image.shape == (3, 64, 64) for image in images)
         assert data.num_classes == 10
         return
-    assert images.shape == (4, 3, 56, 56)
-    assert targets.shape == ((4,) if target == "sinclass" else (4, 56, 56))
+    assert images.shape == (4, 3, 64, 64)
+    assert targets.shape == ((4,) if target == "sinclass" else (4, 64, 64))
     assert int(targets.max()) < data.num_classes
 
 

@@ -1,0 +1,80 @@
+"""How complex each rendering of a study is, kept in ``complexity.json`` and measured once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from lightning_tl.errors import UserError
+from lightning_tl.study.config import Complexity
+from lightning_tl.study.plan import DataSet, Run
+from lightning_tl.study.records import fingerprint, load_json, write_json
+
+FILE = "complexity.json"
+
+
+def measure_complexity(
+    settings: Complexity,
+    sets: Sequence[DataSet],
+    runs: Sequence[Run],
+    records: Mapping[str, Mapping[str, Any]],
+    out: Path,
+) -> dict[str, dict[str, Any]]:
+    """Measure what was not measured yet.
+
+    Args:
+        settings: Which network, and how.
+        sets: The renderings.
+        runs: Of the study.
+        records: Of the runs.
+        out: Folder of the study; gets ``complexity.json``: by rendering the entropy with its interval.
+
+    Returns:
+        By rendering: the columns ``complexity`` (−H), ``complexity_low`` and ``complexity_high`` (its 95 % interval),
+        nats.
+
+    Raises:
+        UserError: No network to measure with, or as ``lightning-tl dataset complexity``.
+    """
+    checkpoint, by = _network(settings, runs, records, out)
+    kept = load_json(out / FILE, missing={})
+    found: dict[str, Any] = {}
+    for each in sets:
+        root = out / "renders" / each.name
+        shards = [shard["sha256"] for shard in load_json(root / "train" / "manifest.json")["shards"]]
+        key = fingerprint([asdict(settings), by, shards])
+        known = kept.get(each.name, {})
+        found[each.name] = known if known.get("key") == key else {"key": key, **_measure(settings, root, checkpoint)}
+        write_json(out / FILE, found)
+    return {name: _columns(entry["entropy"]) for name, entry in found.items()}
+
+
+def _network(
+    settings: Complexity, runs: Sequence[Run], records: Mapping[str, Mapping[str, Any]], out: Path
+) -> tuple[Path, str]:
+    """Return the checkpoint, and what tells it from others."""
+    if settings.checkpoint is not None:
+        path = Path(settings.checkpoint)
+        if not path.is_file():
+            raise UserError(f"complexity.checkpoint is {path}: no such file")
+        return path, str(path)
+    run = next(run for run in runs if run.stage == "finetune" and run.start is None and run.name in records)
+    return out / "runs" / run.name / records[run.name]["checkpoint"], run.key
+
+
+def _measure(settings: Complexity, root: Path, checkpoint: Path) -> dict[str, Any]:
+    from lightning_tl.inspection.report import complexity
+
+    options = {"images": settings.images, "size": settings.size, "standardize": settings.standardize}
+    return complexity(root, checkpoint, **options)[1]  # type: ignore[arg-type]
+
+
+def _columns(entropy: Mapping[str, Any]) -> dict[str, Any]:
+    low, high = entropy["interval"]
+    return {
+        "complexity": round(-entropy["value"], 4),
+        "complexity_low": round(-high, 4),
+        "complexity_high": round(-low, 4),
+    }
