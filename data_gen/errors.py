@@ -1,4 +1,4 @@
-"""The one exception that bad input raises in ``data_gen``, and what its messages share."""
+"""The exception that bad input raises in ``data_gen``, and what its messages share."""
 
 from __future__ import annotations
 
@@ -14,6 +14,10 @@ class DataGenError(ValueError):
 
     The command line prints the message alone; from Python it is an ordinary ``ValueError``.
     """
+
+
+class StoreError(DataGenError):
+    """A store cannot be used or reached, which may pass."""
 
 
 def nearest(name: object, valid: Iterable[object]) -> str:

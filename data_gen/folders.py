@@ -1,4 +1,4 @@
-"""The folders of a run: the output, held by one process at a time, and a place in memory for passes in flight."""
+"""The folders of a run: the output, held by one process at a time, and places for what is in flight."""
 
 from __future__ import annotations
 
@@ -45,17 +45,36 @@ def temporary(config: RenderConfig, workers: int) -> Iterator[Path]:
     for place in places:
         if not (place.is_dir() and os.access(place, os.W_OK)):
             continue
-        for old in place.glob(f"{_TEMPORARY}*-*"):
-            if not _alive(old.name.removeprefix(_TEMPORARY).split("-")[0]):
-                shutil.rmtree(old, ignore_errors=True)
+        _clear(place)
         if shutil.disk_usage(place).free > 2 * needed:
-            folder = Path(tempfile.mkdtemp(prefix=f"{_TEMPORARY}{os.getpid()}-", dir=place))
-            try:
+            with _made(place) as folder:
                 yield folder
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
             return
     raise disk_full(places[-1] / _TEMPORARY, 2 * needed)
+
+
+@contextmanager
+def staging() -> Iterator[Path]:
+    """Make a folder on the disk for shards on their way to a store, and take away those of dead processes."""
+    place = Path(tempfile.gettempdir())
+    _clear(place)
+    with _made(place) as folder:
+        yield folder
+
+
+def _clear(place: Path) -> None:
+    for old in place.glob(f"{_TEMPORARY}*-*"):
+        if not _alive(old.name.removeprefix(_TEMPORARY).split("-")[0]):
+            shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def _made(place: Path) -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix=f"{_TEMPORARY}{os.getpid()}-", dir=place))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _alive(process_id: str) -> bool:

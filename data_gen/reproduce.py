@@ -15,15 +15,17 @@ from pathlib import Path
 
 from data_gen.check import check_environment
 from data_gen.errors import DataGenError
-from data_gen.shards import MANIFEST, view_members
+from data_gen.shards import view_members
 from data_gen.sources import open_catalogue
 from data_gen.spec import SPLITS, config_from_dict, sample_scene
+from data_gen.split import MANIFEST
+from data_gen.storage import open_folder
 
 
 def main(argv: list[str] | None = None) -> int:
     """Draw the scene, print it, render it; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m data_gen.reproduce", description=__doc__)
-    parser.add_argument("out", type=Path, help="folder of the data set")
+    parser.add_argument("out", help="folder of the data set, or its URL")
     parser.add_argument("--split", choices=SPLITS, default="train")
     parser.add_argument("--scene", type=int, required=True, help="index, from 0")
     parser.add_argument("--spec", action="store_true", help="print the specification alone")
@@ -36,15 +38,19 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _reproduce(out: Path, split: str, scene: int, spec_alone: bool) -> None:
-    manifest = out / split / MANIFEST
+def _reproduce(out: str, split: str, scene: int, spec_alone: bool) -> None:
+    source = open_folder(f"{out}/{split}")
     try:
-        config = config_from_dict(json.loads(manifest.read_text())["config"])
+        config = config_from_dict(json.loads(source.read(MANIFEST) or b"")["config"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataGenError(f"{manifest} cannot be read ({error}): give the folder that was rendered into") from None
+        raise DataGenError(
+            f"{source.at(MANIFEST)} cannot be read ({error}): give the folder that was rendered into"
+        ) from None
     if scene < 0:
         raise DataGenError(f"--scene is {scene}, but must be 0 or more")
-    catalogue = open_catalogue(config, out / "sources.json")
+    # of a data set on a store, what is made of it goes here
+    place = Path() if source.remote else Path(out)
+    catalogue = open_catalogue(config, None if source.remote else place / "sources.json")
     spec = sample_scene(config, config.seed, split, scene, catalogue)
     print(json.dumps(spec.to_dict(), indent=1), flush=True)
     if spec_alone:
@@ -52,7 +58,7 @@ def _reproduce(out: Path, split: str, scene: int, spec_alone: bool) -> None:
     check_environment()
     from data_gen import blender
 
-    folder = out / "reproduced"
+    folder = place / "reproduced"
     folder.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary:
         for view in blender.Renderer(config, Path(temporary), catalogue).render(spec):

@@ -1,9 +1,10 @@
 """A worker process: renders shards that its parent names, a line of JSON each, and reports by lines of JSON.
 
 ``python -m data_gen.worker``. First line in: ``{"config", "contents": the fingerprint of its sources, "record": file of
-what is known of them, "temporary": folder, "parent": process id}``; then ``{"split", "shard", "path", "skip": scenes to
-leave out}``. Lines out: ``{"ready": versions}``, ``{"scene": index, "mib": memory in use}`` after each scene,
-``{"sha256": …}`` after the shard, or ``{"error": kind, "message": …, "scene": index}``. It ends when its input does.
+what is known of them, "temporary": folder, "staging": folder, "parent": process id}``; then ``{"split", "shard",
+"path": or URL, "skip": scenes to leave out}``. Lines out: ``{"ready": versions}``, ``{"scene": index, "mib": memory in
+use}`` after each scene, ``{"sha256", "bytes"}`` once the shard is in its place, or ``{"error": kind, "message": …,
+"scene": index}``. It ends when its input does.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from data_gen.errors import DataGenError
+from data_gen.errors import DataGenError, StoreError
 from data_gen.shards import view_members, write_shard
 from data_gen.sources import Catalogue, open_catalogue
 from data_gen.spec import RenderConfig, config_from_dict, sample_scene
+from data_gen.storage import is_url, put_shard
 
 
 def main() -> None:
@@ -59,10 +61,12 @@ def _serve(out: TextIO) -> None:
     renderer = blender.Renderer(config, Path(start["temporary"]), catalogue)
     _send(out, {"ready": {**blender.versions(), "device": renderer.device}})
     for line in lines:
-        _render_shard(renderer, config, catalogue, json.loads(line), out)
+        _render_shard(renderer, config, catalogue, json.loads(line), Path(start["staging"]), out)
 
 
-def _render_shard(renderer: Any, config: RenderConfig, catalogue: Catalogue, task: dict[str, Any], out: TextIO) -> None:
+def _render_shard(
+    renderer: Any, config: RenderConfig, catalogue: Catalogue, task: dict[str, Any], staging: Path, out: TextIO
+) -> None:
     first = task["shard"] * config.scenes_per_shard
     scene = first
 
@@ -75,8 +79,17 @@ def _render_shard(renderer: Any, config: RenderConfig, catalogue: Catalogue, tas
                 yield from view_members(view, config.image)
             _send(out, {"scene": scene, "mib": _memory_mib()})
 
+    remote = is_url(task["path"])
+    file = staging / task["split"] / task["path"].rsplit("/", 1)[-1] if remote else Path(task["path"])
     try:
-        _send(out, {"sha256": write_shard(Path(task["path"]), members())})
+        if remote:
+            file.parent.mkdir(exist_ok=True)
+        shard = write_shard(file, members())
+        if remote:
+            put_shard(file, task["path"])
+        _send(out, {"sha256": shard.sha256, "bytes": shard.size})
+    except StoreError as error:
+        _send(out, {"error": "store", "message": str(error), "scene": scene})
     except DataGenError as error:
         _send(out, {"error": "user", "message": str(error), "scene": scene})
     except Exception as error:

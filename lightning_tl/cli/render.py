@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
-from data_gen.devices import default_workers
 from data_gen.farm import render
 from data_gen.spec import RenderConfig
 from lightning_tl.cli.parsing import command_parser, parse
@@ -18,11 +16,28 @@ every finished shard and renders what is missing. It can be interrupted at any t
 def main(argv: list[str] | None = None) -> int:
     """Render, and print what there is now."""
     parser = command_parser("render", DESCRIPTION)
-    parser.add_argument("--out", type=Path, required=True, help="Folder of the data set: train/ and val/ go into it.")
+    parser.add_argument(
+        "--out",
+        type=str,
+        required=True,
+        help="Folder or URL (s3://bucket/set) of the data set: train/ and val/ go into it.",
+    )
     parser.add_argument("--images", type=int, required=True, help="Images of the training split.")
     parser.add_argument("--val-images", "--val_images", type=int, default=0, help="Images of the validation split.")
     parser.add_argument(
-        "--workers", type=int | None, default=None, help="Renderer processes (default: one a core, or one a GPU)."
+        "--workers",
+        type=int | None,
+        default=None,
+        help="Renderer processes (default: one a core, or one a GPU; with ray as many as the cluster has room for).",
+    )
+    parser.add_argument(
+        "--engine", choices=("local", "ray"), default="local", help="Processes of this machine, or of a Ray cluster."
+    )
+    parser.add_argument(
+        "--address",
+        type=str | None,
+        default=None,
+        help="Of the Ray cluster: auto, host:6379, ray://host:10001 (default: one is started here).",
     )
     parser.add_argument(
         "--on-error",
@@ -41,10 +56,12 @@ def main(argv: list[str] | None = None) -> int:
             given.out,
             given.images,
             given.val_images,
-            default_workers(config["image"].device) if given.workers is None else given.workers,
+            given.workers,
             progress,
             on_error=given.on_error,
             say=lambda note: print(f"note: {note}", file=sys.stderr),
+            engine=given.engine,
+            address=given.address,
         )
     for split, scenes in summary.skipped.items():
         listed = ", ".join(map(str, scenes))

@@ -6,14 +6,14 @@ import json
 import sys
 from pathlib import Path
 
-from data_gen import farm
+from data_gen import farm, pool
 from data_gen.errors import DataGenError
 from data_gen.spec import config_from_dict
 
 if __name__ == "__main__":
     config, out, images, val, workers = sys.argv[1:6]
     if sys.argv[6:] == ["fake"]:
-        farm.worker_command = lambda: [sys.executable, str(Path(__file__).with_name("fake_worker.py"))]
+        pool.worker_arguments = lambda: [str(Path(__file__).with_name("fake_worker.py"))]
         farm.check_environment = lambda: None
     try:
         summary = farm.render(

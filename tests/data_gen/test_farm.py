@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from data_gen import farm
+from data_gen import farm, pool
 from data_gen.errors import DataGenError
 from data_gen.farm import render
 from data_gen.folders import LOCK
@@ -23,7 +23,7 @@ HERE = Path(__file__).parent
 
 @pytest.fixture(autouse=True)
 def fake(monkeypatch):
-    monkeypatch.setattr(farm, "worker_command", lambda: [sys.executable, str(HERE / "fake_worker.py")])
+    monkeypatch.setattr(pool, "worker_arguments", lambda: [str(HERE / "fake_worker.py")])
     monkeypatch.setattr(farm, "check_environment", lambda: None)
 
 
@@ -122,8 +122,8 @@ def test_progress_counts_what_is_there(tiny, tmp_path):
 
 def test_workers_are_recycled(tiny, tmp_path, monkeypatch):
     starts = []
-    begin = farm._Farm._start
-    monkeypatch.setattr(farm._Farm, "_start", lambda self, t: starts.append(1) or begin(self, t))
+    begin = pool.LocalPool.start
+    monkeypatch.setattr(pool.LocalPool, "start", lambda self: starts.append(1) or begin(self))
     render(tiny(), tmp_path / "a", 36, 0, 1, recycle_scenes=6)
     assert len(starts) == 3
     render(tiny(), tmp_path / "b", 36, 0, 1)
@@ -208,8 +208,8 @@ def test_a_scene_that_raises(tiny, tmp_path, monkeypatch):
 
 def test_workers_that_have_grown_are_recycled(tiny, tmp_path, monkeypatch):
     starts = []
-    begin = farm._Farm._start
-    monkeypatch.setattr(farm._Farm, "_start", lambda self, t: starts.append(1) or begin(self, t))
+    begin = pool.LocalPool.start
+    monkeypatch.setattr(pool.LocalPool, "start", lambda self: starts.append(1) or begin(self))
     render(tiny(), tmp_path, 18, 0, 1, recycle_mib=1)
     assert len(starts) == 3
 
@@ -223,7 +223,7 @@ def test_workers_on_gpus_take_turns(tiny, tmp_path, monkeypatch):
         started.append(options["env"].get("CUDA_VISIBLE_DEVICES"))
         return popen(command, **options)
 
-    monkeypatch.setattr(farm.subprocess, "Popen", noted)
+    monkeypatch.setattr(subprocess, "Popen", noted)
     config = tiny(image={"size": 24, "device": "auto"})
     render(config, tmp_path, 18, 0, 3)
     assert started == ["4", "7", "4"]

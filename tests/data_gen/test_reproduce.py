@@ -3,8 +3,8 @@ import json
 import pytest
 
 from data_gen.reproduce import main
-from data_gen.shards import Split
 from data_gen.spec import sample_scene
+from data_gen.split import Split
 
 
 def test_the_specification_of_a_scene(tiny, tmp_path, capsys):
