@@ -16,6 +16,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 import lightning_tl.data.ade20k
 import lightning_tl.data.coco
+import lightning_tl.data.digit_scenes
 import lightning_tl.data.digits
 import lightning_tl.data.folders
 import lightning_tl.data.rendered

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -292,7 +294,7 @@ def _merged(stage: Stage, point: Point, where: str) -> dict[str, Any]:
     """Return the configuration of a point as one nested dict: files, then overrides by dotted key."""
     merged: dict[str, Any] = {}
     for name in stage.files(point):
-        _update(merged, _yaml(find_config(name)))
+        _update(merged, deepcopy(_yaml(find_config(name))))
     for key, value in stage.overrides(point).items():
         into = merged
         *parents, last = key.split(".")
@@ -314,12 +316,18 @@ def _update(into: dict[str, Any], other: Mapping[str, Any]) -> None:
 
 def _yaml(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = _parsed(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())})") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds no keys and values")
     return content
+
+
+@cache
+def _parsed(text: str) -> Any:
+    """Parse YAML, each text once, as thousands of runs share a few files; what is returned must not be changed."""
+    return yaml.safe_load(text)
 
 
 def _text(value: Any) -> str:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from lightning_tl.errors import UserError
@@ -25,6 +27,28 @@ def test_exclusions_leave_out_what_matches_all_their_keys():
     stage = Stage("c", product={"n": [1, 2]}, exclude=[{"render": "digits", "n": 2}])
     pairs = stage.grid("pretrain", [{"render": "digits"}, {"render": "shapes"}])
     assert [(render["render"], own["n"]) for render, own in pairs] == [("digits", 1), ("shapes", 1), ("shapes", 2)]
+
+
+def test_fine_tuning_agrees_with_its_pre_training():
+    models = {"model.backbone": ["small", "large"]}
+    stage = Stage("c", product={"lr": [1, 2], **models}, same=["model.backbone"])
+    starts = [{"start": name, "pretrain.model.backbone": name} for name in models["model.backbone"]]
+    pairs = [(other.get("start"), own["model.backbone"], own["lr"]) for other, own in stage.grid("finetune", starts)]
+    assert pairs == [("small", "small", 1), ("small", "small", 2), ("large", "large", 1), ("large", "large", 2)]
+    assert len(stage.grid("finetune")) == 4  # from scratch: all
+
+
+def test_what_must_agree_is_an_axis_of_both():
+    pre, fine = Stage("p", product={"model.backbone": ["a"]}), Stage("f", product={"model.backbone": ["a"]})
+    Study(replace(fine, same=["model.backbone"]), pretrain=pre).check()
+    with pytest.raises(
+        UserError, match=r"finetune\.same names 'model\.backbon', which is no axis of pretrain; did"
+    ):
+        Study(replace(fine, same=["model.backbon"]), pretrain=pre).check()
+    with pytest.raises(UserError, match=r"finetune\.same names 'model\.backbone', which is no axis of finetune"):
+        Study(Stage("f", same=["model.backbone"]), pretrain=pre).check()
+    with pytest.raises(UserError, match=r"pretrain\.same: only fine-tuning has an earlier stage to agree with"):
+        Study(fine, pretrain=replace(pre, same=["model.backbone"])).check()
 
 
 @pytest.mark.parametrize(
