@@ -31,9 +31,11 @@ def find_config(name: str) -> Path:
     if path.is_file():
         return path
     root = configs_root()
-    shipped = {file.relative_to(root).with_suffix("").as_posix(): file for file in sorted(root.rglob("*.yaml"))}
     wanted = name.removeprefix("configs/").removesuffix(".yaml")
-    matches = [key for key in shipped if key == wanted] or [key for key in shipped if key.endswith(f"/{wanted}")]
+    if (exact := root / f"{wanted}.yaml").is_file():
+        return exact
+    shipped = {file.relative_to(root).with_suffix("").as_posix(): file for file in sorted(root.rglob("*.yaml"))}
+    matches = [key for key in shipped if key.endswith(f"/{wanted}")]
     if len(matches) == 1:
         return shipped[matches[0]]
     if matches:
