@@ -334,6 +334,8 @@ def _text(value: Any) -> str:
     """Return a value as the command line takes it: plain, or as YAML in one line."""
     if isinstance(value, str):
         return value
+    if type(value) is int:  # most are, and YAML's writer is slow
+        return str(value)
     return yaml.safe_dump(value, default_flow_style=True, width=10**6).removesuffix("\n...\n").strip()
 
 
