@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -138,6 +139,6 @@ def renders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def own_renders(tmp_path: Path) -> Path:
+def own_renders(renders: Path, tmp_path: Path) -> Path:
     """A small rendered data set that the test may damage."""
-    return write_renders(tmp_path / "renders")
+    return Path(shutil.copytree(renders, tmp_path / "renders"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,6 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from scipy import ndimage
+
+from lightning_tl.inspection.members import colours, pixels
 
 THUMBNAIL = 16
 #: a channel's range up to which an image counts as of a single colour
@@ -23,6 +24,7 @@ _AWAY, _AWAY_SHARE = -0.25, 0.02
 _LABEL_KEYS = ("scene", "view", "size", "labels", "objects", "camera")
 _OBJECT_KEYS = ("instance", "category", "name", "bbox", "area", "visible_fraction")
 _NO_NORMAL = 128
+_IDENTITY = np.eye(3)
 _COMPONENT = (np.arange(256) / 127.5 - 1).astype(np.float32)
 
 Say = Callable[[str, str], None]
@@ -70,9 +72,9 @@ def check_image(key: str, parts: dict[str, bytes], expected: Expected, say: Say)
     labels = _labels(key, parts["json"], expected, say) if "json" in parts else None
     masks = {}
     for name, dimensions in (("category", 2), ("instance", 2), ("normal", 3), ("depth", 2)):
-        pixels = _pixels(f"{key}.{name}.png", parts.get(f"{name}.png"), dimensions, expected, say)
-        if pixels is not None:
-            masks[name] = pixels
+        found = _pixels(f"{key}.{name}.png", parts.get(f"{name}.png"), dimensions, expected, say)
+        if found is not None:
+            masks[name] = found
     if labels is None:
         return Seen(thumbnail, [])
     camera = _camera(labels["camera"], say)
@@ -88,50 +90,41 @@ def check_image(key: str, parts: dict[str, bytes], expected: Expected, say: Say)
     return Seen(thumbnail, [thing["category"] for thing in labels["objects"]])
 
 
-def _decoded(name: str, content: bytes, say: Say) -> Image.Image | None:
-    try:
-        return Image.open(io.BytesIO(content), formats=("PNG", "JPEG"))
-    except (OSError, SyntaxError, ValueError) as error:
-        say("undecodable", f"{name}: {error}")
-        return None
-
-
 def _colours(key: str, parts: dict[str, bytes], expected: Expected, say: Say) -> np.ndarray | None:
     name = next((name for name in ("rgb.png", "rgb.jpg") if name in parts), None)
     if name is None:
         say("member-missing", f"no {key}.rgb.png or {key}.rgb.jpg")
         return None
-    image = _decoded(f"{key}.{name}", parts[name], say)
-    if image is None:
-        return None
-    if image.size[::-1] != expected.size:
-        say("size", f"{key}.{name} is {image.height} x {image.width}, not {_by(expected.size)}")
     try:
-        image.draft("RGB", (128, 128))  # a JPEG need not be decoded whole
-        small = image.convert("RGB")
-        flat = int(np.ptp(np.asarray(small), axis=(0, 1)).max()) <= _FLAT
-        thumbnail = np.asarray(small.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX))
+        size, found = colours(parts[name], 128)
     except (OSError, SyntaxError, ValueError) as error:
         say("undecodable", f"{key}.{name}: {error}")
         return None
-    if flat:
+    if size != expected.size:
+        say("size", f"{key}.{name} is {size[0]} x {size[1]}, not {_by(expected.size)}")
+    thumbnail = np.asarray(Image.fromarray(found).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX))
+    # means vary no more than pixels do, and are fewer
+    if _range(thumbnail) <= _FLAT and _range(found) <= _FLAT:
         say("empty", f"{key}.{name} has one colour, about {tuple(thumbnail[0, 0].tolist())}")
     return thumbnail
 
 
+def _range(found: np.ndarray) -> int:
+    return int(np.ptp(found, axis=(0, 1)).max())
+
+
 def _pixels(name: str, content: bytes | None, dimensions: int, expected: Expected, say: Say) -> np.ndarray | None:
-    image = None if content is None else _decoded(name, content, say)
-    if image is None:
+    if content is None:
         return None
     try:
-        pixels = np.asarray(image)
+        found = pixels(content)
     except (OSError, SyntaxError, ValueError) as error:
         say("undecodable", f"{name}: {error}")
         return None
-    if pixels.shape[:2] != expected.size or pixels.ndim != dimensions:
-        say("size", f"{name} is of shape {list(pixels.shape)}, not {_by(expected.size)}")
+    if found.shape[:2] != expected.size or found.ndim != dimensions:
+        say("size", f"{name} is of shape {list(found.shape)}, not {_by(expected.size)}")
         return None
-    return pixels
+    return found
 
 
 def _by(size: tuple[int, int]) -> str:
@@ -261,11 +254,16 @@ def _camera(given: Any, say: Say) -> _Camera | None:
         say("camera", f"K is {k.tolist()}: focal lengths must be above 0 and the last row 0, 0, 1")
         return None
     rotation = pose[:3, :3]
-    straight = np.abs(rotation @ rotation.T - np.eye(3)).max() < 1e-3 and np.linalg.det(rotation) > 0
+    straight = np.abs(rotation @ rotation.T - _IDENTITY).max() < 1e-3 and _determinant(rotation.tolist()) > 0
     if not straight or pose[3].tolist() != [0, 0, 0, 1]:
         say("camera", "world_to_camera is not a rotation and a shift")
         return None
     return _Camera(k, rotation, pose[:3, 3])
+
+
+def _determinant(m: list[list[float]]) -> float:
+    (a, b, c), (d, e, f), (g, h, i) = m
+    return a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)
 
 
 def _camera_rays(shape: tuple[int, ...], k: np.ndarray) -> np.ndarray:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import re
@@ -24,6 +23,7 @@ from lightning_tl.errors import UserError
 from lightning_tl.inspection.duplicates import near_duplicates
 from lightning_tl.inspection.faults import Fault
 from lightning_tl.inspection.images import THUMBNAIL, Expected, check_image
+from lightning_tl.inspection.members import tar_members
 from lightning_tl.inspection.splits import split_folders
 from lightning_tl.progress import progress_bar
 
@@ -46,11 +46,11 @@ class _Shard:
 
 @dataclass
 class _Checked:
-    """What the check of a shard found; ``thumbnails`` belong to ``keys``."""
+    """What the check of a shard found; ``thumbnails``, one array, belong to ``keys``."""
 
     faults: list[Fault] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
-    thumbnails: list[np.ndarray] = field(default_factory=list)
+    thumbnails: np.ndarray = field(default_factory=lambda: np.zeros((0, THUMBNAIL, THUMBNAIL, 3), np.uint8))
     objects: Counter[int] = field(default_factory=Counter)
     images: int = 0
 
@@ -101,7 +101,7 @@ def validate(root: Path, workers: int = 1) -> Validation:
                 counts += checked.objects
                 images += checked.images
                 keys += [(manifest.split, shard.path, key) for key in checked.keys]
-                thumbnails += checked.thumbnails
+                thumbnails.append(checked.thumbnails)
                 advance(begun + images, total)
             found.images[manifest.split] = images
             found.objects[manifest.split] = {name: counts[number] for number, name in manifest.categories.items()}
@@ -157,17 +157,17 @@ def _check_shard(shard: _Shard, expected: Expected) -> _Checked:
         say("", "shard-hash", f"sha256 {digest[:12]}…, in the manifest {shard.sha256[:12]}…")
     by_key: dict[str, dict[str, bytes]] = {}
     try:
-        with tarfile.open(fileobj=io.BytesIO(content)) as archive:
-            for member in archive:
-                key, _, extension = member.name.partition(".")
-                parts = by_key.setdefault(key, {})
-                if extension in parts:
-                    say(key, "ids", f"{member.name} is there twice")
-                parts[extension] = content[member.offset_data : member.offset_data + member.size]
+        for name, data in tar_members(content):
+            key, _, extension = name.partition(".")
+            parts = by_key.setdefault(key, {})
+            if extension in parts:
+                say(key, "ids", f"{name} is there twice")
+            parts[extension] = data
     except tarfile.TarError as error:
         say("", "shard-unreadable", str(error))
     if len(by_key) != shard.images:
         say("", "shard-count", f"{len(by_key)} images, {shard.images} in the manifest")
+    thumbnails = []
     for key, parts in by_key.items():
         _check_key(shard, key, say)
         seen = check_image(key, parts, expected, partial(say, key))
@@ -175,7 +175,9 @@ def _check_shard(shard: _Shard, expected: Expected) -> _Checked:
         checked.objects.update(seen.objects)
         if seen.thumbnail is not None:
             checked.keys.append(key)
-            checked.thumbnails.append(seen.thumbnail)
+            thumbnails.append(seen.thumbnail)
+    if thumbnails:
+        checked.thumbnails = np.stack(thumbnails)
     return checked
 
 
@@ -197,7 +199,7 @@ def _check_key(shard: _Shard, key: str, say: Any) -> None:
 def _beside(manifest: Manifest) -> Iterator[Fault]:
     folder = manifest.folder / "shards"
     listed = {Path(shard["name"]).with_suffix(".tar").name for shard in manifest.shards}
-    for name in sorted(os.listdir(folder)) if folder.is_dir() else []:
+    for name in sorted(os.listdir(folder)) if isinstance(folder, Path) and folder.is_dir() else []:
         if name.removesuffix(".sha256") not in listed:
             yield Fault("extra-file", str(folder / name), "", "not in the manifest")
 
@@ -219,10 +221,9 @@ def _balance(manifest: Manifest, counts: Counter[int]) -> Iterator[Fault]:
 
 
 def _duplicates(keys: list[tuple[str, str, str]], thumbnails: list[np.ndarray]) -> Iterator[Fault]:
-    if not thumbnails:
+    if not keys:
         return
-    stacked = np.stack(thumbnails).reshape(-1, THUMBNAIL, THUMBNAIL, 3)
-    for index, other, rms in near_duplicates(stacked):
+    for index, other, rms in near_duplicates(np.concatenate(thumbnails)):
         split, file, key = keys[index]
         their_split, their_file, their_key = keys[other]
         same = f"differs from {their_file} {their_key} by {rms:.2f} grey levels"
