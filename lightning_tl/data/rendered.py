@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lightning_tl.data.augment import BatchTransform
 from lightning_tl.data.loading import BatchedDataModule, Batches, Split
+from lightning_tl.data.remote import place
 from lightning_tl.data.samples import Kind, Samples
 from lightning_tl.data.shards import RenderedImages, read_manifest
 from lightning_tl.data.transforms import CropTransform, Given, ResizeTransform, ScaleCropTransform, build_transform
@@ -129,7 +130,7 @@ class Rendered(BatchedDataModule):
     """The first ``n`` images of a rendered data set's train split, and the whole of its validation split.
 
     Args:
-        root: The folder that ``lightning-tl render`` wrote.
+        root: The folder that ``lightning-tl render`` wrote, or its URL (``s3://bucket/set``).
         n: Pre-training size (``None``: all images).
         target: ``mulclass``: the visible categories as a float vector. ``sinclass``: the largest object's category.
             ``objdet``: boxes with the categories as labels 1 … K. ``semseg``: class by pixel, 0 the background and
@@ -149,7 +150,7 @@ class Rendered(BatchedDataModule):
 
     def __init__(
         self,
-        root: Path,
+        root: str | Path,
         n: int | None = None,
         target: Target = "mulclass",
         transform: Given = None,
@@ -163,7 +164,7 @@ class Rendered(BatchedDataModule):
             raise UserError(f"data.target is '{target}'; valid: {', '.join(get_args(Target))}")
         whole = target in ("mulclass", "sinclass")
         super().__init__(batch_size, seed, steps_per_epoch, eval_batch_size or (256 if whole else 8), num_workers)
-        self.root, self.n, self.target, self.task = Path(root), n, target, target
+        self.root, self.n, self.target, self.task = place(root), n, target, target
         if whole:
             self.transform = build_transform(transform, target, BatchTransform, CropTransform, ResizeTransform)
         elif target == "objdet":

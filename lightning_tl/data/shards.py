@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from lightning_tl.data.images import Undecodable, decode, open_image
+from lightning_tl.data.remote import Url, cached, fetch, fetch_all, place, read
 from lightning_tl.errors import UserError
 
 _KEPT_OPEN = 128  # shards; processes may commonly have a thousand files
@@ -29,7 +30,7 @@ _Members = list[tuple[str, dict[str, tuple[int, int]]]]
 class Manifest:
     """What `manifest.json` says that readers need."""
 
-    folder: Path
+    folder: Path | Url
     split: str
     categories: dict[int, str]
     image_size: tuple[int, int]
@@ -44,17 +45,22 @@ class Manifest:
 def read_manifest(folder: str | Path) -> Manifest:
     """Read a split's manifest.
 
+    Args:
+        folder: ``DIR/train`` or ``DIR/val``, or its URL on a store that fsspec reaches.
+
     Raises:
-        UserError: No manifest, not JSON, of another format version, or a key is missing.
+        UserError: No manifest, not JSON, of another format version, or a key is missing; a store cannot be reached.
     """
-    folder = Path(folder)
+    folder = place(folder)
     path = folder / "manifest.json"
-    if not path.is_file():
-        hint = f"; its splits are {folder}/train and {folder}/val" if (folder / "train").is_dir() else ""
+    text = read(path) if isinstance(path, Url) else path.read_bytes() if path.is_file() else None
+    if text is None:
+        above = isinstance(folder, Path) and (folder / "train").is_dir()
+        hint = f"; its splits are {folder}/train and {folder}/val" if above else ""
         raise UserError(f"{path}: no such file, so {folder} is no rendered split{hint} (lightning-tl render makes one)")
     damaged = f"{path}: damaged ({{}}): delete it and render again"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(text)
         version = content["format_version"]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(damaged.format(f"{type(error).__name__}: {error}")) from error
@@ -79,10 +85,11 @@ def read_manifest(folder: str | Path) -> Manifest:
 class RenderedImages:
     """The first ``n`` images of a rendered split, by index.
 
-    A shard's headers are read, and its sha256 is checked, when its first image is asked for.
+    A shard's headers are read, and its sha256 is checked, when its first image is asked for. From a store each shard
+    is fetched once, then too, and kept in ``$LIGHTNING_TL_CACHE`` (``~/.cache/lightning_tl``).
 
     Args:
-        folder: ``DIR/train`` or ``DIR/val``.
+        folder: ``DIR/train`` or ``DIR/val``, or its URL on a store that fsspec reaches (``s3://bucket/set/train``).
         n: How many images, counted from the first (``None``: all). The images of a smaller ``n`` are the first of a
             larger one.
         verify: Check each shard against the manifest's sha256 before it is used.
@@ -112,7 +119,11 @@ class RenderedImages:
         return self.n
 
     def shard_path(self, shard: int) -> Path:
-        """Return the file of a shard, by its number in the manifest."""
+        """Return the file of a shard, by its number in the manifest; of one on a store, the cache's."""
+        found = self._at(shard)
+        return cached(self.manifest.shards[shard]["sha256"]) if isinstance(found, Url) else found
+
+    def _at(self, shard: int) -> Path | Url:
         name = str(self.manifest.shards[shard]["name"])
         return self.manifest.folder / "shards" / Path(name).with_suffix(".tar").name
 
@@ -121,6 +132,10 @@ class RenderedImages:
             return self._members[shard]
         path, entry = self.shard_path(shard), self.manifest.shards[shard]
         mend = "delete it and run the same lightning-tl render again"
+        url = self._at(shard)
+        if isinstance(url, Url):
+            fetch(url, entry["sha256"])
+            mend = "delete it, and it is fetched again"
         if not path.is_file():
             raise UserError(f"{path}: this shard is in the manifest but not on disk: run the same render again")
         if self.verify:
@@ -147,7 +162,10 @@ class RenderedImages:
         Raises:
             UserError: A missing or corrupted shard.
         """
-        for shard in range(bisect_left(self._ends, self.n) + 1):
+        shards = range(bisect_left(self._ends, self.n) + 1)
+        urls = [(url, self.manifest.shards[i]["sha256"]) for i in shards if isinstance(url := self._at(i), Url)]
+        fetch_all(urls)
+        for shard in shards:
             self._open(shard)
 
     def _read(self, shard: int, offset: int, size: int) -> bytes:

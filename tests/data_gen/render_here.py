@@ -1,4 +1,4 @@
-"""Render in a process that a test may kill: ``render_here.py CONFIG.json OUT IMAGES VAL WORKERS [fake]``."""
+"""Render in a process that a test may kill: ``render_here.py CONFIG OUT IMAGES VAL WORKERS [fake [ray ADDRESS]]``."""
 
 from __future__ import annotations
 
@@ -6,18 +6,24 @@ import json
 import sys
 from pathlib import Path
 
-from data_gen import farm, pool
+from data_gen import cluster, farm, pool
 from data_gen.errors import DataGenError
 from data_gen.spec import config_from_dict
 
 if __name__ == "__main__":
     config, out, images, val, workers = sys.argv[1:6]
-    if sys.argv[6:] == ["fake"]:
-        pool.worker_arguments = lambda: [str(Path(__file__).with_name("fake_worker.py"))]
+    if sys.argv[6:7] == ["fake"]:
+        pool.worker_arguments = cluster.worker_arguments = lambda: [str(Path(__file__).with_name("fake_worker.py"))]
         farm.check_environment = lambda: None
     try:
         summary = farm.render(
-            config_from_dict(json.loads(Path(config).read_text())), Path(out), int(images), int(val), int(workers)
+            config_from_dict(json.loads(Path(config).read_text())),
+            out,
+            int(images),
+            int(val),
+            int(workers),
+            engine=sys.argv[7] if sys.argv[7:] else "local",
+            address=sys.argv[8] if sys.argv[8:] else None,
         )
     except DataGenError as error:
         sys.exit(f"error: {error}")
