@@ -30,7 +30,7 @@ from data_gen import nodes
 from data_gen.devices import choose_device
 from data_gen.errors import DataGenError
 from data_gen.exr import read_exr
-from data_gen.labels import View, camera_normals, depth_mm, tone_map, view_labels
+from data_gen.labels import View, camera_normals, depth_mm, film_filter, tone_map, view_labels
 from data_gen.library import MaterialSpec, Mesh, build
 from data_gen.library.geometry import Floats, merge, prism, rotation
 from data_gen.sources import Catalogue, Model, Surface, open_catalogue
@@ -44,6 +44,8 @@ _renderer = importlib.import_module("blenderproc.api.renderer")
 _types = importlib.import_module("blenderproc.api.types")
 _initializer = importlib.import_module("blenderproc.python.utility.Initializer")
 
+#: goes up where the same configuration gives other pixels than before
+_RENDERER = "2"
 _FLOOR_WITHOUT_WALLS = 40.0
 _PANORAMA_GAIN = 4.0
 
@@ -51,7 +53,12 @@ _PANORAMA_GAIN = 4.0
 def versions() -> dict[str, str]:
     """Return the versions of what the pixels depend on."""
     blenderproc = importlib.import_module("blenderproc")
-    return {"blender": bpy.app.version_string, "blenderproc": blenderproc.__version__, "numpy": np.__version__}
+    return {
+        "renderer": _RENDERER,
+        "blender": bpy.app.version_string,
+        "blenderproc": blenderproc.__version__,
+        "numpy": np.__version__,
+    }
 
 
 class Renderer:
@@ -100,13 +107,15 @@ class Renderer:
         scene.cycles.use_animated_seed = True  # other noise in each view
         scene.cycles.caustics_reflective = scene.cycles.caustics_refractive = False
         scene.cycles.use_auto_tile = False
-        # a box keeps the mask's sample (one a pixel) within its pixel
+        # a box keeps the mask's sample (one a pixel) within its pixel; film_filter widens it for the colours
         scene.cycles.pixel_filter_type, scene.cycles.filter_width = "BOX", 1.0
         scene.cycles.debug_use_spatial_splits = False
         scene.cycles.use_denoising = layer.cycles.use_denoising = image.denoise
         scene.cycles.denoiser = "OPENIMAGEDENOISE"
-        scene.cycles.denoising_quality = "FAST"
-        scene.cycles.denoising_prefilter = "NONE"
+        scene.cycles.denoising_quality = image.denoise_quality.upper()
+        # albedo and normals of few samples are noisy too: "NONE" would take them for the truth, "ACCURATE" costs as
+        # much again as the image
+        scene.cycles.denoising_prefilter = "FAST"
         scene.cycles.denoising_input_passes = "RGB_ALBEDO_NORMAL"
         layer.use_pass_normal = layer.use_pass_object_index = True
         layer.use_pass_z, layer.use_pass_diffuse_color = image.depth, False
@@ -195,7 +204,8 @@ class Renderer:
         def layer(name: str) -> typing.Any:
             return passes[f"ViewLayer.{name}"]
 
-        rgb = tone_map(np.stack([layer(f"Combined.{c}") for c in "RGB"], -1), self._image.exposure)
+        light = np.stack([layer(f"Combined.{c}") for c in "RGB"], -1)
+        rgb = tone_map(film_filter(light), self._image.exposure)
         instance = np.round(layer("IndexOB.X")).astype(np.uint16)
         instance[instance > sum(o.category_id > 0 for o in spec.objects)] = 0  # distractors come last
         ids = np.array([0] + [o.category_id for o in spec.objects], np.uint16)

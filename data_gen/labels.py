@@ -36,6 +36,24 @@ class View:
     labels: dict[str, Any]
 
 
+def film_filter(linear: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Let each pixel's light spread a little over its neighbours, as a film does; edges are less stepped then.
+
+    The samples of a pixel lie in a box of its width. With this binomial kernel the standard deviation of the whole is
+    √(1/12 + 2 · 0.05) = 0.43 pixels, that of Blender's default filter (Blackman-Harris, 1.5 pixels). Samples that were
+    drawn from the wider filter would serve one pixel alone, and leave more noise.
+
+    Args:
+        linear: shape ``[H, W, 3]``.
+    """
+    for axis in (0, 1):
+        widths = [(1, 1) if i == axis else (0, 0) for i in range(3)]
+        wide = np.pad(linear, widths, mode="edge")
+        before, after = (wide[:-2], wide[2:]) if axis == 0 else (wide[:, :-2], wide[:, 2:])
+        linear = np.float32(0.9) * linear + np.float32(0.05) * (before + after)
+    return linear
+
+
 def tone_map(linear: NDArray[np.float32], exposure: float) -> NDArray[np.uint8]:
     """Turn light into 8-bit sRGB colours.
 

@@ -2,9 +2,10 @@ import struct
 
 import numpy as np
 import pytest
+from scipy.ndimage import convolve
 
 from data_gen.exr import read_exr
-from data_gen.labels import camera_normals, depth_mm, silhouette, tone_map, visible_fractions
+from data_gen.labels import camera_normals, depth_mm, film_filter, silhouette, tone_map, visible_fractions
 from data_gen.library.geometry import box, ellipsoid
 
 K = np.array([[40.0, 0, 19.5], [0, 40.0, 19.5], [0, 0, 1]])
@@ -98,6 +99,20 @@ def _exr(compression=0, kind=2, version=2):
     header += attribute(b"dataWindow", b"box2i", struct.pack("<4i", 0, 0, 2, 1)) + b"\0"
     lines = [struct.pack("<ii", y, 24) + np.arange(6, dtype="<f4").tobytes() for y in (1, 0)]
     return header + bytes(16) + b"".join(lines)
+
+
+def test_film_filter_has_the_width_that_it_says_and_loses_no_light():
+    dot = np.zeros((9, 9, 3), np.float32)
+    dot[4, 4] = 1
+    spread = film_filter(dot)[..., 0]
+    assert spread.sum() == pytest.approx(1)
+    for axis in (0, 1):
+        profile = spread.sum(axis)
+        assert (profile * (np.arange(9) - 4) ** 2).sum() + 1 / 12 == pytest.approx(0.43**2, rel=0.02)
+    rng = np.random.default_rng(0)
+    picture = rng.random((5, 8, 3), np.float32)
+    kernel = np.outer([0.05, 0.9, 0.05], [0.05, 0.9, 0.05])[..., None]
+    np.testing.assert_allclose(film_filter(picture), convolve(picture, kernel, mode="nearest"), atol=1e-6)
 
 
 def test_reading_exr():
