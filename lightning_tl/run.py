@@ -13,6 +13,7 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.utilities import rank_zero_info
+from omegaconf.errors import OmegaConfBaseException
 
 import lightning_tl.data.ade20k
 import lightning_tl.data.coco
@@ -149,7 +150,12 @@ class RunCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the arguments; as a library call they have nothing to do with the process's own."""
-        self.config = parser.parse_args(args)
+        try:
+            self.config = parser.parse_args(args)
+        except OmegaConfBaseException as error:
+            key = f"{error.full_key}: " if error.full_key else ""
+            mend = "${…} names a key from the top of the file, and holds in files alone, not in values given by --key"
+            raise UserError(f"{key}{str(error).splitlines()[0]}; {mend}") from error
 
     def _parse_ckpt_path(self) -> None:
         # Lightning would let a checkpoint's hyper-parameters beat what was just given on the command line, silently.

@@ -41,9 +41,7 @@ def test_fine_tuning_agrees_with_its_pre_training():
 def test_what_must_agree_is_an_axis_of_both():
     pre, fine = Stage("p", product={"model.backbone": ["a"]}), Stage("f", product={"model.backbone": ["a"]})
     Study(replace(fine, same=["model.backbone"]), pretrain=pre).check()
-    with pytest.raises(
-        UserError, match=r"finetune\.same names 'model\.backbon', which is no axis of pretrain; did"
-    ):
+    with pytest.raises(UserError, match=r"finetune\.same names 'model\.backbon', which is no axis of pretrain; did"):
         Study(replace(fine, same=["model.backbon"]), pretrain=pre).check()
     with pytest.raises(UserError, match=r"finetune\.same names 'model\.backbone', which is no axis of finetune"):
         Study(Stage("f", same=["model.backbone"]), pretrain=pre).check()

@@ -1,0 +1,46 @@
+"""The page on studies: its study is planned as written, its logger is taken, its names exist."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from study.test_shipped import planned
+
+from lightning_tl.cli.main import main
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs/study.md").read_text()
+EXAMPLE, LOGGER = re.findall(r"```yaml\n(.*?)```", PAGE, re.S)
+
+
+def test_the_example_is_planned(tmp_path):
+    path = tmp_path / "study.yaml"
+    path.write_text(EXAMPLE)
+    study, runs = planned(path, tmp_path)
+    starts = {run.name: run for run in runs if run.stage == "pretrain"}
+    assert len(starts) == 2 * 4
+    fine = [run for run in runs if run.stage == "finetune"]
+    assert len(fine) == 3 + 8 * 3 - 4  # from scratch, all, those left out
+    assert {run.render for run in starts.values()} == {"with", "without"}
+    assert study.law == {"target_error": 0.1}
+
+
+def test_another_logger_by_configuration(tmp_path, capsys):
+    (tmp_path / "wandb.yaml").write_text(LOGGER)
+    command = ["fit", "--config=pretrain/mulclass_small", f"--config={tmp_path / 'wandb.yaml'}", "--print_config"]
+    with pytest.raises(SystemExit) as ended:
+        main(command)
+    assert ended.value.code == 0
+    said = capsys.readouterr().out
+    assert "project: pairs" in said
+    assert "WandbLogger" in said
+    assert "CSVLogger" not in said
+
+
+def test_all_shipped_studies_are_on_the_page():
+    shipped = {path.stem for path in (ROOT / "configs/study").glob("*.yaml") if not path.stem.endswith("_small")}
+    assert shipped == set(re.findall(r"^\| `study/(\w+)`", PAGE, re.M))
+    for name in re.findall(r"\]\((\w+\.md)\)", PAGE):
+        assert (ROOT / "docs" / name).is_file()
