@@ -25,7 +25,8 @@ STYLE: Any = {
     "axes.grid": True,
     "grid.alpha": 0.25,
     "grid.linewidth": 0.5,
-    "legend.frameon": False,
+    "legend.edgecolor": "none",
+    "legend.framealpha": 0.85,  # lines may have to pass behind it
     "svg.fonttype": "none",
     "svg.hashsalt": "lightning-tl",
     "pdf.fonttype": 42,

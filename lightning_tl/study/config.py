@@ -40,9 +40,9 @@ class Stage:
         ]
 
     @property
-    def axes(self) -> set[str]:
+    def axes(self) -> frozenset[str]:
         """Keys that vary."""
-        return {*self.product, *(key for group in self.zip for key in group)}
+        return frozenset(self.product).union(*self.zip)
 
     @property
     def followers(self) -> frozenset[str]:
@@ -180,14 +180,14 @@ class Study:
             raise UserError("complexity needs a network: give complexity.checkpoint, or scratch: true")
         stages = {"render": self.render, "pretrain": self.pretrain, "finetune": self.finetune}
         for name, stage in stages.items():
-            axes = set() if stage is None else stage.axes
+            axes = frozenset[str]() if stage is None else stage.axes
             if stage is not None and not stage.config and "config" not in axes:
                 raise UserError(f"{name} names no configuration: give {name}.config, such as {name}/digits")
             if stage is not None and (both := sorted(axes & stage.set.keys())):
                 raise UserError(f"{name}: '{both[0]}' is both set and an axis")
         for key in self.finetune.same:
             for name in ("pretrain", "finetune"):
-                axes = set() if (stage := stages[name]) is None else stage.axes
+                axes = frozenset[str]() if (stage := stages[name]) is None else stage.axes
                 if key not in axes:
                     raise UserError(f"finetune.same names '{key}', which is no axis of {name}{nearest(key, axes)}")
         for name in ("render", "pretrain"):
