@@ -22,8 +22,13 @@ def category_color(number: int) -> tuple[int, int, int]:
 
 def _enlarge(pixels: np.ndarray, side: int) -> Image.Image:
     image = Image.fromarray(pixels)
-    scale = side / max(image.size)
-    return image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.NEAREST)
+    return image.resize(_scaled(*image.size, side), Image.Resampling.NEAREST)
+
+
+def _scaled(width: int, height: int, side: int) -> tuple[int, int]:
+    """Return width and height of a tile whose longer side is ``side``."""
+    scale = side / max(width, height)
+    return max(1, round(width * scale)), max(1, round(height * scale))
 
 
 def _boxes(images: RenderedImages, index: int, side: int) -> Image.Image:
@@ -61,14 +66,16 @@ def contact_sheet(images: RenderedImages, count: int = 24, side: int = 128) -> I
     chosen = np.unique(np.linspace(0, len(images) - 1, min(count, len(images))).round().astype(int))
     columns = max(1, min(4, len(chosen)))
     rows = -(-len(chosen) // columns)
-    width, height = len(panels) * (side + 1) + _GAP, side + _TEXT + _GAP
+    rows_of_pixels, columns_of_pixels = images.manifest.image_size
+    across, down = _scaled(columns_of_pixels, rows_of_pixels, side)
+    width, height = len(panels) * (across + 1) + _GAP, down + _TEXT + _GAP
     sheet = Image.new("RGB", (columns * width, rows * height), "white")
     draw = ImageDraw.Draw(sheet)
     for place, index in enumerate(chosen.tolist()):
         x, y = place % columns * width, place // columns * height
         draw.text((x, y), images.member(index, "json")[0], fill="black")
         for number, panel in enumerate(panels):
-            sheet.paste(panel(images, index, side), (x + number * (side + 1), y + _TEXT))
+            sheet.paste(panel(images, index, side), (x + number * (across + 1), y + _TEXT))
     return sheet
 
 
@@ -82,7 +89,8 @@ def image_grid(images: Iterable[np.ndarray], columns: int, side: int = 48) -> Im
     """
     tiles = [_enlarge(image, side) for image in images]
     rows = -(-len(tiles) // columns)
-    sheet = Image.new("RGB", (columns * (side + 1), rows * (side + 1)), "white")
+    width, height = (max(tile.size[axis] for tile in tiles) + 1 for axis in (0, 1))
+    sheet = Image.new("RGB", (columns * width, rows * height), "white")
     for place, tile in enumerate(tiles):
-        sheet.paste(tile.convert("RGB"), (place % columns * (side + 1), place // columns * (side + 1)))
+        sheet.paste(tile.convert("RGB"), (place % columns * width, place // columns * height))
     return sheet

@@ -44,7 +44,7 @@ def write_bop(splits: list[RenderedImages], out: Path, shown: Callable[..., Iter
             cameras: dict[str, dict[str, Any]] = {}
             for frame in views:
                 number = str(int(frame.labels["view"]))
-                depth = _depth(frame)
+                depth = frame.depth()
                 depths = depths and depth is not None
                 cameras[number] = _camera(frame)
                 truth[number] = [{"obj_id": thing["category"]} for thing in frame.labels["objects"]]
@@ -54,13 +54,6 @@ def write_bop(splits: list[RenderedImages], out: Path, shown: Callable[..., Iter
     notes = NOTES if depths else [*NOTES, _NO_DEPTH]
     write(out / "README.txt", "\n".join(notes) + "\n")
     return notes
-
-
-def _depth(frame: Frame) -> bytes | None:
-    try:
-        return frame.images.member(frame.index, "depth.png")[1]
-    except UserError:
-        return None  # it is optional
 
 
 def _camera(frame: Frame) -> dict[str, Any]:
@@ -77,14 +70,14 @@ def _camera(frame: Frame) -> dict[str, Any]:
     }
 
 
-def _view(folder: Path, frame: Frame, depth: bytes | None) -> list[dict[str, Any]]:
+def _view(folder: Path, frame: Frame, depth: tuple[bytes, np.ndarray] | None) -> list[dict[str, Any]]:
     name = f"{int(frame.labels['view']):06d}"
     suffix, content = frame.colours()
     write(folder / "rgb" / (name + suffix), content)
     measured = None
     if depth is not None:
-        write(folder / "depth" / f"{name}.png", depth)
-        measured = np.asarray(Image.open(io.BytesIO(depth))) > 0
+        write(folder / "depth" / f"{name}.png", depth[0])
+        measured = depth[1] > 0
     instance = frame.images.instance(frame.index)
     rows = []
     for place, thing in enumerate(frame.labels["objects"]):

@@ -13,6 +13,7 @@ import numpy as np
 
 from lightning_tl.data.shards import RenderedImages
 from lightning_tl.errors import UserError, nearest
+from lightning_tl.inspection.members import pixels
 from lightning_tl.inspection.splits import split_folders
 from lightning_tl.progress import progress_bar
 
@@ -37,6 +38,24 @@ class Frame:
         """Return the colours' suffix, ``.png`` or ``.jpg``, and file content."""
         _, content = self.images.member(self.index, "rgb.png", "rgb.jpg")
         return (".png" if content.startswith(b"\x89PNG") else ".jpg"), content
+
+    def depth(self) -> tuple[bytes, np.ndarray] | None:
+        """Return the depth's file content and uint16 ``[H, W]``, millimetres; ``None`` where it was not rendered.
+
+        Raises:
+            UserError: It cannot be decoded.
+        """
+        try:
+            content = self.images.member(self.index, "depth.png")[1]
+        except UserError:
+            return None  # it is optional
+        try:
+            return content, pixels(content)
+        except (OSError, SyntaxError, ValueError) as error:
+            raise UserError(
+                f"{self.images.manifest.folder}: {self.key}.depth.png cannot be decoded ({error}): see lightning-tl "
+                "dataset validate"
+            ) from error
 
 
 def frames(images: RenderedImages) -> Iterator[Frame]:

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-
-import numpy as np
-from PIL import Image
 
 from lightning_tl.data.shards import RenderedImages
 from lightning_tl.errors import UserError
@@ -45,11 +41,11 @@ def write_hdf5(splits: list[RenderedImages], out: Path, shown: Callable[..., Ite
                     "instance": images.instance(frame.index),
                     "normal": images.normal(frame.index),
                 }
-                depth = _depth(frame)
+                depth = frame.depth()
                 if depth is not None:
-                    arrays["depth"] = depth
+                    arrays["depth"] = depth[1]
                 for name, pixels in arrays.items():
-                    if pixels.shape[:2] != (height, width):
+                    if pixels.shape != (height, width, 3)[: 3 if name in ("rgb", "normal") else 2]:
                         raise UserError(
                             f"{manifest.folder}: {frame.key}: {name} is of shape {list(pixels.shape)}, the manifest "
                             f"says {height} x {width}: see lightning-tl dataset validate"
@@ -66,10 +62,3 @@ def write_hdf5(splits: list[RenderedImages], out: Path, shown: Callable[..., Ite
                 file.create_dataset(name, data=strings, dtype=h5py.string_dtype())
         os.replace(part, path)
     return []
-
-
-def _depth(frame: Frame) -> np.ndarray | None:
-    try:
-        return np.asarray(Image.open(io.BytesIO(frame.images.member(frame.index, "depth.png")[1])))
-    except UserError:
-        return None  # it is optional

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from lightning_tl.data import Digits, Rendered, RenderedImages
 from lightning_tl.data.augment import BatchTransform
 from lightning_tl.data.digits import load_digits
 from lightning_tl.data.loading import Batches
-from lightning_tl.data.preview import category_color, contact_sheet
+from lightning_tl.data.preview import category_color, contact_sheet, image_grid
 from lightning_tl.data.rendered import largest_category, visible_categories
 from lightning_tl.data.subsets import balanced_subset
 from lightning_tl.errors import UserError
@@ -223,6 +224,32 @@ def test_contact_sheet(renders):
     np.testing.assert_array_equal(normals[::2, ::2], images.normal(0))
     assert contact_sheet(images, count=1, side=64).size == (199, 80)
     assert contact_sheet(RenderedImages(renders / "train", 2), count=50, side=64).size == (2 * 199, 80)
+
+
+class Cut(RenderedImages):
+    """Renders of which a part is to be seen."""
+
+    def __init__(self, folder, rows, columns):
+        super().__init__(folder)
+        self.manifest = replace(self.manifest, image_size=(rows, columns))
+
+    def labels(self, index):
+        return {"size": self.manifest.image_size, "objects": []}
+
+
+for _name in ("rgb", "instance", "normal"):
+    _whole = getattr(RenderedImages, _name)
+    setattr(Cut, _name, lambda self, i, of=_whole: of(self, i)[tuple(map(slice, self.manifest.image_size))])
+
+
+@pytest.mark.parametrize("rows,columns", [(16, 32), (32, 16)])
+def test_contact_sheets_of_wide_and_high_images_have_no_gaps(renders, rows, columns):
+    sheet = np.asarray(contact_sheet(Cut(renders / "train", rows, columns), count=4, side=64))
+    assert sheet.shape == (2 * rows + 16, 4 * (3 * (2 * columns + 1) + 4), 3)
+    tiles = sheet[12 : 12 + 2 * rows, : 3 * (2 * columns + 1)]
+    assert (tiles == 255).all(-1).sum() == 3 * 2 * rows  # the lines between tiles alone
+    grid = image_grid([np.zeros((rows, columns), np.uint8)] * 4, columns=2, side=64)
+    assert grid.size == (2 * (2 * columns + 1), 2 * (2 * rows + 1))
 
 
 def test_neighbouring_ids_have_other_colours():

@@ -85,6 +85,14 @@ def test_views_of_a_scene_stay_together():
     assert domain_classifier(a, b, groups[:160], groups[160:]).accuracy < 0.65
 
 
+def one_draw_without_the_odd_image():
+    """Features of which one varies in image 0 alone, and draws and a seed whose resampling lacks that image."""
+    x = np.random.default_rng(0).normal(size=(8, 3))
+    x[:, 2] = np.eye(8)[0]
+    seed = next(s for s in range(99) if 0 not in np.random.default_rng(s).integers(0, 8, 8))
+    return x, 1, seed
+
+
 @pytest.mark.parametrize(
     "call,message",
     [
@@ -93,6 +101,12 @@ def test_views_of_a_scene_stay_together():
         (lambda: entropy(np.full((9, 2), np.nan)), "features of image 0 are not finite"),
         (lambda: frechet_distance(np.eye(9), np.eye(9)[:, :4]), "have 9 and 4 features"),
         (lambda: gap(np.eye(9), np.eye(9)), "9 images of each set: at least 16"),
+        # two opposite points: Ledoit and Wolf see no noise, and do not shrink
+        (
+            lambda: entropy(np.tile([[1.0, 1.0], [-1.0, -1.0]], (8, 1))),
+            "covariance of 16 images' 2 features is singular",
+        ),
+        (lambda: entropy(*one_draw_without_the_odd_image()), "none of the 1 bootstrap draws of 8 images has a regular"),
         (lambda: domain_classifier(np.eye(9), np.eye(9), np.zeros(9)), "of fewer than 5 scenes"),
     ],
 )

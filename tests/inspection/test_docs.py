@@ -71,6 +71,7 @@ def test_the_tables_of_the_page():
         ("complexity nowhere --ckpt best.ckpt", "nowhere: no such folder"),
         ("complexity renders --ckpt no.ckpt", "checkpoint no.ckpt: no such file"),
         ("complexity renders --ckpt bare.ckpt", "does not say what its backbone is: give --backbone"),
+        ("complexity renders --ckpt four.ckpt", "the backbone takes 4 channels; images have 1 or 3"),
         ("complexity renders --ckpt best.ckpt --standardize x", "--standardize is 'x'; valid: imagenet, image"),
         ("complexity renders --ckpt best.ckpt --images 3", "--images is 3; it must be at least 8"),
         ("complexity empty --ckpt best.ckpt", "empty: no images in it, and no manifest.json"),
@@ -80,6 +81,9 @@ def test_the_tables_of_the_page():
 )
 def test_wrong_arguments(here, capsys, arguments, message):
     (here / "empty").mkdir()
+    if "four.ckpt" in arguments:
+        state = {f"backbone.{name}": value for name, value in build_backbone("resnet10_w16", 4).state_dict().items()}
+        torch.save({"state_dict": state, "lightning_tl": {"backbone": "resnet10_w16"}}, here / "four.ckpt")
     assert main(["dataset", *arguments.split()]) == 2
     assert message in capsys.readouterr().err
 

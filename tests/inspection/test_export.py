@@ -10,7 +10,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from inspection.planting import labels, rewrite
+from inspection.planting import labels, pixels, png, rewrite
 from lightning_tl.cli.main import main
 from lightning_tl.data.shards import RenderedImages
 
@@ -136,3 +136,61 @@ def test_wrong_exports(renders, own_renders, tmp_path, capsys, monkeypatch):
     assert f"{key}.json: an object lacks area" in said(own_renders, "coco", tmp_path / "c")
     rewrite(own_renders, labels(key, lambda content: content.pop("objects")))
     assert f"{key}.json lacks 'objects'" in said(own_renders, "coco", tmp_path / "d")
+
+
+KEY = "0000010-01"
+
+
+def without_camera(members):
+    labels(KEY, lambda content: content.pop("camera"))(members)
+
+
+def other_camera(members):
+    labels(KEY, lambda content: content["camera"].update(K=[[1, 0], [0, 1]]))(members)
+
+
+def broken_depth(members):
+    members[f"{KEY}.depth.png"] = png(np.zeros((32, 32), np.uint16))[:50]
+
+
+@pytest.mark.parametrize(
+    "form,plant,message",
+    [
+        ("bop", without_camera, f"{KEY}.json has no camera: render it again"),
+        ("bop", other_camera, f"{KEY}.json has no camera: render it again"),
+        ("bop", broken_depth, f"{KEY}.depth.png cannot be decoded"),
+        ("hdf5", broken_depth, f"{KEY}.depth.png cannot be decoded"),
+        (
+            "hdf5",
+            pixels(f"{KEY}.instance.png", lambda array: array[:20]),
+            f"{KEY}: instance is of shape [20, 32], the manifest says 32 x 32: see lightning-tl dataset validate",
+        ),
+        (
+            "hdf5",
+            pixels(f"{KEY}.normal.png", lambda array: array[..., 0]),
+            f"{KEY}: normal is of shape [32, 32], the manifest says 32 x 32",
+        ),
+    ],
+)
+def test_images_that_cannot_be_exported(own_renders, tmp_path, capsys, form, plant, message):
+    rewrite(own_renders, plant)
+    assert main(["dataset", "export", str(own_renders), f"--format={form}", f"--out={tmp_path / 'x'}"]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_hdf5_and_bop_with_depth(own_renders, tmp_path, capsys):
+    import h5py
+
+    depth = np.arange(32 * 32, dtype=np.uint16).reshape(32, 32)
+
+    def add(members):
+        for name in [name for name in members if name.endswith(".json")]:
+            members[name.replace("json", "depth.png")] = png(depth)
+
+    for number in range(2):
+        rewrite(own_renders, add, f"{number:06d}", "val")
+    with h5py.File(export(own_renders / "val", "hdf5", tmp_path / "h") / "val.h5") as file:
+        assert (file["depth"][:] == depth).all()
+    out = export(own_renders / "val", "bop", tmp_path / "b")
+    assert (np.array(Image.open(out / "val/000003/depth/000001.png")) == depth).all()
+    assert "no depth" not in capsys.readouterr().out
