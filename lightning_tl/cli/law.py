@@ -161,7 +161,7 @@ def _draw(fits: Sequence[GroupFit], out: Path, suffix: str) -> list[Path]:
 
 
 def _print_advice(fits: Sequence[GroupFit], advice: Advice) -> None:
-    for line in advice.ranking:
+    for line in (*advice.ranking, *advice.gaps):
         print(f"\n{line}")
     from lightning_tl.laws.wording import comparison_sentence
 

@@ -13,6 +13,7 @@ from lightning_tl.laws.analysis import GroupFit
 from lightning_tl.laws.compare import Comparison, compare, log_ratio
 from lightning_tl.laws.decide import MODEL_COLUMNS, RENDER_COLUMNS, Budget, Choice, NextSize, choices, next_size
 from lightning_tl.laws.fitted import ImagesNeeded
+from lightning_tl.laws.gaps import trait_sentences
 from lightning_tl.laws.wording import (
     confidence_level,
     gap_sentences,
@@ -76,6 +77,7 @@ class Advice:
         best: Label of the group with the lowest error at its largest size, of those that compete; ``None`` where none
             is fitted or they do not compete.
         target: The target error asked for.
+        gaps: How C goes with the model's size and the data's complexity.
     """
 
     headline: list[str]
@@ -84,6 +86,7 @@ class Advice:
     comparisons: list[Comparison] = field(default_factory=list)
     best: str | None = None
     target: float | None = None
+    gaps: list[str] = field(default_factory=list)
 
 
 def advise(fits: Sequence[GroupFit], target: float | None = None, budget: Budget | None = None) -> Advice:
@@ -101,15 +104,16 @@ def advise(fits: Sequence[GroupFit], target: float | None = None, budget: Budget
     ranked = {id(item): family for family in rivals for item in family}
     each = [_group(item, ranked.get(id(item), []), fits, target, budget) for item in fits]
     ranking = [_keep(family) for family in rivals if len(family) > 1][:MANY]
-    headline = list(ranking)
+    gaps = trait_sentences(fits)
+    headline = [*ranking, *gaps]
     if len(fits) > MANY:
         counts = Counter(item.verdict for item in each)
         verdicts = "; ".join(f"{verdict}: {count} groups" for verdict, count in counts.items())
-        headline = [*ranking, f"{verdicts}."]
+        headline.append(f"{verdicts}.")
     else:
         headline += [f"{item.label}: {item.sentences[0]}" for item in each]
     best = rivals[0][0].label if len(rivals) == 1 else None
-    return Advice(headline, ranking, each, [compare(a, b) for a, b in _pairs(fits)], best, target)
+    return Advice(headline, ranking, each, [compare(a, b) for a, b in _pairs(fits)], best, target, gaps)
 
 
 def _rivals(fits: Sequence[GroupFit]) -> list[list[GroupFit]]:
@@ -117,11 +121,9 @@ def _rivals(fits: Sequence[GroupFit]) -> list[list[GroupFit]]:
     fitted = [item for item in fits if item.law is not None]
     names = {name for item in fitted for name in item.group.keys}
     varying = {name for name in names if len({item.group.keys.get(name) for item in fitted}) > 1}
-    own = varying & set(RENDER_COLUMNS)
+    own = varying & {*RENDER_COLUMNS, "pretrain_task"}  # what was pre-trained on, and for
     if not own and len(varying) == 1:
         own = varying - set(MODEL_COLUMNS)
-    # What was pre-trained for goes with the rendering: pre-training tasks compete too.
-    own |= {"pretrain_task"} if own else set()
     families: dict[tuple[str, ...], list[GroupFit]] = {}
     for item in fitted:
         families.setdefault(tuple(item.group.keys.get(name, "") for name in sorted(varying - own)), []).append(item)

@@ -1,4 +1,4 @@
-"""The transfer gap against model size: a power law through the fitted C's (Mikami et al., Fig. 4)."""
+"""The transfer gap against model size (Mikami et al., Fig. 4) and against the data's complexity (Fig. 6), in words."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from lightning_tl.laws.decide import MODEL_COLUMNS, model_parameters
 from lightning_tl.laws.fit import fit
 from lightning_tl.laws.fitted import FittedLaw
 from lightning_tl.laws.forms import Array, PowerLaw
+
+_LEAST_MODELS = 3
+_LEAST_SETTINGS = 5  # with four, no order of ranks is unlikely
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,47 @@ def gap_by_model_size(fits: Sequence[GroupFit]) -> list[ModelFamily]:
         items = [item for _, item in members]
         found.append(ModelFamily(" / ".join(differing) or "C", items, sizes, _through(sizes, items)))
     return found
+
+
+def trait_sentences(fits: Sequence[GroupFit]) -> list[str]:
+    """Say how C goes with the model's size and with the data's complexity, where the groups differ in them."""
+    return [*map(_size_sentence, gap_by_model_size(fits)), *_complexity_sentence(fits)]
+
+
+def _known(items: Sequence[GroupFit]) -> list[GroupFit]:
+    return [item for item in items if item.law is not None and item.law.unidentified("C") is None]
+
+
+def _size_sentence(family: ModelFamily) -> str:
+    known = _known(family.items)
+    where = "" if family.label == "C" else f"{family.label}: "
+    if family.law is None or len(known) < _LEAST_MODELS:
+        told = f"C is identified for {len(known)} of {len(family.items)} models"
+        return f"{where}how the transfer gap goes with the model's size cannot be told: {told}."
+    low, high = family.law.interval("alpha")
+    exponent = -family.law.params["alpha"]
+    return (
+        f"{where}the transfer gap goes as the model's parameters to the power {exponent:.2g} "
+        f"({family.law.level:.0%} interval {-high:.2g} to {-low:.2g}), over {len(known)} models."
+    )
+
+
+def _complexity_sentence(fits: Sequence[GroupFit]) -> list[str]:
+    from scipy.stats import spearmanr
+
+    items = [item for item in fits if item.law and "C" in item.law.params and "complexity" in item.group.traits]
+    if len({item.group.traits["complexity"] for item in items}) < 2:
+        return []
+    known = _known(items)
+    if len(known) < _LEAST_SETTINGS:
+        told = f"C is identified for {len(known)} of {len(items)} groups"
+        return [f"How the transfer gap goes with the data's complexity cannot be told: {told}."]
+    x = [item.group.traits["complexity"] for item in known]
+    found = spearmanr(x, [item.law.params["C"] for item in known if item.law])
+    return [
+        f"Over {len(known)} groups with an identified C its rank correlation with the data's complexity is "
+        f"{found.statistic:+.2f} (p = {found.pvalue:.2g})."
+    ]
 
 
 def _through(sizes: Array, items: Sequence[GroupFit]) -> FittedLaw | None:

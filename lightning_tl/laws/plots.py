@@ -238,11 +238,13 @@ def _curve(axes: Axes, item: GroupFit, colour: str, factor: float) -> None:
 def _baselines(axes: Axes, drawn: Sequence[GroupFit]) -> None:
     """Draw errors without pre-training, once each."""
     known: list[float] = []
+    first = next((item.scratch.error for item in drawn if item.scratch is not None), 0.0)
+    shared = all(item.scratch is None or np.isclose(item.scratch.error, first) for item in drawn)
     for i, item in enumerate(drawn):
         if item.scratch is None or any(np.isclose(item.scratch.error, error) for error in known):
             continue
         known.append(item.scratch.error)
-        shade = "0.35" if len(known) == 1 else COLOURS[i % len(COLOURS)]
+        shade = "0.35" if shared else COLOURS[i % len(COLOURS)]
         label = f"no pre-training: {item.scratch.error:.3g}"
         axes.axhline(item.scratch.error, color=shade, linestyle=(0, (5, 3)), linewidth=1.2, label=label)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -131,6 +134,39 @@ def test_gaps_by_model_size_follow_their_power_law() -> None:
         low, high = family.law.interval("alpha")
         assert low < 0.3 < high
         assert high - low < 0.2
+
+
+def test_how_gaps_go_with_model_size_is_said() -> None:
+    sizes = {"r18": 11.69, "r34": 21.80, "r50": 25.56, "r101": 44.55}
+    laws = {("a", name): (0.8, 0.45, 0.3 * (millions / 11.69) ** -0.3) for name, millions in sizes.items()}
+    (told,) = advise(fits_of(laws, noise=0.001)).gaps
+    value, low, high = map(float, re.findall(r"-0\.\d+", told))
+    assert low <= -0.3 <= high
+    assert low <= value <= high
+    assert told.endswith("over 4 models.")
+    (told,) = advise(fits_of(dict.fromkeys(laws, (0.8, 0.1, 0.0)), noise=0.1)).gaps
+    assert re.fullmatch(r"how the transfer gap goes .* cannot be told: C is identified for [012] of 4 models\.", told)
+
+
+def test_how_gaps_go_with_complexity_is_said() -> None:
+    laws = {(f"setting {i}", "r18"): (0.8, 0.45, 0.1 + 0.03 * i) for i in range(6)}
+    frame = table(laws, noise=0.001)
+    frame["complexity"] = frame["render"].str[-1].astype(float) * -10
+    (told,) = advise(analyse(groups(frame, COLUMNS))).gaps
+    assert told.startswith(
+        "Over 6 groups with an identified C its rank correlation with the data's complexity is -1.00"
+    )
+    few = frame[frame["render"].isin(["setting 0", "setting 1"])]
+    (told,) = advise(analyse(groups(few, COLUMNS))).gaps
+    assert told.endswith("cannot be told: C is identified for 2 of 2 groups.")
+
+
+def test_pre_training_tasks_compete_for_each_fine_tuning() -> None:
+    laws = {(task, to): (0.8, 0.4, gap) for task, gap in (("mulclass", 0.2), ("objdet", 0.1)) for to in ("x", "y")}
+    frame = table(laws).rename(columns={"render": "pretrain_task", "model": "finetune_task"})
+    columns = replace(COLUMNS, by=("pretrain_task", "finetune_task"))
+    advice = advise(analyse(groups(frame, columns)))
+    assert [line.startswith(f"Keep objdet / {to}") for line, to in zip(advice.ranking, "xy", strict=True)] == [True] * 2
 
 
 def test_groups_compete_within_a_task_and_model_only() -> None:
