@@ -115,8 +115,16 @@ def _render(each: DataSet, out: Path, study: Study, title: str) -> None:
 
     root = out / "renders" / each.name
     with progress_bar(title, "images") as progress:
-        workers = study.workers or os.cpu_count() or 1
-        render(load_config(each.config), root, each.images, each.val_images, workers, progress)
+        render(
+            load_config(each.config),
+            root,
+            each.images,
+            each.val_images,
+            study.workers,
+            progress,
+            engine=study.engine,
+            address=study.address,
+        )
     sheet = root / "sheet.png"
     if not sheet.is_file():
         contact_sheet(RenderedImages(root / "train", each.images), count=16, side=96).save(sheet)

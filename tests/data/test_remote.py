@@ -15,6 +15,7 @@ from pathlib import Path
 import fsspec
 import numpy as np
 import pytest
+import s3 as s3_servers
 import torch
 
 from lightning_tl.data import Rendered, RenderedImages
@@ -32,19 +33,8 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def s3(tmp_path, monkeypatch):
-    pytest.importorskip("s3fs")
-    server = pytest.importorskip("moto.server").ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-    for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(key, "testing")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    fsspec.filesystem("s3").clear_instance_cache()
-    bucket = f"data-{random.getrandbits(48):x}"
-    fsspec.filesystem("s3").mkdir(bucket)
-    yield f"s3://{bucket}/set"
-    server.stop()
+    with s3_servers.served() as address:
+        yield s3_servers.bucket(address, monkeypatch, tmp_path)
 
 
 @pytest.fixture(params=["memory", "s3"])

@@ -1,7 +1,8 @@
 """A worker with a renderer that draws from the seed alone, in milliseconds: for tests of the farm without Blender.
 
 ``FAKE_SLEEP`` seconds a scene; ``FAKE_KILL`` a scene of which the process dies each time, or once where the file
-``FAKE_ONCE`` is not there yet; ``FAKE_RAISE`` a scene that raises, or ``every``.
+``FAKE_ONCE`` is not there yet; ``FAKE_RAISE`` a scene that raises, or ``every``; ``FAKE_BEGUN`` a file that is made
+when a scene begins.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ class Renderer:
         self.config = config
 
     def render(self, spec):
+        if "FAKE_BEGUN" in os.environ:
+            Path(os.environ["FAKE_BEGUN"]).touch()
         time.sleep(float(os.environ.get("FAKE_SLEEP", 0)))
         name = f"{spec.split}{spec.scene}"
         if os.environ.get("FAKE_RAISE") in (name, "every"):

@@ -6,9 +6,11 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from contextlib import suppress
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from data_gen import cluster, farm, pool
@@ -54,41 +56,61 @@ def _workers(mark):
     return found
 
 
-def test_a_cluster_gives_the_bytes_of_one_machine_and_survives_a_lost_node(nodes, tiny, tmp_path, monkeypatch):
-    monkeypatch.setenv("FAKE_SLEEP", "0.15")
+@pytest.fixture
+def losing(nodes, tmp_path, monkeypatch):
+    """Of two nodes one is lost while it is about its first shard, and a worker dies on the other."""
+    begun = tmp_path / "begun"
+    for name, value in {"FAKE_SLEEP": "20", "FAKE_BEGUN": str(begun)}.items():
+        monkeypatch.setenv(name, value)
+    slow = nodes.add_node(num_cpus=1)
+    monkeypatch.delenv("FAKE_BEGUN")
+    monkeypatch.setenv("FAKE_SLEEP", "0.5")
     monkeypatch.setenv("FAKE_KILL", "train7")
     monkeypatch.setenv("FAKE_ONCE", str(tmp_path / "once"))
-    lost = nodes.add_node(num_cpus=1)
     nodes.add_node(num_cpus=2)
     ray.init(address=nodes.address)
+
+    def lose():
+        while not begun.exists():
+            threading.Event().wait(0.1)
+        nodes.remove_node(slow, allow_graceful=False)
+
+    thread = threading.Thread(target=lose, daemon=True)
+    thread.start()
+    yield
+    thread.join(60)
+
+
+def test_a_cluster_gives_the_bytes_of_one_machine_and_survives_a_lost_node(losing, tiny, tmp_path, monkeypatch):
     said, calls = [], []
-
-    def progress(done, total):
-        calls.append((done, total))
-        if done >= 10 and not removing.is_alive() and not removed.is_set():
-            removing.start()
-
-    removed = threading.Event()
-    removing = threading.Thread(
-        target=lambda: (nodes.remove_node(lost, allow_graceful=False), removed.set()), daemon=True
-    )
     monkeypatch.chdir(tmp_path)
-    summary = render(tiny(), "out", 60, 12, progress=progress, say=said.append, engine="ray")
-    removing.join(60)
-    assert removed.is_set()
-    assert any("was lost; another renders scenes" in line for line in said)
-    assert (summary.images, summary.rendered, summary.skipped) == ({"train": 60, "val": 12}, 72, {})
-    assert (calls[0], calls[-1]) == ((0, 72), (72, 72))
+    summary = render(tiny(), "out", 30, 6, None, lambda *c: calls.append(c), say=said.append, engine="ray")
+    assert [line.split("; ")[1][:22] for line in said] == ["another renders scenes"]
+    assert (tmp_path / "once").exists()
+    assert (summary.images, summary.rendered, summary.skipped) == ({"train": 30, "val": 6}, 36, {})
+    assert (calls[0], calls[-1]) == ((0, 36), (36, 36))
     assert any(done % 6 for done, _ in calls)  # scene by scene
     for name in ("FAKE_SLEEP", "FAKE_KILL", "FAKE_ONCE"):
         monkeypatch.delenv(name)
-    render(tiny(), tmp_path / "here", 60, 12)
+    render(tiny(), tmp_path / "here", 30, 6)
     assert _files(tmp_path / "out") == _files(tmp_path / "here")
     # the same command again only verifies; a larger one adds, on one worker
-    assert render(tiny(), "out", 60, 12, engine="ray").rendered == 0
-    assert render(tiny(), "out", 66, 12, workers=1, engine="ray").rendered == 6
-    render(tiny(), tmp_path / "here", 66, 12)
+    assert render(tiny(), "out", 30, 6, engine="ray").rendered == 0
+    assert render(tiny(), "out", 36, 6, workers=1, engine="ray").rendered == 6
+    render(tiny(), tmp_path / "here", 36, 6)
     assert _files(tmp_path / "out") == _files(tmp_path / "here")
+
+
+def test_a_cluster_renders_to_a_store(store, losing, tiny, tmp_path, monkeypatch):
+    said = []
+    assert render(tiny(), store, 30, 6, say=said.append, engine="ray").rendered == 36
+    assert [line.split("; ")[1][:22] for line in said] == ["another renders scenes"]
+    for name in ("FAKE_SLEEP", "FAKE_KILL", "FAKE_ONCE"):
+        monkeypatch.delenv(name)
+    render(tiny(), tmp_path / "here", 30, 6)
+    system, root = fsspec.core.url_to_fs(store)
+    stored = {name[len(root) + 1 :]: system.cat_file(name) for name in system.find(root)}
+    assert stored == _files(tmp_path / "here")
 
 
 def test_scenes_that_fail_are_told_and_left_out_as_by_one_machine(nodes, tiny, tmp_path, monkeypatch):
@@ -119,6 +141,15 @@ def test_a_cluster_without_room_and_a_node_without_blender(nodes, tiny, tmp_path
     nodes.add_node(num_cpus=1)
     with pytest.raises(DataGenError, match=r"Blender cannot be imported: .* \(on node [\d.]+\); try `python -m"):
         render(tiny(), tmp_path, 6, engine="ray")
+    # a class that is pickled by the name of a module which the node does not have
+    actor = type("Actor", (), {"__module__": "data_gen_of_the_driver", "begin": lambda self: []})
+    there = types.ModuleType("data_gen_of_the_driver")
+    there.Actor = actor
+    monkeypatch.setitem(sys.modules, "data_gen_of_the_driver", there)
+    with monkeypatch.context() as patch:
+        patch.setattr(cluster, "_Actor", actor)
+        with pytest.raises(DataGenError, match=r"cannot run on a node .*data_gen_of_the_driver.*: install the same"):
+            render(tiny(), tmp_path, 6, engine="ray")
     gpu = tiny(image={"size": 24, "device": "cuda"})
     with pytest.raises(DataGenError, match=r"a worker takes 1 CPU and 1 GPUs, the cluster has 1 and 0 in all"):
         render(gpu, tmp_path / "gpu", 6, engine="ray")

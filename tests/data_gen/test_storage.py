@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -27,40 +26,6 @@ HERE = Path(__file__).parent
 def fake(monkeypatch):
     monkeypatch.setattr(pool, "worker_arguments", lambda: [str(HERE / "fake_worker.py")])
     monkeypatch.setattr(farm, "check_environment", lambda: None)
-
-
-@pytest.fixture(scope="session")
-def s3_server():
-    """An S3 server of this process on a free port, and what a client needs to be let in."""
-    pytest.importorskip("s3fs")
-    server = pytest.importorskip("moto.server").ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
-@pytest.fixture
-def s3(s3_server, monkeypatch, tmp_path):
-    """A URL in a fresh bucket."""
-    for key, value in {
-        "AWS_ENDPOINT_URL": s3_server,
-        "AWS_ACCESS_KEY_ID": "testing",
-        "AWS_SECRET_ACCESS_KEY": "testing",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_CONFIG_FILE": str(tmp_path / "none"),
-    }.items():
-        monkeypatch.setenv(key, value)
-    bucket = f"renders-{random.getrandbits(48):x}"
-    system = fsspec.filesystem("s3")
-    system.mkdir(bucket)
-    return f"s3://{bucket}/set"
-
-
-@pytest.fixture(params=["local", "s3"])
-def store(request, tmp_path):
-    """The URL of an empty data set; ``local`` is fsspec's driver of the file system, as a store like any other."""
-    return request.getfixturevalue("s3") if request.param == "s3" else f"local://{tmp_path}/store"
 
 
 def _stored(url, suffix=""):

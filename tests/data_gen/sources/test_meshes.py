@@ -1,5 +1,6 @@
 """Mesh files of every format: geometry against closed forms, looks by colour, and what is wrong with them in words."""
 
+import json
 import struct
 
 import mesh_files
@@ -117,6 +118,23 @@ def test_a_picture_that_cannot_be_decoded(tmp_path):
     assert not model.textured
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "note"),
+    [
+        ("box.png", b"", "box.png cannot be decoded (UnidentifiedImageError): it is no picture"),
+        ("box.png", b"no picture", "box.png cannot be decoded (UnidentifiedImageError): it is no picture"),
+        ("box.mtl", b"", "box.mtl holds no material"),
+        ("box.mtl", bytes(range(256)) * 9, "box.mtl holds no material"),
+    ],
+)
+def test_textures_and_materials_that_are_none_are_named_and_leave_it_plain(tmp_path, name, content, note):
+    path = mesh_files.obj(tmp_path / "a.obj")
+    (tmp_path / name).write_bytes(content)
+    model = read_model(path)
+    assert model.missing == (note,)
+    assert not model.textured
+
+
 def test_names_in_another_case_and_with_a_path_of_another_machine_are_found(tmp_path):
     path = mesh_files.obj(tmp_path / "a.obj", mtl="Box.MTL")
     (tmp_path / "Box.MTL").rename(tmp_path / "box.mtl")
@@ -140,6 +158,26 @@ def test_large_pictures_are_made_smaller(tmp_path):
 
 def _text(content):
     return lambda path: path.write_text(content)
+
+
+def _gltf(buffer):
+    """A triangle whose numbers lie in another file, which is missing or too short."""
+    content = {
+        "asset": {"version": "2.0"},
+        "buffers": [{"uri": "numbers.bin", "byteLength": 36}],
+        "bufferViews": [{"buffer": 0, "byteLength": 36}],
+        "accessors": [{"bufferView": 0, "componentType": 5126, "count": 3, "type": "VEC3"}],
+        "meshes": [{"primitives": [{"attributes": {"POSITION": 0}}]}],
+        "nodes": [{"mesh": 0}],
+        "scenes": [{"nodes": [0]}],
+    }
+
+    def write(path):
+        path.write_text(json.dumps(content))
+        if buffer is not None:
+            (path.parent / "numbers.bin").write_bytes(buffer)
+
+    return write
 
 
 _BOX = trimesh.creation.box((1, 1, 1))
@@ -170,7 +208,11 @@ BROKEN = [
     ("a.stl", lambda p: p.write_bytes(b" " * 80 + struct.pack("<I", 0)), "a.stl: "),
     ("a.glb", lambda p: p.write_bytes(_BOX.export(file_type="glb")[:200]), "cannot be read as GLB"),
     ("a.glb", lambda p: p.write_bytes(b"glTF" + bytes(40)), "cannot be read as GLB"),
-    ("a.gltf", _text("{"), "cannot be read as GLTF"),
+    ("a.gltf", _text("{"), "cannot be read as GLTF (JSONDecodeError: Expecting property name"),
+    ("a.gltf", _text("[]"), "cannot be read as GLTF"),
+    ("a.gltf", _gltf(None), "cannot be read as GLTF (FileNotFoundError"),
+    ("a.gltf", _gltf(b"12"), "cannot be read as GLTF"),
+    ("a.obj", lambda p: p.mkdir(), "cannot be read: Is a directory"),
     ("a.fbx", _text("Kaydara"), ".fbx is not read; valid: .obj, .ply, .glb, .gltf, .stl"),
     ("a", _text("x"), "a file without an extension is not read"),
 ]

@@ -57,6 +57,16 @@ def test_broken_panoramas(tmp_path):
         find_hdris(tmp_path, [])
 
 
+@pytest.mark.parametrize("name", ["half.exr", "empty.hdr", "png.hdr"])
+def test_panoramas_that_are_cut_or_none(tmp_path, name):
+    whole = mesh_files.hdri(tmp_path / "half.exr").read_bytes()
+    content = {"half.exr": whole[: len(whole) // 2], "empty.hdr": b"", "png.hdr": b"\x89PNG\r\n\x1a\n" + bytes(50)}
+    (tmp_path / "half.exr").unlink()
+    (tmp_path / name).write_bytes(content[name])
+    with pytest.raises(DataGenError, match=rf"no usable panorama in .*{name} cannot be decoded: is it complete\?"):
+        find_hdris(tmp_path, [])
+
+
 @pytest.mark.parametrize(("find", "key"), [(find_materials, "room.materials"), (find_hdris, "lights.hdris")])
 def test_folders_that_are_none(tmp_path, find, key):
     with pytest.raises(DataGenError, match=f"'{key}': .*none does not exist"):

@@ -1,0 +1,43 @@
+"""An S3 server on this machine, moto's, for the tests that want one; they are skipped where it or s3fs is missing.
+
+Its requirements and the pinned ones exclude each other, so they go into an environment of their own:
+``pip install s3fs 'moto[server]'`` after the others, without the constraints.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import fsspec
+import pytest
+
+
+@contextmanager
+def served() -> Iterator[str]:
+    """Start a server in this process, on a free port; yield its address."""
+    pytest.importorskip("s3fs")
+    server = pytest.importorskip("moto.server").ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+def bucket(server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    """Make a bucket, tell this process and its children how to reach it, and return a URL in it."""
+    for key, value in {
+        "AWS_ENDPOINT_URL": server,
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_CONFIG_FILE": str(tmp_path / "none"),
+    }.items():
+        monkeypatch.setenv(key, value)
+    system = fsspec.filesystem("s3", skip_instance_cache=True)
+    type(system).clear_instance_cache()
+    name = f"renders-{random.getrandbits(48):x}"
+    system.mkdir(name)
+    return f"s3://{name}/set"
