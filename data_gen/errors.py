@@ -22,7 +22,7 @@ class StoreError(DataGenError):
 
 def nearest(name: object, valid: Iterable[object]) -> str:
     """Return ``"; did you mean 'x'?"`` for the closest valid name, or the list of valid names where none is close."""
-    names = sorted(map(str, valid))
+    names = sorted(filter(None, map(str, valid)))
     close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.6)
     return f"; did you mean '{close[0]}'?" if close else f"; valid: {', '.join(names)}"
 

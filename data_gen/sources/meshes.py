@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -133,6 +135,7 @@ def read_model(path: Path, up: str = "z", units: str = "m") -> Model:
         )
     files = _Files(path.parent)
     parts = _parts(path, data, files)
+    files.missing += [note for name, used in files.used.items() for note in _unusable(name, used)]
     vertices = np.concatenate([p.vertices for p in parts])
     starts = np.cumsum([0] + [len(p.vertices) for p in parts[:-1]])
     faces = np.concatenate([p.faces + s for p, s in zip(parts, starts, strict=True)])
@@ -174,6 +177,20 @@ def read_model(path: Path, up: str = "z", units: str = "m") -> Model:
     )
 
 
+def _unusable(name: str, file: Path) -> Iterator[str]:
+    """Tell what trimesh passes over in silence: a file of materials without one, a texture that is no picture."""
+    from PIL import Image
+
+    if name.lower().endswith(".mtl"):
+        if b"newmtl" not in file.read_bytes():
+            yield f"{file.name} holds no material"
+    elif not name.lower().endswith(".bin"):
+        try:
+            Image.open(file).close()
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            yield f"{file.name} cannot be decoded ({type(error).__name__}): it is no picture"
+
+
 @dataclass(frozen=True)
 class _Part:
     vertices: Floats
@@ -192,6 +209,8 @@ def _parts(path: Path, data: bytes, files: _Files) -> list[_Part]:
     resolver: Any = files
     kind = path.suffix.lower()[1:]
     try:
+        if kind == "gltf":
+            json.loads(data)  # trimesh would speak of another file
         scene = trimesh.load_scene(io.BytesIO(data), file_type=kind, resolver=resolver, process=False)
         placed = [(scene.geometry[name], *scene.graph.get(node)) for node, name in _nodes(scene)]
         parts = [_part(geometry, matrix, path, files) for geometry, matrix, _ in placed if hasattr(geometry, "faces")]
