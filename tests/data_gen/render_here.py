@@ -1,4 +1,4 @@
-"""Render in a process that a test may kill: ``render_here.py CONFIG OUT IMAGES VAL WORKERS [fake [ray ADDRESS]]``."""
+"""Render in a process that a test may kill: ``render_here.py CONFIG OUT IMAGES VAL WORKERS [fake|crashing [ray ADDRESS]]``."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from data_gen.spec import config_from_dict
 
 if __name__ == "__main__":
     config, out, images, val, workers = sys.argv[1:6]
+    if sys.argv[6:]:
+        other = str(Path(__file__).with_name(f"{sys.argv[6]}_worker.py"))
+        pool.worker_arguments = cluster.worker_arguments = lambda: [other]
     if sys.argv[6:7] == ["fake"]:
-        pool.worker_arguments = cluster.worker_arguments = lambda: [str(Path(__file__).with_name("fake_worker.py"))]
         farm.check_environment = lambda: None
     try:
         summary = farm.render(

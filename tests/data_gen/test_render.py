@@ -1,5 +1,6 @@
 """Blender's part: labels that agree with the pixels and with geometry, and bytes that depend on the scene alone."""
 
+import ctypes
 import dataclasses
 import json
 import os
@@ -237,14 +238,18 @@ def _files(out):
     return {str(p.relative_to(out)): p.read_bytes() for p in sorted(out.rglob("*")) if p.is_file() and p.name != LOCK}
 
 
-def _campaign(tmp_path, config, images, val, kills, window, seed):
-    """Kill parents and workers at random moments, finish, and compare with a calm run of one worker."""
+def _campaign(tmp_path, config, images, val, kills, window, seed, crash=None):
+    """Kill parents and workers at random moments, finish, and compare with a calm run of one worker.
+
+    With an environment ``crash`` in which workers die of a scene, that is told once, and all other shards are there.
+    """
     rng = random.Random(seed)
     (tmp_path / "config.json").write_text(json.dumps(config_to_dict(config)))
     command = [sys.executable, str(HERE / "render_here.py"), str(tmp_path / "config.json"), str(tmp_path / "out")]
+    command += [str(images), str(val), "2", *(["crashing"] if crash else [])]
     done = 0
     while done < kills:
-        process = subprocess.Popen([*command, str(images), str(val), "2"], stdout=subprocess.DEVNULL)
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=crash)
         time.sleep(rng.uniform(*window))
         listing = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True)
         victim = rng.choice([process.pid, *map(int, listing.stdout.split())])
@@ -255,6 +260,15 @@ def _campaign(tmp_path, config, images, val, kills, window, seed):
         process.kill()
         process.communicate()
         done += 1
+    if crash:
+        name = crash["CRASH"].removeprefix("train")
+        told = subprocess.run(command, capture_output=True, text=True, env=crash).stderr
+        assert told.count(f"scene {name} of train") == 1
+        assert f"data_gen.reproduce {tmp_path / 'out'} --split train --scene {name}" in told
+        left = {*range(images // (config.scenes_per_shard * config.camera.views))} - {
+            int(p.stem) for p in (tmp_path / "out/train/shards").glob("*.tar")
+        }
+        assert left == {int(name) // config.scenes_per_shard}
     render(config, tmp_path / "out", images, val, 2)
     render(config, tmp_path / "calm", images, val, 1)
     assert _files(tmp_path / "out") == _files(tmp_path / "calm")
@@ -281,13 +295,37 @@ def test_killed_and_restarted_gives_the_same_bytes_and_more_images_keep_the_firs
     assert more[:8] == first
 
 
+def _mount(folder, size, remount=False):
+    """Lay a file system in memory over a folder, or change its size; False where that is not allowed."""
+    return ctypes.CDLL(None).mount(b"tmpfs", str(folder).encode(), b"tmpfs", 32 if remount else 0, size) == 0
+
+
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_the_full_campaign(tmp_path):
+    """A disk that fills up, a scene that every worker dies of, thirty kills: the bytes of a calm run."""
     config = load_config(HERE.parents[1] / "configs" / "render" / "digits.yaml")
-    assert _campaign(tmp_path, config, 400, 64, 5, (3.5, 8.0), seed=11) == 5
-    render(config, tmp_path / "small", 200, 64, 2)
-    members = [
-        [m for p in sorted((tmp_path / n / "train/shards").glob("*.tar")) for m in read_shard(p)]
-        for n in ("small", "out")
-    ]
-    assert members[1][: len(members[0])] == members[0]
+    config.image.size, config.scenes_per_shard = 32, 4
+    out = tmp_path / "out"
+    out.mkdir()
+    mounted = _mount(out, b"size=1m")
+    try:
+        if mounted:
+            (tmp_path / "config.json").write_text(json.dumps(config_to_dict(config)))
+            command = [sys.executable, str(HERE / "render_here.py"), str(tmp_path / "config.json"), str(out)]
+            full = subprocess.run([*command, "2400", "64", "2"], capture_output=True, text=True)
+            assert full.returncode == 1
+            assert full.stderr.count("the disk is full") == 1
+            assert 1 <= len(list((out / "train/shards").glob("*.tar"))) < 150
+            assert _mount(out, b"size=500m", remount=True)
+        crash = os.environ | {"CRASH": "train333"}
+        assert _campaign(tmp_path, config, 2400, 64, 30, (3.0, 6.0), seed=11, crash=crash) == 30
+        render(config, tmp_path / "small", 200, 64, 2)
+        members = [
+            [m for p in sorted((tmp_path / n / "train/shards").glob("*.tar")) for m in read_shard(p)]
+            for n in ("small", "out")
+        ]
+        assert members[1][: len(members[0])] == members[0]
+    finally:
+        if mounted:
+            subprocess.run(["umount", str(out)], check=True)
