@@ -1,4 +1,7 @@
-"""Render in a process that a test may kill: ``render_here.py CONFIG OUT IMAGES VAL WORKERS [fake|crashing [ray ADDRESS]]``."""
+"""Render in a process that a test may kill.
+
+``render_here.py CONFIG OUT IMAGES VAL WORKERS [fake|crashing [ray ADDRESS]]``.
+"""
 
 from __future__ import annotations
 

@@ -265,10 +265,11 @@ def _campaign(tmp_path, config, images, val, kills, window, seed, crash=None):
         told = subprocess.run(command, capture_output=True, text=True, env=crash).stderr
         assert told.count(f"scene {name} of train") == 1
         assert f"data_gen.reproduce {tmp_path / 'out'} --split train --scene {name}" in told
-        left = {*range(images // (config.scenes_per_shard * config.camera.views))} - {
+        shards = images // (config.scenes_per_shard * config.camera.views)
+        there = {int(path.stem) for path in (tmp_path / "out/train/shards").glob("*.tar")}
+        assert {*range(shards)} - there == {int(name) // config.scenes_per_shard}
             int(p.stem) for p in (tmp_path / "out/train/shards").glob("*.tar")
         }
-        assert left == {int(name) // config.scenes_per_shard}
     render(config, tmp_path / "out", images, val, 2)
     render(config, tmp_path / "calm", images, val, 1)
     assert _files(tmp_path / "out") == _files(tmp_path / "calm")
