@@ -268,8 +268,6 @@ def _campaign(tmp_path, config, images, val, kills, window, seed, crash=None):
         shards = images // (config.scenes_per_shard * config.camera.views)
         there = {int(path.stem) for path in (tmp_path / "out/train/shards").glob("*.tar")}
         assert {*range(shards)} - there == {int(name) // config.scenes_per_shard}
-            int(p.stem) for p in (tmp_path / "out/train/shards").glob("*.tar")
-        }
     render(config, tmp_path / "out", images, val, 2)
     render(config, tmp_path / "calm", images, val, 1)
     assert _files(tmp_path / "out") == _files(tmp_path / "calm")
