@@ -150,7 +150,8 @@ def _complexity(folder: Path) -> list[Section]:
     network = Path(next(iter(found.values()))["checkpoint"])
     words = (
         "−H in nats, H being the entropy of a Gaussian fitted to the features of "
-        f"{network.parent.parent.name or network.name}; intervals are of the images drawn."
+        f"{network.parent.parent.name or network.name}: the lower, the more varied the images. Intervals are of the "
+        "images drawn."
     )
     return [
         Section("How complex the renderings are", [words], table=(("rendering", "−H", "95 % interval", "images"), rows))
