@@ -18,6 +18,7 @@ from data_gen.settings import RenderConfig
 from data_gen.spec import config_from_dict
 
 _LAST = {"ready", "sha256", "error", "ended"}  # after one of these a worker says nothing until it is given a shard
+_GRACE = 2.0
 
 
 class RayPool:
@@ -170,6 +171,10 @@ class _Actor:
             if not select.select([self._process.stdout], [], [], max(0.0, end - time.monotonic()))[0]:
                 break
             said += self._process.read()
+        if "ended" in said[-1]:
+            # where a node is lost Ray ends this process's children before the process itself: then this is not to be
+            # told, and the driver finds the worker lost
+            time.sleep(_GRACE)
         return said
 
     def close(self) -> None:

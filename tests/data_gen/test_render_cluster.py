@@ -85,7 +85,7 @@ def test_a_cluster_gives_the_bytes_of_one_machine_and_survives_a_lost_node(losin
     said, calls = [], []
     monkeypatch.chdir(tmp_path)
     summary = render(tiny(), "out", 30, 6, None, lambda *c: calls.append(c), say=said.append, engine="ray")
-    assert [line.split("; ")[1][:22] for line in said] == ["another renders scenes"]
+    assert any("was lost; another renders scenes" in line for line in said)
     assert (tmp_path / "once").exists()
     assert (summary.images, summary.rendered, summary.skipped) == ({"train": 30, "val": 6}, 36, {})
     assert (calls[0], calls[-1]) == ((0, 36), (36, 36))
@@ -104,7 +104,7 @@ def test_a_cluster_gives_the_bytes_of_one_machine_and_survives_a_lost_node(losin
 def test_a_cluster_renders_to_a_store(store, losing, tiny, tmp_path, monkeypatch):
     said = []
     assert render(tiny(), store, 30, 6, say=said.append, engine="ray").rendered == 36
-    assert [line.split("; ")[1][:22] for line in said] == ["another renders scenes"]
+    assert any("was lost; another renders scenes" in line for line in said)
     for name in ("FAKE_SLEEP", "FAKE_KILL", "FAKE_ONCE"):
         monkeypatch.delenv(name)
     render(tiny(), tmp_path / "here", 30, 6)
@@ -142,7 +142,7 @@ def test_a_cluster_without_room_and_a_node_without_blender(nodes, tiny, tmp_path
     with pytest.raises(DataGenError, match=r"Blender cannot be imported: .* \(on node [\d.]+\); try `python -m"):
         render(tiny(), tmp_path, 6, engine="ray")
     # a class that is pickled by the name of a module which the node does not have
-    actor = type("Actor", (), {"__module__": "data_gen_of_the_driver", "begin": lambda self: []})
+    actor = type("Actor", (cluster._Actor,), {"__module__": "data_gen_of_the_driver"})
     there = types.ModuleType("data_gen_of_the_driver")
     there.Actor = actor
     monkeypatch.setitem(sys.modules, "data_gen_of_the_driver", there)
