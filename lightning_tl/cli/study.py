@@ -35,10 +35,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/study"), help="Folder of everything that is made.")
     if action == "status":
         parser.add_argument("--all", action="store_true", help="List all runs, done and waiting ones too.")
+        parser.add_argument("--watch", type=float, default=0.0, help="Look again every so many seconds.")
     parser.add_class_arguments(Study)
     given = parser.instantiate_classes(parse(parser, rest))
     study = Study(**{name: given[name] for name in Study.__dataclass_fields__})
-    return run(study, given.out) if action == "run" else status(study, given.out, given["all"])
+    if action == "run":
+        return run(study, given.out)
+    if given.watch < 0:
+        raise UserError(f"--watch is {given.watch:g}; it must be at least 0 seconds (0: look once)")
+    return status(study, given.out, given["all"], given.watch)
 
 
 def run(study: Study, out: Path) -> int:
@@ -71,12 +76,16 @@ def _conclude(study: Study, out: Path) -> None:
         report.main([str(out)])
 
 
-def status(study: Study, out: Path, everything: bool) -> int:
-    """Print how far a study is."""
-    from lightning_tl.study.status import lines, table
+def status(study: Study, out: Path, everything: bool, watch: float = 0.0) -> int:
+    """Print how far a study is, once or every ``watch`` seconds until no run is left to do."""
+    from lightning_tl.study.status import ENDED, lines, table
     from lightning_tl.study.study import planned
 
-    sets, runs, records = planned(study, out)
-    found: list[Any] = lines(runs, records, out)
-    print(table(sets, found, out, everything))
-    return 1 if any(line.state == "failed" for line in found) else 0
+    while True:
+        sets, runs, records = planned(study, out)
+        found: list[Any] = lines(runs, records, out)
+        clear = "\x1b[2J\x1b[H" if watch and sys.stdout.isatty() else ""
+        print(clear + table(sets, found, out, everything), flush=True)
+        if not watch or (found and all(line.state in ENDED for line in found)):
+            return 1 if any(line.state == "failed" for line in found) else 0
+        time.sleep(watch)

@@ -66,3 +66,4 @@ def table(sets: Sequence[DataSet], found: Sequence[Line], out: Path, verbose: bo
 
 
 _STATES = ("done", "running", "interrupted", "failed", "waiting")
+ENDED = ("done", "failed")

@@ -28,34 +28,42 @@ def cluster():
     made.shutdown()
 
 
-def study(folder: Path, renders: Path, **changes) -> Study:
-    settings = yaml.safe_load(write(folder, renders).read_text()) | {"workers": None} | changes
+def study(folder: Path, renders: Path, sizes=(8, 24), draws=(0, 1), **changes) -> Study:
+    settings = yaml.safe_load(write(folder, renders, sizes, draws).read_text()) | {"workers": None} | changes
     stages = {name: Stage(**settings.pop(name)) for name in ("pretrain", "finetune")}
     return Study(**stages, **settings)
 
 
-def test_a_node_is_lost_and_the_table_is_that_of_one_machine(cluster, renders, tmp_path):
-    lost = cluster.add_node(num_cpus=1)
-    cluster.add_node(num_cpus=1)
+@pytest.mark.timeout(1800)
+def test_nodes_come_and_go_and_the_table_is_that_of_one_machine(cluster, renders, tmp_path):
+    """Fifteen runs; three nodes are lost while it runs, in the midst of runs, and two come."""
+    nodes = [cluster.add_node(num_cpus=1), cluster.add_node(num_cpus=1)]
     ray.init(address=cluster.address)
     out = tmp_path / "ray"
     (tmp_path / "ray-study").mkdir()
-    removed = threading.Event()
+    many = {"sizes": (8, 16, 24), "draws": (0, 1, 2)}
+    lost, before = [], {}
 
-    def remove():
-        while len(records(out)) < 2:
-            threading.Event().wait(0.2)
-        cluster.remove_node(lost, allow_graceful=False)
-        removed.set()
+    def come_and_go():
+        for done in (2, 5, 8):
+            while len(records(out)) < done:
+                threading.Event().wait(0.1)
+            before.update(records(out))
+            cluster.remove_node(nodes[len(lost)], allow_graceful=False)
+            lost.append(done)
+            if len(nodes) < 4:
+                nodes.append(cluster.add_node(num_cpus=1))
 
-    thread = threading.Thread(target=remove, daemon=True)
+    thread = threading.Thread(target=come_and_go, daemon=True)
     thread.start()
-    failures = run_study(study(tmp_path / "ray-study", renders, engine="ray"), out)
+    failures = run_study(study(tmp_path / "ray-study", renders, engine="ray", **many), out)
     thread.join(60)
-    assert removed.is_set()
+    assert len(lost) == 3
     assert failures == {}
+    assert len(records(out)) == 15
+    assert before.items() <= records(out).items()  # what was recorded was not computed again
     (tmp_path / "local").mkdir()
-    assert run_study(study(tmp_path / "local", renders, workers=1), tmp_path / "local/out") == {}
+    assert run_study(study(tmp_path / "local", renders, workers=1, **many), tmp_path / "local/out") == {}
     assert rows(out) == rows(tmp_path / "local/out")
 
 

@@ -156,6 +156,29 @@ def test_wrong_commands_are_one_message(argv, words, tmp_path):
         command.main([*argv, f"--out={tmp_path}"] if len(argv) > 1 else argv)
 
 
+def test_status_is_watched_until_all_runs_have_ended(finished, tmp_path, capsys, monkeypatch):
+    import shutil
+
+    path, out, _ = finished
+    own = tmp_path / "out"
+    shutil.copytree(out, own)
+    record = next((own / "runs").glob("finetune-*/record.json"))
+    record.rename(tmp_path / "away")
+    slept = []
+
+    def another_process_ends_the_run(seconds):
+        slept.append(seconds)
+        (tmp_path / "away").rename(record)
+
+    monkeypatch.setattr(command.time, "sleep", another_process_ends_the_run)
+    assert command.main(["status", f"--config={path}", f"--out={own}", "--watch=7"]) == 0
+    said = capsys.readouterr().out
+    assert slept == [7]
+    assert said.index("8 runs: 7 done") < said.index("8 runs: 8 done")
+    with pytest.raises(UserError, match=r"--watch is -1; it must be at least 0 seconds"):
+        command.main(["status", f"--config={path}", f"--out={own}", "--watch=-1"])
+
+
 @pytest.mark.slow
 def test_ten_kills(renders, tmp_path):
     """Twelve pre-trainings and more, killed ten times at random moments: the table of one never killed."""
