@@ -200,6 +200,8 @@ def _connect(address: str | None) -> tuple[Any, bool]:
             raise DataGenError(missing.format(error)) from None
     try:
         ray.init(address=address, log_to_driver=False, include_dashboard=False if address is None else None)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise DataGenError(missing.format(error)) from None
+    except Exception as error:  # of a plain kind where a node does not come up in time
+        if address is None:
+            raise DataGenError(f"Ray cannot be started here ({error}): try again, or give an 'address'") from error
+        raise DataGenError(missing.format(error)) from error
     return ray, True

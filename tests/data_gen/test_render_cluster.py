@@ -19,7 +19,7 @@ from data_gen.farm import render
 from data_gen.folders import LOCK
 
 ray = pytest.importorskip("ray")
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+pytestmark = pytest.mark.filterwarnings("ignore")
 HERE = Path(__file__).parent
 WORKER = [str(HERE / "fake_worker.py")]
 
@@ -81,6 +81,7 @@ def losing(nodes, tmp_path, monkeypatch):
     thread.join(60)
 
 
+@pytest.mark.slow
 def test_a_cluster_gives_the_bytes_of_one_machine_and_survives_a_lost_node(losing, tiny, tmp_path, monkeypatch):
     said, calls = [], []
     monkeypatch.chdir(tmp_path)
@@ -101,6 +102,7 @@ def test_a_cluster_gives_the_bytes_of_one_machine_and_survives_a_lost_node(losin
     assert _files(tmp_path / "out") == _files(tmp_path / "here")
 
 
+@pytest.mark.slow
 def test_a_cluster_renders_to_a_store(store, losing, tiny, tmp_path, monkeypatch):
     said = []
     assert render(tiny(), store, 30, 6, say=said.append, engine="ray").rendered == 36
@@ -113,6 +115,7 @@ def test_a_cluster_renders_to_a_store(store, losing, tiny, tmp_path, monkeypatch
     assert stored == _files(tmp_path / "here")
 
 
+@pytest.mark.slow
 def test_scenes_that_fail_are_told_and_left_out_as_by_one_machine(nodes, tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("FAKE_KILL", "train10")
     monkeypatch.setenv("FAKE_RAISE", "val2")
@@ -133,6 +136,7 @@ def test_scenes_that_fail_are_told_and_left_out_as_by_one_machine(nodes, tiny, t
     assert _files(tmp_path / "local") == _files(tmp_path / "ray")
 
 
+@pytest.mark.slow
 def test_a_cluster_without_room_and_a_node_without_blender(nodes, tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("FAKE_IMPORT", "1")
     ray.init(address=nodes.address)
@@ -155,6 +159,7 @@ def test_a_cluster_without_room_and_a_node_without_blender(nodes, tiny, tmp_path
         render(gpu, tmp_path / "gpu", 6, engine="ray")
 
 
+@pytest.mark.slow
 def test_a_killed_driver_takes_its_workers_along_and_the_next_goes_on(nodes, tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("FAKE_SLEEP", "0.2")
     monkeypatch.setenv("FAKE_MARK", str(tmp_path))
@@ -188,3 +193,22 @@ def test_a_killed_driver_takes_its_workers_along_and_the_next_goes_on(nodes, tin
 def test_no_cluster_at_the_address(tiny, tmp_path):
     with pytest.raises(DataGenError, match=r"no Ray cluster at 127\.0\.0\.1:1 .*start one with `ray start --head`"):
         render(tiny(), tmp_path, 6, engine="ray", address="127.0.0.1:1")
+
+
+def test_a_ray_that_does_not_start(tiny, tmp_path, monkeypatch):
+    def late(**_):
+        raise Exception("The current node timed out during startup.")
+
+    monkeypatch.setattr(ray, "init", late)
+    with pytest.raises(DataGenError, match=r"Ray cannot be started here \(The current node timed out .* an 'address'"):
+        render(tiny(), tmp_path, 6, engine="ray")
+    with pytest.raises(DataGenError, match=r"no Ray cluster at auto \(The current node timed out"):
+        render(tiny(), tmp_path, 6, engine="ray", address="auto")
+
+
+def test_without_ray_or_with_another_engine(tiny, tmp_path, monkeypatch):
+    with pytest.raises(DataGenError, match="'engine' cannot be 'slurm'; valid: local, ray"):
+        render(tiny(), tmp_path, 6, engine="slurm")
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(DataGenError, match=r"'engine: ray' needs Ray: pip install 'lightning-tl\[cluster\]'"):
+        render(tiny(), tmp_path, 6, engine="ray")
