@@ -6,6 +6,9 @@ The same images lie as files in folders by class and, where it is renders, in sh
 once, one after another in changing order, over a whole shuffled epoch with augmentation, in one thread. A loader is
 made anew for each repeat ("first" epoch: nothing decoded is in memory; the system's file cache is warm) and asked for a
 second epoch ("next"). Ratios are to torchvision's "next" of the same repeat; their median is shown.
+
+Before that, reading and decoding alone: the images of the shards and the same as files, in their order and shuffled.
+Ratios are to the files in the same order, of the same repeat.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder as TorchvisionImageFolder
 from torchvision.transforms import v2
 
-from lightning_tl.data import ImageFolder, Rendered
+from lightning_tl.data import ImageFolder, Rendered, RenderedImages
 from lightning_tl.data.augment import IMAGENET_MEAN, IMAGENET_STD
 
 CLASSES, BATCH = 10, 64
@@ -142,6 +145,36 @@ def compare(title: str, loaders: dict[str, Callable[[], Callable[[], DataLoader[
         print(f"  {name:52} {median(found):8.0f} images/s  {ratio:6.2f} x")
 
 
+def reads(title: str, root: Path, images: int, repeats: int) -> None:
+    """Print the median rates of decoding single images from files and from shards, sequential and shuffled."""
+    files = TorchvisionImageFolder(root / "folder" / "train")
+    # the order in which they lie in the shards
+    paths = sorted((path for path, _ in files.samples), key=lambda path: int(Path(path).stem))
+    shards = RenderedImages(root / "renders" / "train")
+    shards.open_shards()
+    readers: dict[str, Callable[[int], Any]] = {
+        "files": lambda index: np.asarray(files.loader(paths[index])),
+        "shards": shards.rgb,
+    }
+    assert all((readers["files"](index) == readers["shards"](index)).all() for index in range(8))
+    print(f"{title}: reading and decoding")
+    for order in ("sequential", "shuffled"):
+        rates: dict[str, list[float]] = {name: [] for name in readers}
+        for repeat in range(repeats + 1):
+            indices = list(range(images))
+            if order == "shuffled":
+                random.Random(repeat).shuffle(indices)
+            for name in sorted(readers, reverse=bool(repeat % 2)):
+                start = time.process_time()
+                for index in indices:
+                    readers[name](index)
+                if repeat:  # the first repeat warms up
+                    rates[name].append(images / (time.process_time() - start))
+        for name, found in rates.items():
+            ratio = median(a / b for a, b in zip(found, rates["files"], strict=True))
+            print(f"  {f'{name}, {order}':52} {median(found):8.0f} images/s  {ratio:6.2f} x")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=512)
@@ -156,6 +189,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             root = Path(folder)
             write(root, given.images, height, width, kind, shards=True)
+            reads(title.split(" →")[0], root, given.images, given.repeats)
             resize = {"size": size, "hflip": 0.5, "standardize": "imagenet"}
             compare(
                 title,
