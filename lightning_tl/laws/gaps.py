@@ -13,6 +13,7 @@ from lightning_tl.laws.decide import MODEL_COLUMNS, model_parameters
 from lightning_tl.laws.fit import fit
 from lightning_tl.laws.fitted import FittedLaw
 from lightning_tl.laws.forms import Array, PowerLaw
+from lightning_tl.laws.wording import percent
 
 _LEAST_MODELS = 3
 _LEAST_SETTINGS = 5  # with four, no order of ranks is unlikely
@@ -59,8 +60,27 @@ def gap_by_model_size(fits: Sequence[GroupFit]) -> list[ModelFamily]:
 
 
 def trait_sentences(fits: Sequence[GroupFit]) -> list[str]:
-    """Say how C goes with the model's size and with the data's complexity, where the groups differ in them."""
-    return [*map(_size_sentence, gap_by_model_size(fits)), *_complexity_sentence(fits)]
+    """Say how C goes with model size and complexity, where groups differ in them, and what real images are worth."""
+    return [*map(_size_sentence, gap_by_model_size(fits)), *_complexity_sentence(fits), *map(_balance, _full(fits))]
+
+
+def _full(fits: Sequence[GroupFit]) -> list[GroupFit]:
+    return [item for item in fits if item.law is not None and item.law.form.name == "full" and item.law.freedom > 0]
+
+
+def _balance(item: GroupFit) -> str:
+    """Compare twice the real images (the error goes as s^-beta whatever n is) with twice the rendered ones."""
+    law = item.law
+    assert law is not None
+    low, high = law.interval("beta")
+    real = [1 - 2**-beta for beta in (law.params["beta"], low, high)]
+    change, (down, up) = law.log_ratio(item.largest, 2 * item.largest, item.s)
+    rendered = [float(1 - np.exp(value)) for value in (change, up, down)]
+    told = [f"{percent(each[0])} ({percent(each[1])} to {percent(each[2])})" for each in (real, rendered)]
+    return (
+        f"{item.label}: twice the real images lower the error by {told[0]}, twice the {item.largest:,.0f} rendered "
+        f"ones by {told[1]} ({100 * law.level:g} % intervals)."
+    )
 
 
 def _known(items: Sequence[GroupFit]) -> list[GroupFit]:
@@ -77,7 +97,7 @@ def _size_sentence(family: ModelFamily) -> str:
     exponent = -family.law.params["alpha"]
     return (
         f"{where}the transfer gap goes as the model's parameters to the power {exponent:.2g} "
-        f"({family.law.level:.0%} interval {-high:.2g} to {-low:.2g}), over {len(known)} models."
+        f"({100 * family.law.level:g} % interval {-high:.2g} to {-low:.2g}), over {len(known)} models."
     )
 
 

@@ -161,6 +161,22 @@ def test_how_gaps_go_with_complexity_is_said() -> None:
     assert told.endswith("cannot be told: C is identified for 2 of 2 groups.")
 
 
+def test_what_real_images_are_worth_is_said() -> None:
+    rng = np.random.default_rng(0)
+    n, s = (grid.ravel() for grid in np.meshgrid(SIZES, [100.0, 400.0, 1600.0]))
+    error = 2 * (0.02 + n**-0.4) * s**-0.3 * np.exp(0.005 * rng.standard_normal(len(n)))
+    frame = pd.DataFrame({"n": n, "s": s, "error": error, "render": "a"})
+    fits = analyse(groups(frame, Columns(size="n", score="error", by=("render",), target_size="s")))
+    (told,) = advise(fits).gaps
+    found = [float(number) / 100 for number in re.findall(r"([\d.]+) %", told)][:6]
+    for truth, (value, low, high) in zip(
+        (1 - 2**-0.3, 1 - (0.02 + 128_000**-0.4) / (0.02 + 64_000**-0.4)), (found[:3], found[3:]), strict=True
+    ):
+        assert low - 0.005 <= truth <= high + 0.005  # printed with two digits
+        assert low <= value <= high
+    assert "twice the 64,000 rendered ones" in told
+
+
 def test_pre_training_tasks_compete_for_each_fine_tuning() -> None:
     laws = {(task, to): (0.8, 0.4, gap) for task, gap in (("mulclass", 0.2), ("objdet", 0.1)) for to in ("x", "y")}
     frame = table(laws).rename(columns={"render": "pretrain_task", "model": "finetune_task"})
