@@ -13,6 +13,7 @@ from lightning_tl.errors import UserError
 from lightning_tl.laws.advice import DIFFERENT, MODEL, MORE, advise
 from lightning_tl.laws.analysis import Method, analyse
 from lightning_tl.laws.decide import Budget, choices, model_parameters, next_size
+from lightning_tl.laws.forms import FullLaw
 from lightning_tl.laws.gaps import gap_by_model_size
 from lightning_tl.laws.table import Columns, groups
 
@@ -166,7 +167,8 @@ def test_what_real_images_are_worth_is_said() -> None:
     n, s = (grid.ravel() for grid in np.meshgrid(SIZES, [100.0, 400.0, 1600.0]))
     error = 2 * (0.02 + n**-0.4) * s**-0.3 * np.exp(0.005 * rng.standard_normal(len(n)))
     frame = pd.DataFrame({"n": n, "s": s, "error": error, "render": "a"})
-    fits = analyse(groups(frame, Columns(size="n", score="error", by=("render",), target_size="s")))
+    table_of = Columns(size="n", score="error", by=("render",), target_size="s")
+    fits = analyse(groups(frame, table_of), FullLaw())
     (told,) = advise(fits).gaps
     found = [float(number) / 100 for number in re.findall(r"([\d.]+) %", told)][:6]
     for truth, (value, low, high) in zip(
