@@ -25,6 +25,8 @@ SKIPPED = "skipped.json"
 _SHARD = re.compile(r"\d{6}\.tar")
 _RECORD = re.compile(r"\d{6}\.tar\.sha256")
 
+_FIRST = {"renderer": "1", "device": "CPU"}  # what manifests did not tell at first
+
 
 class Split:
     """One split of a data set that is being made: what is finished, what is missing, what the manifest says.
@@ -152,13 +154,15 @@ class Split:
         """Note the versions that render, or compare them with those that rendered what is there.
 
         Raises:
-            DataGenError: Blender, BlenderProc or the kind of device differ: new images would not be like the old ones.
+            DataGenError: Renderer, Blender, BlenderProc or the kind of device differ: new images would not be like
+                the old ones.
         """
-        for key in ("blender", "blenderproc", "device"):
-            if self.software and self.software.get(key, "CPU") != software.get(key, "CPU"):
+        for key in ("renderer", "blender", "blenderproc", "device"):
+            there, here = (versions.get(key, _FIRST.get(key)) for versions in (self.software, software))
+            if self.software and there != here:
                 raise DataGenError(
-                    f"{self.folder.at()} was rendered with {key} {self.software.get(key, 'CPU')}, installed is "
-                    f"{software.get(key)}: their images differ; install that version, or render into another folder"
+                    f"{self.folder.at()} was rendered with {key} {there}, installed is {here}: "
+                    "their images differ; install that version, or render into another folder"
                 )
         self.software = self.software or dict(software)
 

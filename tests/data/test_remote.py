@@ -145,11 +145,12 @@ def test_several_processes_at_once_fetch_once(renders, cache, tmp_path):
     """Four processes want all shards of a store that counts how often it is asked."""
     shutil.copytree(renders, tmp_path / "store")
     script = """
+import os
 import sys
 from fsspec.implementations.local import LocalFileSystem
 get = LocalFileSystem.get_file
 def counted(self, remote, local, **options):
-    print(remote, flush=True)
+    os.write(1, remote.encode() + bytes([10]))  # whole, whatever other threads write
     return get(self, remote, local, **options)
 LocalFileSystem.get_file = counted
 from lightning_tl.data import RenderedImages

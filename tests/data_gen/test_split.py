@@ -136,3 +136,5 @@ def test_another_blender_is_refused(tiny, tmp_path):
     grown.set_software({"blender": "4.2.23", "blenderproc": "2.8.0"})
     with pytest.raises(DataGenError, match=r"was rendered with blender 4\.2\.23, installed is 4\.5\.1"):
         grown.set_software({"blender": "4.5.1", "blenderproc": "2.8.0"})
+    with pytest.raises(DataGenError, match=r"was rendered with renderer 1, installed is 2: their images differ"):
+        grown.set_software({"renderer": "2", "blender": "4.2.23", "blenderproc": "2.8.0"})
