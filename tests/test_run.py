@@ -176,9 +176,7 @@ def test_interpolation_follows_overrides_and_files(renders, tmp_path):
 
 def test_an_interpolation_that_leads_nowhere_is_told(renders, tmp_path):
     wrong = "--trainer.logger={class_path: CSVLogger, init_args: {save_dir: '${trainer.default_root_dir}'}}"
-    with pytest.raises(
-        UserError, match=r"save_dir: Interpolation key .* not found.*in files alone, not in values"
-    ):
+    with pytest.raises(UserError, match=r"save_dir: Interpolation key .* not found.*in files alone, not in values"):
         run(pretraining(renders, tmp_path, wrong))
     (tmp_path / "more.yaml").write_text("trainer: {max_steps: '${trainer.steps}'}")
     with pytest.raises(UserError, match=r"max_steps: Interpolation key .*steps' not found.*from the top of the file"):
