@@ -43,7 +43,7 @@ class RayPool:
         address: str | None,
         workers: int | None,
     ) -> None:
-        self._ray, self._mine = _connect(address)
+        self._ray, self._mine = connect(address)
         found = self._ray.cluster_resources()
         device = config.image.device
         self._gpus = int(device in ("cuda", "optix") or (device == "auto" and found.get("GPU", 0) >= 1))
@@ -183,8 +183,18 @@ class _Actor:
         self._stack.close()
 
 
-def _connect(address: str | None) -> tuple[Any, bool]:
-    """Return Ray, connected, and whether that was done here."""
+def connect(address: str | None) -> tuple[Any, bool]:
+    """Connect to a Ray cluster, or start one here.
+
+    Args:
+        address: as of :class:`RayPool`.
+
+    Returns:
+        The module ``ray``, and whether it was connected by this call (and not by who called).
+
+    Raises:
+        DataGenError: Ray is not installed, cannot be started, or there is no cluster at the address.
+    """
     try:
         import ray
     except ImportError:

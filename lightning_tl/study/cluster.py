@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import socket
 from typing import Any
 
+from data_gen.cluster import connect
 from lightning_tl.errors import UserError
 from lightning_tl.study.runs import Call, Outcome, do_run
 
@@ -19,29 +19,17 @@ class RayEngine:
         workers: Runs at a time at most; default: as many as the cluster has room for.
 
     Raises:
-        UserError: Ray is not installed, or there is no cluster at the address, or no room for one run on it.
+        DataGenError: Ray is not installed, or there is no cluster at the address.
+        UserError: There is no room for one run on it.
     """
 
     def __init__(self, address: str | None, threads: int, gpus: float, workers: int | None) -> None:
-        try:
-            import ray
-        except ImportError as error:
-            raise UserError("engine: ray needs Ray: pip install 'lightning-tl[cluster]'") from error
-        self._ray = ray
-        self._mine = not ray.is_initialized()
-        if self._mine:
-            _check_reachable(address)
-            try:
-                ray.init(address=address, log_to_driver=False, include_dashboard=False if address is None else None)
-            except (ConnectionError, ValueError, RuntimeError) as error:
-                raise UserError(
-                    f"address: no Ray cluster at {address} ({error}); start one with `ray start --head`"
-                ) from error
+        self._ray, self._mine = connect(address)
         self.threads, self.gpus, self.workers = threads, gpus, workers
-        self._task = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=0)(_do_run)
+        self._task = self._ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=0)(_do_run)
         self._running: dict[Any, Call] = {}
         if self._room() < 1:
-            found = ray.cluster_resources()
+            found = self._ray.cluster_resources()
             self.close()
             raise UserError(
                 f"a run takes {threads} CPUs and {gpus:g} GPUs, the cluster has {found.get('CPU', 0):g} and "
@@ -87,17 +75,6 @@ class RayEngine:
         self._running.clear()
         if self._mine:
             self._ray.shutdown()
-
-
-def _check_reachable(address: str | None) -> None:
-    """Refuse an address at which nobody listens: Ray itself would wait for minutes and then end the process."""
-    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
-    if not host or not port.isdigit():
-        return
-    try:
-        socket.create_connection((host, int(port)), timeout=10).close()
-    except OSError as error:
-        raise UserError(f"address: no Ray cluster at {address} ({error}); start one with `ray start --head`") from error
 
 
 def _do_run(call: Call) -> Outcome:
