@@ -53,6 +53,8 @@ def _serve(out: TextIO) -> None:
     start = json.loads(next(lines))
     _die_with(start["parent"])
     config = config_from_dict(start["config"])
+    # Blender makes a folder of its own as it is imported, and leaves it where the process does not end in its way
+    os.environ["TMPDIR"] = start["temporary"]
     from data_gen import blender
 
     catalogue = open_catalogue(config, Path(start["record"]))

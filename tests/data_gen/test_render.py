@@ -234,6 +234,15 @@ def test_shipped_configurations_render(views_of, name):
     assert all(v.rgb.shape == (48, 48, 3) for scene in views for v in scene)
 
 
+def test_nothing_is_left_in_the_temporary_folder(tmp_path, monkeypatch):
+    place = tmp_path / "temporary"
+    place.mkdir()
+    monkeypatch.setenv("TMPDIR", str(place))
+    config = config_from_dict({"camera": {"views": 1}, "image": {"size": 16, "samples": 1}, "scenes_per_shard": 1})
+    assert render(config, tmp_path / "out", 1).rendered == 1
+    assert list(place.iterdir()) == []
+
+
 def _files(out):
     return {str(p.relative_to(out)): p.read_bytes() for p in sorted(out.rglob("*")) if p.is_file() and p.name != LOCK}
 
