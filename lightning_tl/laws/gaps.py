@@ -89,15 +89,16 @@ def _known(items: Sequence[GroupFit]) -> list[GroupFit]:
 
 def _size_sentence(family: ModelFamily) -> str:
     known = _known(family.items)
-    where = "" if family.label == "C" else f"{family.label}: "
+    start = "The" if family.label == "C" else f"{family.label}: the"
     if family.law is None or len(known) < _LEAST_MODELS:
         told = f"C is identified for {len(known)} of {len(family.items)} models"
-        return f"{where}how the transfer gap goes with the model's size cannot be told: {told}."
+        return f"{start} way in which the transfer gap goes with the model's size cannot be told: {told}."
     low, high = family.law.interval("alpha")
     exponent = -family.law.params["alpha"]
     return (
-        f"{where}the transfer gap goes as the model's parameters to the power {exponent:.2g} "
-        f"({100 * family.law.level:g} % interval {-high:.2g} to {-low:.2g}), over {len(known)} models."
+        f"{start} transfer gap goes as the model's parameters to the power {exponent:.2g} "
+        f"({100 * family.law.level:g} % interval {-high:.2g} to {-low:.2g}), through the gaps of "
+        f"{len(family.law.cells.n)} models, each by its precision; {len(known)} of them are identified."
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from data_gen.storage import file_sha256
 from lightning_tl.errors import UserError
 from lightning_tl.study.config import Complexity
 from lightning_tl.study.plan import DataSet, Run
@@ -59,7 +60,7 @@ def _network(
         path = Path(settings.checkpoint)
         if not path.is_file():
             raise UserError(f"complexity.checkpoint is {path}: no such file")
-        return path, str(path)
+        return path, file_sha256(path)
     run = next(run for run in runs if run.stage == "finetune" and run.start is None and run.name in records)
     return out / "runs" / run.name / records[run.name]["checkpoint"], run.key
 

@@ -144,9 +144,11 @@ def test_how_gaps_go_with_model_size_is_said() -> None:
     value, low, high = map(float, re.findall(r"-0\.\d+", told))
     assert low <= -0.3 <= high
     assert low <= value <= high
-    assert told.endswith("over 4 models.")
+    assert told.endswith("through the gaps of 4 models, each by its precision; 4 of them are identified.")
     (told,) = advise(fits_of(dict.fromkeys(laws, (0.8, 0.1, 0.0)), noise=0.1)).gaps
-    assert re.fullmatch(r"how the transfer gap goes .* cannot be told: C is identified for [012] of 4 models\.", told)
+    assert re.fullmatch(
+        r"The way in which the transfer gap goes .* cannot be told: C is identified for [012] of 4 models\.", told
+    )
 
 
 def test_how_gaps_go_with_complexity_is_said() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -57,6 +58,17 @@ def test_it_is_what_the_command_says_and_measured_once(done, monkeypatch):
     again = measure_complexity(SETTINGS, sets, runs, records, out)
     assert again["plain"] == found["plain"]
     assert again["rich"] != found["rich"]
+
+
+def test_another_network_in_the_same_file_is_another_measurement(done):
+    out, sets, runs, records = done
+    settings = replace(SETTINGS, checkpoint=str(out / "runs/a/checkpoints/last.ckpt"))
+    before = measure_complexity(settings, sets, runs, records, out)
+    assert before == measure_complexity(settings, sets, runs, records, out)
+    content = torch.load(settings.checkpoint, weights_only=True)
+    content["state_dict"]["backbone.conv1.weight"] *= -1
+    torch.save(content, settings.checkpoint)
+    assert measure_complexity(settings, sets, runs, records, out) != before
 
 
 def test_it_is_in_the_table_and_in_the_report(done):
