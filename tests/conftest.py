@@ -16,6 +16,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
+import s3 as s3_servers
 from PIL import Image
 
 CATEGORIES = {1: "disc", 2: "bar", 4: "frame"}  # ids need not be contiguous
@@ -38,6 +39,24 @@ def one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    with s3_servers.served() as address:
+        yield address
+
+
+@pytest.fixture
+def s3(s3_server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    """A URL in a fresh bucket."""
+    return s3_servers.bucket(s3_server, monkeypatch, tmp_path)
+
+
+@pytest.fixture(params=["local", "s3"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty place; ``local`` is fsspec's driver of the file system, as a store like any other."""
+    return request.getfixturevalue("s3") if request.param == "s3" else f"local://{tmp_path}/store"
 
 
 def _member(archive: tarfile.TarFile, name: str, content: bytes) -> None:

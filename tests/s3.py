@@ -6,7 +6,7 @@ Its requirements and the pinned ones exclude each other, so they go into an envi
 
 from __future__ import annotations
 
-import random
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,6 +38,6 @@ def bucket(server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
         monkeypatch.setenv(key, value)
     system = fsspec.filesystem("s3", skip_instance_cache=True)
     type(system).clear_instance_cache()
-    name = f"renders-{random.getrandbits(48):x}"
+    name = f"renders-{secrets.token_hex(6)}"  # other tests seed the random module
     system.mkdir(name)
     return f"s3://{name}/set"

@@ -86,10 +86,10 @@ def _complexity(argv: list[str]) -> int:
         "dataset complexity",
         "The entropy H of a Gaussian fitted to a backbone's features of the images, and how far they are from others.",
     )
-    parser.add_argument("root", type=Path, help="Folder that lightning-tl render wrote, or any folder of images.")
+    parser.add_argument("root", type=str, help="What lightning-tl render wrote (folder or URL), or a folder of images.")
     parser.add_argument("--ckpt", type=Path, required=True, help="Checkpoint with the backbone.")
     parser.add_argument("--backbone", type=str | None, default=None, help="Its name, where the file does not say.")
-    parser.add_argument("--against", type=Path | None, default=None, help="Target images: a folder, or renders.")
+    parser.add_argument("--against", type=str | None, default=None, help="Target images: a folder, or renders.")
     parser.add_argument("--images", type=int, default=5000, help="At most how many images of each.")
     parser.add_argument("--size", type=int, default=224, help="Side of what the backbone sees, pixels.")
     parser.add_argument("--standardize", type=str, default="imagenet", help="imagenet, or image: each by its own.")

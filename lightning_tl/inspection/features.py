@@ -15,9 +15,10 @@ from torch import nn
 from lightning_tl.data.augment import BatchTransform
 from lightning_tl.data.folders import image_files
 from lightning_tl.data.images import decode, open_image
+from lightning_tl.data.remote import Url, place
 from lightning_tl.data.shards import RenderedImages
 from lightning_tl.errors import UserError
-from lightning_tl.inspection.splits import split_folders
+from lightning_tl.inspection.splits import split_folders, split_urls
 from lightning_tl.models import build_backbone, load_backbone
 from lightning_tl.models.weights import backbone_state, network_state, read_checkpoint
 
@@ -38,7 +39,7 @@ class Images(Protocol):
 
 
 class _Renders:
-    def __init__(self, folder: Path, count: int) -> None:
+    def __init__(self, folder: Path | Url, count: int) -> None:
         images = RenderedImages(folder)
         self.images = RenderedImages(folder, min(count, len(images)))
 
@@ -69,13 +70,20 @@ class _Files:
         return str(index)
 
 
-def open_images(folder: Path, count: int, seed: int = 0) -> Images:
+def open_images(root: str | Path, count: int, seed: int = 0) -> Images:
     """Open the images of a rendered data set (its first split's first ``count``), or of a folder (a random draw).
+
+    Args:
+        root: The folder; renders may be on a store that fsspec reaches (``s3://bucket/set``).
+        count: At most how many.
+        seed: Of the draw.
 
     Raises:
         UserError: No such folder, or no images in it.
     """
-    folder = Path(folder)
+    folder = place(root)
+    if isinstance(folder, Url):
+        return _Renders(split_urls(folder)[0], count)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
     if any((at / "manifest.json").is_file() for at in (folder, folder / "train", folder / "val")):

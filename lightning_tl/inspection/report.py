@@ -13,10 +13,10 @@ from lightning_tl.progress import progress_bar
 
 
 def complexity(
-    root: Path,
+    root: str | Path,
     checkpoint: Path,
     backbone: str | None = None,
-    against: Path | None = None,
+    against: str | Path | None = None,
     *,
     images: int = 5000,
     size: int = 224,
@@ -27,7 +27,7 @@ def complexity(
     """Measure the features of images, and their distance from others'.
 
     Args:
-        root: Renders, or a folder of images.
+        root: Renders, on a store too (``s3://bucket/set``), or a folder of images.
         checkpoint: Of the network.
         backbone: Its name, where the checkpoint does not say.
         against: What to compare with.
@@ -44,7 +44,7 @@ def complexity(
         UserError: As ``open_images``, ``open_reference``, ``features``, ``entropy`` and ``gap``.
     """
     reference = open_reference(checkpoint, backbone)
-    given = [open_images(folder, images, seed) for folder in filter(None, (root, against))]
+    given = [open_images(each, images, seed) for each in (root, against) if each is not None]
     found = []
     for each, folder in zip(given, (root, against), strict=False):
         with progress_bar(f"features of {folder}", "images") as advance:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lightning_tl.data.remote import Url, read
 from lightning_tl.data.shards import read_manifest
 
 SPLITS = ("train", "val")
@@ -21,3 +22,17 @@ def split_folders(root: Path) -> list[Path]:
     if not found:
         read_manifest(root / "train")  # says what is missing
     return found
+
+
+def split_urls(root: Url) -> list[Url]:
+    """Return the same of a data set on a store.
+
+    Raises:
+        UserError: No splits there, or the store cannot be used or reached.
+    """
+    for places in ([root], [root / name for name in SPLITS]):
+        found = [url for url in places if read(url / "manifest.json") is not None]
+        if found:
+            return found
+    read_manifest(root / "train")  # says what is missing
+    return []

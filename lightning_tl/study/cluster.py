@@ -1,12 +1,14 @@
-"""Runs as tasks of a Ray cluster; the study's folder is on a file system that all nodes see."""
+"""Runs as tasks of a Ray cluster; the study's folder is one that all nodes see, or has a copy on a store."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from data_gen.cluster import connect
 from lightning_tl.errors import UserError
 from lightning_tl.study.runs import Call, Outcome, do_run
+from lightning_tl.study.store import do_stored, fetch_run
 
 
 class RayEngine:
@@ -60,7 +62,11 @@ class RayEngine:
         for reference in done:
             call = self._running.pop(reference)
             try:
-                outcomes.append(self._ray.get(reference))
+                outcome = self._ray.get(reference)
+                if call.store is not None and (outcome.record or outcome.error):
+                    folder = Path(call.folder)
+                    fetch_run(call.store, folder.parent.parent, call.name)
+                outcomes.append(outcome)
             except self._ray.exceptions.NodeDiedError:
                 outcomes.append(Outcome(call.name))  # as if another process had it: taken up again, on another node
             except self._ray.exceptions.RayError as error:
@@ -81,4 +87,4 @@ def _do_run(call: Call) -> Outcome:
     import torch
 
     torch.set_num_threads(call.threads)
-    return do_run(call)
+    return do_run(call) if call.store is None else do_stored(call)

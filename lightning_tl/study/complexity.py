@@ -12,6 +12,7 @@ from lightning_tl.errors import UserError
 from lightning_tl.study.config import Complexity
 from lightning_tl.study.plan import DataSet, Run
 from lightning_tl.study.records import fingerprint, load_json, write_json
+from lightning_tl.study.store import fetch_run
 
 FILE = "complexity.json"
 
@@ -22,6 +23,7 @@ def measure_complexity(
     runs: Sequence[Run],
     records: Mapping[str, Mapping[str, Any]],
     out: Path,
+    store: str | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Measure what was not measured yet.
 
@@ -31,6 +33,7 @@ def measure_complexity(
         runs: Of the study.
         records: Of the runs.
         out: Folder of the study; gets ``complexity.json``: by rendering the entropy with its interval.
+        store: URL where renderings and checkpoints are, if not in that folder.
 
     Returns:
         By rendering: the columns ``complexity`` (−H), ``complexity_low`` and ``complexity_high`` (its 95 % interval),
@@ -39,21 +42,27 @@ def measure_complexity(
     Raises:
         UserError: No network to measure with, or as ``lightning-tl dataset complexity``.
     """
-    checkpoint, by = _network(settings, runs, records, out)
+    checkpoint, by = _network(settings, runs, records, out, store)
     kept = load_json(out / FILE, missing={})
     found: dict[str, Any] = {}
     for each in sets:
-        root = out / "renders" / each.name
-        shards = [shard["sha256"] for shard in load_json(root / "train" / "manifest.json")["shards"]]
+        manifest = load_json(out / "renders" / each.name / "train" / "manifest.json")
+        shards = [shard["sha256"] for shard in manifest["shards"]]
         key = fingerprint([asdict(settings), by, shards])
         known = kept.get(each.name, {})
-        found[each.name] = known if known.get("key") == key else {"key": key, **_measure(settings, root, checkpoint)}
+        if known.get("key") != key:
+            known = {"key": key, **_measure(settings, f"{store or out}/renders/{each.name}", checkpoint)}
+        found[each.name] = known
         write_json(out / FILE, found)
     return {name: _columns(entry["entropy"]) for name, entry in found.items()}
 
 
 def _network(
-    settings: Complexity, runs: Sequence[Run], records: Mapping[str, Mapping[str, Any]], out: Path
+    settings: Complexity,
+    runs: Sequence[Run],
+    records: Mapping[str, Mapping[str, Any]],
+    out: Path,
+    store: str | None,
 ) -> tuple[Path, str]:
     """Return the checkpoint, and what tells it from others."""
     if settings.checkpoint is not None:
@@ -62,10 +71,13 @@ def _network(
             raise UserError(f"complexity.checkpoint is {path}: no such file")
         return path, file_sha256(path)
     run = next(run for run in runs if run.stage == "finetune" and run.start is None and run.name in records)
-    return out / "runs" / run.name / records[run.name]["checkpoint"], run.key
+    path = out / "runs" / run.name / records[run.name]["checkpoint"]
+    if store is not None and not path.is_file():
+        fetch_run(store, out, run.name, checkpoints=True)
+    return path, run.key
 
 
-def _measure(settings: Complexity, root: Path, checkpoint: Path) -> dict[str, Any]:
+def _measure(settings: Complexity, root: str, checkpoint: Path) -> dict[str, Any]:
     from lightning_tl.inspection.report import complexity
 
     options = {"images": settings.images, "size": settings.size, "standardize": settings.standardize}

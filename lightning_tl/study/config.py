@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from data_gen.storage import is_url
 from lightning_tl.errors import UserError, nearest
 from lightning_tl.study.grid import Point, excluder, points
 
@@ -136,6 +137,8 @@ class Study:
         threads: CPU threads (with Ray: CPUs) of a run.
         gpus: GPUs of a run, with Ray.
         address: Of the Ray cluster; default: one is started here.
+        store: With Ray, where nodes share no folder: a URL that fsspec knows (``s3://bucket/study``). Renderings,
+            checkpoints and records go there; the study's folder gets tables, report, logs and records.
     """
 
     finetune: Stage
@@ -154,6 +157,7 @@ class Study:
     threads: int = 1
     gpus: float = 0
     address: str | None = None
+    store: str | None = None
 
     def check(self) -> None:
         """Refuse what cannot be run.
@@ -166,6 +170,10 @@ class Study:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be at least {least}")
         if self.workers is not None and self.workers < 1:
             raise UserError(f"workers is {self.workers}; it must be at least 1, or null for one a CPU core")
+        if self.store is not None and self.engine != "ray":
+            raise UserError("store is for engine: ray, whose nodes may share no folder; here runs go to --out")
+        if self.store is not None and not is_url(self.store):
+            raise UserError(f"store is '{self.store}', which is no URL; a folder that all nodes see is given by --out")
         if self.render is not None and self.pretrain is None:
             raise UserError("there is a render stage but no pretrain stage that would use it")
         if self.pretrain is None and not self.scratch:

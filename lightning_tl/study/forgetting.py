@@ -24,26 +24,16 @@ def forgotten(finetuned: Any, start: Path) -> dict[str, float]:
     Raises:
         UserError: The folder is no finished run, or a module has no backbone.
     """
-    from lightning.pytorch.callbacks import Callback
-
     from lightning_tl.run import run
 
     if not hasattr(finetuned, "backbone"):
         raise UserError(f"forgetting: {type(finetuned).__name__} has no .backbone to put under the pre-training's head")
     checkpoint = start / load_json(start / "record.json")["checkpoint"]
-    moved: dict[str, float] = {}
-
-    class Swap(Callback):
-        """Puts the fine-tuned backbone under the pre-training's head."""
-
-        def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
-            before = {name: p.detach().clone() for name, p in pl_module.backbone.named_parameters()}
-            moved["param_distance"] = distance(dict(finetuned.backbone.named_parameters()), before).total
-            pl_module.backbone.load_state_dict(finetuned.backbone.state_dict())
-
     args = ["validate", f"--config={start / 'config.yaml'}", f"--ckpt_path={checkpoint}", "--trainer.logger=false"]
-    args.append("--trainer.enable_progress_bar=false")
-    losses = [
-        float(run(args, callbacks=callbacks).trainer.callback_metrics["val/loss"]) for callbacks in ([], [Swap()])
-    ]
-    return {"pretrain_loss_before": losses[0], "pretrain_loss_after": losses[1], **moved}
+    cli = run([*args, "--trainer.enable_progress_bar=false"])
+    before = float(cli.trainer.callback_metrics["val/loss"])
+    backbone = cli.model.backbone
+    moved = distance(dict(finetuned.backbone.named_parameters()), dict(backbone.named_parameters())).total
+    backbone.load_state_dict(finetuned.backbone.state_dict())
+    after = cli.trainer.validate(cli.model, cli.datamodule, verbose=False)[0]["val/loss"]
+    return {"pretrain_loss_before": before, "pretrain_loss_after": float(after), "param_distance": moved}

@@ -20,6 +20,7 @@ from lightning_tl.study.runs import Call
 
 # Keys that fine-tuning chooses a value for once, whatever their values are.
 _SERIES = ("data.n", "seed_everything")
+_CONFIG = "--config="
 
 
 @dataclass(frozen=True)
@@ -67,11 +68,19 @@ class Run:
     key: str
     forgetting: bool = False
 
-    def call(self, out: Path, records: Mapping[str, Mapping[str, Any]], threads: int) -> Call:
+    def call(self, out: Path, records: Mapping[str, Mapping[str, Any]], threads: int, store: str | None = None) -> Call:
         """Return what a worker needs, once the start has its record."""
         args = list(self.args)
+        configs: dict[str, str] = {}
+        if store is not None:
+            for number, arg in enumerate(args):
+                if arg.startswith(_CONFIG):
+                    file = Path(arg.removeprefix(_CONFIG))
+                    text = file.read_text(encoding="utf-8")
+                    path = str(out / "configs" / f"{fingerprint(text)[:8]}-{file.name}")
+                    configs[path], args[number] = text, _CONFIG + path
         if self.render is not None:
-            args.append(f"--data.root={out / 'renders' / self.render}")
+            args.append(f"--data.root={store or out}/renders/{self.render}")
         if self.start is not None:
             args.append(f"--model.init_from={out / 'runs' / self.start / records[self.start]['checkpoint']}")
         return Call(
@@ -80,10 +89,13 @@ class Run:
             key=self.key,
             args=tuple(args),
             test=self.stage == "finetune",
-            start=str(out / "runs" / self.start) if self.forgetting and self.start else None,
+            start=str(out / "runs" / self.start) if self.start else None,
+            forgetting=self.forgetting,
             locks=str(out / "locks"),
             targets=str(out / "targets"),
             threads=threads,
+            store=store,
+            configs=tuple(configs.items()),
         )
 
 
@@ -263,7 +275,7 @@ def _run(
 ) -> Run:
     files = [find_config(name) for name in settings.files(own)]
     args = (
-        *(f"--config={file}" for file in files),
+        *(f"{_CONFIG}{file}" for file in files),
         *(f"--{key}={_text(value)}" for key, value in settings.overrides(own).items()),
     )
     content = [_yaml(file) for file in files]  # what the files say, not where they lie

@@ -10,7 +10,7 @@ import shutil
 import socket
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,10 +32,13 @@ class Call:
         key: A hash of all that its result depends on; a record of another key is not its record.
         args: Of ``lightning-tl fit``, but for the folder.
         test: Test the network after the last step.
-        start: Folder of the pre-training that it starts from, under whose head the forgetting is measured; or None.
+        start: Folder of the pre-training that it starts from; or None.
+        forgetting: Measure the pre-training's loss under its head afterwards.
         locks: Folder of the locks.
         targets: Folder of pictures of what fine-tuning sees.
         threads: CPU threads.
+        store: URL that the folder of the study has a copy at, for nodes that share no folder; or None.
+        configs: With a store, configuration files (path and text) that args name, as nodes have only their own.
     """
 
     name: str
@@ -46,7 +49,10 @@ class Call:
     start: str | None
     locks: str
     targets: str
+    forgetting: bool = False
     threads: int = 1
+    store: str | None = None
+    configs: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -66,8 +72,13 @@ class Outcome:
     again: bool = True
 
 
-def do_run(call: Call) -> Outcome:
-    """Do one run in this process, or go on with it; whatever happens is an outcome, and in the run's ``state.json``."""
+def do_run(call: Call, keep: Callable[[], None] = lambda: None) -> Outcome:
+    """Do one run in this process, or go on with it; whatever happens is an outcome, and in the run's ``state.json``.
+
+    Args:
+        call: Which, and where.
+        keep: Called after each training step, when all files belong together.
+    """
     folder = Path(call.folder)
     with _lock(Path(call.locks) / call.name) as mine:
         if not mine:
@@ -76,7 +87,7 @@ def do_run(call: Call) -> Outcome:
         if record is not None:
             return Outcome(call.name, record)
         try:
-            return Outcome(call.name, _train(call, folder))
+            return Outcome(call.name, _train(call, folder, keep))
         except Exception as error:
             again = not isinstance(error, UserError)
             if isinstance(error, OSError) and error.errno in DISK_FULL:
@@ -121,7 +132,7 @@ def _lock(path: Path) -> Iterator[bool]:
         yield True
 
 
-def _train(call: Call, folder: Path) -> dict[str, Any]:
+def _train(call: Call, folder: Path, keep: Callable[[], None]) -> dict[str, Any]:
     from lightning_tl.callbacks.base import Measurement
     from lightning_tl.run import run
     from lightning_tl.study.collect import measurements
@@ -136,9 +147,8 @@ def _train(call: Call, folder: Path) -> dict[str, Any]:
     begun = time.perf_counter() - spent
     note_state(folder, call.key, status="running", spent=spent)
     with _output_to(folder / "log.txt"):
-        cli = run(
-            [*args, *([f"--ckpt_path={checkpoint}"] if checkpoint else [])], callbacks=[_reporter(call, folder, begun)]
-        )
+        reporter = _reporter(call, folder, begun, keep)
+        cli = run([*args, *([f"--ckpt_path={checkpoint}"] if checkpoint else [])], callbacks=[reporter])
         logged = cli.trainer.callback_metrics.items()
         metrics = {name: float(value) for name, value in logged if not name.endswith("/seconds")}
         if checkpoint and not any(name.startswith("val/") for name in metrics):
@@ -155,7 +165,7 @@ def _train(call: Call, folder: Path) -> dict[str, Any]:
         for name, value in metrics.items():
             if not math.isfinite(value):
                 raise UserError(f"{name} is {value}: the training diverged; lower model.optimizer.lr")
-        if call.start is not None:
+        if call.forgetting and call.start is not None:
             from lightning_tl.study.forgetting import forgotten
 
             facts |= forgotten(cli.model, Path(call.start))
@@ -193,13 +203,17 @@ def _spent(folder: Path) -> float:
     return float(load_json(folder / "state.json", missing={}).get("spent", 0.0))
 
 
-def _reporter(call: Call, folder: Path, begun: float) -> Any:
+def _reporter(call: Call, folder: Path, begun: float, keep: Callable[[], None]) -> Any:
     from lightning.pytorch.callbacks import Callback
 
     class Report(Callback):
         """Notes how far the run is."""
 
         last = 0.0
+
+        def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
+            if trainer.is_global_zero:
+                keep()  # here, and not at a step's end, as checkpoints are written after this callback's turn
 
         def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
             now = time.perf_counter()

@@ -41,6 +41,7 @@ def run_all(
     threads: int,
     advance: Callable[[int, int], None],
     finished: Callable[[Records], None] = lambda records: None,
+    store: str | None = None,
 ) -> tuple[Records, dict[str, str]]:
     """Do all runs that have no record yet.
 
@@ -52,6 +53,7 @@ def run_all(
         threads: Of a run.
         advance: Called with (runs done, runs to do), for a progress bar; those that have a record count in neither.
         finished: Called with all records after one was added.
+        store: URL where runs go that nodes without a common folder do.
 
     Returns:
         Name → record, and name → error of the runs that failed or whose start did.
@@ -75,7 +77,7 @@ def run_all(
                 finished(records)
             elif engine.free and (run.start is None or run.start in records) and elsewhere.get(run.name, 0) < now:
                 running[run.name] = run
-                engine.submit(run.call(out, records, threads))
+                engine.submit(run.call(out, records, threads, store))
             else:
                 continue
             waiting.remove(run)

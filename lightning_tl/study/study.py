@@ -17,6 +17,7 @@ from lightning_tl.study.config import Study
 from lightning_tl.study.plan import DataSet, Run, choose, data_sets, plan
 from lightning_tl.study.records import load_json, write_json
 from lightning_tl.study.schedule import Engine, Records, load_records, run_all
+from lightning_tl.study.store import fetch_renders, fetch_runs, fetch_targets
 
 _COLLECT_SECONDS = 10.0  # between two writings of the tables while runs end
 
@@ -42,6 +43,8 @@ def run_study(study: Study, out: Path) -> dict[str, str]:
     with facts.stage("render"):
         for number, each in enumerate(sets, start=1):
             _render(each, out, study, f"render {number}/{len(sets)} {each.name}")
+        if study.store is not None:
+            fetch_renders(study.store, out, sets)
     engine = _engine(study)
     try:
         with facts.stage("train"):
@@ -56,14 +59,14 @@ def _train(study: Study, sets: list[DataSet], out: Path, engine: Engine, facts: 
     chosen: dict[str, Any] = {}
     failures: dict[str, str] = {}
     if study.choose is not None:
-        runs = plan(study, out)
+        runs = _plan(study, out)
         with progress_bar("pre-train, and choose", "runs") as advance:
-            records, failures = run_all(runs, out, engine, study.retries, study.threads, advance)
+            records, failures = run_all(runs, out, engine, study.retries, study.threads, advance, store=study.store)
         if failures:
             return failures
         chosen = choose(study, runs, records)
         facts.write(chosen=chosen)
-    runs = plan(study, out, chosen)
+    runs = _plan(study, out, chosen)
     last = [time.monotonic()]
 
     def finished(records: Records) -> None:
@@ -72,10 +75,12 @@ def _train(study: Study, sets: list[DataSet], out: Path, engine: Engine, facts: 
             collect(runs, sets, records, out)
 
     with progress_bar("train", "runs") as advance:
-        records, failures = run_all(runs, out, engine, study.retries, study.threads, advance, finished)
+        records, failures = run_all(runs, out, engine, study.retries, study.threads, advance, finished, study.store)
+    if study.store is not None:
+        fetch_targets(study.store, out)
     collect(runs, sets, records, out)
     if study.complexity is not None and not failures:
-        collect(runs, sets, records, out, measure_complexity(study.complexity, sets, runs, records, out))
+        collect(runs, sets, records, out, measure_complexity(study.complexity, sets, runs, records, out, study.store))
     return failures
 
 
@@ -84,17 +89,27 @@ def planned(study: Study, out: Path) -> tuple[list[DataSet], list[Run], Records]
     study.check()
     out = out.resolve()
     sets = data_sets(study)
+    if study.store is not None:
+        fetch_renders(study.store, out, sets)
     if any(not (out / "renders" / each.name / "val" / "manifest.json").is_file() for each in sets):
         return sets, [], {}
     if study.choose is None:
-        runs = plan(study, out)
+        runs = _plan(study, out)
         return sets, runs, load_records(runs, out)
-    runs = plan(study, out)
+    runs = _plan(study, out)
     records = load_records(runs, out)
     if len(records) == len(runs):
-        runs = plan(study, out, choose(study, runs, records))
+        runs = _plan(study, out, choose(study, runs, records))
         records = load_records(runs, out)
     return sets, runs, records
+
+
+def _plan(study: Study, out: Path, chosen: dict[str, Any] | None = None) -> list[Run]:
+    """Return the runs, what a store has of them brought here."""
+    runs = plan(study, out, chosen)
+    if study.store is not None:
+        fetch_runs(study.store, out, [run.name for run in runs])
+    return runs
 
 
 def _engine(study: Study) -> Engine:
@@ -111,9 +126,11 @@ def _render(each: DataSet, out: Path, study: Study, title: str) -> None:
     from data_gen.config import load_config
     from data_gen.farm import render
     from lightning_tl.data.preview import contact_sheet
+    from lightning_tl.data.remote import place
     from lightning_tl.data.shards import RenderedImages
 
-    root = out / "renders" / each.name
+    folder = out / "renders" / each.name
+    root = place(f"{study.store or out}/renders/{each.name}")
     with progress_bar(title, "images") as progress:
         render(
             load_config(each.config),
@@ -125,8 +142,9 @@ def _render(each: DataSet, out: Path, study: Study, title: str) -> None:
             engine=study.engine,
             address=study.address,
         )
-    sheet = root / "sheet.png"
+    sheet = folder / "sheet.png"
     if not sheet.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
         contact_sheet(RenderedImages(root / "train", each.images), count=16, side=96).save(sheet)
 
 

@@ -2,13 +2,13 @@
 
 import json
 import os
-import socket
 
 import pytest
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
+from ports import free_port
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_tl.callbacks import HessianTrace, ParameterDistance, PerturbationSensitivity
@@ -51,12 +51,6 @@ def callbacks():
     ]
 
 
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return str(s.getsockname()[1])
-
-
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """Fit Quiet in two spawned processes, with and without the callbacks."""
@@ -64,7 +58,7 @@ def runs(tmp_path_factory):
     for kind, extra in (("with", callbacks()), ("without", [])):
         folder = tmp_path_factory.mktemp(kind)
         os.chdir(folder)
-        os.environ["MASTER_PORT"] = free_port()
+        os.environ["MASTER_PORT"] = str(free_port())
         try:
             torch.manual_seed(0)
             module = Quiet()

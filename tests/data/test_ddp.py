@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 from itertools import chain
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from lightning.pytorch.callbacks import ModelCheckpoint
+from ports import free_port
 from torch import nn
 
 from lightning_tl.data import Rendered
@@ -52,9 +52,7 @@ class Noting(pl.LightningModule):
 def fit(out: Path, renders: Path, settings: dict, processes: int, checkpoint: Path | None = None) -> list[dict]:
     out.mkdir()
     data = Rendered(renders, n=50, batch_size=8 // processes, steps_per_epoch=EPOCH, eval_batch_size=5, **settings)
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        os.environ["MASTER_PORT"] = str(s.getsockname()[1])
+    os.environ["MASTER_PORT"] = str(free_port())
     try:
         pl.Trainer(
             accelerator="cpu",

@@ -30,7 +30,16 @@ def arguments(made: list[str]) -> tuple[str, ...]:
 
 def call(out: Path, name: str, args: list[str], test: bool = False, start: str | None = None) -> Call:
     folders = {"folder": str(out / name), "locks": str(out / "locks"), "targets": str(out / "targets")}
-    return Call(name=name, key=f"key of {name}", args=arguments(args), test=test, start=start, **folders)
+    return Call(
+        name,
+        folders.pop("folder"),
+        f"key of {name}",
+        arguments(args),
+        test,
+        start,
+        forgetting=start is not None,
+        **folders,
+    )
 
 
 def untimed(record: dict) -> dict:
@@ -156,7 +165,7 @@ def test_what_the_user_gave_wrong_is_one_message(renders, tmp_path, option, word
 
 def test_bugs_and_full_disks(tmp_path, monkeypatch):
     def failing(error):
-        def train(call, folder):
+        def train(call, folder, keep):
             folder.mkdir(exist_ok=True)
             raise error
 
