@@ -14,8 +14,10 @@ from lightning_tl.errors import UserError, nearest
 
 def _preview(argv: list[str]) -> int:
     parser = command_parser("dataset preview", "Draw a contact sheet: colours with boxes, masks, normals.")
-    parser.add_argument("root", type=Path, help="Folder that lightning-tl render wrote.")
-    parser.add_argument("--out", type=Path | None, default=None, help="PNG file (default: DIR/preview.png).")
+    parser.add_argument("root", type=str, help="What lightning-tl render wrote, folder or URL.")
+    parser.add_argument(
+        "--out", type=Path | None, default=None, help="PNG file (default: DIR/preview.png; of a URL: here)."
+    )
     parser.add_argument("--split", type=str, default="train", help="train or val.")
     parser.add_argument("--count", type=int, default=24, help="How many images.")
     parser.add_argument("--side", type=int, default=128, help="Side of a tile in pixels.")
@@ -23,11 +25,13 @@ def _preview(argv: list[str]) -> int:
     if given.count < 1 or given.side < 16:
         raise UserError(f"--count is {given.count} and --side {given.side}; they must be at least 1 and 16")
     from lightning_tl.data.preview import contact_sheet
+    from lightning_tl.data.remote import place
     from lightning_tl.data.shards import RenderedImages
 
-    out = given.out or given.root / "preview.png"
+    root = place(given.root)
+    out = given.out or (root if isinstance(root, Path) else Path()) / "preview.png"
     out.parent.mkdir(parents=True, exist_ok=True)
-    contact_sheet(RenderedImages(given.root / given.split), given.count, given.side).save(out)
+    contact_sheet(RenderedImages(root / given.split), given.count, given.side).save(out)
     print(out)
     return 0
 
@@ -38,7 +42,7 @@ def _validate(argv: list[str]) -> int:
         "Check every image: files, ids, masks against boxes and labels, colours, normals, balance, duplicates. Exit "
         "code 1 where there is a fault.",
     )
-    parser.add_argument("root", type=Path, help="Folder that lightning-tl render wrote, or one of its splits.")
+    parser.add_argument("root", type=str, help="What lightning-tl render wrote, folder or URL; or one of its splits.")
     parser.add_argument("--strict", action="store_true", help="Remarks count as faults.")
     parser.add_argument("--out", type=Path | None, default=None, help="JSON file with everything found.")
     parser.add_argument("--examples", type=int, default=3, help="How many of each fault are printed.")
@@ -56,7 +60,7 @@ def _validate(argv: list[str]) -> int:
 
 def _stats(argv: list[str]) -> int:
     parser = command_parser("dataset stats", "Histograms and contact sheets on one page.")
-    parser.add_argument("root", type=Path, help="Folder that lightning-tl render wrote, or one of its splits.")
+    parser.add_argument("root", type=str, help="What lightning-tl render wrote, folder or URL; or one of its splits.")
     parser.add_argument("--out", type=Path, required=True, help="Folder: stats.html, stats.json and the pictures.")
     parser.add_argument("--count", type=int, default=24, help="Images on a contact sheet.")
     given = parse(parser, argv)
@@ -69,7 +73,7 @@ def _stats(argv: list[str]) -> int:
 
 def _export(argv: list[str]) -> int:
     parser = command_parser("dataset export", "Write the renders in another format.")
-    parser.add_argument("root", type=Path, help="Folder that lightning-tl render wrote, or one of its splits.")
+    parser.add_argument("root", type=str, help="What lightning-tl render wrote, folder or URL; or one of its splits.")
     parser.add_argument("--format", type=str, required=True, help="coco, yolo, bop, hdf5 or imagefolder.")
     parser.add_argument("--out", type=Path, required=True, help="New folder; or that of the same export, interrupted.")
     given = parse(parser, argv)

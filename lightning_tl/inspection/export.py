@@ -202,13 +202,13 @@ FORMATS: dict[str, Callable[[list[RenderedImages], Path, Callable[..., Iterator[
 }
 
 
-def export(root: Path, form: str, out: Path) -> list[str]:
+def export(root: str | Path, form: str, out: Path) -> list[str]:
     """Write a rendered data set in another format; colours are the renders' own files.
 
     Every file is written whole, so that the same command after an interruption writes what was missing.
 
     Args:
-        root: Folder that ``lightning-tl render`` wrote, or one of its splits.
+        root: What ``lightning-tl render`` wrote, a folder or URL, or one of its splits.
         form: One of ``FORMATS``.
         out: Folder to write; must be new, empty, or of an earlier export of the same.
 
@@ -220,7 +220,7 @@ def export(root: Path, form: str, out: Path) -> list[str]:
     """
     if form not in FORMATS:
         raise UserError(f"--format is '{form}'{nearest(form, FORMATS)}")
-    splits = [RenderedImages(folder) for folder in split_folders(Path(root))]
+    splits = [RenderedImages(folder) for folder in split_folders(root)]
     shards = {images.manifest.split: [shard["sha256"] for shard in images.manifest.shards] for images in splits}
     _claim(out, {"format": form, "shards": shards})
     total, done = sum(map(len, splits)), 0

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 #: faults: something is wrong, and training on it would be too
 FAULTS = {
-    "shard-missing": "a shard of the manifest is not on disk",
+    "shard-missing": "a shard of the manifest is not there",
     "shard-hash": "a shard's sha256 is not the manifest's",
     "shard-unreadable": "a shard is not a readable tar file",
     "shard-count": "a shard does not hold as many images as the manifest says",

@@ -18,7 +18,7 @@ from lightning_tl.data.images import decode, open_image
 from lightning_tl.data.remote import Url, place
 from lightning_tl.data.shards import RenderedImages
 from lightning_tl.errors import UserError
-from lightning_tl.inspection.splits import split_folders, split_urls
+from lightning_tl.inspection.splits import split_folders
 from lightning_tl.models import build_backbone, load_backbone
 from lightning_tl.models.weights import backbone_state, network_state, read_checkpoint
 
@@ -83,7 +83,7 @@ def open_images(root: str | Path, count: int, seed: int = 0) -> Images:
     """
     folder = place(root)
     if isinstance(folder, Url):
-        return _Renders(split_urls(folder)[0], count)
+        return _Renders(split_folders(folder)[0], count)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
     if any((at / "manifest.json").is_file() for at in (folder, folder / "train", folder / "val")):

@@ -1,38 +1,36 @@
-"""Which splits a folder of renders has."""
+"""Which splits a data set has."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from lightning_tl.data.remote import Url, read
+from lightning_tl.data.remote import Url, place, read
 from lightning_tl.data.shards import read_manifest
 
 SPLITS = ("train", "val")
 
 
-def split_folders(root: Path) -> list[Path]:
+def split_folders(root: str | Path) -> list[Path | Url]:
     """Return the splits in ``root`` (``train``, then ``val``), or ``root`` itself where it is one.
 
+    Args:
+        root: A folder, or the URL of one on a store that fsspec reaches.
+
     Raises:
-        UserError: Neither.
+        UserError: Neither is there, or the store cannot be used or reached.
     """
-    if (root / "manifest.json").is_file():
-        return [root]
-    found = [root / name for name in SPLITS if (root / name).is_dir()]
+    folder = place(root)
+    if _exists(folder / "manifest.json"):
+        return [folder]
+    found = [
+        folder / name
+        for name in SPLITS
+        if (_exists(folder / name / "manifest.json") if isinstance(folder, Url) else (folder / name).is_dir())
+    ]
     if not found:
-        read_manifest(root / "train")  # says what is missing
+        read_manifest(folder / "train")  # says what is missing
     return found
 
 
-def split_urls(root: Url) -> list[Url]:
-    """Return the same of a data set on a store.
-
-    Raises:
-        UserError: No splits there, or the store cannot be used or reached.
-    """
-    for places in ([root], [root / name for name in SPLITS]):
-        found = [url for url in places if read(url / "manifest.json") is not None]
-        if found:
-            return found
-    read_manifest(root / "train")  # says what is missing
-    return []
+def _exists(file: Path | Url) -> bool:
+    return read(file) is not None if isinstance(file, Url) else file.is_file()

@@ -77,11 +77,11 @@ def statistics(images: RenderedImages) -> SplitStats:
     return found
 
 
-def write_statistics(root: Path, out: Path, count: int = 24) -> Path:
+def write_statistics(root: str | Path, out: Path, count: int = 24) -> Path:
     """Write ``stats.html`` (self-contained), the pictures in it, and ``stats.json``.
 
     Args:
-        root: Folder that ``lightning-tl render`` wrote, or one of its splits.
+        root: What ``lightning-tl render`` wrote, a folder or URL, or one of its splits.
         out: Folder to write to.
         count: Images on a contact sheet.
 
@@ -92,7 +92,7 @@ def write_statistics(root: Path, out: Path, count: int = 24) -> Path:
     from lightning_tl.data.preview import contact_sheet
     from lightning_tl.inspection.histograms import class_figure, histogram_figure
 
-    splits = [RenderedImages(folder) for folder in split_folders(Path(root))]
+    splits = [RenderedImages(folder) for folder in split_folders(root)]
     found = {images.manifest.split: statistics(images) for images in splits}
     out.mkdir(parents=True, exist_ok=True)
     class_figure(found, out / "classes.png")

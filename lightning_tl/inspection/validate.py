@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from lightning_tl.data.remote import Url, place, read
 from lightning_tl.data.shards import Manifest, read_manifest
 from lightning_tl.errors import UserError
 from lightning_tl.inspection.duplicates import near_duplicates
@@ -74,11 +75,11 @@ class Validation:
         return [fault for fault in self.faults if fault.serious]
 
 
-def validate(root: Path, workers: int = 1) -> Validation:
+def validate(root: str | Path, workers: int = 1) -> Validation:
     """Check a rendered data set: files, ids, masks against boxes and labels, colours, normals, balance, duplicates.
 
     Args:
-        root: Folder that ``lightning-tl render`` wrote, or one of its splits.
+        root: What ``lightning-tl render`` wrote, a folder or URL, or one of its splits.
         workers: Processes that read shards.
 
     Raises:
@@ -87,7 +88,7 @@ def validate(root: Path, workers: int = 1) -> Validation:
     found = Validation()
     keys: list[tuple[str, str, str]] = []
     thumbnails: list[np.ndarray] = []
-    manifests = [(read_manifest(folder), _more(folder)) for folder in split_folders(Path(root))]
+    manifests = [(read_manifest(folder), _more(folder)) for folder in split_folders(root)]
     total = sum(manifest.images for manifest, _ in manifests)
     with progress_bar("checking", "images") as advance:
         for manifest, entries in manifests:
@@ -110,11 +111,17 @@ def validate(root: Path, workers: int = 1) -> Validation:
     return found
 
 
-def _more(folder: Path) -> list[dict[str, Any]]:
+def _more(folder: Path | Url) -> list[dict[str, Any]]:
     """Return the shards' rows with what readers of images have no need of."""
-    content = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    content = json.loads(_content(folder / "manifest.json") or b"{}")
     views = content.get("views_per_scene")
     return [{"scenes": shard.get("scenes"), "views": views} for shard in content["shards"]]
+
+
+def _content(file: Path | Url) -> bytes | None:
+    if isinstance(file, Url):
+        return read(file)
+    return file.read_bytes() if file.is_file() else None
 
 
 def _shards(manifest: Manifest, entries: list[dict[str, Any]]) -> Iterator[_Shard]:
@@ -147,10 +154,9 @@ def _all(shards: Iterator[_Shard], expected: Expected, workers: int) -> Iterator
 def _check_shard(shard: _Shard, expected: Expected) -> _Checked:
     checked = _Checked()
     say = partial(_say, checked.faults, shard.path)
-    try:
-        content = Path(shard.path).read_bytes()
-    except FileNotFoundError:
-        say("", "shard-missing", "not on disk: run the same lightning-tl render again")
+    content = _content(place(shard.path))
+    if content is None:
+        say("", "shard-missing", "not there: run the same lightning-tl render again")
         return checked
     digest = hashlib.sha256(content).hexdigest()
     if digest != shard.sha256:
