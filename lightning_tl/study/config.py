@@ -58,8 +58,7 @@ class Stage:
         """Return pairs of a point of ``others`` and an own one, those that are excluded left out."""
         own = points(self.product, self.zip, where)
         others = others or [{}]
-        known = {key for point in (*own[:1], *others) for key in point}
-        excluded = excluder(self.exclude, known, where)
+        excluded = excluder(self.exclude, [*own, *others], where)
         pairs = [(other, point) for other in others for point in own if not excluded(other | point)]
         return [(other, point) for other, point in pairs if all(_agree(key, other, point) for key in self.same)]
 

@@ -44,21 +44,26 @@ def points(
     return [{key: value for part in parts for key, value in part.items()} for parts in itertools.product(*axes)]
 
 
-def excluder(exclude: Sequence[Mapping[str, Any]], known: set[str], where: str) -> Callable[[Point], bool]:
+def excluder(exclude: Sequence[Mapping[str, Any]], known: Sequence[Point], where: str) -> Callable[[Point], bool]:
     """Return what says whether a point is excluded: all keys of a rule have its value, or one of its list of values.
 
     Args:
         exclude: The rules.
-        known: Keys that a rule can name.
+        known: Points that have all keys and values that a rule can name.
         where: The stage, for error messages.
 
     Raises:
-        UserError: A rule names another key.
+        UserError: A rule names another key, or another value.
     """
-    for rule in exclude:
-        for key in rule:
-            if key not in known:
-                raise UserError(f"{where}: exclude names '{key}', which is no axis{nearest(key, known)}")
+    for key, wanted in ((key, wanted) for rule in exclude for key, wanted in rule.items()):
+        values = [point[key] for point in known if key in point]
+        if not values:
+            axes = {key for point in known for key in point}
+            raise UserError(f"{where}: exclude names '{key}', which is no axis{nearest(key, axes)}")
+        for value in wanted if isinstance(wanted, list | tuple) else [wanted]:
+            if value not in values:
+                hint = nearest(str(value), set(map(str, values)))
+                raise UserError(f"{where}: exclude: '{key}' is never {value!r}{hint}")
 
     def excluded(point: Point) -> bool:
         return any(

@@ -162,11 +162,13 @@ def trials(study: Study, pretrain: list[Run]) -> list[Run]:
     for members in series.values():
         sizes = sorted({run.point.get("data.n", 0) for run in members})
         starts.append(next(run for run in members if run.point.get("data.n", 0) == sizes[len(sizes) // 2]))
+    pairs = study.finetune.grid("finetune", _starts(pretrain))
     runs = []
     for start in starts:
         first: dict[str, Point] = {}
-        for _, point in study.finetune.grid("finetune", _starts(pretrain if start is None else [start])):
-            first.setdefault(repr(point.get("config")), point)
+        for other, point in pairs:
+            if start is None or other["start"] == start.name:
+                first.setdefault(repr(point.get("config")), point)
         runs += [
             _finetuning(study, start, point, {study.choose.key: value})
             for point in first.values()

@@ -17,7 +17,8 @@ def test_products_and_zips():
 
 
 def test_exclusions_leave_out_what_matches_all_their_keys():
-    excluded = excluder([{"a": 1, "b": ["x", "z"]}, {"a": 3}], {"a", "b"}, "pretrain")
+    known = [{"a": 1}, {"a": 2}, {"a": 3}, {"b": "x"}, {"b": "y"}, {"b": "z"}]
+    excluded = excluder([{"a": 1, "b": ["x", "z"]}, {"a": 3}], known, "pretrain")
     assert [excluded({"a": a, "b": b}) for a, b in ((1, "x"), (1, "y"), (2, "x"), (3, "y"))] == [
         True,
         False,
@@ -66,7 +67,15 @@ def test_wrong_axes_are_named(product, zips, words):
 
 def test_an_unknown_key_of_an_exclusion_is_named():
     with pytest.raises(UserError, match=r"finetune: exclude names 'data\.m', which is no axis; did you mean 'data\.n'"):
-        excluder([{"data.m": 1}], {"data.n"}, "finetune")
+        excluder([{"data.m": 1}], [{"data.n": 1}], "finetune")
+
+
+@pytest.mark.parametrize("value", ["digit", ["digits", "digit"]])
+def test_an_unknown_value_of_an_exclusion_is_named(value):
+    known = [{"render": "digits"}, {"render": "shapes"}]
+    words = r"finetune: exclude: 'render' is never 'digit'; did you mean 'digits'\?"
+    with pytest.raises(UserError, match=words):
+        excluder([{"render": value}], known, "finetune")
 
 
 @pytest.mark.parametrize(
