@@ -105,7 +105,9 @@ def advise(fits: Sequence[GroupFit], target: float | None = None, budget: Budget
     each = [_group(item, ranked.get(id(item), []), fits, target, budget) for item in fits]
     ranking = [_keep(family) for family in rivals if len(family) > 1][:MANY]
     gaps = trait_sentences(fits)
-    headline = [*ranking, *gaps]
+    asked = [item for item in fits if item.hold_out is not None and item.hold_out.asked]
+    held = [f"{item.label}: {hold_out_sentence(item)}" for item in asked if len(asked) <= MANY]
+    headline = [*held, *ranking, *gaps]
     if len(fits) > MANY:
         counts = Counter(item.verdict for item in each)
         verdicts = "; ".join(f"{verdict}: {count} groups" for verdict, count in counts.items())
@@ -187,7 +189,7 @@ def _group(
     if item.scratch is not None:
         advice.sentences.append(scratch_sentence(item.scratch, law))
     if item.hold_out is not None:
-        advice.sentences.append(hold_out_sentence(item))
+        advice.sentences.append(f"Check: {hold_out_sentence(item)}")
     advice.next_size = next_size(item, FACTOR, budget)
     if advice.next_size is not None:
         advice.sentences.append(_next(advice.next_size))

@@ -67,6 +67,7 @@ class HoldOut:
         low: Lower ends of prediction intervals that hold all outcomes together (Bonferroni), shape (h,).
         high: Upper ends, shape (h,).
         power: Errors that the power law predicts, shape (h,); nan for the full law.
+        asked: The sizes were named, so that this is what the fit was for.
     """
 
     law: FittedLaw
@@ -78,6 +79,7 @@ class HoldOut:
     low: Array
     high: Array
     power: Array
+    asked: bool = False
 
     @property
     def rmse(self) -> float:
@@ -298,6 +300,7 @@ def _held(law: FittedLaw, after: Cells, method: Method) -> HoldOut:
         low=low,
         high=high,
         power=np.full(len(pairs), np.nan) if power is None else power.predict(pairs[:, 0]),
+        asked=method.hold_out_from is not None,
     )
 
 

@@ -125,7 +125,7 @@ def hold_out_sentence(item: GroupFit) -> str:
     if len(held.n) == 1:
         power = f"; a power law predicted {held.power[0]:.3g}" if held.power_law else ""
         return (
-            f"Check: without n = {held.n[0]:,.0f}, the smaller sizes predicted {held.predicted[0]:.3g} there; measured "
+            f"without n = {held.n[0]:,.0f}, the smaller sizes predicted {held.predicted[0]:.3g} there; measured "
             f"was {held.observed[0]:.3g} ({signed(held.off)}), {inside} the {level} prediction interval "
             f"({held.low[0]:.3g} to {held.high[0]:.3g}){power}."
         )
@@ -133,7 +133,7 @@ def hold_out_sentence(item: GroupFit) -> str:
     sizes = f"{len(held.n)} points from n = {held.n.min():,.0f} to {held.n.max():,.0f}"
     count = int(np.sum((held.low <= held.observed) & (held.observed <= held.high)))
     return (
-        f"Check: {sizes} were predicted from the smaller sizes with an RMSE of {held.rmse:.2g}{power}; "
+        f"{sizes} were predicted from the smaller sizes with an RMSE of {held.rmse:.2g}{power}; "
         f"{count} of {len(held.n)} lie inside prediction intervals that hold all of them with {level}."
     )
 

@@ -158,6 +158,7 @@ def test_every_option_at_once(tmp_path, capsys) -> None:
     assert group["hold_out"]["n"] == [1024, 2048]
     assert group["bootstrap"]["resamples"] == 50
     assert group["choices"]
+    assert record["advice"][0].startswith("digits: 2 points from n = 1,024 to 2,048 were predicted")
     assert "90 % interval" in capsys.readouterr().out
     assert (tmp_path / "out" / "law.svg").is_file()
 
