@@ -8,6 +8,7 @@ import math
 import os
 import shutil
 import socket
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -98,6 +99,15 @@ def do_run(call: Call, keep: Callable[[], None] = lambda: None) -> Outcome:
                     log.write(message)
             note_state(folder, call.key, status="failed", error=in_one_line(message))
             return Outcome(call.name, error=message.strip(), again=again)
+        finally:
+            _end_wandb()
+
+
+def _end_wandb() -> None:
+    """End W&B's run, which is the process's: the next training of a warm worker would go on with it."""
+    wandb = sys.modules.get("wandb")
+    if wandb is not None and wandb.run is not None:
+        wandb.finish()
 
 
 def in_one_line(error: str) -> str:

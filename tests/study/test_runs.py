@@ -9,6 +9,7 @@ import select
 import signal
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -161,6 +162,24 @@ def test_what_the_user_gave_wrong_is_one_message(renders, tmp_path, option, word
     assert state["status"] == "failed"
     assert words in state["error"]
     assert not (tmp_path / "pre/record.json").exists()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_next_run_of_a_process_has_a_wandb_run_of_its_own(tmp_path, monkeypatch, fails):
+    ended = []
+    wandb = types.SimpleNamespace(run=object(), finish=lambda: ended.append(1))
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+
+    def train(call, folder, keep):
+        folder.mkdir()
+        return {} if not fails else {}["it"]
+
+    monkeypatch.setattr(module, "_train", train)
+    do_run(call(tmp_path, "fine", ["fit"]))
+    assert ended == [1]
+    wandb.run = None
+    do_run(call(tmp_path, "other", ["fit"]))
+    assert ended == [1]
 
 
 def test_bugs_and_full_disks(tmp_path, monkeypatch):
