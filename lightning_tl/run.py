@@ -13,6 +13,7 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf.errors import OmegaConfBaseException
 
 import lightning_tl.data.ade20k
@@ -67,6 +68,20 @@ def _class_names(base: type) -> set[str]:
         found |= {child.__name__ for child in children if not child.__name__.startswith("_")}
         waiting += children
     return found
+
+
+# of a list, those before the one that fails are made already
+_GIVEN = re.compile(r"Given value: .*?Namespace\(class_path='([\w.]+)'")
+
+
+def _not_made(error: BaseException) -> UserError | None:
+    """Return what to say where a logger or callback could not be made, such as one whose package is missing."""
+    given = _GIVEN.search(str(error))
+    if given is None or error.__cause__ is None:
+        return None
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return UserError(f"{given[1]} cannot be made: {type(error).__name__}: {' '.join(str(error).split())}")
 
 
 class SaveFitConfig(SaveConfigCallback):
@@ -132,8 +147,10 @@ class RunCLI(LightningCLI):
             config.model.init_args.init_from = None
         try:
             super().instantiate_classes()
+        except MisconfigurationException as error:
+            raise UserError(" ".join(str(error).split())) from error
         except ValueError as error:
-            raise user_error(error) or error from None
+            raise user_error(error) or _not_made(error) or error from None
         finally:
             if started_from is not None:
                 config.model.init_args.init_from = started_from

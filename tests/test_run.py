@@ -369,3 +369,25 @@ def test_the_shipped_callbacks_are_added_by_a_second_file(name, tmp_path):
     overlay = yaml.safe_load((ROOT / "configs/callbacks" / f"{name}.yaml").read_text())["trainer"]["callbacks+"]
     assert {entry["class_path"].rpartition(".")[2] for entry in overlay} <= set(names)
     assert (tmp_path / "least_fragile.ckpt").is_file() == (name == "stop_when_fragile")
+
+
+@pytest.mark.parametrize(
+    "option,words",
+    [
+        ("--model.optimizer.betas=[2,3]", r"model\.optimizer: Invalid beta parameter at index 0"),
+        ("--trainer.max_steps=-3", r"`max_steps` must be a non-negative integer or -1"),
+        ("{logger: {class_path: CometLogger}}", r"CometLogger cannot be made: ModuleNotFoundError: .*pip install"),
+        (
+            "{callbacks+: [{class_path: EarlyStopping, init_args: {monitor: a, mode: up}}]}",
+            r"EarlyStopping cannot be made: MisconfigurationException: `mode` can be min, max, got up",
+        ),
+    ],
+)
+def test_what_lightning_and_torch_refuse_is_one_message(renders, tmp_path, option, words):
+    if not option.startswith("--"):
+        (tmp_path / "more.yaml").write_text(f"trainer: {option}")
+        option = f"--config={tmp_path / 'more.yaml'}"
+    with pytest.raises(UserError, match=words) as error:
+        run(pretraining(renders, tmp_path / "out", option))
+    assert "Traceback" not in str(error.value)
+    assert "Union" not in str(error.value)

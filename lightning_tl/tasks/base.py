@@ -206,8 +206,15 @@ class TransferTask(pl.LightningModule):
         self._log_scores("test")
 
     def configure_optimizers(self) -> Any:
-        """Return the optimiser, and the schedule by step where one was given."""
-        optimizer = self.optimizer(self.parameter_groups())
+        """Return the optimiser, and the schedule by step where one was given.
+
+        Raises:
+            UserError: The optimiser refuses a value.
+        """
+        try:
+            optimizer = self.optimizer(self.parameter_groups())
+        except ValueError as error:
+            raise UserError(f"model.optimizer: {error}") from error
         for group in optimizer.param_groups:
             group["lr"] *= group.get("lr_factor", 1.0)
         if self.schedule is not None:
