@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 import torch
 from jsonargparse import set_parsing_settings
+from lightning.fabric.utilities.cloud_io import get_filesystem
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger
@@ -85,7 +86,10 @@ def _not_made(error: BaseException) -> UserError | None:
 
 
 class SaveFitConfig(SaveConfigCallback):
-    """Writes ``config.yaml``: what a training run was, whole, however often it was resumed or tested since."""
+    """Writes ``config.yaml``: what a training run was, whole, however often it was resumed or tested since.
+
+    It goes into ``trainer.default_root_dir``: not all loggers have a folder, and those that have may share one.
+    """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write the file for ``fit`` alone, without the checkpoint that this part of the run was resumed from."""
@@ -93,6 +97,12 @@ class SaveFitConfig(SaveConfigCallback):
             self.config = self.config.clone()
             self.config.ckpt_path = None
             super().setup(trainer, pl_module, stage)
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write it, over the same file of an earlier part of the run."""
+        folder = trainer.default_root_dir
+        get_filesystem(folder).makedirs(folder, exist_ok=True)
+        self.parser.save(self.config, f"{folder}/{self.config_filename}", skip_none=False, overwrite=True)
 
 
 def steps_done(checkpoint: str) -> int | None:
@@ -124,7 +134,7 @@ class RunCLI(LightningCLI):
             subclass_mode_model=True,
             subclass_mode_data=True,
             save_config_callback=SaveFitConfig,
-            save_config_kwargs={"overwrite": True},  # a run that goes on writes the same file again
+            save_config_kwargs={"save_to_log_dir": False},
             parser_kwargs={"parser_mode": "omegaconf+"},
             parser_class=RunParser,
             args=with_found_configs(list(args)),

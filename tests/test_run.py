@@ -371,6 +371,15 @@ def test_the_shipped_callbacks_are_added_by_a_second_file(name, tmp_path):
     assert (tmp_path / "least_fragile.ckpt").is_file() == (name == "stop_when_fragile")
 
 
+@pytest.mark.parametrize("logger", ["false", "{class_path: CSVLogger, init_args: {save_dir: elsewhere}}"])
+def test_the_configuration_is_in_the_runs_folder_whatever_the_logger(renders, tmp_path, monkeypatch, logger):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "more.yaml").write_text(f"trainer: {{logger: {logger}}}")
+    run(pretraining(renders, tmp_path / "out", f"--config={tmp_path / 'more.yaml'}", "--trainer.max_steps=3"))
+    assert yaml.safe_load((tmp_path / "out/config.yaml").read_text())["trainer"]["max_steps"] == 3
+    assert not list(tmp_path.glob("elsewhere/**/config.yaml"))
+
+
 @pytest.mark.parametrize(
     "option,words",
     [
