@@ -71,7 +71,8 @@ def _conclude(study: Study, out: Path) -> None:
     if study.analysis is not None:
         from lightning_tl.study.overtraining import conclude
 
-        print("\n".join(conclude(out).sentences))
+        found = conclude(out)
+        print("\n".join([*found.answer, "", *found.sentences]))
     if study.law is not None or study.analysis is not None:
         report.main([str(out)])
 

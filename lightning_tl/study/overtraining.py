@@ -104,10 +104,11 @@ class Series:
 
 @dataclass(frozen=True)
 class Overtraining:
-    """The analysis: series, the level of all intervals and verdicts, and the answer in sentences."""
+    """The analysis: series, the level of all intervals and verdicts, the answer and its details in sentences."""
 
     series: tuple[Series, ...]
     level: float
+    answer: tuple[str, ...] = ()
     sentences: tuple[str, ...] = ()
 
 
@@ -122,14 +123,14 @@ def analyse(results: pd.DataFrame, measurements: pd.DataFrame, level: float = 0.
     Raises:
         UserError: A column is missing or empty, or there are fewer than three budgets.
     """
-    from lightning_tl.study.overtraining_words import sentences
+    from lightning_tl.study.overtraining_words import answers, sentences
 
     table = _checked(results)
     keys = _series_keys(table)
     found = []
     for values, rows in table.groupby(keys, dropna=False, sort=True) if keys else [((), table)]:
         found.append(_series(_name(keys, values), rows, measurements, level))
-    return Overtraining(tuple(found), level, tuple(sentences(found, level)))
+    return Overtraining(tuple(found), level, tuple(answers(found, level)), tuple(sentences(found, level)))
 
 
 def _checked(results: pd.DataFrame) -> pd.DataFrame:
@@ -373,6 +374,6 @@ def conclude(folder: Path, level: float = 0.95) -> Overtraining:
         except (OSError, ValueError) as error:
             raise UserError(f"{folder / name}: cannot be read ({error}); run the study again") from error
     found = analyse(tables[0], tables[1], level)
-    record = {"sentences": found.sentences, "figures": write(found, folder), **asdict(found)}
+    record = {"answer": found.answer, "sentences": found.sentences, "figures": write(found, folder), **asdict(found)}
     write_json(folder / "overtraining.json", plain(record))
     return found

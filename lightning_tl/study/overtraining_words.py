@@ -20,8 +20,71 @@ _SUBJECTS = {
 }
 
 
+_HARMFUL = ("u", "rises")
+_HARMS = {
+    "error": "makes fine-tuning worse",
+    "forgotten": "makes the fine-tuned network forget more of its pre-training",
+}
+
+
+def answers(series: Sequence[Series], level: float) -> list[str]:
+    """Return for each series whether longer pre-training does harm, and whether it makes the network fragile."""
+    found = []
+    for one in series:
+        name = f"{one.name}: " if one.name else ""
+        found.append(_capital(f"{name}{' '.join(filter(None, [_harm(one, level), _fragility(one, level)]))}"))
+    return found
+
+
+def _harm(one: Series, level: float) -> str:
+    told = []
+    for quantity, words in _HARMS.items():
+        family = one.family(quantity, "lr")
+        turned = [item for item in family if item.verdict in _HARMFUL]
+        if turned:
+            told.append(
+                f"pre-training longer {words} at lr {_values(turned, family)} (at {turned[-1].value:g} "
+                f"{_turn(turned[-1], level)})"
+            )
+    if told:
+        return f"{'; '.join(told)}."
+    if all(item.verdict == "single" for quantity in _HARMS for item in one.family(quantity, "lr")):
+        return "whether longer pre-training does harm cannot be told from single runs."
+    text = (
+        f"no budget up to {one.budgets[-1]:,} steps is shown to be too long: at no learning rate does the error after "
+        "fine-tuning, or the pre-training loss, rise detectably."
+    )
+    if one.tuned is not None and one.tuned.curves[1].verdict == "falls":
+        text += " With the best rate of each budget the error still falls."
+    return text
+
+
+def _fragility(one: Series, level: float) -> str:
+    family = [item for item in one.family("sensitivity", "gamma") if item.verdict != "single"]
+    if not family:
+        return ""
+    rising = [item for item in family if item.verdict in _HARMFUL]
+    lasting = [item for item in rising if item.rise_interval[0] > 1]
+    if lasting:
+        most = lasting[-1]
+        low, high = most.rise_interval
+        return (
+            f"The network becomes more fragile: under noise of γ = {most.value:g} its loss rises {most.rise:.3g} times "
+            f"as much at {most.budgets[-1]:,} steps as at {most.inflection:,.0f} "
+            f"({100 * level:g} % interval {low:.3g} to {high:.3g})."
+        )
+    if rising:
+        return (
+            f"The network becomes more fragile on the way (γ {_values(rising, family)}), but is not shown to be so "
+            f"at {one.budgets[-1]:,} steps."
+        )
+    if all(item.verdict == "falls" for item in family):
+        return "The network becomes less fragile: its loss rises less and less under the same noise."
+    return "That its loss rises more under the same noise, so that it becomes fragile, is not shown."
+
+
 def sentences(series: Sequence[Series], level: float) -> list[str]:
-    """Return the answer: for each series what forgetting, error and noise do over budgets, then the best rate."""
+    """Return the details: for each series what forgetting, error and noise do over budgets, then the best rate."""
     found = []
     for one in series:
         name = f"{one.name[:1].upper()}{one.name[1:]}: " if one.name else ""

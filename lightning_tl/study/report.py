@@ -57,7 +57,7 @@ def write_report(folder: Path) -> Path:
     facts = _facts(folder)
     law = _law(folder, facts)
     overtraining = load_json(folder / "overtraining.json") if (folder / "overtraining.json").is_file() else {}
-    answer = [*overtraining.get("sentences", []), *law.get("advice", [])]
+    answer = [*overtraining.get("answer", []), *law.get("advice", [])]
     title = str(facts.get("study", {}).get("title", TITLE))
     sections = [
         *_overtraining(folder, overtraining),
@@ -135,7 +135,9 @@ def _group(group: dict[str, Any]) -> Section:
 
 def _overtraining(folder: Path, found: dict[str, Any]) -> list[Section]:
     figures = [(folder / each["file"], each["caption"]) for each in found.get("figures", [])]
-    return [Section("Does longer pre-training make the model fragile?", figures=figures)] if figures else []
+    if not figures:
+        return []
+    return [Section("Does longer pre-training make the model fragile?", found["sentences"], figures=figures)]
 
 
 def _complexity(folder: Path) -> list[Section]:

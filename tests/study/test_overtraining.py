@@ -1,6 +1,7 @@
 """Tables of simulated studies: what is said of them, and what is refused."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,7 @@ import pytest
 from lightning_tl.errors import UserError
 from lightning_tl.study.config import Stage, Study
 from lightning_tl.study.overtraining import analyse, conclude, scenario
+from lightning_tl.study.overtraining_words import answers
 
 BUDGETS = [100, 200, 400, 800, 1600]
 LRS = [0.001, 0.004, 0.016]
@@ -67,6 +69,40 @@ def test_a_turn_at_one_learning_rate_alone(found):
     assert "falls, then rises at lr 0.016" in said
     assert f"beyond {turning.inflection:,.0f} steps (95 % interval" in said
     assert "falls at lr ≤ 0.004" in said
+
+
+def test_the_answer_names_the_harm_and_the_fragility(found):
+    (said,) = found.answer
+    assert said.startswith(
+        "Pre-training longer makes the fine-tuned network forget more of its pre-training at lr 0.016"
+    )
+    assert "(at 0.016 beyond " in said
+    most = found.series[0].family("sensitivity", "gamma")[-1]
+    assert said.endswith(
+        f"The network becomes more fragile: under noise of γ = {most.value:g} its loss rises {most.rise:.3g} times as "
+        f"much at 1,600 steps as at 100 (95 % interval {most.rise_interval[0]:.3g} to {most.rise_interval[1]:.3g})."
+    )
+
+
+def test_fragile_on_the_way_alone(found):
+    (series,) = found.series
+    curves = [replace(item, rise_interval=(0.9, 8.0)) for item in series.curves]
+    (said,) = answers([replace(series, curves=tuple(curves))], 0.95)
+    assert "more fragile on the way (γ 0.05 to 0.4), but is not shown to be so at 1,600 steps." in said
+
+
+def test_the_answer_without_harm():
+    results, measured = study()
+    results["pretrain_loss_after"] = results["pretrain_loss_before"]
+    results["error"] = 0.3 * results["pretrain_steps"] ** -0.2 * (1 + 0.01 * results["draw_seed"])
+    measured["value"] = measured["value"] / measured["step"] ** 2
+    (said,) = analyse(results, measured).answer
+    assert said.startswith("No budget up to 1,600 steps is shown to be too long: at no learning rate does the error")
+    assert "With the best rate of each budget the error still falls." in said
+    assert said.endswith("The network becomes less fragile: its loss rises less and less under the same noise.")
+    alone = results[(results["pretrain_seed"] == 0) & (results["draw_seed"] == 0)]
+    (said,) = analyse(alone, measured.iloc[:0]).answer
+    assert said == "Whether longer pre-training does harm cannot be told from single runs."
 
 
 def test_without_a_turn_that_is_said(found):

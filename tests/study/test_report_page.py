@@ -128,10 +128,11 @@ def test_the_same_in_markdown(page):
 
 def test_an_analysis_without_a_law(tmp_path):
     Image.effect_noise((300, 200), 40).save(tmp_path / "sensitivity.png")
-    found = {"sentences": ["No turn is shown."], "figures": [{"file": "sensitivity.png", "caption": "By budget"}]}
+    found = {"answer": ["It does no harm."], "sentences": ["No turn is shown."]}
+    found["figures"] = [{"file": "sensitivity.png", "caption": "By budget"}]
     (tmp_path / "overtraining.json").write_text(json.dumps(found))
     text = write_report(tmp_path).read_text()
-    assert text.index("No turn is shown.") < text.index("By budget")
+    assert text.index("It does no harm.") < text.index("No turn is shown.") < text.index("By budget")
 
 
 class Browser:
