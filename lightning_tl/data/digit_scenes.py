@@ -6,6 +6,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 from PIL import Image
+from scipy.ndimage import maximum_filter
 
 from lightning_tl.data.digits import load_digits, split_digits
 from lightning_tl.data.sampled import SampledDataModule
@@ -19,6 +20,7 @@ MOST = 4  # digits in an image
 TRAIN, VAL, TEST = 1000, 150, 400  # images
 _APART = 20  # pixels between two digits' centres at least: they touch, but none hides another
 _INK = 64  # from this brightness on a pixel is the digit's
+_REACH = 3  # pixels about the ink that are the digit's too: strokes alone are thinner than a network's strides
 _KINDS: dict[str, Kind] = {"sinclass": "label", "objdet": "boxes", "semseg": "mask"}
 
 
@@ -64,12 +66,14 @@ class Scenes:
         count = 1 if self.target == "sinclass" else int(rng.integers(1, MOST + 1))
         places = _places(rng, count)
         chosen = rng.choice(self.digits, len(places), replace=False)
-        pixels, mask = np.zeros((SIDE, SIDE), np.uint8), np.zeros((SIDE, SIDE), np.uint8)
+        pixels, mask, nearest = np.zeros((3, SIDE, SIDE), np.uint8)
         boxes = []
         for (y, x), digit in zip(places, chosen, strict=True):
             window = (slice(y, y + DIGIT), slice(x, x + DIGIT))
             ink = images[digit]
-            mask[window] = np.where((ink >= _INK) & (ink > pixels[window]), classes[digit] + 1, mask[window])
+            grown = maximum_filter(ink, 2 * _REACH + 1)
+            mask[window] = np.where((grown >= _INK) & (grown > nearest[window]), classes[digit] + 1, mask[window])
+            nearest[window] = np.maximum(nearest[window], grown)
             pixels[window] = np.maximum(pixels[window], ink)
             rows, columns = np.nonzero(ink >= _INK)
             boxes.append([x + columns.min(), y + rows.min(), x + columns.max() + 1, y + rows.max() + 1])
@@ -95,7 +99,7 @@ class DigitScenes(SampledDataModule):
 
     Args:
         target: ``sinclass``: one digit an image, its class. ``objdet``: boxes, labels 1 … 10. ``semseg``: class by
-            pixel, 0 the background and 1 … 10 the digits.
+            pixel, 0 the background and 1 … 10 the digits, ink and 3 pixels about it.
         transform: Sizes, crops: keys of ``CropTransform`` (sinclass), ``ResizeTransform`` (objdet),
             ``ScaleCropTransform`` (semseg).
         fraction: Share of the 1,000 training images to train on; of one draw, smaller ones are inside larger ones.
