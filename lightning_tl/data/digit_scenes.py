@@ -66,15 +66,17 @@ class Scenes:
         count = 1 if self.target == "sinclass" else int(rng.integers(1, MOST + 1))
         places = _places(rng, count)
         chosen = rng.choice(self.digits, len(places), replace=False)
-        pixels, mask, nearest = np.zeros((3, SIDE, SIDE), np.uint8)
+        pixels, mask, brightest = np.zeros((3, SIDE, SIDE), np.uint8)
         boxes = []
         for (y, x), digit in zip(places, chosen, strict=True):
             window = (slice(y, y + DIGIT), slice(x, x + DIGIT))
             ink = images[digit]
-            grown = maximum_filter(ink, 2 * _REACH + 1)
-            mask[window] = np.where((grown >= _INK) & (grown > nearest[window]), classes[digit] + 1, mask[window])
-            nearest[window] = np.maximum(nearest[window], grown)
-            pixels[window] = np.maximum(pixels[window], ink)
+            alone = np.zeros_like(pixels)
+            alone[window] = ink
+            grown = maximum_filter(alone, 2 * _REACH + 1)
+            mask = np.where((grown >= _INK) & (grown > brightest), classes[digit] + 1, mask)
+            brightest = np.maximum(brightest, grown)
+            pixels = np.maximum(pixels, alone)
             rows, columns = np.nonzero(ink >= _INK)
             boxes.append([x + columns.min(), y + rows.min(), x + columns.max() + 1, y + rows.max() + 1])
         return pixels, mask, np.array(boxes, np.float32), classes[chosen]
