@@ -18,6 +18,8 @@ from lightning_tl.laws.pairing import Cells, cells, half_width, widened
 from lightning_tl.laws.pool import Settings, fit_together
 from lightning_tl.laws.table import Group
 
+_SAME = 1e-4  # of the logarithm of errors that differ in nothing
+
 
 @dataclass(frozen=True)
 class Method:
@@ -242,6 +244,11 @@ def _points(group: Group, form: Form) -> Cells:
         line = f" (line {group.dropped[0]['line']}: {group.dropped[0]['reason']})" if group.dropped else ""
         raise UserError(f"no usable row{line}")
     runs = group.runs
+    if runs["n"].nunique() > 2 and np.ptp(np.log(runs["error"].to_numpy(float))) < _SAME:
+        raise UserError(
+            f"all {len(runs)} runs have the same error, {runs['error'].iloc[0]:.4g}: none has learnt what it measures, "
+            "or it is too coarse; fine-tune longer, or at another learning rate"
+        )
     s = runs["s"].to_numpy(float) if "s" in runs else None
     return points_of(form, runs["n"], runs["error"], s, group.labels("pretrain"), group.labels("draw"))
 

@@ -141,6 +141,23 @@ def test_a_group_that_cannot_be_fitted_is_listed_and_the_others_go_on() -> None:
     assert advice.groups[0].verdict != UNFITTED
 
 
+def test_runs_that_have_learnt_nothing_have_no_law() -> None:
+    _, advice = advice_of(
+        results(
+            {"a": dict.fromkeys((32, 64, 128, 256, 512), 0.9153)},
+            0.9153,
+            seed=10,
+            draw_noise=0,
+            pretrain_noise=0,
+            run_noise=0,
+        )
+    )
+    (group,) = advice.groups
+    assert group.verdict == UNFITTED
+    assert "runs have the same error, 0.9153: none has learnt what it measures" in group.sentences[0]
+    assert "fine-tune longer, or at another learning rate" in group.sentences[0]
+
+
 def test_hold_out_reports_the_miss() -> None:
     fits, advice = advice_of(results({"a": falling(0.3, 0.2)}, 0.13, seed=11))
     held = fits[0].hold_out
