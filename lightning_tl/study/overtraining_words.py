@@ -14,12 +14,14 @@ if TYPE_CHECKING:
 
 _SUBJECTS = {
     ("forgotten", "lr"): "the pre-training loss after fine-tuning",
+    ("increase", "lr"): "its rise by fine-tuning",
     ("error", "lr"): "the fine-tuning error",
     ("perturbed_loss", "gamma"): "the pre-training loss under noise in the weights",
     ("sensitivity", "gamma"): "its rise under that noise",
 }
 
 
+_STRESSES = {("sensitivity", "gamma"): "under noise of γ ", ("increase", "lr"): "by fine-tuning at lr "}
 _HARMFUL = ("u", "rises")
 _HARMS = {
     "error": "makes fine-tuning worse",
@@ -60,27 +62,35 @@ def _harm(one: Series, level: float) -> str:
 
 
 def _fragility(one: Series, level: float) -> str:
-    family = [item for item in one.family("sensitivity", "gamma") if item.verdict != "single"]
-    if not family:
+    told, rising = [], []
+    known = [item for each in _STRESSES for item in one.family(*each) if item.verdict != "single"]
+    if not known:
         return ""
-    rising = [item for item in family if item.verdict in _HARMFUL]
-    lasting = [item for item in rising if item.rise_interval[0] > 1]
-    if lasting:
-        most = lasting[-1]
-        low, high = most.rise_interval
-        return (
-            f"The network becomes more fragile: under noise of γ = {most.value:g} its loss rises {most.rise:.3g} times "
-            f"as much at {most.budgets[-1]:,} steps as at {most.inflection:,.0f} "
-            f"({100 * level:g} % interval {low:.3g} to {high:.3g})."
-        )
+    for each, words in _STRESSES.items():
+        family = [item for item in known if (item.quantity, item.by) == each]
+        grown = [item for item in family if item.verdict in _HARMFUL]
+        lasting = [item for item in grown if item.rise_interval[0] > item.log]  # factors above 1, differences above 0
+        rising += [f"{words}{_values(grown, family)}"] if grown else []
+        told += [_more(lasting[-1], words, level)] if lasting else []
+    if told:
+        return f"The network becomes more fragile: its pre-training loss rises {', and '.join(told)}."
     if rising:
         return (
-            f"The network becomes more fragile on the way (γ {_values(rising, family)}), but is not shown to be so "
-            f"at {one.budgets[-1]:,} steps."
+            f"The network becomes more fragile on the way ({' and '.join(rising)}), but is not shown to be so at "
+            f"{one.budgets[-1]:,} steps."
         )
-    if all(item.verdict == "falls" for item in family):
-        return "The network becomes less fragile: its loss rises less and less under the same noise."
-    return "That its loss rises more under the same noise, so that it becomes fragile, is not shown."
+    if all(item.verdict == "falls" for item in known):
+        return "The network becomes less fragile: its loss rises less and less under the same noise or fine-tuning."
+    return "That its loss rises more under the same noise or fine-tuning, so that it becomes fragile, is not shown."
+
+
+def _more(item: Curve, words: str, level: float) -> str:
+    low, high = item.rise_interval
+    much = f"{item.rise:.3g} times as much" if item.log else f"by {item.rise:.3g} more"
+    return (
+        f"{much} {words}{item.value:g} at {item.budgets[-1]:,} steps as at {item.inflection:,.0f} "
+        f"({100 * level:g} % interval {low:.3g} to {high:.3g})"
+    )
 
 
 def sentences(series: Sequence[Series], level: float) -> list[str]:

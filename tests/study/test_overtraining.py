@@ -77,10 +77,13 @@ def test_the_answer_names_the_harm_and_the_fragility(found):
         "Pre-training longer makes the fine-tuned network forget more of its pre-training at lr 0.016"
     )
     assert "(at 0.016 beyond " in said
-    most = found.series[0].family("sensitivity", "gamma")[-1]
+    noise = found.series[0].family("sensitivity", "gamma")[-1]
+    rate = found.series[0].family("increase", "lr")[-1]
+    low, high = (f"({low:.3g} to {high:.3g})" for low, high in (noise.rise_interval, rate.rise_interval))
     assert said.endswith(
-        f"The network becomes more fragile: under noise of γ = {most.value:g} its loss rises {most.rise:.3g} times as "
-        f"much at 1,600 steps as at 100 (95 % interval {most.rise_interval[0]:.3g} to {most.rise_interval[1]:.3g})."
+        f"The network becomes more fragile: its pre-training loss rises {noise.rise:.3g} times as much under noise of "
+        f"γ 0.4 at 1,600 steps as at 100 (95 % interval {low[1:]}, and {rate.rise:.3g} times as much by fine-tuning at "
+        f"lr 0.016 at 1,600 steps as at {rate.inflection:,.0f} (95 % interval {high[1:]}."
     )
 
 
@@ -88,7 +91,10 @@ def test_fragile_on_the_way_alone(found):
     (series,) = found.series
     curves = [replace(item, rise_interval=(0.9, 8.0)) for item in series.curves]
     (said,) = answers([replace(series, curves=tuple(curves))], 0.95)
-    assert "more fragile on the way (γ 0.05 to 0.4), but is not shown to be so at 1,600 steps." in said
+    assert (
+        "more fragile on the way (under noise of γ 0.05 to 0.4 and by fine-tuning at lr 0.016), but is not shown to be so at 1,600 steps."
+        in said
+    )
 
 
 def test_the_answer_without_harm():
@@ -99,7 +105,12 @@ def test_the_answer_without_harm():
     (said,) = analyse(results, measured).answer
     assert said.startswith("No budget up to 1,600 steps is shown to be too long: at no learning rate does the error")
     assert "With the best rate of each budget the error still falls." in said
-    assert said.endswith("The network becomes less fragile: its loss rises less and less under the same noise.")
+    assert said.endswith(
+        "That its loss rises more under the same noise or fine-tuning, so that it becomes fragile, is not shown."
+    )
+    results["pretrain_loss_after"] = results["pretrain_loss_before"] + 9 / results["pretrain_steps"]
+    (said,) = analyse(results, measured).answer
+    assert said.endswith("less fragile: its loss rises less and less under the same noise or fine-tuning.")
     alone = results[(results["pretrain_seed"] == 0) & (results["draw_seed"] == 0)]
     (said,) = analyse(alone, measured.iloc[:0]).answer
     assert said == "Whether longer pre-training does harm cannot be told from single runs."
