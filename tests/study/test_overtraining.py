@@ -91,10 +91,8 @@ def test_fragile_on_the_way_alone(found):
     (series,) = found.series
     curves = [replace(item, rise_interval=(0.9, 8.0)) for item in series.curves]
     (said,) = answers([replace(series, curves=tuple(curves))], 0.95)
-    assert (
-        "more fragile on the way (under noise of γ 0.05 to 0.4 and by fine-tuning at lr 0.016), but is not shown to be so at 1,600 steps."
-        in said
-    )
+    assert "more fragile on the way (under noise of γ 0.05 to 0.4 and by fine-tuning at lr 0.016), but is not" in said
+    assert said.endswith("shown to be so at 1,600 steps.")
 
 
 def test_the_answer_without_harm():
