@@ -73,34 +73,37 @@ class Outcome:
     again: bool = True
 
 
-def do_run(call: Call, keep: Callable[[], None] = lambda: None) -> Outcome:
-    """Do one run in this process, or go on with it; whatever happens is an outcome, and in the run's ``state.json``.
+def do_run(call: Call) -> Outcome:
+    """Do one run in this process, or go on with it; whatever happens is an outcome, and in the run's ``state.json``."""
+    with locked(call) as mine:
+        return do_locked(call) if mine else Outcome(call.name)
+
+
+def do_locked(call: Call, keep: Callable[[], None] = lambda: None) -> Outcome:
+    """Do one run that this process holds the lock of.
 
     Args:
         call: Which, and where.
-        keep: Called after each training step, when all files belong together.
+        keep: Called before each training step, when all files belong together.
     """
     folder = Path(call.folder)
-    with _lock(Path(call.locks) / call.name) as mine:
-        if not mine:
-            return Outcome(call.name)
-        record = read_record(folder / "record.json", call.key)
-        if record is not None:
-            return Outcome(call.name, record)
-        try:
-            return Outcome(call.name, _train(call, folder, keep))
-        except Exception as error:
-            again = not isinstance(error, UserError)
-            if isinstance(error, OSError) and error.errno in DISK_FULL:
-                message, again = disk_full(error), False
-            else:
-                message = traceback.format_exc() if again else str(error)
-                with (folder / "log.txt").open("a") as log:
-                    log.write(message)
-            note_state(folder, call.key, status="failed", error=in_one_line(message))
-            return Outcome(call.name, error=message.strip(), again=again)
-        finally:
-            _end_wandb()
+    record = read_record(folder / "record.json", call.key)
+    if record is not None:
+        return Outcome(call.name, record)
+    try:
+        return Outcome(call.name, _train(call, folder, keep))
+    except Exception as error:
+        again = not isinstance(error, UserError)
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
+            message, again = disk_full(error), False
+        else:
+            message = traceback.format_exc() if again else str(error)
+            with (folder / "log.txt").open("a") as log:
+                log.write(message)
+        note_state(folder, call.key, status="failed", error=in_one_line(message))
+        return Outcome(call.name, error=message.strip(), again=again)
+    finally:
+        _end_wandb()
 
 
 def _end_wandb() -> None:
@@ -130,8 +133,9 @@ def note_state(folder: Path, key: str, **facts: Any) -> None:
 
 
 @contextmanager
-def _lock(path: Path) -> Iterator[bool]:
-    """Hold a lock that ends with the process, however that ends; False where another process holds it."""
+def locked(call: Call) -> Iterator[bool]:
+    """Hold a run's lock, which ends with the process, however that ends; False where another process holds it."""
+    path = Path(call.locks) / call.name
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         try:

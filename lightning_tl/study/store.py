@@ -21,7 +21,7 @@ from data_gen.storage import file_system, put, told
 from lightning_tl.errors import DISK_FULL, disk_full
 from lightning_tl.study.plan import DataSet
 from lightning_tl.study.records import load_json, write_json, write_whole
-from lightning_tl.study.runs import Call, Outcome, do_run
+from lightning_tl.study.runs import Call, Outcome, do_locked, locked
 
 _SHARE = 0.05  # of a run's time, that putting may take while it trains
 _AT_ONCE = 16
@@ -119,22 +119,10 @@ def do_stored(call: Call) -> Outcome:
     Args:
         call: With a store.
     """
-    assert call.store is not None
     folder = Path(call.folder)
-    mirror = Mirror(f"{call.store}/runs/{call.name}", folder)
     try:
-        _write_configs(call)
-        if call.start is not None:
-            start = Path(call.start)
-            if not (start / "record.json").is_file():
-                Mirror(f"{call.store}/runs/{start.name}", start).fetch()
-        shutil.rmtree(folder, ignore_errors=True)
-        mirror.fetch()
-        outcome = do_run(call, mirror.put_in_time)
-        if outcome.record is None and outcome.error is None:
-            return outcome
-        mirror.put()
-        _put_targets(call)
+        with locked(call) as mine:
+            return _do_stored(call, folder) if mine else Outcome(call.name)
     except StoreError as error:
         return Outcome(call.name, error=str(error))
     except OSError as error:
@@ -142,9 +130,28 @@ def do_stored(call: Call) -> Outcome:
         message = disk_full(error) if error.errno in DISK_FULL else f"{place}: {error.strerror}"
         hint = "give by --out a folder that every node can make and has room in"
         return Outcome(call.name, error=f"{message}; {hint}", again=False)
+
+
+def _do_stored(call: Call, folder: Path) -> Outcome:
+    _write_configs(call)
+    if call.start is not None and not _has_checkpoint(Path(call.start)):
+        start = Path(call.start)
+        Mirror(f"{call.store}/runs/{start.name}", start).fetch()
+    shutil.rmtree(folder, ignore_errors=True)
+    mirror = Mirror(f"{call.store}/runs/{call.name}", folder)
+    mirror.fetch()
+    outcome = do_locked(call, mirror.put_in_time)
+    mirror.put()
+    _put_targets(call)
     if outcome.record is not None and call.test:
         shutil.rmtree(folder / _CHECKPOINTS, ignore_errors=True)  # nothing starts from them, and there may be thousands
     return outcome
+
+
+def _has_checkpoint(run: Path) -> bool:
+    """Tell whether all of a finished run is here; the study's own machine may have its record alone."""
+    checkpoint = str(load_json(run / "record.json", missing={}).get("checkpoint", ""))
+    return checkpoint != "" and (run / checkpoint).is_file()
 
 
 def _write_configs(call: Call) -> None:

@@ -24,7 +24,7 @@ from lightning_tl.study import store as module
 from lightning_tl.study.config import Stage, Study
 from lightning_tl.study.plan import DataSet, Run
 from lightning_tl.study.runs import Call, do_run
-from lightning_tl.study.store import Mirror, do_stored, fetch_renders, fetch_runs
+from lightning_tl.study.store import Mirror, do_stored, fetch_renders, fetch_run, fetch_runs
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's remarks on short runs
 
@@ -84,8 +84,10 @@ def test_a_node_dies_with_its_disk_and_another_goes_on_to_the_same_bits(store, r
     other = weights(tmp_path / "whole/pre" / whole["checkpoint"])
     assert all(torch.equal(kept[name], other[name]) for name in other)
 
-    # a third node, which has nothing, fine-tunes from it
+    # another, which has its record alone, as the study's own machine has, fine-tunes from it
     shutil.rmtree(out)
+    fetch_run(store, out, "pre")
+    assert not (out / "runs/pre/checkpoints").exists()
     start = out / "runs/pre" / whole["checkpoint"]
     fine = stored(store, out, "fine", finetuning(Path("-"), f"--model.init_from={start}"), start="pre")
     outcome = do_stored(fine)
