@@ -8,21 +8,24 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import fsspec
 import pytest
 import torch
+import yaml
 from study.test_runs import HERE, call, untimed
 from training import finetuning, pretraining, weights
 
 from data_gen.errors import StoreError
+from lightning_tl.cli import study as command
 from lightning_tl.errors import UserError
 from lightning_tl.study import runs
 from lightning_tl.study import store as module
 from lightning_tl.study.config import Stage, Study
-from lightning_tl.study.plan import DataSet, Run
+from lightning_tl.study.plan import DataSet, Run, plan
 from lightning_tl.study.runs import Call, do_run
 from lightning_tl.study.store import Mirror, do_stored, fetch_renders, fetch_run, fetch_runs
 
@@ -210,3 +213,19 @@ def test_a_node_that_cannot_make_the_folder(store, tmp_path):
 def test_stores_that_make_no_sense(given, words):
     with pytest.raises(UserError, match=words):
         Study(Stage("finetune/digits"), **given).check()
+
+
+def test_status_from_a_machine_that_has_nothing(store, tmp_path, capsys):
+    path = tmp_path / "study.yaml"
+    settings = {"config": "finetune/digits", "product": {"data.draw": [0, 1, 2]}}
+    path.write_text(yaml.safe_dump({"finetune": settings, "engine": "ray", "store": store}))
+    first, second, _ = plan(Study(Stage(**settings), engine="ray", store=store), tmp_path)
+    record = {"key": first.key, "metrics": {"test/error": 0.25}, "seconds": 3.0}
+    write(f"{store}/runs/{first.name}/record.json", record)
+    state = {"key": second.key, "time": time.time(), "step": 3, "steps": 9, "spent": 2.0, "host": "there"}
+    write(f"{store}/runs/{second.name}/state.json", state | {"status": "running"})
+    assert command.main(["status", f"--config={path}", f"--out={tmp_path / 'out'}", "--all"]) == 0
+    said = capsys.readouterr().out
+    assert "3 runs: 1 done, 1 running, 1 waiting" in said
+    assert "error 0.2500" in said
+    assert "step 3/9, 4 s left on there" in said
