@@ -32,6 +32,9 @@ GROUP_COLUMNS = (
 )
 
 
+_TASK = "finetune_task"
+
+
 @dataclass(frozen=True)
 class Columns:
     """Which column of a table is what. The defaults are our own ``results.csv``.
@@ -190,6 +193,7 @@ def groups(frame: pd.DataFrame, columns: Columns | None = None) -> list[Group]:
     keys = table[by].apply(_values) if by else pd.DataFrame({"_all": ""}, index=table.index)
     pretrained, text = ~(data["n"] == 0).to_numpy(), keys.to_numpy(dtype=object)
     varying = [name for name in keys.columns if keys.loc[pretrained, name].nunique() > 1]
+    telling = _telling(keys.loc[pretrained], varying)
     known = {columns.size, columns.score, columns.target_size, "run_id", "pretrain_run", "_line", *by, *pretrain, *draw}
     others = table.drop(columns=[name for name in table.columns if name in known])
     found = []
@@ -199,7 +203,7 @@ def groups(frame: pd.DataFrame, columns: Columns | None = None) -> list[Group]:
         # A scratch run's empty cell (it has no pre-training task) fits any value.
         theirs = ~pretrained & (same | (text == "")).all(axis=1)
         named = dict(zip(keys.columns, values, strict=True))
-        title = " / ".join(named[name] for name in varying if named[name])
+        title = " / ".join(named[name] for name in telling if named[name])
         title = title or (f"no {varying[0]}" if varying else next((value for value in values if value), "all runs"))
         group = Group(title, {name: named[name] for name in by}, data[mine], data[theirs])
         for trait, column in (("model_size", columns.model_size), ("complexity", columns.complexity)):
@@ -216,6 +220,14 @@ def groups(frame: pd.DataFrame, columns: Columns | None = None) -> list[Group]:
     if not found:
         raise UserError(f"no row has {columns.size} over 0: there is no pre-trained run to fit")
     return found
+
+
+def _telling(keys: pd.DataFrame, varying: list[str]) -> list[str]:
+    """Return the columns that a label needs: not the metric, say, where the fine-tuning task tells it."""
+    if _TASK not in varying:
+        return varying
+    told = keys.groupby(_TASK)[varying].nunique().max() == 1
+    return [name for name in varying if name == _TASK or not (name.startswith(("finetune_", "metric")) and told[name])]
 
 
 def _values(column: pd.Series[str]) -> pd.Series[str]:

@@ -59,6 +59,15 @@ def test_scratch_rows_without_a_task_belong_to_every_group(table) -> None:
     assert all((group.runs["n"] > 0).all() for group in found)
 
 
+def test_a_label_leaves_out_what_the_fine_tuning_task_tells() -> None:
+    frame = pd.DataFrame({"pretrain_images": [32, 64, 128] * 2, "error": [0.5, 0.4, 0.3] * 2})
+    frame["finetune_task"], frame["finetune_images"] = ["objdet"] * 3 + ["semseg"] * 3, [300] * 3 + [301] * 3
+    frame["metric"] = ["mAP"] * 3 + ["mIoU"] * 3
+    assert [group.label for group in groups(frame)] == ["objdet", "semseg"]
+    twice = pd.concat([frame, frame[:3].assign(finetune_images=100)])
+    assert [group.label for group in groups(twice)] == ["objdet / 300", "semseg / 301", "objdet / 100"]
+
+
 def test_any_other_table_by_naming_columns(tmp_path) -> None:
     frame = pd.DataFrame({"images": [100, 200, 400, 800], "mAP": [0.5, 0.6, 0.65, 0.7], "net": "r50", "split": "val"})
     group = groups(frame, Columns(size="images", score="mAP", score_is="accuracy", by=("net",)))[0]
