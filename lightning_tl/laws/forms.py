@@ -106,6 +106,11 @@ def _log(value: Array) -> Array:
         return np.log(value)
 
 
+def _falling(plateau: Array) -> Array:
+    """Return the log of the share that falls with n; not quite 0 of all, as delta times gamma must stay a number."""
+    return np.log(np.maximum(1 - plateau, 1e-100))
+
+
 class PowerLaw(Form):
     """``error = D n^-alpha``: the baseline with no transfer gap (C = 0)."""
 
@@ -220,18 +225,18 @@ class FullLaw(Form):
         if name == "alpha":
             return lambda outer, plateau: (outer[..., 0], 0 * ones)
         if name == "gamma":  # C / D of the transfer law, at any s
-            return lambda outer, plateau: (_log(plateau) - _log(1 - plateau) - outer[..., 0] * n_ref, 0 * ones)
+            return lambda outer, plateau: (_log(plateau) - _falling(plateau) - outer[..., 0] * n_ref, 0 * ones)
         if not self.floor:
             if name == "beta":
                 return lambda outer, plateau: (np.zeros(plateau.shape), np.array([0.0, 1.0]))
-            return lambda outer, plateau: (_log(1 - plateau) + outer[..., 0] * n_ref, np.array([1.0, s_ref]))
+            return lambda outer, plateau: (_falling(plateau) + outer[..., 0] * n_ref, np.array([1.0, s_ref]))
         if name == "beta":
             return lambda outer, plateau: (outer[..., 1], 0 * ones)
         if name == "E":
             return lambda outer, plateau: (_log(self._share(outer)), ones)
 
         def delta(outer: Array, plateau: Array) -> tuple[Array, Array]:
-            rest = _log(1 - self._share(outer)) + _log(1 - plateau)
+            rest = _log(1 - self._share(outer)) + _falling(plateau)
             return rest + outer[..., 0] * n_ref + outer[..., 1] * s_ref, ones
 
         return delta

@@ -77,3 +77,13 @@ def test_malformed_tables(tmp_path_factory, capsys, content: bytes, form: str) -
         for group in fitted:
             values = [fit["value"] for fit in group["law"]["params"].values()]
             assert np.all(np.isfinite([np.nan if value is None else value for value in values]))
+
+
+def test_the_full_law_of_errors_that_do_not_depend_on_n(tmp_path) -> None:
+    """The best delta is 0 and the best gamma infinite there."""
+    rows = [f"{4000 * 2 ** (i // 2)},{0.28 - 0.005 * i:.3f},a,{4 + i}" for i in range(8)]
+    rows += [f"64000,{0.24 - 0.005 * i:.3f},a,{12 + i}" for i in range(5)]
+    (tmp_path / "table.csv").write_text("\n".join(["pretrain_images,error,render,finetune_images", *rows]) + "\n")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        assert main([str(tmp_path / "table.csv"), "--form", "full", "--plots", "none"]) == 0
