@@ -110,7 +110,7 @@ def advise(fits: Sequence[GroupFit], target: float | None = None, budget: Budget
     headline = [*held, *ranking, *gaps]
     if len(fits) > MANY:
         counts = Counter(item.verdict for item in each)
-        verdicts = "; ".join(f"{verdict}: {count} groups" for verdict, count in counts.items())
+        verdicts = "; ".join(f"{verdict}: {count} group{'s' * (count > 1)}" for verdict, count in counts.items())
         headline.append(f"{verdicts}.")
     else:
         headline += [f"{item.label}: {item.sentences[0]}" for item in each]
