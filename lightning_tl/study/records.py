@@ -31,6 +31,9 @@ RESULT_COLUMNS = (
     "metric",
     "score",
     "error",
+    "val_error",
+    "finetune_loss",
+    "val_finetune_loss",
     "pretrain_loss_before",
     "pretrain_loss_after",
     "param_distance",
@@ -93,7 +96,12 @@ def read_record(path: Path, key: str) -> dict[str, Any] | None:
 
 
 def write_results(path: Path, rows: Iterable[Mapping[str, Any]], extra: Sequence[str] = ()) -> None:
-    """Write ``results.csv``: a row a fine-tuning run, columns that do not apply left empty, a study's own axes last."""
+    """Write ``results.csv``.
+
+    One row per fine-tuning run; columns that do not apply stay empty, a study's own axes come last. ``score``,
+    ``error`` and ``finetune_loss`` are measured on test images, ``val_error`` and ``val_finetune_loss`` on validation
+    images; choose by the latter.
+    """
     write_table(path, (*RESULT_COLUMNS, *extra), rows)
 
 

@@ -259,12 +259,16 @@ def _facts(cli: Any) -> dict[str, Any]:
         "steps": trainer.global_step,
         "passes": _passes(cli, split),
         "seed": cli.config[cli.subcommand].get("seed_everything"),
-        "lr": max(
-            (float(group.get("initial_lr", group["lr"])) for o in trainer.optimizers for group in o.param_groups),
-            default=None,
-        ),
+        "lr": _peak_lr(trainer.optimizers),
     }
     return {name: value for name, value in facts.items() if value is not None}
+
+
+def _peak_lr(optimizers: Any) -> float | None:
+    """Return the learning rate of the main parameters; groups with ``lr_factor`` are auxiliary heads."""
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    main = [group for group in groups if "lr_factor" not in group] or groups
+    return max((float(group.get("initial_lr", group["lr"])) for group in main), default=None)
 
 
 def _passes(cli: Any, split: Any) -> float | None:

@@ -14,12 +14,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from tasks.toy import Toy, trainer
 from training import STEPS, finetuning, pretraining, weights
 
 from lightning_tl.study import runs as module
 from lightning_tl.study.local import LocalEngine
 from lightning_tl.study.records import read_record
 from lightning_tl.study.runs import Call, Outcome, do_run
+from lightning_tl.tasks import SemanticSegmentation
+from lightning_tl.tasks.schedules import Cosine
 
 HERE = Path(__file__).parent.parent
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's remarks on short runs
@@ -94,6 +97,21 @@ def test_a_record_tells_what_the_run_was(finished):
     assert fine["facts"]["lr"] == pytest.approx(0.004)
     assert 0 < fine["metrics"]["test/error"] < 1
     assert list((out / "targets").glob("*.png"))
+
+
+def test_the_learning_rate_is_that_of_the_main_parameters(tmp_path):
+    """DeepLabV3's auxiliary head learns ten times as fast; the table's ``lr`` is that of the rest."""
+    task = SemanticSegmentation(
+        4,
+        backbone="resnet10_w16",
+        optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.02),
+        schedule=Cosine(images=16, warmup_images=8),
+    )
+    run = trainer(tmp_path, max_steps=2)
+    run.fit(task, Toy("semseg"))
+    assert sorted(group["initial_lr"] for group in run.optimizers[0].param_groups) == pytest.approx([0.02, 0.2])
+    cli = types.SimpleNamespace(datamodule=None, model=task, trainer=run, config={"fit": {}}, subcommand="fit")
+    assert module._facts(cli)["lr"] == pytest.approx(0.02)
 
 
 def test_what_callbacks_measured_is_in_the_record(finished):
@@ -206,6 +224,7 @@ from pathlib import Path
 from lightning.pytorch import Callback
 from lightning_tl.study import runs
 from study.test_runs import call
+from tasks.toy import Toy, trainer
 from training import pretraining
 
 class Kill(Callback):
@@ -287,7 +306,8 @@ from pathlib import Path
 if __name__ == "__main__":
     from lightning_tl.study.local import LocalEngine
     from study.test_runs import call
-    from training import pretraining
+    from tasks.toy import Toy, trainer
+from training import pretraining
     engine = LocalEngine(2)
     out = Path({out!r})
     for name in ("a", "b"):
