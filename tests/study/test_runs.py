@@ -124,30 +124,6 @@ def test_what_callbacks_measured_is_in_the_record(finished):
     assert all(row["stderr"] > 0 for row in noisy)
 
 
-def test_forgetting_is_the_loss_of_the_fine_tuned_backbone_under_the_old_head(finished, renders):
-    out, _, fine = finished
-    from lightning_tl.run import run
-
-    before = weights(out / "pre/checkpoints/best.ckpt")
-    after = weights(out / "fine/checkpoints/last.ckpt")
-    parameters = [
-        name for name in before if name.startswith("backbone.") and "running_" not in name and "num_" not in name
-    ]
-    moved = sum(float((before[name] - after[name]).square().sum()) for name in parameters) ** 0.5
-    assert fine["facts"]["param_distance"] == pytest.approx(moved, rel=1e-5)
-    cli = run(["validate", f"--config={out / 'pre/config.yaml'}", "--trainer.logger=false"])
-    losses = []
-    for backbone in (before, after):
-        mixed = {
-            name: backbone.get(name, value) if name.startswith("backbone.") else value for name, value in before.items()
-        }
-        cli.model.load_state_dict(mixed)
-        losses.append(cli.trainer.validate(cli.model, cli.datamodule, verbose=False)[0]["val/loss"])
-    facts = fine["facts"]
-    assert [facts["pretrain_loss_before"], facts["pretrain_loss_after"]] == pytest.approx(losses, rel=1e-5)
-    assert losses[0] != losses[1]
-
-
 def test_a_record_is_never_made_twice(finished, monkeypatch):
     out, pre, _ = finished
     monkeypatch.setattr(module, "_train", lambda *_: pytest.fail("trained again"))
