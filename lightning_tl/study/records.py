@@ -36,7 +36,13 @@ RESULT_COLUMNS = (
     "val_finetune_loss",
     "pretrain_loss_before",
     "pretrain_loss_after",
+    "pretrain_loss_saved",
+    "pretrain_loss_after_saved_bn",
+    "pretrain_loss_after_target_bn",
     "param_distance",
+    "line_slope",
+    "line_curvature",
+    "line_rise",
     "seconds",
 )
 
