@@ -126,8 +126,8 @@ class Study:
         finetune: Fine-tunings; each point starts from each pre-training.
         scratch: Also fine-tune from random weights.
         choose: A value of fine-tuning to choose first.
-        test_at: Which network of a fine-tuning is tested: after the ``last`` step, or of the ``best`` validation (lowest
-            ``val/loss``), as early stopping would have it.
+        test_at: Which network of a fine-tuning is tested: after the ``last`` step, or of the ``best`` validation, that of
+            the lowest ``val/loss``.
         forgetting: Also measure the pre-training loss of each fine-tuned backbone and how far it has moved.
         complexity: Also measure how complex each rendering is, for alpha and C against it; null: do not.
         analysis: ``overtraining``: how fine-tuning depends on the length of pre-training; pre-trainings differ in it.

@@ -206,8 +206,8 @@ def _best_checkpoint(call: Call, folder: Path) -> list[Any]:
 
     if call.test_at != "best":
         return []
-    names = {"dirpath": str(folder / "checkpoints"), "filename": "best", "enable_version_counter": False}
-    return [ModelCheckpoint(monitor="val/loss", mode="min", **names)]
+    place = str(folder / "checkpoints")
+    return [ModelCheckpoint(place, "best", monitor="val/loss", mode="min", enable_version_counter=False)]
 
 
 def _take_best(cli: Any, checkpoint: str) -> dict[str, Any]:

@@ -45,12 +45,12 @@ def folder(renders, tmp_path_factory):
     return out
 
 
+LAST = "{class_path: ModelCheckpoint, init_args: {dirpath: '${trainer.default_root_dir}/checkpoints', filename: last}}"
 # the overlay ends at its schedule's length, and measures after it, which is left out here
 SHORT = (
     "--model.schedule.init_args.images=160",
     "--model.schedule.init_args.warmup_images=16",
-    "--trainer.callbacks=[{class_path: ModelCheckpoint, init_args: {dirpath: '${trainer.default_root_dir}/checkpoints', "
-    "filename: last}}]",
+    f"--trainer.callbacks=[{LAST}]",
 )
 
 
