@@ -127,7 +127,7 @@ def test_lengths_of_the_paper(images, batch, steps):
         ({"images": 10, "warmup_images": -1}, r"model.schedule.warmup_images is -1; it must be at least 0"),
         ({"images": 10, "warmup_epochs": -1}, r"model.schedule.warmup_epochs is -1; it must be at least 0"),
         ({"images": 10, "warmup_images": 1, "warmup_epochs": 1}, r"give the warm-up once"),
-        ({"images": 10, "warmup_images": 1, "warmup_share": 0.1}, r"give the warm-up once: in images, in epochs, or as a"),
+        ({"images": 10, "warmup_images": 1, "warmup_share": 0.1}, r"the warm-up once: in images, in epochs, or as"),
         ({"images": 10, "warmup_share": 1.0}, r"model.schedule.warmup_share is 1.0; it must be at least 0 and below 1"),
         ({"images": 10, "scale_lr": "linear"}, r"scale_lr is linear: give the batch that the learning rate belongs to"),
         ({"images": 10, "power": 0}, r"model.schedule.power is 0; it must be above 0"),
