@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -59,6 +63,65 @@ def _checked(path: Path) -> Path:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: no valid YAML ({' '.join(str(error).split())})") from None
     return path
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Return what a YAML file of keys and values holds; it must not be changed, as equal files share it.
+
+    Raises:
+        UserError: It cannot be read, or holds something else.
+    """
+    try:
+        content = _parsed(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: holds no keys and values")
+    return content
+
+
+@cache
+def _parsed(text: str) -> Any:
+    """Parse YAML, each text once, as thousands of runs share a few files."""
+    return yaml.safe_load(text)
+
+
+def merge_keys(into: dict[str, Any], other: Mapping[str, Any]) -> None:
+    """Put the keys of ``other`` into a nested dict, groups key by key; lists and values replace what was there."""
+    for key, value in other.items():
+        if isinstance(value, dict) and isinstance(into.get(key), dict):
+            merge_keys(into[key], value)
+        else:
+            into[key] = value
+
+
+def with_merged_configs(argv: list[str], folder: Path) -> list[str]:
+    """Return the arguments with several ``--config`` merged into one file, later ones over earlier ones.
+
+    So a file can change single keys of a mapping, which would otherwise replace the whole mapping.
+
+    Args:
+        argv: Arguments whose configurations are paths, as :func:`with_found_configs` returns them.
+        folder: Where to write the file.
+    """
+    names: list[Path] = []
+    rest: list[str] = []
+    arguments = iter(argv)
+    for argument in arguments:
+        if argument in ("--config", "-c"):
+            names.append(Path(next(arguments, "")))
+        elif argument.startswith("--config="):
+            names.append(Path(argument.removeprefix("--config=")))
+        else:
+            rest.append(argument)
+    if len(names) < 2:
+        return argv
+    merged: dict[str, Any] = {}
+    for name in names:
+        merge_keys(merged, deepcopy(read_yaml(name)))
+    path = folder / "merged.yaml"
+    path.write_text(yaml.safe_dump(merged, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    return [f"--config={path}", *rest]
 
 
 def with_found_configs(argv: list[str]) -> list[str]:

@@ -16,10 +16,11 @@ from lightning_tl.errors import UserError, nearest
 class SensitivityStop(Callback):
     """Stop, or keep the best checkpoint, once the perturbed loss has turned upward beyond its noise.
 
-    The perturbed loss first falls with pre-training and then rises: the model becomes fragile (Springer et al. 2025,
-    §3.3). Measurements share their draws, so the rise over the lowest point is tested draw by draw: it counts when its
-    mean is above ``sigmas`` of its standard errors. The paper's inflection point is over separately annealed runs;
-    under a decaying learning rate a single run's curve is not that, and a warning says so.
+    Springer et al. (2025, §3.3) find that over pre-training runs of growing length, each annealed on its own, the
+    perturbed loss first falls and then rises: the model becomes fragile. Within one run that need not happen, and under
+    a decaying learning rate a rise also reflects the rate; a warning says so. Measurements share their draws, so the
+    rise over the lowest point is tested draw by draw: it counts when its mean is above ``sigmas`` of its standard
+    errors.
 
     Args:
         gamma: The scale to watch; default: the largest of the PerturbationSensitivity callback.

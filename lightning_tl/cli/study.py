@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from lightning_tl.cli.parsing import command_parser, parse
+from lightning_tl.config_files import with_found_configs, with_merged_configs
 from lightning_tl.errors import UserError, nearest
 from lightning_tl.study.config import Study
 
@@ -38,7 +40,9 @@ def main(argv: list[str] | None = None) -> int:
         parser.add_argument("--all", action="store_true", help="List all runs, done and waiting ones too.")
         parser.add_argument("--watch", type=float, default=0.0, help="Look again every so many seconds.")
     parser.add_class_arguments(Study)
-    given = parser.instantiate_classes(parse(parser, rest))
+    with tempfile.TemporaryDirectory() as folder:
+        merged = with_merged_configs(with_found_configs(rest), Path(folder))
+        given = parser.instantiate_classes(parse(parser, merged))
     study = Study(**{name: given[name] for name in Study.__dataclass_fields__})
     if action == "run":
         return run(study, given.out)

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from lightning_tl.config_files import find_config
+from lightning_tl.config_files import find_config, merge_keys, read_yaml
 from lightning_tl.errors import UserError
 from lightning_tl.study.config import Stage, Study
 from lightning_tl.study.grid import Point, label
@@ -287,7 +286,7 @@ def _run(
         *(f"{_CONFIG}{file}" for file in files),
         *(f"--{key}={_text(value)}" for key, value in settings.overrides(own).items()),
     )
-    content = [_yaml(file) for file in files]  # what the files say, not where they lie
+    content = [read_yaml(file) for file in files]  # what the files say, not where they lie
     overrides = settings.overrides(own)
     key = fingerprint([stage, content, overrides, inputs, start.key if start else None])
     # what a name tells: where the run starts from, then its own axes
@@ -315,7 +314,7 @@ def _merged(stage: Stage, point: Point, where: str) -> dict[str, Any]:
     """Return the configuration of a point as one nested dict: files, then overrides by dotted key."""
     merged: dict[str, Any] = {}
     for name in stage.files(point):
-        _update(merged, deepcopy(_yaml(find_config(name))))
+        merge_keys(merged, deepcopy(read_yaml(find_config(name))))
     for key, value in stage.overrides(point).items():
         into = merged
         *parents, last = key.split(".")
@@ -325,30 +324,6 @@ def _merged(stage: Stage, point: Point, where: str) -> dict[str, Any]:
                 raise UserError(f"{where}: '{key}' goes through '{parent}', which is a value and not a group")
         into[last] = value
     return merged
-
-
-def _update(into: dict[str, Any], other: Mapping[str, Any]) -> None:
-    for key, value in other.items():
-        if isinstance(value, dict) and isinstance(into.get(key), dict):
-            _update(into[key], value)
-        else:
-            into[key] = value
-
-
-def _yaml(path: Path) -> dict[str, Any]:
-    try:
-        content = _parsed(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())})") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: holds no keys and values")
-    return content
-
-
-@cache
-def _parsed(text: str) -> Any:
-    """Parse YAML, each text once, as thousands of runs share a few files; what is returned must not be changed."""
-    return yaml.safe_load(text)
 
 
 def _text(value: Any) -> str:

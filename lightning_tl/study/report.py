@@ -191,10 +191,7 @@ def _what_was_run(facts: dict[str, Any]) -> list[Section]:
             f"{key} was chosen once, by the metric (in brackets) on validation images that no result is computed "
             f"from: {told}."
         )
-    words.append(
-        "The network after the last step is tested; a pre-training's best checkpoint on its validation data starts "
-        "the fine-tuning."
-    )
+    words += _checkpoints(facts.get("checkpoints", {}))
     stages = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in facts.get("seconds", {}).items())
     study = yaml.safe_dump(facts.get("study", {}), sort_keys=False, allow_unicode=True)
     again = "To reproduce: save the study as study.yaml; lightning-tl study run --config study.yaml --out DIR"
@@ -209,13 +206,27 @@ def _what_was_run(facts: dict[str, Any]) -> list[Section]:
     ]
 
 
+def _checkpoints(names: dict[str, list[str]]) -> list[str]:
+    """Say which network of each stage counts."""
+    meanings = {"best.ckpt": "of the best validation", "last.ckpt": "after the last step"}
+    uses = {
+        "pretrain": "Fine-tuning starts from the pre-trained network",
+        "finetune": "The network that is tested is that",
+    }
+    return [
+        f"{use} {' or '.join(meanings.get(name, f'in {name}') for name in names[stage])}."
+        for stage, use in uses.items()
+        if names.get(stage)
+    ]
+
+
 def _every_run(folder: Path) -> list[Section]:
     path = folder / "results.csv"
     if not path.is_file():
         return []
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    # columns that hold anything; what all rows share is told once
+    # columns that hold anything; what all rows share is said once
     columns = [name for name in (rows[0] if rows else {}) if any(row[name] for row in rows)]
     varying = [name for name in columns if len({row[name] for row in rows}) > 1 or name in ("run_id", "error")]
     common = [f"{name} {rows[0][name]}" for name in columns if name not in varying]

@@ -79,9 +79,19 @@ def _train(study: Study, sets: list[DataSet], out: Path, engine: Engine, facts: 
     if study.store is not None:
         fetch_targets(study.store, out)
     collect(runs, sets, records, out)
+    facts.write(checkpoints=_checkpoint_names(runs, records))
     if study.complexity is not None and not failures:
         collect(runs, sets, records, out, measure_complexity(study.complexity, sets, runs, records, out, study.store))
     return failures
+
+
+def _checkpoint_names(runs: list[Run], records: Records) -> dict[str, list[str]]:
+    """Return by stage the names of the files whose networks count."""
+    names: dict[str, set[str]] = {}
+    for run in runs:
+        if run.name in records and records[run.name]["checkpoint"]:
+            names.setdefault(run.stage, set()).add(Path(records[run.name]["checkpoint"]).name)
+    return {stage: sorted(found) for stage, found in names.items()}
 
 
 def planned(study: Study, out: Path) -> tuple[list[DataSet], list[Run], Records]:

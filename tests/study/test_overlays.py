@@ -1,0 +1,43 @@
+"""Study files that lie over another one: keys are merged, and what ships is planned."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lightning_tl.cli import study as command
+from lightning_tl.config_files import with_merged_configs
+from lightning_tl.study.study import data_sets
+
+OVERLAYS = sorted((Path(__file__).parents[2] / "configs/study/overtraining").glob("*.yaml"))
+
+
+def test_keys_of_mappings_are_merged_and_lists_replaced(tmp_path):
+    base = "finetune: {set: {a.b: 1, c: 2}, product: {lr: [1, 2]}, zip: [{x: [1]}]}\ntitle: A\n"
+    (tmp_path / "a.yaml").write_text(base)
+    (tmp_path / "b.yaml").write_text("finetune: {set: {c: 5}, product: {lr: [3]}}\n")
+    arguments = [f"--config={tmp_path}/a.yaml", "--out=x", "--config", f"{tmp_path}/b.yaml", "--title=T"]
+    (first, *rest) = with_merged_configs(arguments, tmp_path)
+    assert rest == ["--out=x", "--title=T"]
+    assert yaml.safe_load(Path(first.removeprefix("--config=")).read_text()) == {
+        "finetune": {"set": {"a.b": 1, "c": 5}, "product": {"lr": [3]}, "zip": [{"x": [1]}]},
+        "title": "A",
+    }
+    assert with_merged_configs(arguments[:2], tmp_path) == arguments[:2]
+
+
+@pytest.mark.parametrize("path", OVERLAYS, ids=lambda path: path.stem)
+def test_a_shipped_overlay_changes_the_study_as_it_says(path, tmp_path, monkeypatch, capsys):
+    taken = []
+    monkeypatch.setattr(command, "run", lambda study, out: taken.append(study) or 0)
+    common = ["run", "--config", "study/overtraining", f"--out={tmp_path}"]
+    command.main(common)
+    command.main([*common, "--config", f"study/overtraining/{path.stem}"])
+    base, changed = taken
+    changed.check()
+    assert f"--config study/overtraining --config study/overtraining/{path.stem} " in path.read_text()
+    assert changed.render == base.render
+    assert (changed.pretrain, changed.finetune) != (base.pretrain, base.finetune)
+    assert data_sets(changed) == data_sets(base)
