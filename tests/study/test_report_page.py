@@ -62,6 +62,7 @@ def page(tmp_path_factory):
         "chosen": {PLANTED: {"chosen": 0.004, "tried": [[0.004, 0.1], [PLANTED, 0.2]]}},
         "seconds": {PLANTED: 3.0},
         "cores": 2,
+        "checkpoints": {"pretrain": ["best.ckpt"], "finetune": ["last.ckpt", f"{PLANTED}"]},
         "failures": {f"finetune-{PLANTED}": f"Traceback\n  File\nValueError: {PLANTED}"},
     }
     (folder / "study.json").write_text(json.dumps(facts))
@@ -85,6 +86,12 @@ def test_answers_first_and_escapes(page):
     assert figures >= 3
     assert text.count("data:image/png;base64,") == figures + 2
     assert base64.b64encode((page.parent / "law.png").read_bytes()).decode() in text
+
+
+def test_which_networks_count(page):
+    text = page.read_text(encoding="utf-8")
+    assert "Fine-tuning starts from the pre-trained network of the best validation." in text
+    assert "Tested is the network after the last step or in &lt;script&gt;" in text
 
 
 def test_only_fits_are_needed(page, tmp_path):
