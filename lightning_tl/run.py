@@ -172,7 +172,8 @@ class RunCLI(LightningCLI):
             kwargs["sync_batchnorm"] = False
             rank_zero_info("trainer.sync_batchnorm is for GPUs alone: here each process normalises by its own images")
         trainer = super().instantiate_trainer(**kwargs)
-        trainer.callbacks.extend(self.more_callbacks)  # type: ignore[attr-defined]
+        # before those that write checkpoints, which then hold these callbacks' state of the same moment
+        trainer.callbacks[:0] = self.more_callbacks  # type: ignore[attr-defined]
         checkpoint = self.config[self.subcommand].ckpt_path or ""
         done = steps_done(checkpoint)
         if self.subcommand != "fit" or checkpoint:  # a new fit begins a new history

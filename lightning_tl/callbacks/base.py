@@ -16,7 +16,8 @@ from torch import Tensor
 from lightning_tl.callbacks.probe import Probe
 from lightning_tl.callbacks.quiet import quiet, step_loss
 from lightning_tl.callbacks.schedule import Schedule
-from lightning_tl.errors import UserError
+from lightning_tl.errors import UserError, nearest
+from lightning_tl.measure.batchnorm import STATISTICS, Statistics
 from lightning_tl.measure.objective import LossFn, Objective
 from lightning_tl.measure.params import Groups, select
 
@@ -189,6 +190,9 @@ class LossMeasurement(Measurement):
         probe: A batch (tensor, list, tuple or dict) or a DataLoader to measure on; ``val``: the first batches of the
             run's validation loader, which should not shuffle. Default: the first training batches.
         probe_batches: How many batches; the loss is their mean.
+        bn: BatchNorm's running statistics: ``kept`` as the module has them; ``re-estimated`` on the probe before each
+            evaluation, for the weights at hand, perturbed ones too. The first includes what outdated statistics do
+            to the loss, the second only what the weights do.
         seed: Draws probes and noise, and the random numbers inside the loss.
         kwargs: As for :class:`Measurement`.
 
@@ -203,13 +207,16 @@ class LossMeasurement(Measurement):
         loss_fn: LossFn | None = None,
         probe: Any = None,
         probe_batches: int = 1,
+        bn: Statistics = "kept",
         seed: int = 0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        if bn not in STATISTICS:
+            raise UserError(f"bn={bn!r} is unknown{nearest(str(bn), STATISTICS)}")
         if loss_fn is not None and not callable(loss_fn):
             raise UserError(f"loss_fn must be a function (module, batch) -> scalar tensor, not {loss_fn!r}")
-        self.loss_fn, self.seed = loss_fn, seed
+        self.loss_fn, self.bn, self.seed = loss_fn, bn, seed
         self.probe = Probe(probe, probe_batches)
         self._mode: str | None = None
         self._loaded_probe: list[Any] | None = None
@@ -278,6 +285,7 @@ class LossMeasurement(Measurement):
                 reduce=average if trainer.world_size > 1 else None,
                 process=(trainer.global_rank, trainer.world_size),
                 seed=self.seed,
+                bn=self.bn,
             )
 
         if self._mode is None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import functools
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 from lightning_tl.callbacks.quiet import quiet, step_loss
-from lightning_tl.errors import UserError
+from lightning_tl.errors import UserError, nearest
+from lightning_tl.measure.batchnorm import STATISTICS, Statistics, own_statistics, reestimate
 from lightning_tl.measure.objective import LossFn
 
 
@@ -21,16 +24,32 @@ class PretrainingLoss:
         loss = PretrainingLoss(pretrained_module)
         PerturbationSensitivity(loss_fn=loss, probe=pretraining_val_loader, include="^backbone", prefix="pretrain/")
 
+    While a network is fine-tuned, its BatchNorm statistics become those of the target images, under which the
+    pre-training loss rises even where no weight has moved. So they are re-estimated on pre-training batches, unless
+    ``bn="kept"``.
+
     Args:
         pretrained: The pre-trained module, with its head; a copy is kept.
         backbone: The attribute under which both modules hold the backbone (dots reach deeper).
         loss_fn: ``(module, batch) -> scalar tensor`` of the pre-trained module. Default: its ``training_step``.
+        bn: BatchNorm's statistics, of backbone and head: ``re-estimated`` before each evaluation, or ``kept`` as the
+            backbone has them.
+        bn_batches: Pre-training batches that they are re-estimated on; default: the batch that is evaluated.
 
     Raises:
-        UserError: A module has no such backbone.
+        UserError: A module has no such backbone; ``bn`` is unknown.
     """
 
-    def __init__(self, pretrained: nn.Module, backbone: str = "backbone", loss_fn: LossFn | None = None) -> None:
+    def __init__(
+        self,
+        pretrained: nn.Module,
+        backbone: str = "backbone",
+        loss_fn: LossFn | None = None,
+        bn: Statistics = "re-estimated",
+        bn_batches: Sequence[Any] | None = None,
+    ) -> None:
+        if bn not in STATISTICS:
+            raise UserError(f"bn={bn!r} is unknown{nearest(str(bn), STATISTICS)}")
         _part(pretrained, backbone)
         trainer = getattr(pretrained, "_trainer", None)
         try:
@@ -41,6 +60,7 @@ class PretrainingLoss:
             if trainer is not None:
                 pretrained._trainer = trainer
         self.backbone, self.loss_fn = backbone, loss_fn or step_loss
+        self.bn, self.bn_batches = bn, bn_batches
 
     def __call__(self, module: nn.Module, batch: Any) -> Tensor:
         """Return the pre-training loss of ``module``'s backbone, a scalar tensor."""
@@ -53,7 +73,10 @@ class PretrainingLoss:
             self.pretrained.to(device)
         setattr(holder, name, present)
         try:
-            with quiet(self.pretrained):
+            with quiet(self.pretrained), own_statistics(self.pretrained):
+                if self.bn == "re-estimated":
+                    batches = [batch] if self.bn_batches is None else self.bn_batches
+                    reestimate(self.pretrained, functools.partial(self.loss_fn, self.pretrained), batches)
                 return self.loss_fn(self.pretrained, batch)
         finally:
             setattr(holder, name, kept)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +72,8 @@ def _conclude(study: Study, out: Path) -> None:
     if study.analysis is not None:
         from lightning_tl.study.overtraining import conclude
 
-        found = conclude(out)
-        print("\n".join([*found.answer, "", *found.sentences]))
+        record = conclude(out, **asdict(study.overtraining))
+        print("\n".join([*record["answer"], "", *record["sentences"]]))
     if study.law is not None or study.analysis is not None:
         report.main([str(out)])
 

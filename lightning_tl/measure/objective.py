@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from lightning_tl.errors import UserError, nearest
 from lightning_tl.measure.affine import nodes_in_order
+from lightning_tl.measure.batchnorm import STATISTICS, Statistics, reestimate
 from lightning_tl.measure.guard import MODES, measuring, seed_everything
 from lightning_tl.measure.params import select
 
@@ -37,9 +39,13 @@ class Objective:
         reduce: Averages over the processes of a distributed run; default: one process.
         process: Rank and number of the processes that ``reduce`` averages over.
         seed: Seeds the random numbers inside the loss.
+        bn: BatchNorm's running statistics: ``kept`` as they are, or ``re-estimated`` for the weights at each evaluation
+            of L (:func:`~lightning_tl.measure.batchnorm.reestimate`). Gradient and Hessian take the statistics of the
+            present weights as constants, so under ``re-estimated`` they are not the derivatives of :meth:`loss`.
+        bn_batches: What they are re-estimated on; default: ``batches``.
 
     Raises:
-        UserError: There are no batches, the weights do not fit them, or the mode is unknown.
+        UserError: There are no batches, the weights do not fit them, or the mode or ``bn`` is unknown.
     """
 
     def __init__(
@@ -54,7 +60,11 @@ class Objective:
         reduce: Reduce | None = None,
         process: tuple[int, int] = (0, 1),
         seed: int = 0,
+        bn: Statistics = "kept",
+        bn_batches: Sequence[Any] | None = None,
     ) -> None:
+        if bn not in STATISTICS:
+            raise UserError(f"bn={bn!r} is unknown{nearest(str(bn), STATISTICS)}")
         if not len(batches):
             raise UserError("there is no batch to measure on; pass at least one")
         if mode not in MODES:
@@ -67,6 +77,7 @@ class Objective:
         self.weights = [w / sum(weights) for w in weights]
         self._reduce = reduce
         self.process = process
+        self.bn, self.bn_batches = bn, batches if bn_batches is None else bn_batches
         self._scanned = False
 
     @property
@@ -86,6 +97,7 @@ class Objective:
         with measuring(self.module, self.mode, weights=weights):
             for parameter in self.tensors:
                 parameter.requires_grad_(True)
+            self.settle()
             yield
 
     def batch_loss(self, index: int, graph: bool = True) -> Tensor:
@@ -111,8 +123,16 @@ class Objective:
             self._scanned = True
         return loss.reshape(())
 
+    def settle(self) -> None:
+        """Re-estimate BatchNorm's statistics for the present weights, where ``bn`` asks for it."""
+        if self.bn == "re-estimated":
+            seed_everything(self.seed)
+            forward = functools.partial(self.loss_fn, self.module)
+            reestimate(self.module, forward, self.bn_batches, self._reduce)
+
     def loss(self) -> float:
         """Return L(θ), averaged over batches and processes."""
+        self.settle()
         total = sum(w * self.batch_loss(i, graph=False).double() for i, w in enumerate(self.weights))
         return float(self.reduce(torch.as_tensor(total)))
 

@@ -14,6 +14,9 @@ from lightning_tl.errors import UserError
 from lightning_tl.measure.hvp import Hessian
 from lightning_tl.measure.objective import Objective
 
+# λ of the differences along a line; their error is of the fourth order in it
+_DIFFERENCE = 1 / 16
+
 
 @dataclass(frozen=True)
 class Sensitivity:
@@ -110,15 +113,24 @@ def perturbation_sensitivity(
 
 
 def loss_along(
-    objective: Objective, direction: Mapping[str, Tensor], steps: Sequence[float], quadratic: bool = True
+    objective: Objective,
+    direction: Mapping[str, Tensor],
+    steps: Sequence[float],
+    quadratic: bool = True,
+    buffers: Mapping[str, Tensor] | None = None,
 ) -> Curve:
     """Measure L(θ + λd) and its quadratic approximation (Springer et al. 2025, App. D, Figs. 9 and 10).
+
+    Where BatchNorm's statistics stay what they are along the line, slope and curvature are exact: one gradient and one
+    Hessian-vector product. Where they change with λ (an objective that re-estimates them, or ``buffers``), both are
+    differences of L at λ = ±1/16 and ±1/8, which see that change too.
 
     Args:
         objective: Loss, batches and parameters θ.
         direction: d by parameter name, for example fine-tuned minus pre-trained weights; parameters it lacks stay.
         steps: The λ.
-        quadratic: Also compute slope and curvature (one gradient, one Hessian-vector product); else they are NaN.
+        quadratic: Also compute slope and curvature; else they are NaN.
+        buffers: Change of floating-point buffers by name, added λ times (interpolated statistics); others stay.
 
     Raises:
         UserError: The direction shares no parameter with the objective, or a shape differs.
@@ -130,21 +142,33 @@ def loss_along(
             raise UserError(f"direction[{name!r}] has shape {tuple(direction[name].shape)}, not {tuple(p.shape)}")
     steps = tuple(float(step) for step in steps)
     slope = curvature = float("nan")
+    own = dict(objective.module.named_buffers())
+    moving = [(own[name], own[name].clone(), d) for name, d in (buffers or {}).items() if d.is_floating_point()]
     with objective.measuring(weights=False):
         d = [
             direction[name].detach().to(p.device, p.dtype) if name in direction else torch.zeros_like(p)
             for name, p in objective.params.items()
         ]
         base = objective.loss()
-        if quadratic:
+        constant = objective.bn == "kept" and not moving
+        if quadratic and constant:
             slope = _dot(objective.gradient(), d)
             with Hessian(objective) as hessian:
                 curvature = _dot(hessian(d), d)
         with _moving(objective) as move:
-            losses = []
-            for step in steps:
+
+            def loss(step: float) -> float:
                 move(d, step)
-                losses.append(objective.loss())
+                for buffer, start, change in moving:
+                    buffer.copy_(torch.add(start, change.to(start.device, start.dtype), alpha=step))
+                return objective.loss()
+
+            if quadratic and not constant:
+                h = _DIFFERENCE
+                near, far = [loss(h), loss(-h)], [loss(2 * h), loss(-2 * h)]
+                slope = (8 * (near[0] - near[1]) - (far[0] - far[1])) / (12 * h)
+                curvature = (16 * sum(near) - sum(far) - 30 * base) / (12 * h**2)
+            losses = [loss(step) for step in steps]
     parabola = tuple(base + step * slope + 0.5 * step**2 * curvature for step in steps)
     return Curve(steps, tuple(losses), parabola, slope, curvature)
 

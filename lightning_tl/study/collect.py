@@ -13,6 +13,8 @@ Records = Mapping[str, Mapping[str, Any]]
 Traits = Mapping[str, Mapping[str, Any]]
 
 MEASUREMENT_COLUMNS = ("run_id", "step", "quantity", "group", "gamma", "value", "stderr")
+# measured after a fine-tuning, by study.forgetting
+_FORGETTING = tuple(name for name in RESULT_COLUMNS if name.startswith(("pretrain_loss_", "param_distance", "line_")))
 _QUANTITIES = ("param_distance/", "hessian/", "sensitivity/", "perturbed_loss/")
 # axes that results.csv has a column for
 _KNOWN = {"render", "config", "data.n", "data.draw", "data.seed", "data.fraction", "seed_everything", "data.shots"}
@@ -60,7 +62,10 @@ def _row(run: Run, record: Mapping[str, Any], start: Mapping[str, Any] | None) -
         "metric": facts.get("metric"),
         "score": _rounded(metrics.get("test/score")),
         "error": _rounded(metrics.get("test/error")),
-        "param_distance": _rounded(facts.get("param_distance")),
+        "val_error": _rounded(metrics.get("val/error")),
+        "finetune_loss": _rounded(metrics.get("test/loss")),
+        "val_finetune_loss": _rounded(metrics.get("val/loss")),
+        **{name: _rounded(facts.get(name)) for name in _FORGETTING},
         "seconds": record["seconds"],
         "backbone_params": facts.get("backbone_params"),
     }
@@ -74,7 +79,6 @@ def _row(run: Run, record: Mapping[str, Any], start: Mapping[str, Any] | None) -
             "pretrain_run": run.start,
             "pretrain_passes": _rounded(before.get("passes")),
             "pretrain_loss_before": _rounded(facts.get("pretrain_loss_before", start["metrics"].get("val/loss"))),
-            "pretrain_loss_after": _rounded(facts.get("pretrain_loss_after")),
         }
     for key, value in run.point.items():
         if key.removeprefix("pretrain.") not in _KNOWN:

@@ -116,6 +116,20 @@ class Complexity:
 
 
 @dataclass
+class OvertrainingOptions:
+    """Options of ``analysis: overtraining``.
+
+    Attributes:
+        level: Of intervals and verdicts.
+        loss_window: Lowest and highest mean pre-training loss after fine-tuning; learning rates that leave it at any
+            budget are left out of the analysis (Springer et al. 2025, App. C). null: all are used.
+    """
+
+    level: float = 0.95
+    loss_window: tuple[float, float] | None = None
+
+
+@dataclass
 class Study:
     """Rendering, pre-training and fine-tuning, crossed; then a law.
 
@@ -126,9 +140,12 @@ class Study:
         finetune: Fine-tunings; each point starts from each pre-training.
         scratch: Also fine-tune from random weights.
         choose: A value of fine-tuning to choose first.
+        test_at: Which network of a fine-tuning is tested: that after the ``last`` step, or that of the ``best``
+            validation, of the lowest ``val/loss``.
         forgetting: Also measure the pre-training loss of each fine-tuned backbone and how far it has moved.
         complexity: Also measure how complex each rendering is, for alpha and C against it; null: do not.
         analysis: ``overtraining``: how fine-tuning depends on the length of pre-training; pre-trainings differ in it.
+        overtraining: Options of that analysis.
         law: Options of ``lightning-tl law`` for the table, such as ``{target_error: 0.1}``; null: no law is fitted.
         retries: How often a run that failed is tried again.
         engine: ``local``: processes here. ``ray``: a Ray cluster.
@@ -146,9 +163,11 @@ class Study:
     pretrain: Stage | None = None
     scratch: bool = True
     choose: Choice | None = None
+    test_at: Literal["last", "best"] = "last"
     forgetting: bool = False
     complexity: Complexity | None = None
     analysis: Literal["overtraining"] | None = None
+    overtraining: OvertrainingOptions = field(default_factory=OvertrainingOptions)
     law: dict[str, Any] | None = field(default_factory=dict)
     retries: int = 1
     engine: Literal["local", "ray"] = "local"
@@ -181,6 +200,8 @@ class Study:
             raise UserError("forgetting is measured under a pre-training's head: there is no pretrain stage")
         if self.analysis is not None and (self.pretrain is None or not self.forgetting):
             raise UserError(f"analysis: {self.analysis} needs a pretrain stage and forgetting: true")
+        if not 0 < self.overtraining.level < 1:
+            raise UserError(f"overtraining.level is {self.overtraining.level}; it must be between 0 and 1")
         if self.complexity is not None and self.render is None:
             raise UserError("complexity is measured on what was rendered: there is no render stage")
         if self.complexity is not None and self.complexity.checkpoint is None and not self.scratch:

@@ -2,38 +2,166 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor, nn
+
+from lightning_tl.callbacks.quiet import quiet, step_loss
 from lightning_tl.errors import UserError
-from lightning_tl.measure.distance import distance
+from lightning_tl.measure import Curve, Objective, distance, loss_along, select
+from lightning_tl.measure.batchnorm import reestimate
 from lightning_tl.study.records import load_json
+
+#: Training images of the pre-training on which BatchNorm's statistics are re-estimated (whole batches, at least one).
+BN_IMAGES = 1024
+#: Validation images on which the loss along the line from the pre-trained to the fine-tuned weights is measured.
+LINE_IMAGES = 512
 
 
 def forgotten(finetuned: Any, start: Path) -> dict[str, float]:
-    """Return the pre-training loss before and after, on the pre-training's validation data, and the distance moved.
+    """Return the pre-training loss before and after fine-tuning, and how far the backbone moved.
+
+    All losses are those of the pre-training's validation images under its saved head, whose weights never change. They
+    differ in weights and BatchNorm statistics. Fine-tuning replaces the backbone's statistics by those of the target
+    images, which raises the pre-training loss even where no weight has moved. So before and after are compared with
+    statistics that are re-estimated on the same pre-training images, for all layers of backbone and head.
 
     Args:
         finetuned: The fine-tuned module.
         start: Folder of the pre-training run that it started from.
 
     Returns:
-        ``pretrain_loss_before``, ``pretrain_loss_after`` (fine-tuned backbone under the saved pre-training head) and
-        ``param_distance``, ‖θ_pre − θ_ft‖₂ of the backbone's parameters (Springer et al. 2025, §3 and Fig. 8).
+        By name, losses in nats:
+
+        * ``pretrain_loss_before``, ``pretrain_loss_after``: pre-trained and fine-tuned backbone, statistics
+          re-estimated (:data:`BN_IMAGES` training images in the order and augmentation of the pre-training's first
+          steps). For a network without BatchNorm: as it is.
+        * ``pretrain_loss_saved``: the pre-trained network with the statistics that its training left.
+        * ``pretrain_loss_after_saved_bn``: the fine-tuned backbone with these statistics.
+        * ``pretrain_loss_after_target_bn``: the fine-tuned backbone with its own statistics, of the target images.
+        * ``param_distance``: ‖d‖₂, d = θ_ft − θ_pre of the backbone's parameters (Springer et al. 2025, §3 and Fig. 8).
+        * ``line_slope``, ``line_curvature``: gᵀd and dᵀHd of the pre-training loss at θ_pre; ``line_rise``:
+          L(θ_pre + d) − L(θ_pre). BatchNorm's statistics stay those re-estimated for θ_pre; the first
+          :data:`LINE_IMAGES` validation images (their App. D, Fig. 10).
 
     Raises:
         UserError: The folder is no finished run, or a module has no backbone.
     """
-    from lightning_tl.run import run
-
     if not hasattr(finetuned, "backbone"):
         raise UserError(f"forgetting: {type(finetuned).__name__} has no .backbone to put under the pre-training's head")
-    checkpoint = start / load_json(start / "record.json")["checkpoint"]
-    args = ["validate", f"--config={start / 'config.yaml'}", f"--ckpt_path={checkpoint}", "--trainer.logger=false"]
-    cli = run([*args, "--trainer.enable_progress_bar=false"])
-    before = float(cli.trainer.callback_metrics["val/loss"])
-    backbone = cli.model.backbone
-    moved = distance(dict(finetuned.backbone.named_parameters()), dict(backbone.named_parameters())).total
-    backbone.load_state_dict(finetuned.backbone.state_dict())
-    after = cli.trainer.validate(cli.model, cli.datamodule, verbose=False)[0]["val/loss"]
-    return {"pretrain_loss_before": before, "pretrain_loss_after": float(after), "param_distance": moved}
+    network = Pretrained(start)
+    target = {f"backbone.{name}": value for name, value in _state(finetuned.backbone).items()}
+    names = [f"backbone.{name}" for name, _ in finetuned.backbone.named_parameters()]
+    weights = {name: target[name] for name in names}
+    moved = distance(weights, network.saved)
+    found = {"pretrain_loss_saved": network.loss()}
+    network.reestimate()
+    found["pretrain_loss_before"] = network.loss()
+    line = network.along({name: target[name] - network.saved[name] for name in names})
+    network.load(weights)
+    found["pretrain_loss_after_saved_bn"] = network.loss()
+    network.reestimate()
+    found["pretrain_loss_after"] = network.loss()
+    network.load(target)
+    found["pretrain_loss_after_target_bn"] = network.loss()
+    return {
+        **found,
+        "param_distance": moved.total,
+        "line_slope": line.slope,
+        "line_curvature": line.curvature,
+        "line_rise": line.loss[1] - line.loss[0],
+    }
+
+
+class Pretrained:
+    """The network of a finished pre-training run, with its data.
+
+    Args:
+        folder: Of the run.
+
+    Attributes:
+        module: The network; ``load`` and ``reestimate`` change it.
+        saved: Its state as its training left it, on the CPU.
+
+    Raises:
+        UserError: The folder is no finished run.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        from lightning_tl.run import run
+
+        checkpoint = folder / load_json(folder / "record.json")["checkpoint"]
+        args = ["validate", f"--config={folder / 'config.yaml'}", f"--ckpt_path={checkpoint}", "--trainer.logger=false"]
+        self._cli = run([*args, "--trainer.enable_progress_bar=false"])
+        self._first = float(self._cli.trainer.callback_metrics["val/loss"])
+        self._changed = False
+        self.module = self._cli.model
+        self.saved = _state(self.module)
+        self._cli.datamodule.setup("fit")
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Take other values for some entries of the state, all others as they were saved."""
+        self.module.load_state_dict(self.saved | state)
+        self._changed = True
+
+    def loss(self) -> float:
+        """Return the loss on all validation images."""
+        if not self._changed:
+            return self._first
+        return float(self._cli.trainer.validate(self.module, self._cli.datamodule, verbose=False)[0]["val/loss"])
+
+    def reestimate(self) -> None:
+        """Re-estimate BatchNorm's statistics for the present weights, on the same training images each time."""
+        data = self._cli.datamodule
+        count = max(1, round(BN_IMAGES / (getattr(data, "batch_size", None) or BN_IMAGES)))
+        if hasattr(data, "steps_per_epoch"):
+            data.steps_per_epoch = count  # the loader ends after an epoch
+        batches = islice(iter(data.train_dataloader()), count)
+        with self._ready():
+            changed = reestimate(self.module, functools.partial(_loss, self.module), map(self._on_device, batches))
+        self._changed |= changed > 0
+
+    def along(self, direction: dict[str, Tensor]) -> Curve:
+        """Return the loss at both ends of a line of the backbone's weights that begins at the present ones.
+
+        Args:
+            direction: By name, how far each parameter moves.
+        """
+        batches, images = [], 0
+        for batch in self._cli.datamodule.val_dataloader():
+            batches.append(self._on_device(batch))
+            images += len(batch[0])
+            if images >= LINE_IMAGES:
+                break
+        with self._ready():
+            parameters = select(self.module, "^backbone")
+            objective = Objective(
+                self.module, _loss, batches, parameters, weights=[len(images) for images, _ in batches]
+            )
+            return loss_along(objective, direction, [0.0, 1.0])
+
+    @contextmanager
+    def _ready(self) -> Iterator[None]:
+        """Have the network on its device, in eval mode, muted."""
+        self.module.to(self._cli.trainer.strategy.root_device).eval()
+        with quiet(self.module):
+            yield
+
+    def _on_device(self, batch: Any) -> Any:
+        return self._cli.datamodule.transfer_batch_to_device(batch, self._cli.trainer.strategy.root_device, 0)
+
+
+def _loss(module: Any, batch: Any) -> Tensor:
+    """Return the loss of a batch as validation takes it."""
+    if hasattr(module, "outputs_and_loss"):
+        return module.outputs_and_loss(*batch, "val")[1]
+    return step_loss(module, batch)
+
+
+def _state(module: nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().clone() for name, value in module.state_dict().items()}

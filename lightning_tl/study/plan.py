@@ -56,6 +56,7 @@ class Run:
         render: Name of the data set it reads, or None.
         key: A hash of its configuration, its data and its start's key.
         forgetting: Measure the pre-training's loss afterwards.
+        test_at: Which network is tested, ``last`` or ``best``.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Run:
     render: str | None
     key: str
     forgetting: bool = False
+    test_at: str = "last"
 
     def call(self, out: Path, records: Mapping[str, Mapping[str, Any]], threads: int, store: str | None = None) -> Call:
         """Return what a worker needs, once the start has its record."""
@@ -91,6 +93,7 @@ class Run:
             test=self.stage == "finetune",
             start=str(out / "runs" / self.start) if self.start else None,
             forgetting=self.forgetting,
+            test_at=self.test_at,
             locks=str(out / "locks"),
             targets=str(out / "targets"),
             threads=threads,
@@ -253,7 +256,12 @@ def _finetuning(study: Study, start: Run | None, point: Point, extra: Point) -> 
     before.pop("start", None)
     forgetting = study.forgetting and start is not None
     own = point | extra
-    return _run("finetune", study.finetune, before | own, own, start, None, {"forgetting": forgetting}, forgetting)
+    # the version of the measure, so that records of an earlier one are not taken for it
+    inputs = {"forgetting": 2 if forgetting else False} | (
+        {} if study.test_at == "last" else {"test_at": study.test_at}
+    )
+    run = _run("finetune", study.finetune, before | own, own, start, None, inputs)
+    return replace(run, forgetting=forgetting, test_at=study.test_at)
 
 
 def _render_points(study: Study) -> list[Point]:
@@ -273,7 +281,6 @@ def _run(
     start: Run | None,
     render: str | None,
     inputs: Mapping[str, Any],
-    forgetting: bool = False,
 ) -> Run:
     files = [find_config(name) for name in settings.files(own)]
     args = (
@@ -288,7 +295,7 @@ def _run(
     own_label = label({k: v for k, v in own.items() if k not in settings.followers})
     text = "-".join(filter(None, [origin, own_label]))[:100]
     name = "-".join(filter(None, [stage, text, key[:8]]))
-    return Run(name, text, stage, point, args, start.name if start else None, render, key, forgetting)
+    return Run(name, text, stage, point, args, start.name if start else None, render, key)
 
 
 def _images(root: Path, n: int) -> dict[str, Any]:

@@ -31,9 +31,18 @@ RESULT_COLUMNS = (
     "metric",
     "score",
     "error",
+    "val_error",
+    "finetune_loss",
+    "val_finetune_loss",
     "pretrain_loss_before",
     "pretrain_loss_after",
+    "pretrain_loss_saved",
+    "pretrain_loss_after_saved_bn",
+    "pretrain_loss_after_target_bn",
     "param_distance",
+    "line_slope",
+    "line_curvature",
+    "line_rise",
     "seconds",
 )
 
@@ -93,7 +102,12 @@ def read_record(path: Path, key: str) -> dict[str, Any] | None:
 
 
 def write_results(path: Path, rows: Iterable[Mapping[str, Any]], extra: Sequence[str] = ()) -> None:
-    """Write ``results.csv``: a row a fine-tuning run, columns that do not apply left empty, a study's own axes last."""
+    """Write ``results.csv``.
+
+    One row per fine-tuning run; columns that do not apply stay empty, a study's own axes come last. ``score``,
+    ``error`` and ``finetune_loss`` are measured on test images, ``val_error`` and ``val_finetune_loss`` on validation
+    images; choose by the latter.
+    """
     write_table(path, (*RESULT_COLUMNS, *extra), rows)
 
 

@@ -35,6 +35,7 @@ class Call:
         test: Test the network after the last step.
         start: Folder of the pre-training that it starts from; or None.
         forgetting: Measure the pre-training's loss under its head afterwards.
+        test_at: Which network is tested: after the ``last`` step, or of the ``best`` validation.
         locks: Folder of the locks.
         targets: Folder of pictures of what fine-tuning sees.
         threads: CPU threads.
@@ -51,6 +52,7 @@ class Call:
     locks: str
     targets: str
     forgetting: bool = False
+    test_at: str = "last"
     threads: int = 1
     store: str | None = None
     configs: tuple[tuple[str, str], ...] = ()
@@ -161,8 +163,8 @@ def _train(call: Call, folder: Path, keep: Callable[[], None]) -> dict[str, Any]
     begun = time.perf_counter() - spent
     note_state(folder, call.key, status="running", spent=spent)
     with _output_to(folder / "log.txt"):
-        reporter = _reporter(call, folder, begun, keep)
-        cli = run([*args, *([f"--ckpt_path={checkpoint}"] if checkpoint else [])], callbacks=[reporter])
+        more = [*_best_checkpoint(call, folder), _reporter(call, folder, begun, keep)]
+        cli = run([*args, *([f"--ckpt_path={checkpoint}"] if checkpoint else [])], callbacks=more)
         logged = cli.trainer.callback_metrics.items()
         metrics = {name: float(value) for name, value in logged if not name.endswith("/seconds")}
         if checkpoint and not any(name.startswith("val/") for name in metrics):
@@ -173,6 +175,9 @@ def _train(call: Call, folder: Path, keep: Callable[[], None]) -> dict[str, Any]
         facts = _facts(cli)
         callbacks = cli.trainer.callbacks  # type: ignore[attr-defined]
         measured = [row for each in callbacks if isinstance(each, Measurement) for row in each.history]
+        if call.test_at == "best":
+            facts |= _take_best(cli, best)
+            metrics |= _numbers(cli.trainer.validate(cli.model, cli.datamodule, verbose=False))
         if call.test:
             save_target(cli.datamodule, facts, Path(call.targets))
             metrics |= _numbers(cli.trainer.test(cli.model, cli.datamodule, verbose=False))
@@ -193,6 +198,25 @@ def _train(call: Call, folder: Path, keep: Callable[[], None]) -> dict[str, Any]
     }
     write_json(folder / "record.json", record)
     return record
+
+
+def _best_checkpoint(call: Call, folder: Path) -> list[Any]:
+    """Return the callback that keeps the network of the lowest validation loss, where that is to be tested."""
+    from lightning.pytorch.callbacks import ModelCheckpoint
+
+    if call.test_at != "best":
+        return []
+    place = str(folder / "checkpoints")
+    return [ModelCheckpoint(place, "best", monitor="val/loss", mode="min", enable_version_counter=False)]
+
+
+def _take_best(cli: Any, checkpoint: str) -> dict[str, Any]:
+    """Load the network of the best validation; return after how many steps it was."""
+    from lightning_tl.models.weights import read_checkpoint
+
+    content = read_checkpoint(checkpoint)
+    cli.model.load_state_dict(content["state_dict"])
+    return {"tested_step": content["global_step"]}
 
 
 def _resumable(folder: Path, key: str) -> Path | None:
@@ -259,12 +283,16 @@ def _facts(cli: Any) -> dict[str, Any]:
         "steps": trainer.global_step,
         "passes": _passes(cli, split),
         "seed": cli.config[cli.subcommand].get("seed_everything"),
-        "lr": max(
-            (float(group.get("initial_lr", group["lr"])) for o in trainer.optimizers for group in o.param_groups),
-            default=None,
-        ),
+        "lr": _peak_lr(trainer.optimizers),
     }
     return {name: value for name, value in facts.items() if value is not None}
+
+
+def _peak_lr(optimizers: Any) -> float | None:
+    """Return the learning rate of the main parameters; groups with ``lr_factor`` are auxiliary heads."""
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    main = [group for group in groups if "lr_factor" not in group] or groups
+    return max((float(group.get("initial_lr", group["lr"])) for group in main), default=None)
 
 
 def _passes(cli: Any, split: Any) -> float | None:

@@ -55,6 +55,7 @@ class Schedule:
         epochs: The length in passes over the training images instead.
         warmup_images: Length of the linear warm-up.
         warmup_epochs: The same in passes.
+        warmup_share: The same as a share of the whole training.
         batch: The batch that the optimiser's learning rate belongs to (``None``: whatever batch there is).
         scale_lr: For another batch than that: ``none`` keeps the rate, ``linear`` multiplies it by (batch at hand) /
             ``batch`` (Goyal et al., *Accurate, Large Minibatch SGD*, 2017).
@@ -69,6 +70,7 @@ class Schedule:
         epochs: float | None = None,
         warmup_images: int = 0,
         warmup_epochs: float = 0,
+        warmup_share: float = 0,
         batch: int | None = None,
         scale_lr: Literal["none", "linear"] = "none",
     ) -> None:
@@ -81,12 +83,14 @@ class Schedule:
         for name, value in {"warmup_images": warmup_images, "warmup_epochs": warmup_epochs}.items():
             if value < 0:
                 raise UserError(f"model.schedule.{name} is {value}; it must be at least 0")
-        if warmup_images and warmup_epochs:
-            raise UserError("model.schedule: give the warm-up once, either in images or in epochs")
+        if not 0 <= warmup_share < 1:
+            raise UserError(f"model.schedule.warmup_share is {warmup_share}; it must be at least 0 and below 1")
+        if sum(value > 0 for value in (warmup_images, warmup_epochs, warmup_share)) > 1:
+            raise UserError("model.schedule: give the warm-up once: in images, in epochs, or as a share")
         if scale_lr == "linear" and batch is None:
             raise UserError("model.schedule.scale_lr is linear: give the batch that the learning rate belongs to")
         self.images, self.epochs = images, epochs
-        self.warmup_images, self.warmup_epochs = warmup_images, warmup_epochs
+        self.warmup_images, self.warmup_epochs, self.warmup_share = warmup_images, warmup_epochs, warmup_share
         self.batch, self.scale_lr = batch, scale_lr
 
     @property
@@ -109,7 +113,7 @@ class Schedule:
             UserError: The warm-up is not shorter than the training.
         """
         images = self.images if self.images is not None else (self.epochs or 0) * train_images
-        warmup = self.warmup_images or self.warmup_epochs * train_images
+        warmup = self.warmup_images or self.warmup_epochs * train_images or self.warmup_share * images
         total, first = max(1, round(images / batch)), round(warmup / batch)
         if first >= total:
             raise UserError(

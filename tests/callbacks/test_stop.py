@@ -4,8 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
+from torch.optim.swa_utils import update_bn
 
 from lightning_tl.callbacks import HessianTrace, PerturbationSensitivity, PretrainingLoss, SensitivityStop
+from lightning_tl.errors import UserError
 from lightning_tl.measure import Objective, hessian_trace, select
 from tests.callbacks.modules import Classifier, images, trainer
 
@@ -78,6 +80,26 @@ class Downstream(Classifier):
         return F.mse_loss(self(batch[0]), torch.zeros(len(batch[0]), 5))
 
 
+def test_the_pretraining_loss_without_a_change_of_weights():
+    """Statistics of other images are no forgetting, unless they are asked for."""
+    pretrained, module = Classifier(), Downstream()
+    module.backbone.load_state_dict(pretrained.backbone.state_dict())
+    held_out = next(iter(images(16, 16, seed=4)))
+    update_bn([held_out[0]], pretrained)
+    update_bn([5 * held_out[0] + 3], module)
+
+    def cross_entropy(m, b):
+        return F.cross_entropy(m(b[0]), b[1])
+
+    with torch.no_grad():
+        before = cross_entropy(pretrained.eval(), held_out)
+    module.eval()
+    assert PretrainingLoss(pretrained, loss_fn=cross_entropy)(module, held_out).item() == pytest.approx(before.item())
+    assert abs(PretrainingLoss(pretrained, loss_fn=cross_entropy, bn="kept")(module, held_out) - before) > 0.01
+    with pytest.raises(UserError, match="bn='kep' is unknown; did you mean 'kept'"):
+        PretrainingLoss(pretrained, bn="kep")
+
+
 def test_pretraining_loss_under_the_present_backbone():
     pretrained, module = Classifier(), Downstream()
     module.backbone.load_state_dict(pretrained.backbone.state_dict())
@@ -89,8 +111,9 @@ def test_pretraining_loss_under_the_present_backbone():
     trainer(max_steps=4, callbacks=[trace, noisy]).fit(module, images())
     assert torch.equal(head, pretrained.head.weight)
 
-    # the reference: put the final backbone into the pre-trained module by hand
+    # the reference: put the final backbone into the pre-trained module by hand, and re-estimate its statistics
     pretrained.backbone.load_state_dict(module.backbone.state_dict())
+    update_bn([held_out[0]], pretrained)
     pretrained.eval()
     expected = F.cross_entropy(pretrained(held_out[0]), held_out[1]).item()
     assert noisy.history[-1]["pretrain/perturbed_loss/gamma_0"] == pytest.approx(expected, rel=1e-5)

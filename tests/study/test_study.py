@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import random
 import signal
@@ -93,6 +94,15 @@ def test_the_table(finished):
         assert float(row["error"]) == pytest.approx(1 - float(row["score"]), abs=2e-6)
         assert (row["finetune_task"], row["metric"], row["backbone"]) == ("sinclass", "accuracy", "resnet10_w16")
         assert (row["pretrain_task"] == "mulclass") == (row["pretrain_images"] != "0")
+        logged = json.loads((finished[1] / "runs" / row["run_id"] / "record.json").read_text())["metrics"]
+        for column, metric in (
+            ("error", "test/error"),
+            ("val_error", "val/error"),
+            ("finetune_loss", "test/loss"),
+            ("val_finetune_loss", "val/loss"),
+        ):
+            assert float(row[column]) == pytest.approx(logged[metric], rel=1e-6)
+        assert row["finetune_loss"] != row["val_finetune_loss"]
     assert {row["draw_seed"] for row in found} == {"0", "1"}
 
 

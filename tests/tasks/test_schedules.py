@@ -127,6 +127,8 @@ def test_lengths_of_the_paper(images, batch, steps):
         ({"images": 10, "warmup_images": -1}, r"model.schedule.warmup_images is -1; it must be at least 0"),
         ({"images": 10, "warmup_epochs": -1}, r"model.schedule.warmup_epochs is -1; it must be at least 0"),
         ({"images": 10, "warmup_images": 1, "warmup_epochs": 1}, r"give the warm-up once"),
+        ({"images": 10, "warmup_images": 1, "warmup_share": 0.1}, r"the warm-up once: in images, in epochs, or as"),
+        ({"images": 10, "warmup_share": 1.0}, r"model.schedule.warmup_share is 1.0; it must be at least 0 and below 1"),
         ({"images": 10, "scale_lr": "linear"}, r"scale_lr is linear: give the batch that the learning rate belongs to"),
         ({"images": 10, "power": 0}, r"model.schedule.power is 0; it must be above 0"),
     ],
@@ -134,6 +136,11 @@ def test_lengths_of_the_paper(images, batch, steps):
 def test_schedule_errors(options, message):
     with pytest.raises(UserError, match=message):
         Polynomial(**options)
+
+
+@pytest.mark.parametrize("length", [{"images": 6400}, {"epochs": 4}])
+def test_warmup_as_a_share_of_each_length(length):
+    assert Cosine(warmup_share=0.1, **length).steps(64, train_images=1600) == (100, 10)
 
 
 def test_warmup_in_images_as_long_as_the_training():

@@ -9,12 +9,16 @@ between budgets and is taken out. What is left is a two-way analysis of variance
 MS(budget × seed) / seeds + MS(budget × draw) / draws, pooled over budgets, with Satterthwaite's degrees of freedom; it
 counts the rest twice and so is rather too wide. With one seed it covers the draws alone, and the other way round.
 
-A curve rises where the largest studentised step up, over all pairs of budgets in order, is beyond what a flat curve
-gives: of all curves that never rise the flat one gives the largest steps, so the test holds for each of them. It falls
-likewise. It is U-shaped where it falls to some budget and rises from the same one, both beyond that limit. The
-inflection point (Springer et al. 2025, Def. 4.2: the budget beyond which more pre-training makes it worse) is the
-minimum of the parabola in the logarithm of the budget through the lowest mean and its neighbours; its interval comes
-from the same for means drawn around those found.
+A curve rises where the largest studentised increase, over all pairs of budgets in order, is beyond what a flat curve
+gives: of all curves that never rise the flat one gives the largest increases, so the test holds for each of them. It
+falls likewise. It is U-shaped where it falls to some budget and rises from the same one, both beyond that limit.
+
+Two places are given. The *inflection point* is that of Springer et al. 2025, Def. 4.2: the smallest budget r after
+which the next larger budget is worse, L(A(θ_r)) < L(A(θ_r+1)). With noise any curve has such a budget, so the increase
+between the two neighbours must be beyond what flat curves give for the largest of such increases. The *vertex* is the
+minimum of the parabola in the logarithm of the budget through the lowest mean and its neighbours: an estimate of where
+the curve is lowest, of which Def. 4.2 says nothing. Its interval comes from the same for means drawn around those
+measured.
 """
 
 from __future__ import annotations
@@ -37,8 +41,8 @@ VERDICTS = {
     "rises": "rises",
     "falls": "falls",
     "inverted": "rises, then falls",
-    "flat": "neither falls nor rises detectably",
-    "single": "stands on single runs: no interval",
+    "flat": "no rise or fall detected",
+    "single": "single runs, so no interval",
 }
 
 
@@ -69,9 +73,12 @@ class Curve:
         p_rise: Of a flat or falling curve, to show so large a rise.
         p_fall: Of a flat or rising curve, to show so large a fall.
         p_u: Of a curve that is not U-shaped, to show such a fall and rise.
+        p_step: By pair of neighbouring budgets, of a curve that never rises: to show so large an increase anywhere.
         verdict: A key of ``VERDICTS``.
-        inflection: The budget of the minimum (steps); the first or last one where the lowest mean is there.
-        inflection_interval: Of it, cut at the ends.
+        inflection: The inflection point of Def. 4.2 (steps): the budget before the first increase between neighbours
+            that is significant; NaN where none is.
+        vertex: Where a parabola has its minimum (steps); the first or last budget where the lowest mean is there.
+        vertex_interval: Of it, cut at the ends.
         inside: Share of the drawn curves whose minimum is neither at the first nor at the last budget. A flat curve of
             K budgets has about (K − 2)/K: the verdict comes from ``p_u``.
         rise: From the lowest mean to the last budget: factor where ``log``, else difference.
@@ -91,9 +98,11 @@ class Curve:
     p_rise: float
     p_fall: float
     p_u: float
+    p_step: tuple[float, ...]
     verdict: str
     inflection: float
-    inflection_interval: tuple[float, float]
+    vertex: float
+    vertex_interval: tuple[float, float]
     inside: float
     rise: float
     rise_interval: tuple[float, float]
@@ -124,7 +133,7 @@ def levels(values: Array) -> Levels:
 
 
 def draw_means(found: Levels, count: int = _DRAWN, seed: int = 0) -> Array:
-    """Return means drawn around those found, by Student's t with a common scale: ``[count, budgets]``."""
+    """Return means drawn around those measured, by Student's t with a common scale: ``[count, budgets]``."""
     rng = np.random.default_rng(seed)
     scale = np.sqrt(found.freedom / rng.chisquare(found.freedom, (count, 1)))
     return found.mean + found.stderr * scale * rng.standard_normal((count, len(found.mean)))
@@ -160,10 +169,12 @@ def curve(
     single = not np.isfinite(found.stderr)
     half = np.nan if single else float(student.ppf(0.5 + level / 2, found.freedom)) * found.stderr
     p_rise = p_fall = p_u = inside = limit = float("nan")
+    p_step = (float("nan"),) * (len(budgets) - 1)
     ends = (float("nan"), float("nan"))
     if not single:
-        null = _flat(len(budgets), round(found.freedom, 1), seed)
+        null, null_step = _flat(len(budgets), round(found.freedom, 1), seed)
         p_rise, p_fall, p_u = (_p(null, size) for size in _sizes(found))
+        p_step = tuple(_p(null_step, size) for size in np.diff(found.mean) / (found.stderr * 2**0.5))
         limit = float(np.quantile(null, 0.5 + level / 2)) * found.stderr * 2**0.5
         minima = minimum(steps, draw_means(found, seed=seed))
         inside = float(np.mean((minima > steps[0]) & (minima < steps[-1])))
@@ -183,7 +194,9 @@ def curve(
         p_rise,
         p_fall,
         p_u,
+        p_step,
         "single",
+        float("nan"),
         float(np.exp(minimum(steps, found.mean[None])[0])),
         ends,
         inside,
@@ -194,17 +207,24 @@ def curve(
 
 
 def judged(family: Sequence[Curve], level: float = 0.95) -> list[Curve]:
-    """Return curves with verdicts that hold for all of them together (Holm's correction of each kind of p value)."""
-    alone = [item for item in family if item.verdict == "single" and not np.isfinite(item.p_rise)]
-    tested = [item for item in family if item not in alone]
+    """Return curves with verdicts and inflection points that hold for all of them together (Holm's correction)."""
+    tested = [item for item in family if np.isfinite(item.p_rise)]
     share = (1 - level) / 2  # rises and falls are claims of one side each
-    called = {name: _holm([getattr(item, name) for item in tested], share) for name in ("p_rise", "p_fall", "p_u")}
-    verdicts = {}
-    for i, item in enumerate(tested):
-        rises, falls, u = called["p_rise"][i], called["p_fall"][i], called["p_u"][i]
-        verdict = "u" if u else "inverted" if rises and falls else "rises" if rises else "falls" if falls else "flat"
-        verdicts[id(item)] = verdict
-    return [replace(item, verdict=verdicts.get(id(item), "single")) for item in family]
+    rises, falls, turns, steps = (
+        _holm(values, share)
+        for values in (
+            [item.p_rise for item in tested],
+            [item.p_fall for item in tested],
+            [item.p_u for item in tested],
+            [min(item.p_step) for item in tested],
+        )
+    )
+    result = {id(item): item for item in family}
+    for item, up, down, turn, step in zip(tested, rises, falls, turns, steps, strict=True):
+        verdict = "u" if turn else "inverted" if up and down else "rises" if up else "falls" if down else "flat"
+        first = [budget for budget, p in zip(item.budgets, item.p_step, strict=False) if p <= step]
+        result[id(item)] = replace(item, verdict=verdict, inflection=float(first[0]) if first else float("nan"))
+    return [result[id(item)] for item in family]
 
 
 def minimum(steps: Array, means: Array) -> Array:
@@ -240,24 +260,25 @@ def _sizes(found: Levels) -> tuple[float, float, float]:
 
 
 @lru_cache(maxsize=256)
-def _flat(budgets: int, freedom: float, seed: int) -> Array:
-    """Return the largest studentised rises of flat curves."""
+def _flat(budgets: int, freedom: float, seed: int) -> tuple[Array, Array]:
+    """Return what flat curves give: the largest studentised increase of each, and that between neighbours."""
     rng = np.random.default_rng(seed + 1)
     means = rng.standard_normal((_SIMULATED, budgets))
-    scale = np.sqrt(rng.chisquare(freedom, _SIMULATED) / freedom)
+    scale = np.sqrt(rng.chisquare(freedom, _SIMULATED) / freedom) * 2**0.5
     lowest = np.minimum.accumulate(means[:, :-1], axis=1)
-    return (means[:, 1:] - lowest).max(axis=1) / scale / 2**0.5
+    return (means[:, 1:] - lowest).max(axis=1) / scale, np.diff(means, axis=1).max(axis=1) / scale
 
 
 def _p(null: Array, size: float) -> float:
     return float((1 + np.sum(null >= size)) / (1 + len(null)))
 
 
-def _holm(values: Sequence[float], share: float) -> list[bool]:
-    order = np.argsort(values)
-    found = [False] * len(values)
-    for rank, index in enumerate(order):
-        if values[index] > share / (len(values) - rank):
+def _holm(values: Sequence[float], share: float) -> list[float]:
+    """Return by value the limit at which Holm's procedure rejects it; 0 where it does not."""
+    limits = [0.0] * len(values)
+    for rank, index in enumerate(np.argsort(values)):
+        limit = share / (len(values) - rank)
+        if values[index] > limit:
             break
-        found[int(index)] = True
-    return found
+        limits[int(index)] = limit
+    return limits

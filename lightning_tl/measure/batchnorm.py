@@ -1,0 +1,90 @@
+"""BatchNorm's running statistics, estimated again for the weights that a module has now.
+
+Running statistics belong to weights *and* images. Under other weights, or after training on other images, a loss in
+eval mode mixes two changes: that of the weights, and statistics that no longer fit. Estimating them again on a fixed
+set of images leaves the change of the weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+Statistics = Literal["kept", "re-estimated"]
+STATISTICS: tuple[Statistics, ...] = ("kept", "re-estimated")
+
+
+def running_layers(module: nn.Module) -> list[_BatchNorm]:
+    """Return the layers of a module that normalise by running statistics in eval mode."""
+    return [layer for layer in module.modules() if isinstance(layer, _BatchNorm) and layer.running_mean is not None]
+
+
+@contextmanager
+def own_statistics(module: nn.Module) -> Iterator[None]:
+    """Within, the layers write into copies of their running statistics; the tensors themselves stay as they were.
+
+    So an autograd graph that was recorded within remains valid after it.
+    """
+    kept = [(layer, layer.running_mean, layer.running_var) for layer in running_layers(module)]
+    try:
+        for layer, mean, variance in kept:
+            layer.running_mean = None if mean is None else mean.clone()
+            layer.running_var = None if variance is None else variance.clone()
+        yield
+    finally:
+        for layer, mean, variance in kept:
+            layer.running_mean, layer.running_var = mean, variance
+
+
+def reestimate(
+    module: nn.Module,
+    forward: Callable[[Any], object],
+    batches: Iterable[Any],
+    reduce: Callable[[Tensor], Tensor] | None = None,
+) -> int:
+    """Replace running statistics by their average over batches, for the module's present weights.
+
+    During the forward passes these layers normalise by the batch, as in training; no other layer changes its mode. A
+    layer that no batch reaches keeps its statistics. Labels have no part in it, though ``forward`` may use them.
+
+    Args:
+        module: Its layers with running statistics are changed, in place: ``running_mean`` and ``running_var`` only.
+        forward: Called with each batch, without gradients.
+        batches: The batches; every one has the same weight in the average.
+        reduce: Averages a tensor over the processes of a distributed run.
+
+    Returns:
+        The number of layers whose statistics were replaced.
+    """
+    layers = running_layers(module)
+    if not layers:
+        return 0
+    before = [(layer, layer.training, layer.momentum, layer.num_batches_tracked) for layer in layers]
+    try:
+        for layer in layers:
+            layer.train()
+            layer.momentum = None  # torch then takes the plain average over batches
+            # counted apart: the layer's own counter belongs to its training
+            layer.num_batches_tracked = torch.zeros_like(_counter(layer))
+        with torch.no_grad():
+            for batch in batches:
+                forward(batch)
+            reached = [layer for layer in layers if int(_counter(layer)) > 0]
+            for layer in reached if reduce is not None else ():
+                for statistics in (layer.running_mean, layer.running_var):
+                    if statistics is not None and reduce is not None:
+                        statistics.copy_(reduce(statistics))
+    finally:
+        for layer, training, momentum, counter in before:
+            layer.training, layer.momentum, layer.num_batches_tracked = training, momentum, counter
+    return len(reached)
+
+
+def _counter(layer: _BatchNorm) -> Tensor:
+    counter = layer.num_batches_tracked
+    return torch.zeros((), dtype=torch.long) if counter is None else counter

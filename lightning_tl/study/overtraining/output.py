@@ -1,0 +1,50 @@
+"""What the analysis leaves in a study's folder: ``overtraining.json`` and figures."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lightning_tl.errors import UserError
+from lightning_tl.study.overtraining.analysis import analyse
+from lightning_tl.study.overtraining.words import answers, sentences
+from lightning_tl.study.records import write_json
+
+
+def conclude(folder: Path, level: float = 0.95, loss_window: tuple[float, float] | None = None) -> dict[str, Any]:
+    """Analyse a study's folder; write ``overtraining.json`` and its figures there.
+
+    Args:
+        folder: With ``results.csv`` and ``measurements.csv``.
+        level: Of intervals and verdicts.
+        loss_window: As in :func:`~lightning_tl.study.overtraining.analysis.analyse`.
+
+    Returns:
+        What the file holds: ``answer`` and ``sentences`` (lists of text), ``figures``, ``series``, ``level``.
+
+    Raises:
+        UserError: A table is missing or lacks what is needed.
+    """
+    from lightning_tl.laws.output import plain
+    from lightning_tl.study.overtraining.plots import write
+
+    tables = []
+    for name in ("results.csv", "measurements.csv"):
+        try:
+            tables.append(pd.read_csv(folder / name))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{folder / name}: cannot be read ({error}); run the study again") from error
+    analysis = analyse(tables[0], tables[1], level, loss_window)
+    record: dict[str, Any] = plain(
+        {
+            "answer": answers(analysis),
+            "sentences": sentences(analysis),
+            "figures": write(analysis, folder),
+            **asdict(analysis),
+        }
+    )
+    write_json(folder / "overtraining.json", record)
+    return record

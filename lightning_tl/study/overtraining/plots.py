@@ -1,0 +1,298 @@
+"""Figures of the overtraining analysis, each with one row of panels per series."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lightning_tl.laws.plots import COLOURS, MARKERS, STYLE, headed, new_figure, plain_ticks, save
+from lightning_tl.study.overtraining.curves import Curve
+from lightning_tl.study.overtraining.results import Overtraining, Series
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_BUDGET = "pre-training budget (steps)"
+_SYMBOL = {"gamma": "γ", "lr": "lr"}
+#: Figure → title and panels: (quantity, by, label of the axis).
+_PANELS: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
+    "overtraining_sensitivity": (
+        "How much the pre-training loss rises, by what is done to the network",
+        (("sensitivity", "gamma", "rise under noise"), ("increase", "lr", "rise by fine-tuning")),
+    ),
+    "overtraining_loss": (
+        "The losses after noise and after fine-tuning: do they turn upward?",
+        (
+            ("perturbed_loss", "gamma", "pre-training loss under noise"),
+            ("forgotten", "lr", "pre-training loss after fine-tuning"),
+            ("finetune_loss", "lr", "fine-tuning loss"),
+            ("error", "lr", "fine-tuning error"),
+        ),
+    ),
+    "overtraining_statistics": (
+        "Rise of the pre-training loss by fine-tuning, by BatchNorm statistics",
+        (
+            ("increase", "lr", "re-estimated"),
+            ("increase_saved_bn", "lr", "of the pre-training"),
+            ("increase_target_bn", "lr", "of the target images"),
+        ),
+    ),
+    "overtraining_reestimated": (
+        "Under noise, with BatchNorm's statistics re-estimated",
+        (
+            ("re-estimated/sensitivity", "gamma", "rise under noise"),
+            ("re-estimated/perturbed_loss", "gamma", "pre-training loss under noise"),
+        ),
+    ),
+    "overtraining_relative": (
+        "Under noise relative to each filter's norm, which growing weights do not hide from",
+        (
+            ("relative/sensitivity", "gamma", "rise under relative noise"),
+            ("relative/perturbed_loss", "gamma", "loss under relative noise"),
+        ),
+    ),
+}
+_CAPTIONS = {
+    "overtraining_sensitivity": "Rise of the held-out pre-training loss under noise of scale γ (left) and by "
+    "fine-tuning at each learning rate (right), by budget.",
+    "overtraining_loss": "Held-out pre-training loss under noise and after fine-tuning (backbone under the saved "
+    "pre-training head), and loss and error of the fine-tuning task on test images. Filled markers: the curve falls, "
+    "then rises; dotted line and band: the vertex of a parabola with its interval; triangle: the inflection point of "
+    "Def. 4.2, the budget before the first significant increase.",
+    "overtraining_statistics": "The same fine-tuned weights under three sets of BatchNorm statistics. Only the "
+    "re-estimated ones show what the change of the weights does; statistics of the target images raise the loss even "
+    "where no weight has moved.",
+    "overtraining_tuned": "The learning rate with the lowest fine-tuning loss on validation images at each budget, and "
+    "losses and error at it.",
+    "overtraining_distance": "Distance of the backbone from the pre-trained one by learning rate, for each budget.",
+    "overtraining_noise_quadratic": "Rise under noise (markers) and its quadratic approximation ½γ²Tr(ΣH) from the "
+    "measured trace (dashed), by budget.",
+    "overtraining_line_quadratic": "Rise from pre-trained to fine-tuned weights with BatchNorm's statistics kept "
+    "(markers), and its quadratic approximation gᵀd + ½dᵀHd (dashed), by budget.",
+    "overtraining_reestimated": "Rise and loss under noise by initialisation where BatchNorm's statistics are "
+    "re-estimated for each perturbed network.",
+    "overtraining_relative": "Rise and loss under noise relative to each filter's norm.",
+}
+_WITHOUT_BARS = ("overtraining_noise_quadratic", "overtraining_line_quadratic")
+
+
+def figures(analysis: Overtraining) -> dict[str, Figure]:
+    """Return the figures that an analysis gives, by name."""
+    panels = {name: _budgets(analysis, *_PANELS[name]) for name in _PANELS}
+    drawn: dict[str, Figure | None] = {
+        "overtraining_sensitivity": panels["overtraining_sensitivity"],
+        "overtraining_loss": panels["overtraining_loss"],
+        "overtraining_tuned": _tuned(analysis),
+        "overtraining_distance": _distance(analysis),
+        "overtraining_noise_quadratic": _noise_quadratic(analysis),
+        "overtraining_line_quadratic": _line_quadratic(analysis),
+        **{name: panels[name] for name in list(_PANELS)[2:]},
+    }
+    return {name: figure for name, figure in drawn.items() if figure is not None}
+
+
+def write(analysis: Overtraining, folder: Path) -> list[dict[str, str]]:
+    """Write the figures as PNG; return file and caption of each."""
+    written = []
+    for name, figure in figures(analysis).items():
+        save(figure, folder / f"{name}.png")
+        bars = f" Bars: {100 * analysis.level:g} % intervals for comparing budgets."
+        note = "" if name in _WITHOUT_BARS else bars
+        written.append({"file": f"{name}.png", "caption": _CAPTIONS[name] + note})
+    return written
+
+
+def _budgets(analysis: Overtraining, title: str, panels: Sequence[tuple[str, str, str]]) -> Figure | None:
+    import matplotlib as mpl
+
+    kept = [panel for panel in panels if any(one.family(*panel[:2]) for one in analysis.series)]
+    if not kept:
+        return None
+    with mpl.rc_context(STYLE):
+        figure, grid = _grid(analysis.series, len(kept))
+        for row, one in zip(grid, analysis.series, strict=True):
+            for axes, (quantity, by, label) in zip(row, kept, strict=True):
+                _curves(axes, one.family(quantity, by), one.family("before"), quantity.endswith("loss") or by == "lr")
+                axes.set_ylabel(label)
+                axes.set_title(one.name, fontsize=8)
+        headed(figure, title)
+        return figure
+
+
+def _grid(series: Sequence[Series], columns: int) -> tuple[Figure, Any]:
+    return new_figure(max(3.3 * columns, 4.2), 2.7 * len(series) + 0.4, len(series), columns)
+
+
+def _curves(axes: Any, family: Sequence[Curve], before: Sequence[Curve], loss: bool) -> None:
+    for i, item in enumerate(family):
+        colour = COLOURS[i % len(COLOURS)]
+        _bars(axes, item, colour, MARKERS[i % len(MARKERS)], f"{_SYMBOL[item.by]} {item.value:g}")
+        if item.verdict == "u":
+            axes.axvline(item.vertex, color=colour, linestyle=":", linewidth=1)
+            axes.axvspan(*item.vertex_interval, color=colour, alpha=0.08, linewidth=0)
+        if np.isfinite(item.inflection):
+            height = item.mean[item.budgets.index(int(item.inflection))]
+            axes.plot(item.inflection, height, "^", color=colour, markersize=7, markeredgecolor="black", zorder=5)
+    if loss and family and family[0].quantity.endswith(("perturbed_loss", "forgotten")):
+        for item in before:
+            axes.plot(item.budgets, item.mean, color="0.4", linestyle="--", linewidth=1, label="as pre-trained")
+    axes.set_xlabel(_BUDGET)
+    _scales(axes, family)
+    if family:
+        axes.legend(fontsize=6.5, loc="best", handlelength=1.4)
+
+
+def _bars(axes: Any, item: Curve, colour: str, marker: str, label: str) -> None:
+    mean = np.array(item.mean)
+    ends = np.array([mean - np.array(item.low), np.array(item.high) - mean])
+    axes.errorbar(
+        item.budgets,
+        mean,
+        None if np.isnan(ends).any() else np.maximum(ends, 0),
+        fmt=f"{marker}-",
+        color=colour,
+        markersize=4,
+        markerfacecolor=colour if item.verdict == "u" else "white",
+        linewidth=1.2,
+        capsize=2,
+        label=label,
+    )
+
+
+def _scales(axes: Any, family: Sequence[Curve]) -> None:
+    from matplotlib.ticker import NullLocator
+
+    axes.set_xscale("log")
+    if family and all(item.log for item in family):
+        axes.set_yscale("log")
+        plain_ticks(axes)
+    if family:
+        axes.set_xticks(family[0].budgets, [f"{budget:,}" for budget in family[0].budgets])
+        axes.xaxis.set_minor_locator(NullLocator())
+
+
+def _tuned(analysis: Overtraining) -> Figure | None:
+    import matplotlib as mpl
+
+    series = [one for one in analysis.series if one.tuned is not None]
+    if not series:
+        return None
+    with mpl.rc_context(STYLE):
+        figure, grid = _grid(series, 4)
+        for row, one in zip(grid, series, strict=True):
+            tuned = one.tuned
+            assert tuned is not None
+            lr, ends = np.array(tuned.lr), np.array(tuned.interval).T
+            bars = None if np.isnan(ends).any() else np.maximum([lr - ends[0], ends[1] - lr], 0)
+            row[0].errorbar(tuned.budgets, lr, bars, fmt="o-", color=COLOURS[0], markersize=4, capsize=2)
+            row[0].set_yscale("log")
+            plain_ticks(row[0])
+            row[0].set_ylabel("best learning rate")
+            row[0].set_title(", ".join(filter(None, [one.name, tuned.scenario])), fontsize=8)
+            _scales(row[0], ())
+            row[0].set_xticks(tuned.budgets, [f"{budget:,}" for budget in tuned.budgets])
+            row[0].minorticks_off()
+            labels = ("pre-training loss", "fine-tuning loss", "fine-tuning error")
+            for axes, item, label in zip(row[1:], tuned.curves, labels, strict=True):
+                _bars(axes, item, COLOURS[1], "s", "")
+                axes.set_ylabel(f"{label} at the best lr")
+                _scales(axes, [item])
+            for axes in row:
+                axes.set_xlabel(_BUDGET)
+        headed(figure, "With the learning rate tuned at each budget")
+        return figure
+
+
+def _distance(analysis: Overtraining) -> Figure | None:
+    import matplotlib as mpl
+
+    series = [one for one in analysis.series if len(one.family("distance", "lr")) > 1]
+    if not series:
+        return None
+    with mpl.rc_context(STYLE):
+        figure, grid = _grid(series, 1)
+        for axes, one in zip(grid[:, 0], series, strict=True):
+            family = one.family("distance", "lr")
+            rates = [item.value or 0.0 for item in family]
+            for i, budget in enumerate(one.budgets):
+                colour, mean = COLOURS[i % len(COLOURS)], np.array([item.mean[i] for item in family])
+                low, high = ([getattr(item, end)[i] for item in family] for end in ("low", "high"))
+                axes.plot(rates, mean, f"{MARKERS[i % len(MARKERS)]}-", color=colour, markersize=4, label=f"{budget:,}")
+                if not np.isnan(low).any():
+                    axes.fill_between(rates, low, high, color=colour, alpha=0.15, linewidth=0)
+            axes.set_xscale("log")
+            axes.set_yscale("log")
+            plain_ticks(axes)
+            axes.set_xticks(rates, [f"{rate:g}" for rate in rates])
+            axes.minorticks_off()
+            axes.set_xlabel("learning rate of fine-tuning")
+            axes.set_ylabel("‖θ_pre − θ_ft‖₂ of the backbone")
+            axes.set_title(one.name, fontsize=8)
+            axes.legend(title="steps", title_fontsize=7, fontsize=6.5)
+        headed(figure, "How far fine-tuning moves the backbone")
+        return figure
+
+
+def _noise_quadratic(analysis: Overtraining) -> Figure | None:
+    import matplotlib as mpl
+
+    series = [one for one in analysis.series if one.noise]
+    if not series:
+        return None
+    kinds = list(dict.fromkeys(item.noise for one in series for item in one.noise))
+    with mpl.rc_context(STYLE):
+        figure, grid = _grid(series, len(kinds))
+        for row, one in zip(grid, series, strict=True):
+            by_kind = {item.noise: item for item in one.noise}
+            for axes, kind in zip(row, kinds, strict=True):
+                if kind in by_kind:
+                    item = by_kind[kind]
+                    _against(axes, item.budgets, item.gammas, item.measured, item.predicted)
+                axes.set_xlabel(f"scale γ of the noise ({kind.strip('/') or 'by initialisation'})")
+                axes.set_ylabel("rise of the loss")
+                axes.set_title(one.name, fontsize=8)
+        headed(figure, "The loss under noise and its quadratic approximation")
+        return figure
+
+
+def _line_quadratic(analysis: Overtraining) -> Figure | None:
+    import matplotlib as mpl
+
+    lines = [(one, one.line) for one in analysis.series if one.line is not None]
+    if not lines:
+        return None
+    with mpl.rc_context(STYLE):
+        figure, grid = _grid([one for one, _ in lines], 1)
+        for axes, (one, item) in zip(grid[:, 0], lines, strict=True):
+            _against(axes, item.budgets, item.lrs, item.measured, item.predicted)
+            axes.set_xlabel("learning rate of fine-tuning")
+            axes.set_ylabel("rise of the loss")
+            axes.set_title(one.name, fontsize=8)
+        headed(figure, "The loss along fine-tuning and its quadratic approximation")
+        return figure
+
+
+def _against(
+    axes: Any,
+    budgets: Sequence[int],
+    scales: Sequence[float],
+    measured: Sequence[Sequence[float]],
+    predicted: Sequence[Sequence[float]],
+) -> None:
+    """Draw measured rises and their approximation over scales, one colour per budget."""
+    for i, (budget, real, approximate) in enumerate(zip(budgets, measured, predicted, strict=True)):
+        marker, colour = MARKERS[i % len(MARKERS)], COLOURS[i % len(COLOURS)]
+        axes.plot(scales, real, f"{marker}-", color=colour, markersize=4, label=f"{budget:,}")
+        axes.plot(scales, approximate, "--", color=colour, linewidth=1)
+    axes.set_xscale("log")
+    values = np.abs(np.concatenate([np.ravel(measured), np.ravel(predicted)]))
+    if np.min(measured) > 0 and np.min(predicted) > 0:
+        axes.set_yscale("log")
+    else:
+        axes.set_yscale("symlog", linthresh=max(float(np.quantile(values, 0.1)), 1e-6))
+    axes.set_xticks(scales, [f"{scale:g}" for scale in scales])
+    axes.minorticks_off()
+    axes.legend(title="steps", title_fontsize=7, fontsize=6.5)

@@ -1,0 +1,237 @@
+"""The overtraining analysis in sentences: what the tests detected, with intervals, and what they did not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from lightning_tl.study.overtraining.curves import VERDICTS, Curve
+from lightning_tl.study.overtraining.results import (
+    QUADRATIC,
+    LineApproximation,
+    NoiseApproximation,
+    Overtraining,
+    Series,
+    Tuned,
+)
+
+_SUBJECTS = {
+    ("finetune_loss", "lr"): "the fine-tuning loss",
+    ("error", "lr"): "the fine-tuning error",
+    ("forgotten", "lr"): "the pre-training loss after fine-tuning",
+    ("increase", "lr"): "its rise by fine-tuning",
+    ("perturbed_loss", "gamma"): "the pre-training loss under noise in the weights",
+    ("sensitivity", "gamma"): "its rise under that noise",
+}
+_HARMS = {
+    "finetune_loss": "raises the fine-tuning loss",
+    "error": "raises the fine-tuning error",
+    "forgotten": "raises the pre-training loss after fine-tuning",
+}
+_STRESSES = {("sensitivity", "gamma"): "under noise of γ ", ("increase", "lr"): "by fine-tuning at lr "}
+_UPWARD = ("u", "rises")
+
+
+def answers(analysis: Overtraining) -> list[str]:
+    """Return for each series whether longer pre-training does harm, and whether it makes the network fragile."""
+    level = analysis.level
+    return [_named(one, " ".join(filter(None, [_harm(one, level), _fragility(one, level)]))) for one in analysis.series]
+
+
+def sentences(analysis: Overtraining) -> list[str]:
+    """Return the details of each series: curves over budgets, the best rate, how far the loss is quadratic."""
+    details = []
+    for one in analysis.series:
+        families = {subject: one.family(*key) for key, subject in _SUBJECTS.items()}
+        texts = [_family(subject, family, analysis.level) for subject, family in families.items() if family]
+        texts += [_tuned(one.tuned, analysis.level)] if one.tuned is not None else []
+        texts += [_noise(item) for item in one.noise]
+        texts += [_line(one.line)] if one.line is not None else []
+        texts += [_design(one), *one.notes]
+        details += [_named(one, text) for text in texts]
+    return details
+
+
+def _named(one: Series, text: str) -> str:
+    text = f"{one.name}: {text}" if one.name else text
+    return text[:1].upper() + text[1:]
+
+
+def _interval(ends: tuple[float, float], level: float, form: str = ".3g") -> str:
+    return f"{100 * level:g} % interval {ends[0]:{form}} to {ends[1]:{form}}"
+
+
+def _harm(one: Series, level: float) -> str:
+    parts = []
+    for quantity, words in _HARMS.items():
+        family = one.family(quantity, "lr")
+        harmed = [item for item in family if item.verdict in _UPWARD]
+        if harmed:
+            last = harmed[-1]
+            parts.append(f"{words} at lr {_values(harmed, family)} (at {last.value:g} {_turn(last, level)})")
+    if parts:
+        return f"longer pre-training {'; it '.join(parts)}."
+    if all(item.verdict == "single" for quantity in _HARMS for item in one.family(quantity, "lr")):
+        return "these are single runs, so they cannot show whether longer pre-training does harm."
+    text = (
+        f"no budget up to {one.budgets[-1]:,} steps was found too long: at no learning rate did the tests detect a "
+        "rise of fine-tuning loss, fine-tuning error or pre-training loss."
+    )
+    if one.tuned is not None and one.tuned.curve("error").verdict == "falls":
+        text += " At the best rate of each budget the error still falls."
+    return text
+
+
+def _fragility(one: Series, level: float) -> str:
+    known = [item for key in _STRESSES for item in one.family(*key) if item.verdict != "single"]
+    if not known:
+        return ""
+    lasting, passing = [], []
+    for key, words in _STRESSES.items():
+        family = [item for item in known if (item.quantity, item.by) == key]
+        grown = [item for item in family if item.verdict in _UPWARD]
+        to_the_end = [item for item in grown if item.rise_interval[0] > item.log]  # factor above 1, difference above 0
+        lasting += [_growth(to_the_end[-1], words, level)] if to_the_end else []
+        passing += [f"{words}{_values(grown, family)}"] if grown else []
+    if lasting:
+        return f"The network becomes more fragile: its pre-training loss rises {', and '.join(lasting)}."
+    if passing:
+        return (
+            f"The network becomes more fragile at some budgets ({' and '.join(passing)}), but the test does not "
+            f"detect it at {one.budgets[-1]:,} steps."
+        )
+    if all(item.verdict == "falls" for item in known):
+        return "The network becomes less fragile: the same noise or fine-tuning raises its loss less and less."
+    return "No evidence that the network becomes more fragile under noise or fine-tuning."
+
+
+def _growth(item: Curve, words: str, level: float) -> str:
+    much = f"{item.rise:.3g} times as much" if item.log else f"by {item.rise:.3g} more"
+    lowest = item.budgets[int(np.argmin(item.mean))]
+    return (
+        f"{much} {words}{item.value:g} at {item.budgets[-1]:,} steps as at {lowest:,} "
+        f"({_interval(item.rise_interval, level)})"
+    )
+
+
+def _family(subject: str, family: Sequence[Curve], level: float) -> str:
+    by = "lr" if family[0].by == "lr" else "γ"
+    parts = []
+    for verdict, words in VERDICTS.items():
+        mine = [item for item in family if item.verdict == verdict]
+        if not mine:
+            continue
+        shown = mine if verdict == "u" else mine[-1:] if verdict == "rises" else []
+        details = "; ".join(f"{by} {item.value:g}: {_turn(item, level)}" for item in shown)
+        parts.append(f"{words} at {by} {_values(mine, family)}" + (f" ({details})" if details else ""))
+    first, last = family[0].budgets[0], family[0].budgets[-1]
+    return f"between {first:,} and {last:,} steps, {subject}: {'; '.join(parts)}."
+
+
+def _values(mine: Sequence[Curve], family: Sequence[Curve]) -> str:
+    """Return values as words: all of them, from one on, up to one, or one by one."""
+    values, every = [item.value or 0.0 for item in mine], [item.value or 0.0 for item in family]
+    if len(values) == 1:
+        return f"{values[0]:g}"
+    if values == every:
+        return f"{values[0]:g} to {values[-1]:g}"
+    if values == every[-len(values) :]:
+        return f"≥ {values[0]:g}"
+    if values == every[: len(values)]:
+        return f"≤ {values[-1]:g}"
+    return ", ".join(f"{value:g}" for value in values)
+
+
+def _turn(item: Curve, level: float) -> str:
+    """Say where a curve is lowest, where it first rises (Def. 4.2), and by how much it rises to the last budget."""
+    if item.verdict == "u":
+        lowest = f"lowest near {item.vertex:,.0f} steps ({_interval(item.vertex_interval, level, ',.0f')})"
+    else:
+        lowest = f"lowest at {item.budgets[int(np.argmin(item.mean))]:,} steps"
+    if np.isfinite(item.inflection):
+        step = f"first significant increase after {item.inflection:,.0f} steps (the inflection point of Def. 4.2)"
+    else:
+        step = "no single increase between neighbouring budgets is significant"
+    change = f"by a factor of {item.rise:.3g}" if item.log else f"by {item.rise:.3g}"
+    return f"{lowest}; {step}; up to {item.budgets[-1]:,} steps {change} ({_interval(item.rise_interval, level)})"
+
+
+def _tuned(tuned: Tuned, level: float) -> str:
+    pairs = ", ".join(
+        f"{lr:g}" + (f" ({low:g} to {high:g})" if np.isfinite(low) and low < high else "")
+        for lr, (low, high) in zip(tuned.lr, tuned.interval, strict=True)
+    )
+    interval = f" ({_interval(tuned.slope_interval, level, '+.2f')})" if np.isfinite(tuned.slope_interval[0]) else ""
+    meaning = {
+        "constant": "constant",
+        "slowly decreasing": "decreasing, too slowly to keep the pre-training loss from rising",
+        "quickly decreasing": "decreasing, fast enough that no rise of the pre-training loss is detected",
+        "increasing": "increasing",
+        "undecided": "undecided by these runs",
+    }[tuned.scenario]
+    text = (
+        f"the best learning rate at {', '.join(f'{budget:,}' for budget in tuned.budgets)} steps, by the fine-tuning "
+        f"loss on validation images, is {pairs}; its exponent in the budget is {tuned.slope:+.2f}{interval}: {meaning}"
+    )
+    subjects = {"forgotten": "pre-training loss", "finetune_loss": "fine-tuning loss", "error": "fine-tuning error"}
+    verdicts = [f"{words}: {VERDICTS[tuned.curve(name).verdict]}" for name, words in subjects.items()]
+    text = f"{text}. At it, {'; '.join(verdicts)}"
+    if tuned.at_edge:
+        text += (
+            f". At {', '.join(f'{budget:,}' for budget in tuned.at_edge)} steps it is the smallest or largest rate "
+            "that was tried: widen the grid"
+        )
+    return f"{text}."
+
+
+def _noise(item: NoiseApproximation) -> str:
+    kind = {"": "by initialisation", "relative/": "relative to each filter"}.get(item.noise, item.noise.strip("/"))
+    parts = [_limit("γ", scale, budget) for scale, budget in zip(item.up_to, item.budgets, strict=True)]
+    text = (
+        f"the rise under noise ({kind}) is within {100 * QUADRATIC:g} % of ½γ²Tr(ΣH), with the measured trace, "
+        f"{', '.join(parts)}"
+    )
+    if item.deviations:
+        size = np.abs(item.deviations)
+        text += (
+            f"; at γ = {item.gammas[0]:g} the two differ by {np.median(size):.1f} standard errors in the median of "
+            f"{len(size)} pre-trainings, by {size.max():.1f} at most"
+        )
+    return f"{text}."
+
+
+def _line(item: LineApproximation) -> str:
+    parts = [_limit("lr", scale, budget) for scale, budget in zip(item.up_to, item.budgets, strict=True)]
+    return (
+        f"from the pre-trained to the fine-tuned weights the pre-training loss, with BatchNorm's statistics kept, is "
+        f"within {100 * QUADRATIC:g} % of gᵀd + ½dᵀHd {', '.join(parts)}."
+    )
+
+
+def _limit(symbol: str, scale: float, budget: int) -> str:
+    return f"up to {symbol} {scale:g} at {budget:,} steps" if scale else f"nowhere at {budget:,} steps"
+
+
+def _design(one: Series) -> str:
+    passes = [value for value in one.passes if np.isfinite(value)]
+    if not passes:
+        text = "how often each image was seen is not recorded"
+    elif max(passes) <= 1 + 1e-6:
+        text = "every pre-training image was fresh, seen once"
+    else:
+        text = (
+            f"images were repeated {min(passes):g} to {max(passes):g} times, so the effects of length and repetition "
+            "cannot be separated here"
+        )
+    curves = one.family("forgotten", "lr")
+    if curves:
+        seeds, draws = min(item.seeds for item in curves), min(item.draws for item in curves)
+        text += f"; {_count(seeds, 'pre-training')} per budget, {_count(draws, 'draw')} of fine-tuning images"
+        if seeds < 2:
+            text += "; no interval covers the variation between pre-trainings"
+    return f"{text}."
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' if number != 1 else ''}"

@@ -1,0 +1,145 @@
+"""The pre-training loss after fine-tuning, against losses computed by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.optim.swa_utils import update_bn
+from training import finetuning, pretraining, weights
+
+from lightning_tl.errors import UserError
+from lightning_tl.run import run
+from lightning_tl.study.forgetting import BN_IMAGES, Pretrained, forgotten
+from lightning_tl.study.runs import Call, do_run
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's remarks on short runs
+
+
+def done(out: Path, name: str, args: list[str], start: str | None = None) -> dict:
+    args = [text for text in args[1:] if "default_root_dir" not in text]
+    if start is not None:
+        args.append(f"--model.init_from={out / start}/checkpoints/last.ckpt")
+    paths = {"folder": str(out / name), "locks": str(out / "locks"), "targets": str(out / "targets")}
+    outcome = do_run(
+        Call(
+            name,
+            key=name,
+            args=tuple(args),
+            test=start is not None,
+            start=str(out / start) if start else None,
+            forgetting=start is not None,
+            **paths,
+        )
+    )
+    assert outcome.error is None, outcome.error
+    return outcome.record["facts"]
+
+
+@pytest.fixture(scope="module")
+def folder(renders, tmp_path_factory):
+    out = tmp_path_factory.mktemp("forgetting")
+    done(out, "pre", pretraining(renders, Path("-"), "--config=pretrain/overtraining", *SHORT))
+    return out
+
+
+LAST = "{class_path: ModelCheckpoint, init_args: {dirpath: '${trainer.default_root_dir}/checkpoints', filename: last}}"
+# the overlay ends at its schedule's length, and measures after it, which is left out here
+SHORT = (
+    "--model.schedule.init_args.images=160",
+    "--model.schedule.init_args.warmup_images=16",
+    f"--trainer.callbacks=[{LAST}]",
+)
+
+
+def test_every_loss_is_what_it_says(folder, renders):
+    """Networks put together by hand, torch's own re-estimation, the loss by torch.nn.functional."""
+    facts = done(folder, "fine", finetuning(Path("-"), "--data.draw=3"), "pre")
+    before, after = (weights(folder / name / "checkpoints/last.ckpt") for name in ("pre", "fine"))
+    statistics = {name for name in before if name.endswith(("running_mean", "running_var", "num_batches_tracked"))}
+    parameters = [name for name in before if name.startswith("backbone.") and name not in statistics]
+    moved = sum(float((before[name] - after[name]).square().sum()) for name in parameters) ** 0.5
+    assert facts["param_distance"] == pytest.approx(moved, rel=1e-5)
+
+    cli = run(["validate", f"--config={folder / 'pre/config.yaml'}", "--trainer.logger=false"])
+    net, data = cli.model, cli.datamodule
+    data.setup("fit")
+    data.steps_per_epoch = BN_IMAGES // data.batch_size
+    training = [images for images, _ in data.train_dataloader()]
+    assert sum(map(len, training)) == BN_IMAGES
+
+    dtype = torch.float32
+
+    def loss(state, reestimated=False, direction=None, size=0.0):
+        net.load_state_dict(state)
+        if direction is not None:
+            with torch.no_grad():
+                for name, p in net.named_parameters():
+                    p.add_(direction.get(name, torch.zeros(())), alpha=size)
+        if reestimated:
+            update_bn(training, net)
+        net.eval()
+        with torch.no_grad():
+            parts = [
+                (F.binary_cross_entropy_with_logits(net(x.to(dtype)), y.to(dtype)).double(), len(x))
+                for x, y in data.val_dataloader()
+            ]
+        return float(sum(value * count for value, count in parts) / sum(count for _, count in parts))
+
+    fine = {name: after[name] if name in parameters else value for name, value in before.items()}
+    own = {name: after.get(name, value) if name.startswith("backbone.") else value for name, value in before.items()}
+    expected = {
+        "pretrain_loss_saved": loss(before),
+        "pretrain_loss_before": loss(before, reestimated=True),
+        "pretrain_loss_after": loss(fine, reestimated=True),
+        "pretrain_loss_after_saved_bn": loss(fine),
+        "pretrain_loss_after_target_bn": loss(own),
+    }
+    assert {name: facts[name] for name in expected} == pytest.approx(expected, rel=1e-5)
+    assert len(set(expected.values())) == 5
+
+    loss(before, reestimated=True)
+    settled = {name: value.clone() for name, value in net.state_dict().items()}
+    direction = {name: after[name] - before[name] for name in parameters}
+    assert facts["line_rise"] == pytest.approx(loss(settled, direction=direction, size=1.0) - loss(settled), rel=1e-4)
+    dtype = torch.float64  # for derivatives by differences
+    net.to(dtype)
+    near, base, far = (loss(settled, direction=direction, size=size) for size in (-1e-5, 0.0, 1e-5))
+    assert facts["line_slope"] == pytest.approx((far - near) / 2e-5, rel=1e-3)
+    assert facts["line_curvature"] == pytest.approx((far + near - 2 * base) / 1e-10, rel=0.02)
+
+
+@pytest.mark.parametrize("task", ["classification", "segmentation"])
+def test_at_a_learning_rate_of_nothing_nothing_is_forgotten(folder, renders, task):
+    """Statistics of the target images raise the loss; re-estimated ones do not."""
+    if task == "classification":
+        facts = done(folder, "still", finetuning(Path("-"), "--model.optimizer.lr=1e-12"), "pre")
+    else:
+        common = ["--data.batch_size=8", "--data.steps_per_epoch=2", "--data.transform={crop: 32, shorter: [32, 40]}"]
+        common += ["--model.schedule.init_args.images=32", "--model.schedule.init_args.warmup_images=0"]
+        done(folder, "seg", ["fit", "--config=pretrain/semseg_small", f"--data.root={renders}", "--data.n=24", *common])
+        scenes = ["--data.target=semseg", "--data.fraction=0.01", "--model.optimizer.lr=1e-12"]
+        args = ["fit", "--config=finetune/semseg_small", "--config=finetune/digit_scenes", *scenes, *common]
+        facts = done(folder, "seg-still", args, "seg")
+    before = facts["pretrain_loss_before"]
+    assert abs(facts["pretrain_loss_after"] - before) < 1e-6 * before
+    assert abs(facts["pretrain_loss_after_target_bn"] - before) > 1e-3 * before
+    assert abs(facts["pretrain_loss_after_saved_bn"] - facts["pretrain_loss_saved"]) < 1e-6 * before
+    assert abs(facts["line_rise"]) < 1e-6 * before
+
+
+def test_the_same_images_each_time(folder):
+    network = Pretrained(folder / "pre")
+    losses = []
+    for _ in range(2):
+        network.load({})
+        network.reestimate()
+        losses.append(network.loss())
+    assert losses[0] == losses[1]
+
+
+def test_what_has_no_backbone(folder):
+    with pytest.raises(UserError, match=r"Linear has no \.backbone to put under the pre-training's head"):
+        forgotten(torch.nn.Linear(2, 2), folder / "pre")
