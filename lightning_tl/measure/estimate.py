@@ -23,6 +23,7 @@ class TraceEstimate:
         groups: The trace by parameter group; the groups add up to the value.
         group_stderr: Standard errors by group.
         seconds: Wall time.
+        weighted: The estimate of Tr ΣH, where scales were given; its products are those spent on it alone.
         memory: What the next measurement of the same run may start from; plain tensors and numbers.
     """
 
@@ -34,6 +35,7 @@ class TraceEstimate:
     groups: dict[str, float] = field(default_factory=dict)
     group_stderr: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
+    weighted: TraceEstimate | None = None
     memory: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:

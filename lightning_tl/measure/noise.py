@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-import functools
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,14 @@ from torch import Tensor, nn
 
 from lightning_tl.errors import UserError, nearest
 from lightning_tl.measure.guard import random_state, seed_everything
+from lightning_tl.measure.initialisation import Initialisation, own_initialisation
 from lightning_tl.measure.params import _listed, clean_name
+from lightning_tl.measure.spread import spreads
+
+_log = logging.getLogger(__name__)
 
 NOISES = ("init", "relative", "isotropic")
-Reference = Mapping[str, Tensor] | str | Path | Callable[[], nn.Module] | None
-
-# A variance is estimated from at least so many numbers, which gives it a standard error under 2 %.
-_ENOUGH = 10_000
-_MOST_DRAWS = 64
+Reference = Mapping[str, Tensor] | str | Path | Callable[[], nn.Module] | nn.Module | None
 
 
 def noise_scales(
@@ -32,20 +31,20 @@ def noise_scales(
 ) -> dict[str, Tensor]:
     """Return the standard deviation of the noise at γ = 1, by parameter, as a tensor that broadcasts against it.
 
+    What cannot be known of a module's initialisation is said in a warning in the log.
+
     Args:
-        module: The module, for its layers' own initialisation; it is not changed.
+        module: The module; it is not changed.
         params: Name → parameter.
         noise: ``init``: by tensor the standard deviation of the initialisation distribution (Springer et al. 2025,
             §3.3, App. C.2). Tensors initialised to a constant (BatchNorm's gains, most biases) get no noise.
             ``relative``: ‖W‖/√(number of elements), so that noise of γ has γ times the tensor's norm; for
             convolutions by output filter. ``isotropic``: 1.
-        reference: For ``init``: a freshly initialised model's state dict or the path of one (a checkpoint's
-            ``state_dict`` key is looked into), or a function that builds a fresh module. None: each layer's own
-            ``reset_parameters()``, on a copy.
+        reference: For ``init``, in place of what the module itself says: as for :func:`initialisation`.
         seed: For drawing initialisations; the global generators are put back.
 
     Raises:
-        UserError: The noise is unknown; layers cannot be initialised; the reference lacks parameters.
+        UserError: The noise is unknown; as :func:`initialisation`.
     """
     if noise not in NOISES:
         raise UserError(f"noise={noise!r} is unknown{nearest(noise, NOISES)}")
@@ -53,19 +52,93 @@ def noise_scales(
         return {name: torch.ones((), dtype=p.dtype, device=p.device) for name, p in params.items()}
     if noise == "relative":
         return {name: _relative(p.detach()) for name, p in params.items()}
+    found = initialisation(module, params, reference, seed)
+    for doubt in found.doubts:
+        _log.warning(doubt)
+    return as_scales(found.spreads, params)
+
+
+def as_scales(spreads: Mapping[str, float], params: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return numbers by parameter name as tensors of the parameters' types, on their devices."""
+    return {name: torch.tensor(spreads[name], dtype=p.dtype, device=p.device) for name, p in params.items()}
+
+
+def initialisation(
+    module: nn.Module, params: Mapping[str, Tensor], reference: Reference = None, seed: int = 0
+) -> Initialisation:
+    """Find the standard deviation of each parameter's initialisation, and how it is known.
+
+    Args:
+        module: The module; it is not changed. It is asked as
+            :func:`~lightning_tl.measure.initialisation.own_initialisation` says.
+        params: Name → parameter.
+        reference: In place of the module: a function that builds a fresh module; or one that is freshly initialised,
+            its state dict, or the path of that (a checkpoint's ``state_dict`` key is looked into).
+        seed: For drawing initialisations; the global generators are put back.
+
+    Raises:
+        UserError: It cannot be known how a parameter is initialised, or the reference lacks parameters.
+    """
     restore = random_state()
     try:
         seed_everything(seed)
-        if reference is None:
-            spreads = _own_initialisation(module, params)
-        elif callable(reference):
-            spreads = _spreads(lambda: dict(_clean(reference().named_parameters())), params)
-        else:
-            state = reference if isinstance(reference, Mapping) else load_state(reference)
-            spreads = _spreads(lambda: dict(_clean(state.items())), params, draws=1)
+        with torch.inference_mode(False):
+            return own_initialisation(module, params) if reference is None else _of_reference(reference, params)
     finally:
         restore()
-    return {name: torch.tensor(spreads[name], dtype=p.dtype, device=p.device) for name, p in params.items()}
+
+
+def _of_reference(reference: Any, params: Mapping[str, Tensor]) -> Initialisation:
+    def build() -> dict[str, Tensor]:
+        fresh = reference()
+        if not isinstance(fresh, nn.Module):
+            raise UserError(f"reference must build a module; it returned a {type(fresh).__name__}")
+        return dict(fresh.named_parameters())
+
+    if isinstance(reference, nn.Module):
+        reference = reference.state_dict()
+    if callable(reference):
+        found, source = spreads(build, params), "reference()"
+    else:
+        state = reference if isinstance(reference, Mapping) else load_state(reference)
+        there = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+        found, source = spreads(lambda: there, params, most_draws=1), "the reference's weights"
+    if lacking := [name for name in params if name not in found]:
+        have = build() if callable(reference) else there
+        raise UserError(
+            f"noise='init': the reference lacks {len(lacking)} of {len(params)} measured parameters, or has them "
+            f"in another shape: {_listed(lacking)}; it has {_listed(have)}"
+        )
+    return Initialisation(found, dict.fromkeys(found, source))
+
+
+def check_scales(scales: Mapping[str, Tensor], params: Mapping[str, Tensor]) -> list[Tensor]:
+    """Return √Σ by parameter, in the order of the parameters, on their devices.
+
+    Raises:
+        UserError: A parameter has no scale, or one that is negative, not finite, or neither one number nor one for
+            each index of the first dimension; all are zero.
+    """
+    found = []
+    for name, p in params.items():
+        if name not in scales:
+            raise UserError(f"scales has no entry for parameter {name!r}; it has {_listed(scales)}")
+        scale = torch.as_tensor(scales[name]).detach().to(p.device, p.dtype)
+        rows = (p.shape[0], *(1,) * (p.dim() - 1)) if p.dim() else ()
+        if scale.numel() != 1 and scale.shape != rows:
+            raise UserError(
+                f"scales[{name!r}] has shape {tuple(scale.shape)}; it must be one number, or {rows} for a parameter of "
+                f"shape {tuple(p.shape)}"
+            )
+        if not bool(torch.isfinite(scale).all()) or float(scale.min()) < 0:
+            raise UserError(f"scales[{name!r}] must be finite and at least 0; it is {float(scale.min()):g}")
+        found.append(scale.reshape(()) if scale.numel() == 1 else scale)
+    if all(float(scale.max()) == 0 for scale in found):
+        raise UserError(
+            f"none of the {len(found)} measured parameters gets noise: their scales are all 0. If their initialisation "
+            "is constant, choose noise='relative' or 'isotropic'"
+        )
+    return found
 
 
 def load_state(path: str | Path) -> dict[str, Tensor]:
@@ -96,102 +169,6 @@ def _relative(weight: Tensor) -> Tensor:
     if weight.dim() >= 3:  # a filter is all that makes one output channel
         return weight.flatten(1).square().mean(1).sqrt().view(-1, *(1,) * (weight.dim() - 1))
     return weight.square().mean().sqrt()
-
-
-def _own_initialisation(module: nn.Module, params: Mapping[str, Tensor]) -> dict[str, float]:
-    """Return the spreads of repeated resets of copies, each layer children first, as constructors run."""
-    names = {id(p): name for name, p in params.items()}
-    spreads: dict[str, float] = {}
-    for layer in _resettable(module):
-        own = {child: names[id(p)] for child, p in layer.named_parameters() if id(p) in names}
-        if not own:
-            continue
-        fresh = copy.deepcopy(layer)
-        with torch.no_grad():
-            for p in fresh.parameters():
-                p.fill_(float("nan"))  # what no reset fills shows
-        drawn = _reset(fresh, own)
-        filled = {name: params[name] for name, value in drawn.items() if not value.isnan().any()}
-        if filled:
-            spreads |= _spreads(functools.partial(_reset, fresh, own), filled)
-    unable = _owners(module, [params[name] for name in params if name not in spreads])
-    if unable:
-        raise UserError(
-            f"noise='init': {len(unable)} layers have no reset_parameters() that would tell how they are "
-            f"initialised: {_listed(unable)}. Pass reference=<a function that builds a fresh module>, or the "
-            "path or state dict of a freshly initialised one; or choose noise='relative' or 'isotropic'"
-        )
-    return spreads
-
-
-def _resettable(module: nn.Module) -> list[nn.Module]:
-    """Return the outermost modules that can initialise themselves."""
-    if _method(module):
-        return [module]
-    return [layer for child in module.children() for layer in _resettable(child)]
-
-
-def _method(module: nn.Module) -> Callable[[], None] | None:
-    for name in ("reset_parameters", "_reset_parameters"):
-        if callable(method := getattr(module, name, None)):
-            return method
-    return None
-
-
-def _reset(layer: nn.Module, names: Mapping[str, str]) -> dict[str, Tensor]:
-    """Initialise a layer anew and return its parameters under the names they have in the whole module."""
-    with torch.no_grad():
-        for child in reversed(list(layer.modules())):
-            if method := _method(child):
-                method()
-    return {names[own]: p for own, p in layer.named_parameters() if own in names}
-
-
-def _owners(module: nn.Module, parameters: list[Tensor]) -> list[str]:
-    """Return the modules that hold these parameters, as ``name (Type)``."""
-    wanted = {id(p) for p in parameters}
-    return [
-        f"{name or '(top)'} ({type(child).__name__})"
-        for name, child in module.named_modules()
-        if any(id(p) in wanted for p in child.parameters(recurse=False))
-    ]
-
-
-def _spreads(
-    draw: Callable[[], Mapping[str, Tensor]], params: Mapping[str, Tensor], draws: int | None = None
-) -> dict[str, float]:
-    """Return standard deviations over the elements of repeated draws; exactly 0 for constants."""
-    fewest = min(p.numel() for p in params.values())
-    draws = draws or max(1, min(_MOST_DRAWS, -(-_ENOUGH // fewest)))
-    count: dict[str, int] = {}
-    mean: dict[str, float] = {}
-    square: dict[str, float] = {}
-    for index in range(draws):
-        drawn = draw()
-        lacking = [name for name, p in params.items() if name not in drawn or drawn[name].shape != p.shape]
-        if lacking:
-            raise UserError(
-                f"noise='init': the reference lacks {len(lacking)} of {len(params)} measured parameters, or has them "
-                f"in another shape: {_listed(lacking)}; it has {_listed(drawn)}"
-            )
-        for name in params:
-            values = drawn[name].detach().double()
-            constant = bool((values == values.flatten()[0]).all())
-            centre, n = float(values.mean()), values.numel()
-            spread = 0.0 if constant else float((values - centre).square().sum())
-            if index == 0:
-                count[name], mean[name], square[name] = n, centre, spread
-                continue
-            # Chan's update; equal constants in every draw leave an exact 0
-            delta, total = centre - mean[name], count[name] + n
-            square[name] += spread + delta * delta * count[name] * n / total
-            mean[name] += delta * n / total
-            count[name] = total
-    return {name: (square[name] / count[name]) ** 0.5 for name in params}
-
-
-def _clean(items: Any) -> Any:
-    return ((clean_name(name), value) for name, value in items)
 
 
 def _first(error: Exception) -> str:

@@ -87,23 +87,35 @@ class SampleNorms:
             if id(p) in self._index
         } - self.dropped
 
-    def norms(self, gradients: list[Tensor | None], samples: int) -> Tensor:
+    def norms(self, gradients: list[Tensor | None], samples: int, scales: Mapping[int, Tensor] | None = None) -> Tensor:
         """Return Σ_n ‖g_n‖² by parameter, [number of parameters], float64 on the CPU; 0 where not covered.
 
         Args:
             gradients: One a recorded edge, in the order of :attr:`edges`.
             samples: The number of samples N; a leading dimension of k·N counts as k positions of each sample.
+            scales: By index of a parameter, one number for each index of its first dimension, as a tensor that
+                broadcasts against it: then Σ_n ‖scale ∘ g_n‖², of these parameters only.
         """
         found: list[tuple[int, Tensor]] = []
         for calls, gradient in zip(self._usable(), gradients, strict=True):
-            call = calls[0]
-            if gradient is None or call.inputs.shape[0] % samples or gradient.shape[0] % samples:
+            layer, inputs = calls[0].layer, calls[0].inputs
+            if gradient is None or inputs.shape[0] % samples or gradient.shape[0] % samples:
                 continue
-            own = {name: p for name, p in call.layer.named_parameters(recurse=False) if id(p) in self._index}
-            measure = _norms_of(call.layer)
+            own = {
+                name: self._index[id(p)] for name, p in layer.named_parameters(recurse=False) if id(p) in self._index
+            }
+            measure = _norms_of(layer)
             assert measure is not None  # only layers that have one were recorded
-            for name, value in measure(call.layer, call.inputs, gradient, samples, set(own)).items():
-                found.append((self._index[id(own[name])], value))
+            parts = [(set(own), gradient)]
+            if scales is not None:
+                parts = [
+                    ({name}, _scaled(layer, inputs, gradient, scales[index]))
+                    for name, index in own.items()
+                    if index in scales
+                ]
+            for wanted, part in parts:
+                for name, value in measure(layer, inputs, part, samples, wanted).items():
+                    found.append((own[name], value))
         total = torch.zeros(self._count, dtype=torch.float64)
         if found:
             values = torch.stack([value.double() for _, value in found]).cpu()
@@ -116,6 +128,19 @@ class SampleNorms:
 
 
 Norms = Callable[[Any, Tensor, Tensor, int, set[str]], dict[str, Tensor]]
+
+
+def _scaled(layer: nn.Module, x: Tensor, g: Tensor, scale: Tensor) -> Tensor:
+    """Return the output's gradients with which a weight's gradient is scale ∘ the true one.
+
+    Each index of a weight's first dimension acts on one channel of the outputs; in an embedding, on one word.
+    """
+    if isinstance(layer, nn.LayerNorm):
+        return g * scale
+    rows = scale.flatten()
+    if isinstance(layer, nn.Embedding):
+        return g * rows[x].unsqueeze(-1)
+    return g * (rows if isinstance(layer, nn.Linear) else rows.view(-1, *(1,) * (g.dim() - 2)))
 
 
 def _linear(layer: nn.Linear, x: Tensor, g: Tensor, n: int, wanted: set[str]) -> dict[str, Tensor]:

@@ -3,12 +3,15 @@
 Tr G = E‖Jₙᵀ v‖² summed over samples, E[v vᵀ] = Λ: per-sample gradient norms, one backward pass a draw; unit directions
 instead of draws make it exact. Tr R by Hutchinson on products of ⟨∂L/∂f, f(θ)⟩, over the parameters in which the
 outputs are not piecewise affine; where there are none, Tr R = 0.
+
+Tr ΣH, for a diagonal Σ, is the trace in the coordinates Σ^-½θ: the norms are those of Σ^½Jₙᵀv, in the same backward
+pass, and the products those of Σ^½RΣ^½, which are apart from the others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -27,6 +30,8 @@ _CHECK_TOLERANCE = 1e-3
 # Odd and even layers are probed apart where that has less than this share of the variance, at equal work.
 APART_BELOW = 0.85
 
+T = TypeVar("T", Tensor, Tensor | None)
+
 
 class SplitTrace:
     """The split for one micro-batch; its graph is kept as long as the object.
@@ -37,6 +42,7 @@ class SplitTrace:
         layout: The groups.
         generator: Draws directions and probes; on the parameters' device.
         dropped: Indices of parameters whose per-sample norms proved wrong in an earlier check; None checks now.
+        scales: √Σ by parameter, from :func:`~lightning_tl.measure.noise.check_scales`: also estimate Tr ΣH.
 
     Attributes:
         outputs: The outputs behind the loss; None where the loss is not known, and the split not possible.
@@ -51,8 +57,11 @@ class SplitTrace:
         layout: Layout,
         generator: torch.Generator,
         dropped: set[int] | None = None,
+        scales: list[Tensor] | None = None,
     ) -> None:
-        self.layout, self.generator = layout, generator
+        self.layout, self.generator, self.scales = layout, generator, scales
+        # of its own, so that Tr H has the same draws with and without it
+        self._weighted = torch.Generator(generator.device).manual_seed(generator.initial_seed() + 15_485_863)
         self.tensors = objective.tensors
         self.norms = SampleNorms(objective.module, objective.params)
         with self.norms.recording():
@@ -83,11 +92,25 @@ class SplitTrace:
         one_row = self.outputs is not None and self.samples is not None and self.outputs.shape[0] == self.samples
         return self.outputs.rank if self.outputs is not None and one_row and not self.others else None
 
-    def gauss_newton(self, direction: Tensor) -> Tensor:
-        """Return ‖Jᵀv‖² summed over samples, by group [groups], for one direction v of the outputs' shape."""
-        return self._grouped(self._squared(direction, self.others))
+    @property
+    def measures(self) -> int:
+        """How many traces are estimated: Tr H, and Tr ΣH where scales are given."""
+        return 1 if self.scales is None else 2
 
-    def remainder(self, apart: bool = False) -> tuple[Tensor, float]:
+    def has_remainder(self, weighted: bool) -> bool:
+        """Say whether Tr R, or Tr ΣR, needs products."""
+        if not weighted or self.scales is None:
+            return bool(self.curved)
+        return any(float(self.scales[i].max()) > 0 for i in self.curved)
+
+    def gauss_newton(self, direction: Tensor) -> list[Tensor]:
+        """Return ‖Jᵀv‖² summed over samples, by group [groups], for one direction v of the outputs' shape.
+
+        With scales, a second tensor: ‖Σ^½Jᵀv‖².
+        """
+        return [self._grouped(part) for part in self._squared(direction, self.others, weighted=True)]
+
+    def remainder(self, apart: bool = False, weighted: bool = False) -> tuple[Tensor, float]:
         """Return zᵀRz by group, [groups], for one random z over the curved parameters.
 
         Successive layers multiply each other, so that most of ‖R‖² lies between them and none of it in the trace.
@@ -95,13 +118,17 @@ class SplitTrace:
 
         Args:
             apart: Probe the two halves apart.
+            weighted: Of Σ^½RΣ^½ instead.
 
         Returns:
             The estimate, and the variance of probing apart over that of probing together, at equal work (1 unless
             ``apart``).
         """
         self.prepare_remainder()
-        probes = [self._signs(self.tensors[i]) for i in self.curved]
+        scales = [self.scales[i] for i in self.curved] if weighted and self.scales is not None else None
+        generator = self.generator if scales is None else self._weighted
+        probes = [_signs(self.tensors[i], generator) for i in self.curved]
+        probes = _times(probes, scales)
         if not apart:
             return self._grouped(self._dots(probes, self._images(probes))), 1.0
         total, within, between = torch.zeros(len(self.tensors), dtype=torch.float64), 0.0, 0.0
@@ -109,7 +136,7 @@ class SplitTrace:
             part = [z if side == half else torch.zeros_like(z) for z, side in zip(probes, self._sides, strict=True)]
             images = self._images(part)
             total += self._dots(part, images)
-            for image, side in zip(images, self._sides, strict=True):
+            for image, side in zip(_times(images, scales), self._sides, strict=True):
                 energy = 0.0 if image is None else image.square().sum(dtype=torch.float64).item()
                 within, between = (within + energy, between) if side == half else (within, between + energy)
         return self._grouped(total), 2 * within / max(within + between, 1e-300)
@@ -147,21 +174,30 @@ class SplitTrace:
                 total[index] = (probe * image).sum(dtype=torch.float64).item()
         return total
 
-    def _squared(self, direction: Tensor, whole: list[int]) -> Tensor:
-        """Return Σ_n ‖g_n‖² by covered parameter and ‖Σ_n g_n‖² by those in ``whole``."""
+    def _squared(self, direction: Tensor, whole: list[int], weighted: bool = False) -> list[Tensor]:
+        """Return Σ_n ‖g_n‖² by covered parameter and ‖Σ_n g_n‖² by those in ``whole``; then the same of Σ^½g."""
         assert self.outputs is not None
         edges = self.norms.edges if self.samples else []
         inputs: list[Any] = [*edges, *(self.tensors[i] for i in whole)]
         grads: tuple[Tensor | None, ...] = ()
         if inputs:
             grads = torch.autograd.grad([self.outputs.edge], inputs, [direction], retain_graph=True, allow_unused=True)
+        at_edges, of_whole = list(grads[: len(edges)]), dict(zip(whole, grads[len(edges) :], strict=True))
+        found = torch.zeros(len(self.tensors), dtype=torch.float64)
         if self.samples:
-            found = self.norms.norms(list(grads[: len(edges)]), self.samples)
-        else:
-            found = torch.zeros(len(self.tensors), dtype=torch.float64)
-        for index, grad in zip(whole, grads[len(edges) :], strict=True):
-            found[index] = 0.0 if grad is None else grad.square().sum(dtype=torch.float64).item()
-        return found
+            found = self.norms.norms(at_edges, self.samples)
+        for index, grad in of_whole.items():
+            found[index] = _energy(grad)
+        if not weighted or self.scales is None:
+            return [found]
+        rows = {i: scale for i, scale in enumerate(self.scales) if scale.dim()}
+        scaled = found * torch.tensor([0.0 if s.dim() else float(s) ** 2 for s in self.scales], dtype=torch.float64)
+        if self.samples and rows:
+            scaled += self.norms.norms(at_edges, self.samples, rows)
+        for index in rows.keys() & of_whole.keys():
+            grad = of_whole[index]
+            scaled[index] = 0.0 if grad is None else _energy(grad * rows[index])
+        return [found, scaled]
 
     def _wrong_norms(self, samples: int) -> set[int]:
         """Return the parameters whose norms differ from the gradient's, for a direction in one sample alone.
@@ -176,25 +212,21 @@ class SplitTrace:
         masked = torch.zeros_like(by_sample)
         masked[one] = by_sample[one]
         masked = masked.view_as(direction)
-        claimed = self._squared(masked, [])
+        (claimed,) = self._squared(masked, [])
         everything = list(range(len(self.tensors)))
         true = torch.zeros_like(claimed)
         grads = torch.autograd.grad([self.outputs.edge], self.tensors, [masked], retain_graph=True, allow_unused=True)
         for index, grad in zip(everything, grads, strict=True):
-            true[index] = 0.0 if grad is None else grad.square().sum(dtype=torch.float64).item()
+            true[index] = _energy(grad)
         slack = _CHECK_TOLERANCE * torch.maximum(claimed, true) + 1e-9 * true.sum()
         return set(torch.nonzero((claimed - true).abs() > slack).flatten().tolist())
-
-    def _signs(self, like: Tensor) -> Tensor:
-        bits = torch.randint(0, 2, like.shape, generator=self.generator, device=like.device, dtype=torch.int8)
-        return bits.to(like.dtype).mul_(2).sub_(1)
 
     def _grouped(self, by_parameter: Tensor) -> Tensor:
         return torch.tensor(list(self.layout.by_group(by_parameter).values()), dtype=torch.float64)
 
 
 class SplitResult:
-    """What :func:`run_split` gathered for one micro-batch.
+    """What :func:`run_split` gathered for one micro-batch, of Tr H or of Tr ΣH.
 
     Attributes:
         gauss_newton: Estimates of Tr G by group.
@@ -232,42 +264,60 @@ class SplitResult:
 
 def run_split(
     split: SplitTrace, products: float, enough: Callable[[SplitResult], bool], prior: Mapping[str, float]
-) -> SplitResult:
-    """Estimate Tr G and Tr R with a budget.
+) -> list[SplitResult]:
+    """Estimate Tr G and Tr R with a budget; with scales, with the same draws Tr ΣG, and by as many products Tr ΣR.
 
     Args:
         split: With known outputs.
         products: The budget in products; a pass for G costs :data:`PASS_COST`.
-        enough: True stops early.
+        enough: True, for all traces, stops early.
         prior: ``gauss_newton`` and ``remainder``: variances of single estimates in the previous measurement, by which
             the work is shared until this one has its own.
+
+    Returns:
+        The result of Tr H, and of Tr ΣH where the split has scales.
     """
     assert split.outputs is not None
-    result, rank = SplitResult(), split.rank
+    results, rank = [SplitResult() for _ in range(split.measures)], split.rank
     share = products if not split.curved else 0.7 * products
     if rank is not None and rank * PASS_COST <= share:
-        unit = [split.gauss_newton(split.outputs.unit_direction(c, split.generator)) for c in range(rank)]
-        result.exact = torch.stack(unit).sum(0)
-        result.products += rank * PASS_COST
+        units = [split.gauss_newton(split.outputs.unit_direction(c, split.generator)) for c in range(rank)]
+        for result, unit in zip(results, zip(*units, strict=True), strict=True):
+            result.exact = torch.stack(unit).sum(0)
+        results[0].products += rank * PASS_COST
         if not split.curved:
-            return result
-    draws, probes = _allocation(products - result.products, split, prior, exact=result.exact is not None)
-    apart, turn = bool(probes), 0
-    while len(result.gauss_newton) < draws or result.probes < probes or len(result.remainder) < 2 * bool(probes):
-        if len(result.gauss_newton) < draws:
-            result.gauss_newton.add(split.gauss_newton(split.outputs.random_direction(split.generator)))
-        if result.probes < probes or len(result.remainder) < 2 * bool(probes):
-            # the first pair tells which way is better, by energies that hardly depend on the probe
-            value, ratio = split.remainder(apart)
-            result.remainder.add(value)
-            result.probes += 2 if apart else 1
-            if turn == 0:
-                apart = ratio < APART_BELOW
-        turn += 1
-        if turn > 2 and enough(result):
+            return results
+    exact = results[0].exact is not None
+    draws, probes = _allocation(products - results[0].products, split, prior, exact=exact)
+    budgets = [probes if split.has_remainder(weighted=index == 1) else 0 for index in range(len(results))]
+    apart, turn = [budget > 0 for budget in budgets], 0
+    while True:
+        wants_draw = len(results[0].gauss_newton) < draws
+        wants_probe = [
+            r.probes < budget or len(r.remainder) < 2 * bool(budget) for r, budget in zip(results, budgets, strict=True)
+        ]
+        if not wants_draw and not any(wants_probe):
             break
-    result.products += result.probes + PASS_COST * len(result.gauss_newton)
-    return result
+        if wants_draw:
+            direction = split.outputs.random_direction(split.generator)
+            for result, value in zip(results, split.gauss_newton(direction), strict=True):
+                result.gauss_newton.add(value)
+        for index, result in enumerate(results):
+            if not wants_probe[index]:
+                continue
+            # the first pair tells which way is better, by energies that hardly depend on the probe
+            value, ratio = split.remainder(apart[index], weighted=index == 1)
+            result.remainder.add(value)
+            result.probes += 2 if apart[index] else 1
+            if turn == 0:
+                apart[index] = ratio < APART_BELOW
+        turn += 1
+        if turn > 2 and all(enough(result) for result in results):
+            break
+    for result in results:
+        result.products += result.probes
+    results[0].products += PASS_COST * len(results[0].gauss_newton)
+    return results
 
 
 def _allocation(products: float, split: SplitTrace, prior: Mapping[str, float], exact: bool) -> tuple[int, int]:
@@ -285,3 +335,18 @@ def _allocation(products: float, split: SplitTrace, prior: Mapping[str, float], 
         of_g, of_r = (prior["gauss_newton"] * PASS_COST) ** 0.5, prior["remainder"] ** 0.5
         share = min(max(of_g / (of_g + of_r), 0.15), 0.85)
     return max(2, round(share * products / PASS_COST)), max(2, round((1 - share) * products))
+
+
+def _signs(like: Tensor, generator: torch.Generator) -> Tensor:
+    bits = torch.randint(0, 2, like.shape, generator=generator, device=like.device, dtype=torch.int8)
+    return bits.to(like.dtype).mul_(2).sub_(1)
+
+
+def _energy(gradient: Tensor | None) -> float:
+    return 0.0 if gradient is None else gradient.square().sum(dtype=torch.float64).item()
+
+
+def _times(tensors: Sequence[T], scales: Sequence[Tensor] | None) -> list[T]:
+    if scales is None:
+        return list(tensors)
+    return [t if t is None else t * scale for t, scale in zip(tensors, scales, strict=True)]

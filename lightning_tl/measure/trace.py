@@ -13,6 +13,7 @@ from torch import Tensor
 from lightning_tl.errors import UserError, nearest
 from lightning_tl.measure.estimate import Samples, TraceEstimate, combine
 from lightning_tl.measure.hvp import Hessian, lacks_double_backward
+from lightning_tl.measure.noise import check_scales
 from lightning_tl.measure.objective import Objective
 from lightning_tl.measure.opaque import OpaqueTrace
 from lightning_tl.measure.params import Groups, Layout
@@ -27,6 +28,7 @@ def hessian_trace(
     objective: Objective,
     products: int = 24,
     *,
+    scales: Mapping[str, Tensor] | None = None,
     tolerance: float = 0.0,
     max_seconds: float | None = None,
     groups: Groups = None,
@@ -46,6 +48,10 @@ def hessian_trace(
     Args:
         objective: Loss, batches and parameters.
         products: The budget, in Hessian-vector products over all batches.
+        scales: √Σ by parameter, as from :func:`~lightning_tl.measure.noise.noise_scales`: one number, or one for each
+            index of the first dimension. Also estimate Tr ΣH, the rise of the loss under noise of scale γ over ½γ² to
+            second order. It is exact where Tr H is, at no further backward pass; elsewhere it costs as many products
+            again. Tr H has the same value with and without it, unless ``tolerance`` or ``max_seconds`` end it.
         tolerance: Stop early once the standard error is below this share of the estimate; 0: spend the budget.
         max_seconds: Stop early after this time (then the result depends on the machine).
         groups: As in :func:`~lightning_tl.measure.params.group_names`.
@@ -56,7 +62,8 @@ def hessian_trace(
         memory: ``.memory`` of the previous estimate of this run.
 
     Raises:
-        UserError: An argument is out of range, or the module cannot be differentiated (the message says why).
+        UserError: An argument is out of range, the scales do not fit the parameters, or the module cannot be
+            differentiated (the message says why).
 
     Sources: Hutchinson 1990; Epperly, Tropp and Webber 2024 (arXiv 2301.07825); Schraudolph 2002 for the split.
     """
@@ -67,6 +74,7 @@ def hessian_trace(
     start = time.perf_counter()
     memory = dict(memory or {})
     layout = Layout(objective.params, groups)
+    sigma = None if scales is None else check_scales(scales, objective.params)
 
     def enough(value: float, stderr: float) -> bool:
         late = max_seconds is not None and time.perf_counter() - start > max_seconds
@@ -75,7 +83,7 @@ def hessian_trace(
     with objective.measuring(weights=False):
         estimate = None
         if method in ("auto", "split"):
-            estimate = _by_split(objective, layout, products, enough, seed, memory)
+            estimate = _by_split(objective, layout, products, enough, seed, memory, sigma)
             if estimate is None and method == "split":
                 raise UserError(
                     "method='split' needs a loss that ends in F.cross_entropy (without label smoothing), F.mse_loss or "
@@ -83,22 +91,28 @@ def hessian_trace(
                     "loss_fn(module, batch) of that form"
                 )
         if estimate is None:
-            estimate = _opaque(objective, layout, products, enough, seed, memory, keep, memory_limit, method)
+            estimate = _opaque(objective, layout, products, enough, seed, memory, keep, memory_limit, method, sigma)
     return TraceEstimate(**{**estimate, "seconds": time.perf_counter() - start})
 
 
 def _by_split(
-    objective: Objective, layout: Layout, products: int, enough: Any, seed: int, memory: dict[str, Any]
+    objective: Objective,
+    layout: Layout,
+    products: int,
+    enough: Any,
+    seed: int,
+    memory: dict[str, Any],
+    scales: list[Tensor] | None,
 ) -> dict[str, Any] | None:
     """Run the split over all batches; None where the loss of a batch, of any process, is not known."""
-    rank, world = objective.process
+    rank, _ = objective.process
     generator = torch.Generator(layout.device).manual_seed(seed + 7919 * rank)
     dropped = set(memory["dropped"]) if "dropped" in memory else None
-    results: list[SplitResult] = []
+    results: list[list[SplitResult]] = []
     for index in range(len(objective.batches)):
         split: SplitTrace | None = None
         try:
-            split = SplitTrace(objective, index, layout, generator, dropped)
+            split = SplitTrace(objective, index, layout, generator, dropped, scales)
             if split.outputs is not None and split.curved and "dropped" not in memory:
                 split.remainder()  # raises where there is no double backward, before any process goes its own way
         except RuntimeError as error:
@@ -115,7 +129,21 @@ def _by_split(
             return enough(float(result.mean().sum()), combine(result.parts())[0])
 
         results.append(run_split(split, products, stop, memory.get("variances", {})))
-    weights = objective.weights
+    plain = [first for first, *_ in results]
+    variances = {"gauss_newton": plain[0].gauss_newton, "remainder": plain[0].remainder}
+    return {
+        **_combined(objective, layout, plain),
+        "weighted": TraceEstimate(**_combined(objective, layout, [r[1] for r in results])) if scales else None,
+        "memory": {
+            "dropped": sorted(dropped or ()),
+            "variances": {kind: v for kind, samples in variances.items() if (v := samples.total_variance()) > 0},
+        },
+    }
+
+
+def _combined(objective: Objective, layout: Layout, results: list[SplitResult]) -> dict[str, Any]:
+    """Average the results of the batches, over all processes."""
+    weights, (_, world) = objective.weights, objective.process
     mean = torch.stack([w * r.mean() for w, r in zip(weights, results, strict=True)]).sum(0)
     parts = [(w * w * v, n) for w, r in zip(weights, results, strict=True) for v, n in r.parts()]
     stderr, degrees = combine(parts)
@@ -134,14 +162,6 @@ def _by_split(
         "degrees": degrees,
         "groups": dict(zip(names, mean.tolist(), strict=True)),
         "group_stderr": dict(zip(names, by_group.sqrt().tolist(), strict=True)),
-        "memory": {
-            "dropped": sorted(dropped or ()),
-            "variances": {
-                kind: variance
-                for kind, samples in (("gauss_newton", results[0].gauss_newton), ("remainder", results[0].remainder))
-                if (variance := samples.total_variance()) > 0
-            },
-        },
     }
 
 
@@ -155,25 +175,39 @@ def _opaque(
     keep: int,
     memory_limit: float,
     method: str,
+    scales: list[Tensor] | None,
 ) -> dict[str, Any]:
-    generator = torch.Generator(layout.device).manual_seed(seed)
     # XTrace holds basis and products in full and probes in one byte
     vectors = int(memory_limit * 2**30 / (layout.size * (2 * layout.dtype.itemsize + 1)))
     with Hessian(objective, differences=bool(memory.get("differences"))) as hessian:
 
-        def product(vector: Tensor) -> Tensor:
-            return layout.flatten(hessian(layout.unflatten(vector)))
+        def estimate(sigma: list[Tensor] | None, memory: dict[str, Any]) -> dict[str, Any]:
+            def product(vector: Tensor) -> Tensor:
+                tensors = layout.unflatten(vector)
+                if sigma is None:
+                    return layout.flatten(hessian(tensors))
+                image = hessian([v * s for v, s in zip(tensors, sigma, strict=True)])
+                return layout.flatten([v * s for v, s in zip(image, sigma, strict=True)])
 
-        run = OpaqueTrace(product, layout, generator, products, enough, vectors, memory, keep)
-        result = run._hutchinson(Samples(), products) if method == "hutchinson" else run.run()
-        names = list(layout.groups)
-        return {
-            "value": float(result.groups.sum()),
-            "stderr": result.stderr,
-            "method": result.method,
-            "products": float(hessian.products),
-            "degrees": result.degrees,
-            "groups": dict(zip(names, result.groups.tolist(), strict=True)),
-            "group_stderr": dict(zip(names, result.group_stderr.tolist(), strict=True)),
-            "memory": {**result.memory, "differences": hessian.differences},
-        }
+            before = hessian.products
+            generator = torch.Generator(layout.device).manual_seed(seed)
+            run = OpaqueTrace(product, layout, generator, products, enough, vectors, memory, keep)
+            result = run._hutchinson(Samples(), products) if method == "hutchinson" else run.run()
+            names = list(layout.groups)
+            return {
+                "value": float(result.groups.sum()),
+                "stderr": result.stderr,
+                "method": result.method,
+                "products": float(hessian.products - before),
+                "degrees": result.degrees,
+                "groups": dict(zip(names, result.groups.tolist(), strict=True)),
+                "group_stderr": dict(zip(names, result.group_stderr.tolist(), strict=True)),
+                "memory": result.memory,
+            }
+
+        found = estimate(None, memory)
+        if scales is not None:
+            found["weighted"] = TraceEstimate(**estimate(scales, memory.get("weighted", {})))
+            found["memory"] = {**found["memory"], "weighted": found["weighted"].memory}
+        found["memory"] = {**found["memory"], "differences": hessian.differences}
+        return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -89,6 +90,16 @@ class TransferTask(pl.LightningModule):
         """Make ``self.backbone`` and ``self.head``."""
         self.backbone = build_backbone(self.backbone_name, self.in_chans)
         self.head = self.build_head(self.backbone.num_features)  # type: ignore[arg-type]
+
+    def freshly_initialised(self) -> nn.Module:
+        """Return a module with newly drawn weights under the same names, by ``configure_models``.
+
+        No checkpoint is read, and this task stays as it is. Measurements take from it the spread of the initialisation.
+        """
+        fresh = copy.copy(self)
+        nn.Module.__init__(fresh)  # no parameters, buffers and modules; the arguments stay
+        fresh.configure_models()
+        return fresh
 
     def build_head(self, num_features: int) -> nn.Module:
         """Return the head: pooled features ``[B, num_features]`` → outputs."""

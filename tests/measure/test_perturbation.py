@@ -106,7 +106,8 @@ def test_init_noise_from_a_reference(tmp_path):
     torch.save({"state_dict": fresh().state_dict()}, tmp_path / "fresh.ckpt")
     by_path = noise_scales(module, select(module), reference=tmp_path / "fresh.ckpt")
     assert float(by_path["qkv.weight"]) == pytest.approx(0.3, rel=0.2)
-    assert float(noise_scales(module, select(module), reference=fresh().state_dict())["qkv.bias"]) == 0
+    for reference in (fresh().state_dict(), fresh()):
+        assert float(noise_scales(module, select(module), reference=reference)["qkv.bias"]) == 0
 
 
 def test_relative_noise_is_a_share_of_each_tensor_or_filter():
@@ -135,6 +136,8 @@ def test_errors_name_the_layer_and_the_way_out(tmp_path):
         noise_scales(module, params, "gauss")
     with pytest.raises(UserError, match=r"the reference lacks 1 of 3 measured parameters.*gain"):
         noise_scales(module, params, reference={"linear.weight": torch.ones(3, 3), "linear.bias": torch.ones(3)})
+    with pytest.raises(UserError, match="reference must build a module; it returned a list"):
+        noise_scales(module, params, reference=lambda: [Bare()])
     with pytest.raises(UserError, match="no such file"):
         noise_scales(module, params, reference=tmp_path / "absent.ckpt")
     (tmp_path / "text.ckpt").write_text("hello")

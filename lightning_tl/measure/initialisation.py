@@ -1,0 +1,186 @@
+"""How the parameters of a module are initialised, found in the module itself."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+from lightning_tl.errors import UserError
+from lightning_tl.measure.constructors import writes_weights
+from lightning_tl.measure.libraries import Build, blank_copy, rebuilds, reset, reset_method
+from lightning_tl.measure.params import _listed, clean_name
+from lightning_tl.measure.spread import spreads
+
+_log = logging.getLogger(__name__)
+
+#: A module's method that says how it is initialised: it takes no arguments and returns a module with the same parameter
+#: names and newly drawn weights. It must not change the module, nor read a checkpoint.
+PROTOCOL = "freshly_initialised"
+REMEDY = (
+    f"Define a method {PROTOCOL}() of the module that returns a newly built one, or pass reference=<a function that "
+    "builds a fresh module>, or the path or state dict of a freshly initialised one; or choose noise='relative' or "
+    "'isotropic'"
+)
+
+
+@dataclass
+class Initialisation:
+    """How parameters are initialised.
+
+    Attributes:
+        spreads: By parameter name the standard deviation of its initialisation; 0 for constants.
+        sources: By parameter name what initialised it, in words.
+        doubts: Sentences that say of which parameters the initialisation may be another, and why.
+    """
+
+    spreads: dict[str, float] = field(default_factory=dict)
+    sources: dict[str, str] = field(default_factory=dict)
+    doubts: list[str] = field(default_factory=list)
+
+
+def own_initialisation(module: nn.Module, params: Mapping[str, Tensor]) -> Initialisation:
+    """Find how parameters are initialised, from the module's top down, each by the first of these that it has.
+
+    1. Its own method ``freshly_initialised()``.
+    2. The library it is from: timm's ``create_model`` or ``init_weights``, a Hugging Face model of its ``config``.
+    3. The layer's own ``reset_parameters()`` on a copy, the layers inside it first. That is in doubt where a module
+       around it writes weights in its constructor.
+
+    Draws from the global random generators.
+
+    Args:
+        module: The module; it is not changed.
+        params: Name → parameter of the module.
+
+    Raises:
+        UserError: Some parameters have none of the three, or a ``freshly_initialised()`` returns something else.
+    """
+    search = _Search(module, params)
+    search.visit(module, ())
+    lacking = [params[name] for name in params if name not in search.found.spreads]
+    if unable := _owners(module, lacking):
+        raise UserError(
+            f"noise='init': {len(unable)} layers have no reset_parameters() that would tell how they are "
+            f"initialised: {_listed(unable)}. {REMEDY}"
+        )
+    return search.finish()
+
+
+class _Search:
+    def __init__(self, module: nn.Module, params: Mapping[str, Tensor]) -> None:
+        self.module, self.params = module, params
+        self.names = {id(p): name for name, p in params.items()}
+        self.found = Initialisation()
+        self.doubtful: dict[str, list[str]] = {}
+
+    def visit(self, module: nn.Module, around: tuple[type, ...]) -> None:
+        """Find what can be found of the parameters in a module that stands inside modules of the types ``around``."""
+        if not self._todo(module):
+            return
+        around = (*around, type(module))
+        if callable(getattr(module, PROTOCOL, None)):
+            self._take(module, f"{type(module).__name__}.{PROTOCOL}()", functools.partial(_call_protocol, module))
+        if self._rebuild(module):
+            around = around[:-1]
+        if self._todo(module) and reset_method(module):
+            self._reset(module, around)
+            return
+        for child in module.children():
+            self.visit(child, around)
+
+    def finish(self) -> Initialisation:
+        for reason, layers in self.doubtful.items():
+            count = "1 layer" if len(layers) == 1 else f"{len(layers)} layers"
+            self.found.doubts.append(
+                f"noise='init': it is not certain how the weights of {count} are initialised: {_listed(layers)}. "
+                f"{reason}. {REMEDY}"
+            )
+        return self.found
+
+    def _todo(self, module: nn.Module) -> dict[str, Tensor]:
+        """Return the module's parameters that are still to be found, by their names in it."""
+        return {
+            clean_name(name): p
+            for name, p in module.named_parameters(remove_duplicate=False)
+            if id(p) in self.names and self.names[id(p)] not in self.found.spreads
+        }
+
+    def _take(self, module: nn.Module, source: str, build: Build) -> set[str]:
+        """Note the spreads of the parameters that a fresh module has, and return their names in the module."""
+        todo = self._todo(module)
+        drawn = spreads(lambda: dict(build().named_parameters(remove_duplicate=False)), todo)
+        for name, spread in drawn.items():
+            public = self.names[id(todo[name])]
+            self.found.spreads.setdefault(public, spread)
+            self.found.sources.setdefault(public, source)
+        return set(drawn)
+
+    def _rebuild(self, module: nn.Module) -> bool:
+        """Build a library's model again; True where all that is left is a classifier that its user has put in."""
+        get_classifier = getattr(module, "get_classifier", None)
+        matched = False
+        for source, build, of_the_rest in rebuilds(module):
+            if matched and not of_the_rest:
+                continue
+            before = self._todo(module)
+            try:
+                taken = self._take(module, source, build)
+            except Exception as error:  # whatever the library raises: there are other ways
+                _log.info("%s does not build %s anew: %s", source, type(module).__name__, error)
+                continue
+            if matched and taken:
+                others = [before[name] for name in taken]
+                self._doubt(f"{source} is used, but timm builds such a model with other layers there", others)
+            matched = matched or bool(taken)
+            head = get_classifier() if callable(get_classifier) else None
+            new = {id(p) for p in head.parameters()} if isinstance(head, nn.Module) else set()
+            if matched and all(id(p) in new for p in self._todo(module).values()):
+                return True
+        return False
+
+    def _reset(self, layer: nn.Module, around: Iterable[type]) -> None:
+        fresh = blank_copy(layer)
+
+        def build() -> nn.Module:
+            reset(fresh)
+            return fresh
+
+        before = self._todo(layer)
+        taken = self._take(layer, "reset_parameters()", build)
+        if culprits := [kind.__name__ for kind in around if writes_weights(kind)]:
+            reason = (
+                f"reset_parameters() is used, but the constructor of {culprits[-1]} seems to initialise weights too"
+            )
+            self._doubt(reason, [before[name] for name in taken])
+
+    def _doubt(self, reason: str, parameters: list[Tensor]) -> None:
+        if parameters:
+            self.doubtful.setdefault(reason, []).extend(_owners(self.module, parameters))
+
+
+def _call_protocol(module: nn.Module) -> nn.Module:
+    name = f"{type(module).__name__}.{PROTOCOL}()"
+    try:
+        fresh = getattr(module, PROTOCOL)()
+    except Exception as error:
+        raise UserError(f"{name} failed: {type(error).__name__}: {error}") from error
+    if not isinstance(fresh, nn.Module):
+        raise UserError(f"{name} must return a newly built module, not a {type(fresh).__name__}")
+    own = {id(p) for p in module.parameters()}
+    if any(id(p) in own for p in fresh.parameters()):
+        raise UserError(f"{name} must return a newly built module; it returned parameters of the module itself")
+    return fresh
+
+
+def _owners(module: nn.Module, parameters: list[Tensor]) -> list[str]:
+    """Return the modules that hold these parameters, as ``name (Type)``."""
+    wanted = {id(p) for p in parameters}
+    return [
+        f"{name or '(top)'} ({type(child).__name__})"
+        for name, child in module.named_modules()
+        if any(id(p) in wanted for p in child.parameters(recurse=False))
+    ]

@@ -1,0 +1,293 @@
+"""The spread of the noise against that of many freshly built networks."""
+
+import functools
+import logging
+import math
+
+import pytest
+import timm
+import torch
+from scipy import stats
+from torch import nn
+
+from lightning_tl.errors import UserError
+from lightning_tl.measure import noise_scales, select
+from lightning_tl.measure.constructors import writes_weights
+from lightning_tl.measure.noise import initialisation
+from lightning_tl.measure.spread import spreads
+from lightning_tl.models import build_backbone
+from lightning_tl.tasks import (
+    Classification,
+    MultiLabelClassification,
+    ObjectDetection,
+    SemanticSegmentation,
+    SurfaceNormals,
+)
+
+# From so many numbers the standard deviation of normal values has an error of 0.5 %, and 3 % are six of it.
+ENOUGH = 20_000
+
+
+def check_against_fresh_builds(found, build, most_builds=40):
+    """Compare spreads with those of fresh builds, pooled over elements and builds.
+
+    Large tensors: within 3 %. Those of fewer than 20,000 numbers in all builds (biases of a head): by the χ² bound of
+    probability 1e-6 on the variance of normal values, which also holds for uniform ones, whose variance is less noisy.
+    Constants: exactly 0.
+    """
+    count, mean, square = {}, {}, {}
+    small = None
+    for index in range(most_builds):
+        torch.manual_seed(1_000 + index)
+        for name, p in build().named_parameters():
+            if small is not None and name not in small:
+                continue
+            values = p.detach().double().flatten()
+            n, centre = len(values), values.mean()
+            delta, total = centre - mean.get(name, 0.0), count.get(name, 0) + n
+            old = count.get(name, 0)
+            square[name] = square.get(name, 0.0) + (values - centre).square().sum() + delta**2 * old * n / total
+            mean[name] = mean.get(name, 0.0) + delta * n / total
+            count[name] = total
+        small = {name for name, n in count.items() if n < ENOUGH}
+    assert set(count) == set(found)
+    exact = 0
+    for name, n in count.items():
+        spread = math.sqrt(float(square[name]) / n)
+        if float(mean[name]) != 0 and spread < 1e-12 * abs(float(mean[name])):
+            spread = 0.0  # the rounding of the mean of equal constants
+        if spread == 0 or found[name] == 0:
+            assert found[name] == spread == 0, name
+        elif n >= ENOUGH:
+            assert found[name] == pytest.approx(spread, rel=0.03), name
+            exact += 1
+        else:
+            low, high = stats.chi2.ppf([5e-7, 1 - 5e-7], n - 1) / (n - 1)
+            assert low < (spread / found[name]) ** 2 < high, name
+    assert exact > 2
+
+
+def tiny_bert():
+    from transformers import BertConfig, BertForSequenceClassification
+
+    sizes = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 96}
+    return BertForSequenceClassification(BertConfig(vocab_size=300, initializer_range=0.05, **sizes))
+
+
+def tiny_llama():
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    sizes = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 96}
+    return LlamaForCausalLM(LlamaConfig(vocab_size=300, initializer_range=0.05, **sizes))
+
+
+def narrow_resnet():
+    return build_backbone("resnet10_w8")  # made of timm's class, without timm's create_model
+
+
+class Mixture(nn.Module):
+    """What a user writes: another's network under a head of one's own."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+        self.head = nn.Sequential(nn.ReLU(), nn.Linear(64, 30))
+
+
+NETWORKS = {
+    "classification": lambda: Classification(3, "resnet50"),
+    "labels": lambda: MultiLabelClassification(3, "resnet10_w32"),
+    "detection": lambda: ObjectDetection(3, "resnet18", fpn_channels=64, representation_size=128),
+    "segmentation": lambda: SemanticSegmentation(3, "resnet18"),
+    "normals": lambda: SurfaceNormals(3, "resnet10_w16"),
+    "resnet": functools.partial(timm.create_model, "resnet26d", num_classes=5, in_chans=1),
+    "vit": functools.partial(timm.create_model, "vit_tiny_patch16_224", img_size=64, num_classes=5, global_pool="avg"),
+    "vit, otherwise": functools.partial(timm.create_model, "vit_tiny_patch16_224", weight_init="jax"),
+    "convnext": functools.partial(timm.create_model, "convnext_atto", num_classes=5),
+    "efficientnet": functools.partial(timm.create_model, "efficientnet_b0", num_classes=5),
+    "features": functools.partial(timm.create_model, "resnet18", features_only=True, in_chans=2),
+    "timm's class": narrow_resnet,
+    "timm's mixer": lambda: timm.models.mlp_mixer.MlpMixer(img_size=32, patch_size=8, num_blocks=2, embed_dim=64),
+    "timm's transformer": lambda: timm.models.VisionTransformer(img_size=32, patch_size=8, embed_dim=96, depth=2),
+    "timm's windows": lambda: timm.models.SwinTransformer(
+        img_size=56, window_size=7, depths=(1, 1), num_heads=(2, 4), embed_dim=48
+    ),
+    "bert": tiny_bert,
+    "llama": tiny_llama,
+    "mixture": lambda: Mixture(timm.create_model("convnext_atto", num_classes=0)),
+    "mixture with bert": lambda: Mixture(tiny_bert()),
+    "torch": lambda: nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.TransformerEncoderLayer(16, 2, 32)),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_spread_is_that_of_freshly_built_networks(name):
+    build = NETWORKS[name]
+    torch.manual_seed(5)
+    module = build()
+    with torch.no_grad():
+        for p in module.parameters():
+            p.mul_(3).add_(1)  # training must not matter
+    before = {key: (value.clone(), value.data_ptr()) for key, value in module.state_dict().items()}
+    states, modes = torch.get_rng_state(), [m.training for m in module.modules()]
+    found = initialisation(module, select(module))
+    assert torch.equal(states, torch.get_rng_state())
+    for key, value in module.state_dict().items():
+        assert torch.equal(value, before[key][0]), key
+        assert value.data_ptr() == before[key][1], key
+    assert modes == [m.training for m in module.modules()]
+    assert found.doubts == []
+    assert set(found.sources) == set(found.spreads)
+    check_against_fresh_builds(found.spreads, build)
+
+
+class OwnWeights(nn.Module):
+    """Initialises its layers in a function that its constructor calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(40, 30)
+        self.apply(draw)
+
+
+def draw(layer):
+    if isinstance(layer, nn.Linear):
+        nn.init.normal_(layer.weight, std=0.7)
+
+
+class OwnWord(OwnWeights):
+    def freshly_initialised(self):
+        return OwnWord()
+
+
+class Returns(nn.Linear):
+    result = None
+
+    def freshly_initialised(self):
+        return self.result(self)
+
+
+def refuse(module):
+    raise ValueError("no file")
+
+
+def test_a_module_says_how_it_is_initialised():
+    for module in (OwnWord(), nn.Sequential(OwnWord())):
+        found = initialisation(module, select(module))
+        assert {value for name, value in found.spreads.items() if name.endswith("weight")} == {0.7}
+        assert set(found.sources.values()) == {"OwnWord.freshly_initialised()"}
+        assert found.doubts == []
+
+
+@pytest.mark.parametrize(
+    "result, message",
+    [
+        (lambda module: 3, r"Returns.freshly_initialised\(\) must return a newly built module, not a int"),
+        (lambda module: module, r"Returns.freshly_initialised\(\).*returned parameters of the module itself"),
+        (refuse, r"Returns.freshly_initialised\(\) failed: ValueError: no file"),
+    ],
+)
+def test_a_module_that_says_it_wrongly(monkeypatch, result, message):
+    monkeypatch.setattr(Returns, "result", staticmethod(result))
+    module = Returns(3, 4)
+    with pytest.raises(UserError, match=message):
+        noise_scales(module, select(module))
+
+
+def test_doubt_is_said_where_a_constructor_writes_weights(caplog):
+    import torchvision
+
+    module = Mixture(OwnWeights())
+    found = initialisation(module, select(module))
+    (doubt,) = found.doubts
+    assert "not certain how the weights of 1 layer are initialised: net.linear (Linear)" in doubt
+    assert "the constructor of OwnWeights seems to initialise weights too" in doubt
+    assert "freshly_initialised()" in doubt
+    with caplog.at_level(logging.WARNING):
+        noise_scales(module, select(module))
+    assert caplog.messages == [doubt]
+    for kind in (torchvision.models.ResNet, torchvision.models.DenseNet, timm.models.ConvNeXt, OwnWeights, OwnWord):
+        assert writes_weights(kind), kind
+    for kind in (nn.Linear, nn.TransformerEncoderLayer, nn.Sequential, Mixture):
+        assert not writes_weights(kind), kind
+
+
+def test_layers_that_a_user_has_put_into_a_model():
+    resnet = timm.create_model("resnet18")
+    resnet.fc = nn.Linear(512, 7)  # the classifier: by its own initialisation
+    found = initialisation(resnet, select(resnet))
+    assert found.doubts == []
+    assert found.sources["fc.weight"] == "reset_parameters()"
+    assert found.spreads["fc.weight"] == pytest.approx(1 / math.sqrt(3 * 512))
+    resnet.conv1 = nn.Conv2d(3, 64, 3)  # whether this was initialised by timm's function cannot be known
+    (doubt,) = initialisation(resnet, select(resnet)).doubts
+    assert "conv1 (Conv2d)" in doubt
+    assert "timm builds such a model with other layers there" in doubt
+    bert = tiny_bert()
+    bert.classifier = nn.Linear(48, 5)
+    found = initialisation(bert, select(bert))
+    assert found.spreads["classifier.weight"] == pytest.approx(1 / math.sqrt(3 * 48))
+    assert "classifier (Linear)" in found.doubts[0]
+
+
+def test_a_subclass_of_a_hugging_face_model_with_other_arguments():
+    from transformers import BertModel
+
+    class Longer(BertModel):
+        def __init__(self, config, length):
+            super().__init__(config)
+            self.length = nn.Parameter(torch.zeros(length))
+            self.post_init()
+
+    module = Longer(tiny_bert().config, 9)
+    with pytest.raises(UserError, match=r"\(top\) \(Longer\)"):
+        noise_scales(module, select(module))
+    found = initialisation(module, select(module, exclude="^length"))
+    assert set(found.sources.values()) == {"BertModel(config)"}
+    assert found.spreads["encoder.layer.0.output.dense.weight"] == 0.05
+
+
+def test_one_draw_is_enough_where_the_distribution_can_be_read_off():
+    draws = []
+
+    def draw():
+        draws.append(nn.Sequential(nn.Linear(3, 2), nn.LayerNorm(2), nn.Embedding(4, 3), nn.Conv2d(1, 1, 1)))
+        return dict(draws[-1].named_parameters())
+
+    found = spreads(draw, draw())
+    assert len(draws) == 2
+    assert found["0.bias"] == pytest.approx(1 / 3)
+    assert found["2.weight"] == 1
+    assert found["1.weight"] == found["1.bias"] == 0
+
+
+def test_other_distributions_are_drawn_until_they_are_known():
+    """Numbers that no single call fills in: cut off, scaled, partly zero, the same in all elements, shifted by draw."""
+    draws = []
+
+    def draw():
+        draws.append(1)
+        cut, padded, same = torch.empty(50), torch.empty(400, 20), torch.empty(30)
+        nn.init.trunc_normal_(cut, std=1.0, a=-1.0, b=1.0)
+        with torch.no_grad():
+            padded.normal_()
+            padded[0].zero_()
+        return {"cut": cut, "padded": padded, "scaled": 0.1 * torch.randn(50), "same": same.uniform_().fill_(0.3) + 1}
+
+    found = spreads(draw, draw())
+    assert len(draws) - 1 == 64  # the most, as 64 · 50 numbers are not yet enough
+    assert found["cut"] == pytest.approx(float(stats.truncnorm(-1, 1).std()), rel=0.05)
+    assert found["padded"] == pytest.approx(math.sqrt(399 / 400), rel=0.03)
+    assert found["scaled"] == pytest.approx(0.1, rel=0.05)
+    assert found["same"] == 0
+
+
+def test_a_record_that_the_numbers_contradict_is_not_believed():
+    """Memory that is written past torch's dispatcher, as NumPy does."""
+
+    def draw():
+        weight = torch.empty(8_000).normal_()
+        weight.numpy()[:] *= 5
+        return {"weight": weight}
+
+    assert spreads(draw, draw())["weight"] == pytest.approx(5, rel=0.03)

@@ -1,0 +1,187 @@
+"""Tr(ΣH) against dense Hessians in float64, and against the rise of the loss under the same noise."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from scipy import stats
+from torch import nn
+
+from lightning_tl.errors import UserError
+from lightning_tl.measure import Objective, hessian_trace, noise_scales, perturbation_sensitivity
+from lightning_tl.measure.noise import check_scales
+from lightning_tl.measure.params import Layout
+from lightning_tl.measure.split import SplitTrace
+from tests.measure.cases import build, cross_entropy, exact
+
+
+def scales_of(objective, kind, seed=0):
+    """Return scales by parameter: as noise_scales finds them, or random ones, some 0, by tensor or by row."""
+    if kind in ("init", "relative", "isotropic"):
+        return noise_scales(objective.module, objective.params, kind)
+    generator = torch.Generator().manual_seed(seed)
+    found = {}
+    for index, (name, p) in enumerate(objective.params.items()):
+        shape = (p.shape[0], *(1,) * (p.dim() - 1)) if kind == "rows" else ()
+        found[name] = (index % 4 != 3) * torch.rand(shape, generator=generator, dtype=torch.float64)
+    return found
+
+
+def weighted(case, scales, prefix=""):
+    """Return Tr(ΣH) of a dense Hessian over the parameters whose names start with a prefix."""
+    total, at = 0.0, 0
+    for name, p in case.objective.params.items():
+        diagonal = case.hessian.diagonal()[at : at + p.numel()].view(p.shape)
+        total += float((scales[name] ** 2 * diagonal).sum()) if name.startswith(prefix) else 0.0
+        at += p.numel()
+    return total
+
+
+@pytest.mark.parametrize("kind", ["init", "relative", "isotropic", "tensors", "rows"])
+@pytest.mark.parametrize("name", ["cross_entropy", "bce", "conv_bn"])
+def test_it_is_exact_where_the_trace_is_and_costs_nothing(name, kind):
+    objective = build(name, 40)
+    scales = scales_of(objective, kind)
+    case, found = exact(objective), hessian_trace(objective, scales=scales)
+    assert found.weighted.method == "exact"
+    assert found.weighted.stderr == 0
+    assert found.weighted.products == 0
+    assert found.weighted.value == pytest.approx(weighted(case, scales), rel=1e-9)
+    for group, value in found.weighted.groups.items():
+        assert value == pytest.approx(weighted(case, scales, f"{group}."), rel=1e-8, abs=1e-12)
+    assert found.value == pytest.approx(case.trace, rel=1e-9)
+    if kind == "isotropic":
+        assert found.weighted.value == pytest.approx(found.value)
+
+
+@pytest.mark.parametrize(
+    "name, kind, method, reported",
+    [
+        ("tanh", "init", "auto", "split"),
+        ("tanh", "rows", "auto", "split"),
+        ("attention", "init", "auto", "split"),
+        ("attention", "rows", "auto", "split"),
+        ("smoothed", "tensors", "auto", "xtrace"),
+        ("smoothed", "relative", "hutchinson", "hutchinson"),
+        ("attention", "rows", "opaque", None),
+    ],
+)
+def test_it_is_unbiased_with_an_honest_error(name, kind, method, reported):
+    objective = build(name, 60)
+    scales = scales_of(objective, kind)
+    case, seeds = exact(objective), 120
+    true = weighted(case, scales)
+    found = [hessian_trace(objective, 24, scales=scales, method=method, seed=s).weighted for s in range(seeds)]
+    assert reported is None or {f.method for f in found} == {reported}
+    values = torch.tensor([f.value for f in found], dtype=torch.float64)
+    assert abs(float(values.mean()) - true) < 4 * float(values.std()) / seeds**0.5 + 1e-9 * abs(true)
+    covered = sum(f.interval()[0] <= true <= f.interval()[1] for f in found)
+    low, high = stats.binom.ppf([0.001, 0.999], seeds, [0.90, 0.99])
+    assert low <= covered <= high
+    for group in found[0].groups:
+        values = torch.tensor([f.groups[group] for f in found], dtype=torch.float64)
+        error = abs(float(values.mean()) - weighted(case, scales, f"{group}."))
+        assert error < 4.5 * float(values.std()) / seeds**0.5 + 1e-9, group
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "tanh", "attention", "smoothed"])
+def test_the_trace_itself_is_the_same_with_and_without(name):
+    objective = build(name, 20)
+    scales = scales_of(objective, "rows")
+    memory, memory_with = {}, {}
+    for products in (6, 24):
+        for seed in (0, 1):
+            plain = hessian_trace(objective, products, seed=seed, memory=memory)
+            both = hessian_trace(objective, products, seed=seed, memory=memory_with, scales=scales)
+            memory, memory_with = plain.memory, both.memory
+            assert (plain.value, plain.stderr, plain.groups) == (both.value, both.stderr, both.groups)
+            assert (plain.weighted is None, plain.products) == (True, both.products)
+
+
+class EveryLayer(nn.Module):
+    """All layers whose per-sample norms are found in one backward pass, and one whose are not."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(5, 36)
+        self.conv = nn.Conv2d(1, 4, 3, padding=1, groups=1)
+        self.grouped = nn.Conv2d(4, 4, 3, groups=2)
+        self.batch = nn.BatchNorm2d(4)
+        self.group = nn.GroupNorm(2, 4)
+        self.layer = nn.LayerNorm((4, 4, 4))
+        self.bare = nn.Parameter(torch.rand(4, 1, 1) + 0.5)
+        self.linear = nn.Linear(16, 3)
+
+    def forward(self, ids):
+        x = self.embed(ids).view(len(ids), -1, 6, 6)[:, :1]
+        x = self.layer(self.group(self.batch(self.grouped(torch.tanh(self.conv(x)))))) * self.bare
+        return self.linear(x.flatten(2)).mean(1)
+
+
+def test_norms_scaled_by_row_are_those_of_each_samples_gradient():
+    torch.manual_seed(3)
+    module = EveryLayer().double().eval()
+    ids, labels = torch.randint(0, 5, (6, 3)), torch.randint(0, 3, (6,))
+    objective = Objective(module, cross_entropy, [(ids, labels)])
+    scales = check_scales(scales_of(objective, "rows"), objective.params)
+    with objective.measuring():
+        split = SplitTrace(objective, 0, Layout(objective.params, {"": "all"}), torch.Generator().manual_seed(0))
+        split.scales = scales
+        assert [list(objective.params)[i] for i in split.others] == ["bare"]
+        direction = split.outputs.random_direction(torch.Generator().manual_seed(1))
+        found = split._squared(direction, split.others, weighted=True)[1]
+        expected = torch.zeros_like(found)
+        for n in range(len(ids)):
+            grads = torch.autograd.grad((module(ids[n : n + 1]) * direction[n]).sum(), objective.tensors)
+            expected += torch.stack([(g * s).square().sum() for g, s in zip(grads, scales, strict=True)])
+        bare = split.others[0]  # by the gradient of all samples together
+        (whole,) = torch.autograd.grad((module(ids) * direction).sum(), [module.bare])
+        expected[bare] = (whole * scales[bare]).square().sum()
+    assert torch.allclose(found, expected, rtol=1e-9)
+    assert int((expected > 0).sum()) > 8
+
+
+@pytest.mark.parametrize("name", ["tanh", "mse", "attention"])
+@pytest.mark.parametrize("kind", ["init", "relative"])
+def test_half_gamma_squared_of_it_is_the_rise_of_a_smooth_loss_under_small_noise(name, kind):
+    """Networks of tanh and GELU, with the noise of a model's initialisation and relative to its filters."""
+    objective = build(name, 60)
+    scales = noise_scales(objective.module, objective.params, kind)
+    gamma = 1e-3
+    rise = perturbation_sensitivity(objective, scales, [gamma], draws=400)[0]
+    trace = hessian_trace(objective, 400, scales=scales).weighted
+    half = 0.5 * gamma**2
+    assert abs(rise.sensitivity - half * trace.value) < 3 * math.hypot(rise.stderr, half * trace.stderr)
+    assert rise.stderr < 0.2 * rise.sensitivity
+
+
+def test_scales_that_do_not_fit_are_refused():
+    objective = build("tanh")
+    good = noise_scales(objective.module, objective.params)
+    for name, value, message in [
+        ("0.weight", None, r"scales has no entry for parameter '0.weight'"),
+        ("0.weight", torch.ones(3), r"scales\['0.weight'\] has shape \(3,\); it must be one number, or \(7, 1\)"),
+        ("0.bias", torch.tensor(-1.0), r"scales\['0.bias'\] must be finite and at least 0; it is -1"),
+        ("0.bias", torch.tensor(math.nan), r"scales\['0.bias'\] must be finite"),
+    ]:
+        wrong = {key: scale for key, scale in good.items() if key != name}
+        if value is not None:
+            wrong[name] = value
+        with pytest.raises(UserError, match=message):
+            hessian_trace(objective, scales=wrong)
+    with pytest.raises(UserError, match="none of the 6 measured parameters gets noise"):
+        hessian_trace(objective, scales={name: 0 * scale for name, scale in good.items()})
+
+
+def test_parameters_without_noise_cost_no_products():
+    """Curved parameters whose scale is 0 have no remainder to be probed."""
+    module = nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 3)).double()
+    torch.manual_seed(0)
+    batch = (torch.randn(9, 5).double(), torch.randint(0, 3, (9,)))
+    objective = Objective(module, lambda m, b: F.cross_entropy(m(b[0]), b[1]), [batch])
+    scales = {name: torch.tensor(0.3 * name.startswith("2."), dtype=torch.float64) for name in objective.params}
+    found = hessian_trace(objective, scales=scales)
+    assert found.method == "split"
+    assert (found.weighted.method, found.weighted.products, found.weighted.stderr) == ("exact", 0, 0)
+    assert found.weighted.value == pytest.approx(weighted(exact(objective), scales), rel=1e-8)
