@@ -63,6 +63,7 @@ def measure_checkpoints(
         gammas: Scales of the noise.
         draws: Antithetic pairs by scale.
         noise: ``init``, ``relative`` or ``isotropic``.
+            With ``trace`` and ``sensitivity`` together, the trace weighted by its variances is measured too.
         init_reference: For ``init``, as in :func:`~lightning_tl.measure.noise.noise_scales`.
         products: Budget of a trace, in Hessian-vector products.
         include: Regular expression of parameter names to measure.
@@ -73,7 +74,7 @@ def measure_checkpoints(
 
     Returns:
         Rows with ``run_id, step, quantity, group, gamma, value, stderr``; what does not apply is an empty string. For
-        ``loss_along`` and ``quadratic_along`` the column gamma holds λ.
+        ``loss_along`` and ``quadratic_along`` the column gamma holds λ. ``hessian/weighted_trace`` is Tr(ΣH).
 
     Raises:
         UserError: A quantity is unknown; a checkpoint cannot be read or does not fit the module; there is no batch.
@@ -97,6 +98,7 @@ def measure_checkpoints(
         rows.append(dict(zip(COLUMNS, values, strict=True)))
 
     mode: str | None = None
+    scales: dict[str, Tensor] | None = None
     try:
         for index, path in enumerate(checkpoints):
             state = load_state(path)
@@ -118,13 +120,16 @@ def measure_checkpoints(
             with quiet(module):
                 mode = mode or find_mode(build, own_loss=loss_fn is None)
                 objective = build(mode)
-                if "trace" in quantities:
-                    found = hessian_trace(objective, products, groups=groups, seed=seed)
-                    add(step, "hessian/trace", found.value, stderr=found.stderr)
-                    for group, value in found.groups.items():
-                        add(step, "hessian/trace", value, group, stderr=found.group_stderr[group])
-                if "sensitivity" in quantities:
+                if "sensitivity" in quantities and (scales is None or noise != "init"):
                     scales = noise_scales(module, params, noise, init_reference, seed)
+                if "trace" in quantities:
+                    found = hessian_trace(objective, products, scales=scales, groups=groups, seed=seed)
+                    for key, trace in (("hessian/trace", found), ("hessian/weighted_trace", found.weighted)):
+                        if trace is not None:
+                            add(step, key, trace.value, stderr=trace.stderr)
+                            for group, value in trace.groups.items():
+                                add(step, key, value, group, stderr=trace.group_stderr[group])
+                if scales is not None:
                     levels = perturbation_sensitivity(objective, scales, gammas, draws, seed)
                     add(step, "perturbed_loss", levels[0].loss, gamma=0)
                     for level in levels:
@@ -158,6 +163,7 @@ def plot_measurements(rows: Sequence[Row], path: Path) -> None:
     panels = [
         ("param_distance/total", "distance from the reference", None),
         ("hessian/trace", "trace of the Hessian", None),
+        ("hessian/weighted_trace", "Tr(ΣH), Σ the noise's variances", None),
         ("perturbed_loss", "loss under noise", "γ"),
         ("sensitivity", "rise under noise", "γ"),
         ("loss_along", "loss along reference → checkpoint", "step"),

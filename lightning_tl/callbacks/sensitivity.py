@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from lightning.pytorch import LightningModule, Trainer
 
 from lightning_tl.callbacks.base import LossMeasurement
-from lightning_tl.errors import UserError, nearest
-from lightning_tl.measure.noise import NOISES, Reference, noise_scales
-from lightning_tl.measure.objective import Objective
+from lightning_tl.callbacks.noise import Noise
+from lightning_tl.errors import UserError
+from lightning_tl.measure.noise import Reference
 from lightning_tl.measure.perturbation import check_gammas, perturbation_sensitivity
 
 
@@ -23,20 +22,22 @@ class PerturbationSensitivity(LossMeasurement):
         draws: Antithetic pairs ±ε by scale; the same at every measurement of a run, so that curves compare.
         noise: ``init``: Σ is, by tensor, the variance of its initialisation distribution; ``relative``: to the norm
             of the tensor (of each filter, for convolutions); ``isotropic``: Σ = 1.
-        reference: For ``init``, where the layers' own ``reset_parameters()`` is not how the model was initialised: a
-            function that builds a fresh module, or the path or state dict of a freshly initialised one.
+        reference: For ``init``, where the module itself does not tell how it is initialised
+            (:func:`~lightning_tl.measure.initialisation.own_initialisation`): a function that builds a fresh module; or
+            one that is freshly initialised, its state dict, or the path of that.
         every_n_steps: As for :class:`~lightning_tl.callbacks.base.LossMeasurement`, also the other arguments.
         kwargs: As there.
 
     Attributes:
         draw_history: By measurement, γ (as in the keys) → perturbed loss of each draw.
+        doubts: With ``init``, sentences on layers whose initialisation is not certain (also warned of); else empty.
 
     Logs:
         For each γ ``sensitivity/gamma_<γ>`` = E[L(θ + ε) − L(θ)], ``sensitivity/gamma_<γ>_stderr`` and
         ``perturbed_loss/gamma_<γ>`` = E[L(θ + ε)]; ``perturbed_loss/gamma_0`` = L(θ); ``sensitivity/seconds``.
 
     Raises:
-        UserError: An argument is out of range; with ``init``, layers that do not tell how they are initialised.
+        UserError: An argument is out of range; with ``init``, layers whose initialisation cannot be found out.
 
     Example:
         >>> trainer = Trainer(callbacks=[PerturbationSensitivity(gammas=[0.01, 0.02])])  # doctest: +SKIP
@@ -53,19 +54,23 @@ class PerturbationSensitivity(LossMeasurement):
         every_n_steps: int | None = 500,
         **kwargs: Any,
     ) -> None:
-        if noise not in NOISES:
-            raise UserError(f"noise={noise!r} is unknown{nearest(noise, NOISES)}")
+        self._noise = Noise(noise, reference)
         if draws < 2:
             raise UserError(f"draws={draws}: a standard error needs at least 2")
         super().__init__(every_n_steps=every_n_steps, **kwargs)
         self.gammas, self.draws, self.noise, self.reference = check_gammas(gammas), draws, noise, reference
         self.draw_history: list[dict[str, list[float]]] = []
-        self._scales: dict[str, float] | None = None
+
+    @property
+    def doubts(self) -> list[str]:
+        """What is not certain about the scales of the noise."""
+        return self._noise.doubts
 
     def measure(self, trainer: Trainer, module: LightningModule) -> dict[str, float]:
         """Return losses and sensitivities by key."""
         objective = self.objective(trainer, module)
-        found = perturbation_sensitivity(objective, self._noise(objective), self.gammas, self.draws, seed=self.seed)
+        scales = self._noise.scales(objective, self.seed)
+        found = perturbation_sensitivity(objective, scales, self.gammas, self.draws, seed=self.seed)
         values = {"perturbed_loss/gamma_0": found[0].loss}
         for one in found:
             values[f"sensitivity/gamma_{one.gamma:g}"] = one.sensitivity
@@ -76,18 +81,10 @@ class PerturbationSensitivity(LossMeasurement):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state in plain types."""
-        return {**super().state_dict(), "scales": self._scales, "draws": self.draw_history}
+        return {**super().state_dict(), **self._noise.state_dict(), "draws": self.draw_history}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on where a checkpoint was written."""
         super().load_state_dict(state_dict)
-        self._scales, self.draw_history = state_dict["scales"], [dict(row) for row in state_dict["draws"]]
-
-    def _noise(self, objective: Objective) -> dict[str, torch.Tensor]:
-        params = objective.params
-        if self.noise == "init" and self._scales is not None and self._scales.keys() == params.keys():
-            return {n: torch.tensor(self._scales[n], dtype=p.dtype, device=p.device) for n, p in params.items()}
-        scales = noise_scales(objective.module, params, self.noise, self.reference, self.seed)
-        if self.noise == "init":
-            self._scales = {name: float(scale) for name, scale in scales.items()}
-        return scales
+        self._noise.load_state_dict(state_dict)
+        self.draw_history = [dict(row) for row in state_dict["draws"]]

@@ -8,6 +8,7 @@ import torch
 from lightning_tl.callbacks import HessianTrace, ParameterDistance, PerturbationSensitivity
 from lightning_tl.callbacks.checkpoints import measure_checkpoints
 from lightning_tl.errors import UserError
+from lightning_tl.measure import Objective, hessian_trace, noise_scales
 from tests.callbacks.modules import Classifier, images, trainer
 
 
@@ -31,7 +32,7 @@ def run(tmp_path_factory):
     batch = next(iter(images(16, 16, seed=4)))
     live = [
         ParameterDistance(every_n_steps=4),
-        HessianTrace(every_n_steps=4, probe=batch),
+        HessianTrace(every_n_steps=4, probe=batch, noise="init"),
         PerturbationSensitivity([0.1], draws=3, every_n_steps=4, probe=batch),
     ]
     torch.save({"state_dict": module.state_dict(), "global_step": 0}, folder / "start.ckpt")
@@ -59,6 +60,9 @@ def test_checkpoints_give_what_the_callbacks_logged(run, tmp_path):
             distance["param_distance/head"], rel=1e-5
         )
         assert value(rows, step, "hessian/trace") == pytest.approx(trace["hessian/trace"], rel=1e-5)
+        assert value(rows, step, "hessian/weighted_trace") == pytest.approx(trace["hessian/weighted_trace"], rel=1e-5)
+        parts = [value(rows, step, "hessian/weighted_trace", group=group) for group in ("backbone", "head")]
+        assert sum(parts) == pytest.approx(trace["hessian/weighted_trace"], rel=1e-5)
         assert value(rows, step, "sensitivity", 0.1) == pytest.approx(noisy["sensitivity/gamma_0.1"], rel=1e-3)
         assert value(rows, step, "perturbed_loss", 0) == pytest.approx(noisy["perturbed_loss/gamma_0"], rel=1e-5)
     # along reference → checkpoint: λ = 0 is the reference and λ = 1 the checkpoint
@@ -72,6 +76,23 @@ def test_checkpoints_give_what_the_callbacks_logged(run, tmp_path):
     assert list(table[0]) == ["run_id", "step", "quantity", "group", "gamma", "value", "stderr"]
     assert {r["run_id"] for r in table} == {folder.name}
     assert (tmp_path / "measurements.png").stat().st_size > 10_000
+
+
+def test_the_weighted_trace_comes_with_the_sensitivity_of_the_same_noise(run):
+    folder, _, batch = run
+    paths = [folder / "step=4.ckpt", folder / "step=8.ckpt"]
+    alone = measure_checkpoints(Plain(), paths, [batch], quantities=["trace"])
+    assert {r["quantity"] for r in alone} == {"hessian/trace"}
+    both = measure_checkpoints(
+        Plain(), paths, [batch], quantities=["trace", "sensitivity"], noise="relative", gammas=[1e-4], draws=2
+    )
+    for path, step in zip(paths, (4, 8), strict=True):  # relative noise is that of each checkpoint's own weights
+        module = Plain()
+        module.load_state_dict(torch.load(path, weights_only=True)["state_dict"])
+        objective = Objective(module, lambda m, b: torch.nn.functional.cross_entropy(m(b[0]), b[1]), [batch])
+        expected = hessian_trace(objective, scales=noise_scales(module, objective.params, "relative"))
+        assert value(both, step, "hessian/weighted_trace") == pytest.approx(expected.weighted.value, rel=1e-5)
+        assert value(both, step, "hessian/trace") == value(alone, step, "hessian/trace")
 
 
 def test_distance_alone_needs_no_batches(run):

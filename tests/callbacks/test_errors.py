@@ -31,6 +31,8 @@ from tests.callbacks.modules import Classifier, images, trainer
             lambda: HessianTrace(outputs_fn=lambda m, b: b, output_loss="mse", loss_fn=lambda m, b: b),
             "either loss_fn, or outputs_fn",
         ),
+        (lambda: HessianTrace(noise="relativ"), "noise='relativ' is unknown; did you mean 'relative'"),
+        (lambda: HessianTrace(reference="start.ckpt"), "reference is how the module is initialised, for noise='init'"),
         (lambda: HessianTrace(loss_fn="mse"), "loss_fn must be a function"),
         (lambda: HessianTrace(probe_batches=0), "probe_batches=0 must be"),
         (lambda: PerturbationSensitivity([-1]), "gammas must be positive"),

@@ -1,6 +1,7 @@
 """Where numbers go, when they are measured, and that they are right."""
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -57,9 +58,10 @@ def test_values_are_those_of_the_measure_package_on_the_first_batch():
                 self.weights = {n: t.clone() for n, t in pl_module.state_dict().items()}
 
     first, trace, noisy = First(), HessianTrace(None), PerturbationSensitivity([0.1], every_n_steps=None, draws=4)
+    weighted = HessianTrace(None, noise="init", prefix="init/")
     distance = ParameterDistance(every_n_steps=None, at_epoch_end=True)
     module = Classifier()
-    trainer(max_epochs=1, callbacks=[first, trace, noisy, distance]).fit(module, images())
+    trainer(max_epochs=1, callbacks=[first, trace, weighted, noisy, distance]).fit(module, images())
     final = {n: p.detach().clone() for n, p in module.named_parameters()}
     module.load_state_dict(first.weights)
 
@@ -72,11 +74,41 @@ def test_values_are_those_of_the_measure_package_on_the_first_batch():
     assert found.method == "exact"
     assert trace.history[0]["hessian/trace"] == pytest.approx(found.value, rel=1e-5)
     assert trace.history[0]["hessian/trace_stderr"] == 0
-    again = perturbation_sensitivity(objective, noise_scales(module, objective.params), [0.1], 4)[0]
+    scales = noise_scales(module, objective.params)
+    expected = hessian_trace(objective, scales=scales).weighted
+    logged = weighted.history[0]
+    assert logged["init/hessian/weighted_trace"] == pytest.approx(expected.value, rel=1e-5)
+    assert logged["init/hessian/weighted_trace_stderr"] == 0
+    assert logged["init/hessian/trace"] == trace.history[0]["hessian/trace"]
+    assert not [key for key in trace.history[0] if "weighted" in key]
+    again = perturbation_sensitivity(objective, scales, [0.1], 4)[0]
     assert noisy.history[0]["sensitivity/gamma_0.1"] == pytest.approx(again.sensitivity, rel=1e-4)
     moved = sum(float((p - first.weights[n]).square().sum()) for n, p in final.items()) ** 0.5
     assert distance.history[-1]["param_distance/total"] == pytest.approx(moved, rel=1e-5)
     assert distance.history[0]["param_distance/total"] == 0
+
+
+def test_what_is_not_certain_of_the_initialisation_is_told_once_and_kept():
+    class Deep(Classifier):
+        def __init__(self):
+            super().__init__()
+            torch.nn.init.orthogonal_(self.head.weight)
+
+    measuring = [PerturbationSensitivity([0.1], draws=2, every_n_steps=1), HessianTrace(1, noise="init")]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer(max_steps=3, callbacks=measuring).fit(Deep(), images())
+    told = [str(w.message) for w in caught if "it is not certain how" in str(w.message)]
+    assert len(told) == 2  # once by each callback, not at each of its four measurements
+    assert "the constructor of Deep" in told[0]
+    for callback in measuring:
+        assert len(callback.history) == 4
+        assert callback.doubts == told[:1]
+    state = measuring[0].state_dict()
+    again = PerturbationSensitivity([0.1])
+    again.load_state_dict(state)
+    assert again.doubts == told[:1]
+    assert HessianTrace().doubts == []
 
 
 def test_early_stopping_and_checkpoints_can_monitor_the_values(tmp_path):

@@ -56,8 +56,8 @@ class Ordered:
 def callbacks():
     return [
         ParameterDistance(every_n_steps=2),
-        HessianTrace(every_n_steps=2, products=6, method="opaque", log_steps=3),
-        HessianTrace(every_n_steps=3, prefix="known/"),
+        HessianTrace(every_n_steps=2, products=6, method="opaque", log_steps=3, noise="init"),
+        HessianTrace(every_n_steps=3, prefix="known/", noise="relative"),
         PerturbationSensitivity([0.1], draws=3, every_n_steps=2, at_epoch_end=True),
         SensitivityStop(patience=50),
     ]
