@@ -78,10 +78,17 @@ def _train(study: Study, sets: list[DataSet], out: Path, engine: Engine, facts: 
         records, failures = run_all(runs, out, engine, study.retries, study.threads, advance, finished, study.store)
     if study.store is not None:
         fetch_targets(study.store, out)
+    facts.write(tested_on_validation=_tested_on_validation(runs, records))
     collect(runs, sets, records, out)
     if study.complexity is not None and not failures:
         collect(runs, sets, records, out, measure_complexity(study.complexity, sets, runs, records, out, study.store))
     return failures
+
+
+def _tested_on_validation(runs: list[Run], records: Records) -> list[str]:
+    """Return the fine-tuning data that have no test part, such as renders."""
+    found = [records[run.name]["facts"] for run in runs if run.stage == "finetune" and run.name in records]
+    return sorted({facts["data"] for facts in found if facts.get("tested_on_validation")})
 
 
 def planned(study: Study, out: Path) -> tuple[list[DataSet], list[Run], Records]:

@@ -100,9 +100,13 @@ def test_no_test_image_is_read_before_the_test(kind, on_error, tmp_path):
     data.setup("fit")
     data.setup("validate")
     assert sum(len(batch[0]) for batch in each(data.train_dataloader(), data.val_dataloader())) > 0
-    with pytest.raises(UserError, match="cannot be (decoded|read)"):
+
+    def test():
         data.setup("test")
         list(data.test_dataloader())
+
+    with pytest.raises(UserError, match=r"cannot be (decoded|read)"):
+        test()
 
 
 def each(*loaders) -> Iterator:

@@ -150,3 +150,16 @@ def test_the_seal_holds(finished):
     data.setup("test")
     with pytest.raises(BrokenSealError, match="was read before the end"):
         list(data.test_dataloader())
+
+
+def test_a_study_that_is_tested_on_renders_says_so(finished, renders, tmp_path, monkeypatch):
+    """Renders have no test part; the study's facts, which the report tells, name them."""
+    monkeypatch.setattr(module, "_engine", lambda study: Here())
+    settings = {"data.root": str(renders), "data.batch_size": 8, "data.steps_per_epoch": 2, "trainer.max_steps": 4}
+    fine = Stage("pretrain/small_images", set=settings | {"model.scheduler.warmup_steps": 2})
+    assert module.run_study(Study(finetune=fine, law=None), tmp_path / "out") == {}
+    assert load_json(tmp_path / "out" / "study.json")["tested_on_validation"] == ["Rendered"]
+    assert load_json(finished[0] / "study.json")["tested_on_validation"] == []
+    with (tmp_path / "out" / "results.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert row["error"] == row["val_error"]

@@ -306,8 +306,7 @@ from pathlib import Path
 if __name__ == "__main__":
     from lightning_tl.study.local import LocalEngine
     from study.test_runs import call
-    from tasks.toy import Toy, trainer
-from training import pretraining
+    from training import pretraining
     engine = LocalEngine(2)
     out = Path({out!r})
     for name in ("a", "b"):
