@@ -224,7 +224,6 @@ from pathlib import Path
 from lightning.pytorch import Callback
 from lightning_tl.study import runs
 from study.test_runs import call
-from tasks.toy import Toy, trainer
 from training import pretraining
 
 class Kill(Callback):
