@@ -183,6 +183,8 @@ class RoomConfig:
             and walls where the background is random.
         material_share: share of floors (and walls) with one.
         material_scale: repetitions of a material a metre.
+        fixed_material: the one of these materials that floor and walls have where the background is fixed, by its name
+            without resolution and format (``Fabric001``).
     """
 
     walls: Literal[0, 4] = 4
@@ -192,6 +194,7 @@ class RoomConfig:
     materials: str = ""
     material_share: float = 1.0
     material_scale: Range = (0.4, 1.5)
+    fixed_material: str = ""
 
 
 @dataclass
