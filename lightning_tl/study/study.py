@@ -12,7 +12,7 @@ from typing import Any
 
 from lightning_tl.progress import progress_bar
 from lightning_tl.study.collect import collect
-from lightning_tl.study.complexity import measure_complexity
+from lightning_tl.study.complexity import given_checkpoint, measure_complexity
 from lightning_tl.study.config import Study
 from lightning_tl.study.plan import DataSet, Run, choose, data_sets, plan
 from lightning_tl.study.records import load_json, write_json
@@ -37,6 +37,8 @@ def run_study(study: Study, out: Path) -> dict[str, str]:
         DataGenError: What rendering needs is missing, or a scene cannot be rendered.
     """
     study.check()
+    if study.complexity is not None:
+        given_checkpoint(study.complexity)  # it is needed last: say now that it is missing
     out = out.resolve()
     sets = data_sets(study)
     facts = Facts(out / "study.json", study)

@@ -139,14 +139,13 @@ def paper(tmp_path_factory):
 
 @pytest.mark.parametrize("setting", sorted(path.stem for path in COMPLEXITY.glob("*.yaml")))
 def test_the_papers_objects_and_materials_lie_over_each_setting(setting, paper, monkeypatch):
-    """Through the command's own parser: 173 objects, 58 of them without texture; ten per scene; all equally frequent."""
+    """Through the command's own parser: 173 objects, 58 without texture; ten per scene; all equally frequent."""
     monkeypatch.chdir(paper)
     parser = command_parser("render", "")
     parser.add_class_arguments(RenderConfig)
-    given = parse(parser, [f"--config=render/complexity/{setting}", "--config=render/bop"])
-    config = RenderConfig(
-        **{name: parser.instantiate_classes(given)[name] for name in RenderConfig.__dataclass_fields__}
-    )
+    arguments = [f"--config=render/complexity/{setting}", "--config=render/bop"]
+    given = parser.instantiate_classes(parse(parser, arguments))
+    config = RenderConfig(**{name: given[name] for name in RenderConfig.__dataclass_fields__})
     catalogue = open_catalogue(config)
     texture, appearance, _, background = setting.split("-")
     assert len(catalogue.categories) == (173 if texture == "with" else 58)
