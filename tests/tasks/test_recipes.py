@@ -82,7 +82,7 @@ def test_what_all_recipes_share(name):
 
 @pytest.mark.parametrize("name", [name for name in TABLE if name.startswith("finetune")])
 def test_validation_is_about_as_large_as_the_official_one_or_smaller(name):
-    """It is split off the training images, whose numbers are those of the real data sets; the official one is the test."""
+    """It is split off the training images of the real data sets; their official validation set is the test."""
     training, official = {
         "finetune/sinclass": (IMAGENET, 50_000),
         "finetune/objdet": (118_287, 5000),
