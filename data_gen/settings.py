@@ -242,7 +242,8 @@ class RenderConfig:
         seed: another seed, other scenes.
         categories: names of built-in categories, or of the groups ``digits``, ``shapes``, ``all``; without ``sources``.
         sources: where objects come from, see :class:`SourceConfig`; empty: the built-in ``categories``.
-        appearance: ``single`` (one object a scene; categories come in balanced turns) or ``multiple`` (up to ten).
+        appearance: ``single`` (one object per scene; categories come in balanced turns) or ``multiple`` (as many as
+            ``objects.count`` says).
         light: ``fix`` or ``random`` lamps.
         background: ``fix`` or ``random`` floor, walls and sky.
         texture: ``with`` samples all the categories, ``without`` only those that have no texture. No texture is taken
