@@ -70,6 +70,7 @@ _LATER = {
     "room.materials": "",
     "room.material_share": 1.0,
     "room.material_scale": [0.4, 1.5],
+    "room.fixed_material": "",
 }
 # where the user's files lie; what is in them counts
 _PLACES = ("camera.intrinsics", "lights.hdris", "room.materials")
@@ -218,15 +219,17 @@ def check_config(config: RenderConfig) -> None:
         )
     if config.lights.hdris and config.room.walls:
         raise DataGenError("'lights.hdris' cannot light a closed room: set 'room.walls' to 0")
-    for given, knob, what in (
-        (config.lights.hdris, config.light, "light"),
-        (config.room.materials, config.background, "background"),
-    ):
-        if given and knob == "fix":
-            key = "lights.hdris" if what == "light" else "room.materials"
-            raise DataGenError(
-                f"'{key}' is drawn from where '{what}' is random, but it is 'fix': leave one of them out"
-            )
+    if config.lights.hdris and config.light == "fix":
+        raise DataGenError(
+            "'lights.hdris' is drawn from where 'light' is random, but it is 'fix': leave one of them out"
+        )
+    if config.room.materials and config.background == "fix" and not config.room.fixed_material:
+        raise DataGenError(
+            "'room.materials' is drawn from where 'background' is random, but it is 'fix': name one material as "
+            "'room.fixed_material', or leave 'room.materials' out"
+        )
+    if config.room.fixed_material and not config.room.materials:
+        raise DataGenError("'room.fixed_material' names one of 'room.materials': give that folder")
 
 
 def _check_sources(config: RenderConfig) -> None:

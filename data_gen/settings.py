@@ -183,6 +183,8 @@ class RoomConfig:
             and walls where the background is random.
         material_share: share of floors (and walls) with one.
         material_scale: repetitions of a material a metre.
+        fixed_material: the one of these materials that floor and walls have where the background is fixed, by its name
+            without resolution and format (``Fabric001``).
     """
 
     walls: Literal[0, 4] = 4
@@ -192,6 +194,7 @@ class RoomConfig:
     materials: str = ""
     material_share: float = 1.0
     material_scale: Range = (0.4, 1.5)
+    fixed_material: str = ""
 
 
 @dataclass
@@ -239,7 +242,8 @@ class RenderConfig:
         seed: another seed, other scenes.
         categories: names of built-in categories, or of the groups ``digits``, ``shapes``, ``all``; without ``sources``.
         sources: where objects come from, see :class:`SourceConfig`; empty: the built-in ``categories``.
-        appearance: ``single`` (one object a scene; categories come in balanced turns) or ``multiple`` (up to ten).
+        appearance: ``single`` (one object per scene; categories come in balanced turns) or ``multiple`` (as many as
+            ``objects.count`` says).
         light: ``fix`` or ``random`` lamps.
         background: ``fix`` or ``random`` floor, walls and sky.
         texture: ``with`` samples all the categories, ``without`` only those that have no texture. No texture is taken

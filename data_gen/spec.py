@@ -99,7 +99,10 @@ def sample_scene(
     lens = found.lens or _lens(config, own, fov)
     cameras = _cameras(config, rng, objects, lens, lying)
     scene_seed = int(rng.integers(2**31 - 1))
-    if config.background == "random" and found.materials:
+    if found.materials and config.background == "fix":
+        floor = _of_maps(floor, found.materials[0].name, float(np.mean(config.room.material_scale)))
+        walls = walls and floor
+    elif found.materials:
         floor = _from_maps(config, own, floor, found)
         walls = walls and _from_maps(config, own, walls, found)
     panorama, turn = "", 0.0
@@ -189,8 +192,11 @@ def _from_maps(config: RenderConfig, own: np.random.Generator, drawn: MaterialSp
     if own.uniform() >= config.room.material_share:
         return drawn
     chosen = found.materials[own.integers(len(found.materials))]
-    scale = round(float(own.uniform(*config.room.material_scale)), 4)
-    return MaterialSpec("plain", drawn.colour, drawn.second, scale, drawn.roughness, chosen.name)
+    return _of_maps(drawn, chosen.name, float(own.uniform(*config.room.material_scale)))
+
+
+def _of_maps(drawn: MaterialSpec, name: str, scale: float) -> MaterialSpec:
+    return MaterialSpec("plain", drawn.colour, drawn.second, round(scale, 4), drawn.roughness, name)
 
 
 def _background(config: RenderConfig, rng: np.random.Generator) -> tuple[MaterialSpec, MaterialSpec | None, Colour]:

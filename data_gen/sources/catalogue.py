@@ -23,7 +23,7 @@ from data_gen.settings import RenderConfig, SourceConfig
 from data_gen.sources.find import bop_is_textureless, chosen, find_models
 from data_gen.sources.lens import Lens, read_lens
 from data_gen.sources.meshes import read_model
-from data_gen.sources.surfaces import Panorama, PbrMaterial, find_hdris, find_materials
+from data_gen.sources.surfaces import Panorama, PbrMaterial, find_hdris, find_materials, named_material
 
 FIRST_ID = 1001
 _LARGEST, _SMALLEST = 20.0, 0.001  # metres, of objects that keep their own size
@@ -154,6 +154,8 @@ def open_catalogue(
                 categories.append(Category(name, ids[name], textured))
         opened.append(Source(source, i, tuple(categories), {c.name: models[c.name] for c in categories}))
     materials = find_materials(Path(config.room.materials), notes) if config.room.materials else ()
+    if materials and config.background == "fix":
+        materials = (named_material(materials, config.room.fixed_material),)
     hdris = find_hdris(Path(config.lights.hdris), notes) if config.lights.hdris else ()
     lens = read_lens(Path(config.camera.intrinsics), config.image) if config.camera.intrinsics else None
     if record is not None and total:

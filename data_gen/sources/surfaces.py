@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_gen.errors import DataGenError
+from data_gen.errors import DataGenError, nearest
 
 _MAP = re.compile(
     r"(.+)_(Color|NormalGL|Roughness|Displacement|AmbientOcclusion|Metalness|NormalDX|Opacity)$", re.IGNORECASE
@@ -91,6 +91,20 @@ def find_materials(root: Path, notes: list[str]) -> tuple[PbrMaterial, ...]:
     if faults:
         notes.append(f"room.materials: {len(faults)} of {len(sets)} materials cannot be used: {'; '.join(faults[:5])}")
     return tuple(found)
+
+
+def named_material(materials: tuple[PbrMaterial, ...], name: str) -> PbrMaterial:
+    """Return the material of a name, such as ``Fabric001`` for the files ``Fabric001_1K-JPG_Color.jpg`` and so on.
+
+    Raises:
+        DataGenError: there is none.
+    """
+    own = {material.name.rpartition("/")[2]: material for material in materials}
+    for key, material in own.items():
+        if key == name or key.startswith(f"{name}_"):
+            return material
+    names = sorted(key.partition("_")[0] for key in own)
+    raise DataGenError(f"'room.fixed_material' is '{name}', which is not in 'room.materials'{nearest(name, names)}")
 
 
 def find_hdris(root: Path, notes: list[str]) -> tuple[Panorama, ...]:

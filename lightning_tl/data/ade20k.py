@@ -11,7 +11,7 @@ from PIL import Image
 from lightning_tl.data.folders import image_files
 from lightning_tl.data.geometry import IGNORED
 from lightning_tl.data.images import mask, open_image
-from lightning_tl.data.sampled import OnError, SampledDataModule
+from lightning_tl.data.sampled import OnError, Pool, SampledDataModule
 from lightning_tl.data.samples import MEND_FILE, Kind
 from lightning_tl.data.transforms import ScaleCropTransform
 from lightning_tl.errors import UserError
@@ -79,14 +79,16 @@ class ScenePairs:
 class ADE20K(SampledDataModule):
     """Semantic segmentation in ADE20K's layout: ``ROOT/images/training/*.jpg``, ``ROOT/annotations/training/*.png``.
 
-    ``validation`` likewise; its images stand in for a test. Evaluation images keep their proportions, so they come one
-    by one, with masks of the resized image's size.
+    ``ROOT/images/validation`` and its masks are the test. Validation images are split off the training images, the same
+    for every fraction, draw and seed. Evaluation images keep their proportions, so they come one by one, with masks of
+    the resized image's size.
 
     Args:
         root: The folder.
         num_classes: K: masks hold 1 to K, and 0 for what is not counted.
         transform: Crops, sizes, colours.
-        fraction: Share of the training images to train on; see ``subset.txt`` in the run's folder.
+        val_share: Share of the training images to split off for validation.
+        fraction: Share of the other training images to train on; they are listed in ``subset.txt`` in the run's folder.
         draw: Which draw of the fraction; of one draw, smaller fractions are inside larger ones.
         on_error: Broken images: ``raise`` an error, or ``skip`` them and count them.
         batch_size: Images in a training batch.
@@ -106,6 +108,7 @@ class ADE20K(SampledDataModule):
         root: Path,
         num_classes: int = 150,
         transform: ScaleCropTransform | None = None,
+        val_share: float = 0.1,
         fraction: float = 1.0,
         draw: int = 0,
         on_error: OnError = "raise",
@@ -125,6 +128,7 @@ class ADE20K(SampledDataModule):
             seed,
             steps_per_epoch,
             num_workers,
+            val_share,
         )
         if not 1 <= num_classes <= IGNORED:
             raise UserError(f"data.num_classes is {num_classes}; it must be between 1 and {IGNORED}")
@@ -134,8 +138,8 @@ class ADE20K(SampledDataModule):
 
     def setup(self, stage: str) -> None:
         """List the images of the splits that the stage needs."""
-        if stage == "fit" and "train" not in self.splits:
-            self._train(ScenePairs(self.root, "training", self.num_classes))
-        if "val" not in self.splits:
-            self._add("val", ScenePairs(self.root, "validation", self.num_classes))
-        self.splits["test"] = self.splits["val"]
+        self._fill(
+            stage,
+            lambda: Pool(ScenePairs(self.root, "training", self.num_classes)),
+            val=lambda: ScenePairs(self.root, "validation", self.num_classes),
+        )

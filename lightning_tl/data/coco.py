@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from PIL import Image
 
 from lightning_tl.data.images import open_image
-from lightning_tl.data.sampled import OnError, SampledDataModule
+from lightning_tl.data.sampled import OnError, Pool, SampledDataModule
 from lightning_tl.data.samples import MEND_FILE, Kind
 from lightning_tl.data.transforms import ResizeTransform
 from lightning_tl.errors import UserError
@@ -197,19 +197,26 @@ class InstanceImages:
 class CocoDetection(SampledDataModule):
     """Detection, or several labels, on COCO or any data set in its format.
 
-    The categories' ids, which may have gaps, become the labels 1 … K in their order. Crowd boxes are in evaluation
-    alone. Areas are in pixels of the resized image, as the boxes are.
+    COCO's own validation set is the test, as its test set has no public labels. Validation images are split off the
+    training images, the same for every fraction, draw and seed. With ``test_images`` the data set's validation set is
+    used as such.
+
+    The categories' ids, which may have gaps, become the labels 1 … K in their order. Crowd boxes are used in evaluation
+    only. Areas are in pixels of the resized image, as the boxes are.
 
     Args:
-        root: The folder; the next four are paths below it.
+        root: The folder; the next six are paths below it.
         train_images: Training images.
         train_annotations: Their instances.
-        val_images: Validation images, which stand in for a test.
+        val_images: The data set's validation images: the test, where there is no ``test_images``.
         val_annotations: Their instances.
+        test_images: Test images, if the data set has any with labels.
+        test_annotations: Their instances.
         target: ``objdet``: boxes. ``mulclass``: which categories there are, as a float vector.
-        keep_empty: Train on images without a box too (crowds apart).
+        keep_empty: Train on images without a box too (crowds apart). Validation and test always have them.
         transform: Size, mirroring, colours.
-        fraction: Share of the training images to train on; see ``subset.txt`` in the run's folder.
+        val_share: Share of the training images to split off for validation, where there is no ``test_images``.
+        fraction: Share of the other training images to train on; they are listed in ``subset.txt`` in the run's folder.
         draw: Which draw of the fraction; of one draw, smaller fractions are inside larger ones.
         on_error: Broken images: ``raise`` an error, or ``skip`` them and count them.
         batch_size: Images in a training batch.
@@ -219,8 +226,8 @@ class CocoDetection(SampledDataModule):
         num_workers: Loader processes.
 
     Raises:
-        UserError: A file or folder that is missing, a JSON that is damaged or contradicts itself or the images, other
-            categories for training than for validation.
+        UserError: A file or folder that is missing, a JSON that is damaged or contradicts itself or the images, splits
+            with other categories, test images without annotations.
     """
 
     def __init__(
@@ -230,9 +237,12 @@ class CocoDetection(SampledDataModule):
         train_annotations: str = "annotations/instances_train2017.json",
         val_images: str = "val2017",
         val_annotations: str = "annotations/instances_val2017.json",
+        test_images: str | None = None,
+        test_annotations: str | None = None,
         target: Literal["objdet", "mulclass"] = "objdet",
         keep_empty: bool = False,
         transform: ResizeTransform | None = None,
+        val_share: float = 0.1,
         fraction: float = 1.0,
         draw: int = 0,
         on_error: OnError = "raise",
@@ -252,28 +262,54 @@ class CocoDetection(SampledDataModule):
             seed,
             steps_per_epoch,
             num_workers,
+            val_share,
         )
         if target not in ("objdet", "mulclass"):
             raise UserError(f"data.target is '{target}'; CocoDetection has: objdet, mulclass")
+        if (test_images is None) != (test_annotations is None):
+            raise UserError("data.test_images and data.test_annotations belong together: give both, or neither")
         self.root, self.keep_empty, self.task = Path(root), keep_empty, target
-        self.train_images, self.train_annotations = train_images, train_annotations
-        self.val_images = val_images
-        # the smaller file of the two: the number of classes is needed before anything is set up
+        self._files = {
+            "train": (train_images, train_annotations),
+            "val": (val_images, val_annotations),
+            "test": (test_images, test_annotations),
+        }
+        # a small file: the number of classes is needed before anything is set up. No image is read here
         self._val = Instances(self.root / val_annotations)
         self.num_classes = len(self._val.categories)
         self.classes = list(self._val.categories.values())
 
     def setup(self, stage: str) -> None:
         """Read the splits that the stage needs."""
-        if stage == "fit" and "train" not in self.splits:
-            train = Instances(self.root / self.train_annotations)
-            if train.categories != self._val.categories:
-                other = sorted(set(train.categories.items()) ^ set(self._val.categories.items()))[0]
-                raise UserError(
-                    f"{train.path} and {self._val.path} list other categories: {other[0]} ({other[1]}) is not in both"
-                )
-            images = InstanceImages(train, self.root / self.train_images, self.task, crowds=self.task == "mulclass")
-            self._train(images, indices=None if self.keep_empty else train.with_boxes())
-        if "val" not in self.splits:
-            self._add("val", InstanceImages(self._val, self.root / self.val_images, self.task, crowds=True))
-        self.splits["test"] = self.splits["val"]
+        has_test = self._files["test"][0] is not None
+        self._fill(
+            stage,
+            self._training_images,
+            val=lambda: self._evaluation_images("val"),
+            test=(lambda: self._evaluation_images("test")) if has_test else None,
+        )
+
+    def _training_images(self) -> Pool:
+        instances = self._instances("train")
+        folder = self.root / str(self._files["train"][0])
+        return Pool(
+            InstanceImages(instances, folder, self.task, crowds=False),
+            evaluated=InstanceImages(instances, folder, self.task, crowds=True),
+            usable=None if self.keep_empty else instances.with_boxes(),
+        )
+
+    def _evaluation_images(self, split: str) -> InstanceImages:
+        folder = self.root / str(self._files[split][0])
+        return InstanceImages(self._instances(split), folder, self.task, crowds=True)
+
+    def _instances(self, split: str) -> Instances:
+        """Read a split's instances, which must have the categories of the others."""
+        if split == "val":
+            return self._val
+        found = Instances(self.root / str(self._files[split][1]))
+        if found.categories != self._val.categories:
+            other = sorted(set(found.categories.items()) ^ set(self._val.categories.items()))[0]
+            raise UserError(
+                f"{found.path} and {self._val.path} list other categories: {other[0]} ({other[1]}) is not in both"
+            )
+        return found

@@ -9,7 +9,7 @@ from PIL import Image
 from scipy.ndimage import maximum_filter
 
 from lightning_tl.data.digits import load_digits, split_digits
-from lightning_tl.data.sampled import SampledDataModule
+from lightning_tl.data.sampled import Pool, SampledDataModule
 from lightning_tl.data.samples import Kind
 from lightning_tl.data.transforms import CropTransform, Given, ResizeTransform, ScaleCropTransform, build_transform
 from lightning_tl.errors import UserError
@@ -160,6 +160,6 @@ class DigitScenes(SampledDataModule):
         parts = split_digits(shots=100, draw=0)
         train = Scenes(parts["train"], TRAIN, 0, self.target)
         single = self.target == "sinclass"
-        self._train(train, np.array([train.read(index)[1] for index in range(TRAIN)]) if single else None)
+        self._train(Pool(train, np.array([train.read(index)[1] for index in range(TRAIN)]) if single else None))
         self._add("val", Scenes(parts["val"], VAL, 1, self.target))
         self._add("test", Scenes(parts["test"], TEST, 2, self.target))

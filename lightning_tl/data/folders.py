@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from lightning_tl.data.images import EXTENSIONS, open_image
-from lightning_tl.data.sampled import OnError, SampledDataModule
+from lightning_tl.data.sampled import OnError, Pool, SampledDataModule
 from lightning_tl.data.samples import MEND_FILE, Kind
-from lightning_tl.data.subsets import hold_out
 from lightning_tl.data.transforms import CropTransform
 from lightning_tl.errors import UserError, nearest
 
@@ -87,17 +86,22 @@ class ImageClasses:
 
 
 class ImageFolder(SampledDataModule):
-    """Images by class: ``ROOT/train/CLASS/*.jpg`` and ``ROOT/val/CLASS/*.jpg`` (and ``ROOT/test``), or ``ROOT/CLASS``.
+    """Images by class: ``ROOT/train/CLASS/*.jpg`` beside ``ROOT/val`` and ``ROOT/test``, or ``ROOT/CLASS/*.jpg``.
 
-    Without ``val`` a share of each class's images is held out, always the same. Without ``test`` the validation images
-    stand in. EXIF rotation is not applied.
+    With ``val`` and ``test``, both are what their names say. Where there is only one of them, as in ImageNet, its
+    images are the test. Validation images, and without either folder test images too, are split off the training
+    images, class by class, the same for every fraction, draw and seed. EXIF rotation is not applied.
 
     Args:
         root: The folder.
-        val_share: Share of each class to hold out where there is no ``val``.
+        val_share: Share of each class to split off for validation, where there are no two folders beside ``train``.
+        test_share: The same for the test, where there is neither ``val`` nor ``test``.
         transform: Crops, sizes, colours.
-        fraction: Share of each class's training images to train on; see ``subset.txt`` in the run's folder.
+        fraction: Share of each class's other training images to train on; they are listed in ``subset.txt`` in the
+            run's folder.
         draw: Which draw of the fraction; of one draw, smaller fractions are inside larger ones.
+        equal_classes: Draw the fraction with the same number of images from every class, instead of the same share. A
+            class that has fewer gives all of its images.
         on_error: Broken images: ``raise`` an error, or ``skip`` them and count them.
         batch_size: Images in a training batch.
         eval_batch_size: Images in a batch of validation and test.
@@ -106,7 +110,7 @@ class ImageFolder(SampledDataModule):
         num_workers: Loader processes.
 
     Raises:
-        UserError: No such folder, no classes, a class without images or of validation alone.
+        UserError: No such folder, no classes, a class without images or that only validation or test has.
     """
 
     task = "sinclass"
@@ -115,9 +119,11 @@ class ImageFolder(SampledDataModule):
         self,
         root: Path,
         val_share: float = 0.1,
+        test_share: float = 0.1,
         transform: CropTransform | None = None,
         fraction: float = 1.0,
         draw: int = 0,
+        equal_classes: bool = False,
         on_error: OnError = "raise",
         batch_size: int = 64,
         eval_batch_size: int = 64,
@@ -135,8 +141,11 @@ class ImageFolder(SampledDataModule):
             seed,
             steps_per_epoch,
             num_workers,
+            val_share,
+            test_share,
+            equal_classes,
         )
-        self.root, self.val_share = Path(root), val_share
+        self.root = Path(root)
         if not self.root.is_dir():
             raise UserError(f"data.root is {root}: no such folder")
         # a class may be called "train": a split holds folders, not images
@@ -152,20 +161,15 @@ class ImageFolder(SampledDataModule):
     def setup(self, stage: str) -> None:
         """List the images of the splits that the stage needs."""
         numbers = {name: i for i, name in enumerate(self.classes)}
-        split = self._train_folder != self.root
-        held = not (split and class_folders(self.root / "val"))
-        if held or stage == "fit":
-            train = ImageClasses(self._train_folder, numbers)
-            kept = None
-            if held and "val" not in self.splits:
-                kept, rest = hold_out(len(train), train.labels, self.val_share)
-                self._add("val", train, rest)
-            if stage == "fit" and "train" not in self.splits:
-                self._train(train, train.labels, kept)
-        if not held and "val" not in self.splits:
-            self._add("val", ImageClasses(self.root / "val", numbers))
-        if stage in ("test", "predict") and "test" not in self.splits:
-            if split and class_folders(self.root / "test"):
-                self._add("test", ImageClasses(self.root / "test", numbers))
-            else:
-                self.splits["test"] = self.splits["val"]
+
+        def training_images() -> Pool:
+            images = ImageClasses(self._train_folder, numbers)
+            return Pool(images, images.labels)
+
+        def opener(split: str) -> Callable[[], ImageClasses] | None:
+            folder = self.root / split
+            if self._train_folder == self.root or not class_folders(folder):
+                return None
+            return lambda: ImageClasses(folder, numbers)
+
+        self._fill(stage, training_images, opener("val"), opener("test"))

@@ -189,6 +189,11 @@ class BatchedDataModule(pl.LightningDataModule):
         return self._loader("train", sampler)
 
     def _eval_dataloader(self, split: str) -> Loader:
+        if split not in self.splits:
+            raise UserError(
+                f"{type(self).__name__} has no {split} split: its setup must put one into self.splits['{split}'], of "
+                "images that no other split has"
+            )
         sampler = EvalBatches(len(self.splits[split]), self.eval_batch_size, **self._process())
         if sampler.repeated:
             rank_zero_warn(

@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from PIL import Image
 from torch import Tensor
 
@@ -129,6 +130,9 @@ class RenderedSamples:
 class Rendered(BatchedDataModule):
     """The first ``n`` images of a rendered data set's train split, and the whole of its validation split.
 
+    Renders are for pre-training, which is not tested: there is no test part. Where one is asked for, the validation
+    images stand in for it, and a line says so.
+
     Args:
         root: The folder that ``lightning-tl render`` wrote, or its URL (``s3://bucket/set``).
         n: Pre-training size (``None``: all images).
@@ -182,7 +186,12 @@ class Rendered(BatchedDataModule):
         for split, n in wanted.items():
             if split not in self.splits:
                 self.splits[split] = self._open(RenderedImages(self.root / split, n))
-        self.splits["test"] = self.splits["val"]  # renders are never tested on: their validation split stands in
+        self.splits["test"] = self.splits["val"]
+        if stage in ("test", "predict"):
+            rank_zero_info(
+                f"{self.root}: renders have no test part; their validation images stand in for test images, so an "
+                "error is of images that choices may have used"
+            )
 
     def _open(self, images: RenderedImages) -> Split:
         images.open_shards()

@@ -1,4 +1,7 @@
-"""Small, class-balanced, nested subsets of a labelled set."""
+"""Which images are for training, validation and test, and small nested subsets of the training images.
+
+Everything here is a function of the number of images, their classes and a seed, so that it is the same in every run.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,14 @@ import numpy as np
 
 from lightning_tl.errors import UserError
 
+_PARTS_SEED = 0  # of validation and test parts that are split off: the same for every fraction, draw and seed
+
 
 def balanced_subset(labels: np.ndarray, per_class: int, seed: int, start: int = 0) -> np.ndarray:
     """Return the indices of ``per_class`` samples of each class.
 
-    The classes' samples are put in an order that the seed alone fixes, so that the subset of a smaller ``per_class``
-    is inside that of a larger one, and subsets of other ``start`` do not overlap with it.
+    The samples of each class are put in an order that depends on the seed only. So the subset of a smaller
+    ``per_class`` is inside that of a larger one, and subsets of another ``start`` do not overlap with it.
 
     Args:
         labels: Class of each sample, ``[N]``.
@@ -38,47 +43,90 @@ def balanced_subset(labels: np.ndarray, per_class: int, seed: int, start: int = 
     return np.stack(columns, axis=1).reshape(-1)
 
 
-def fraction_subset(length: int, labels: np.ndarray | None, fraction: float, seed: int) -> np.ndarray:
+def fraction_subset(
+    length: int, labels: np.ndarray | None, fraction: float, seed: int, equal_classes: bool = False
+) -> np.ndarray:
     """Return the indices of a fraction of the samples, in rising order.
 
-    With labels it is the same fraction of every class, and at least one sample of each (Mikami et al., arXiv
-    2108.11018, §4.1). The subset of a smaller fraction is inside that of a larger one.
+    With labels, the same fraction of every class is taken, and at least one sample of each. With ``equal_classes``
+    every class gives the same number instead, as in the fine-tuning sets of several sizes of Mikami et al. (arXiv
+    2108.11018); a class that has fewer gives all of its samples. Without labels, the samples are drawn from all. The
+    subset of a smaller fraction is inside that of a larger one of the same seed.
 
     Args:
         length: Number of samples.
         labels: Class of each sample, ``[length]``, or ``None``.
         fraction: Above 0, at most 1.
         seed: Which subset.
+        equal_classes: The same number from every class, instead of the same share.
     """
     rng = np.random.default_rng(seed)
-    classes = np.zeros(length, np.int64) if labels is None else labels
-    chosen = []
-    for name in np.unique(classes):
-        members = rng.permutation(np.flatnonzero(classes == name))
-        chosen.append(members[: max(1, round(fraction * len(members)))])
+    members = [rng.permutation(each) for each in _by_class(length, labels)]
+    sizes = np.array([len(each) for each in members])
+    if equal_classes:
+        counts = np.minimum(sizes, _equal_number(sizes, fraction * length))
+    else:
+        counts = np.maximum(1, [round(fraction * size) for size in sizes.tolist()])
+    chosen = [each[:count] for each, count in zip(members, counts, strict=True)]
     return np.sort(np.concatenate(chosen)) if chosen else np.empty(0, np.int64)
 
 
-def hold_out(length: int, labels: np.ndarray | None, share: float) -> tuple[np.ndarray, np.ndarray]:
-    """Split samples into those for training and those for validation, the same for everybody.
+def _by_class(length: int, labels: np.ndarray | None) -> list[np.ndarray]:
+    """Return the indices of each class's samples; of all samples where there are no classes."""
+    if labels is None:
+        return [np.arange(length)] if length else []
+    return [np.flatnonzero(labels == name) for name in np.unique(labels)]
+
+
+def _equal_number(sizes: np.ndarray, total: float) -> int:
+    """Return how many samples every class has to give for a sum as near to ``total`` as can be; at least one."""
+    numbers = np.arange(1, int(sizes.max(initial=1)) + 1)
+    # the sum over the classes of min(number, size), by counting how many classes have at least so many samples
+    reach = len(sizes) - np.searchsorted(np.sort(sizes), numbers)
+    return int(numbers[np.abs(np.cumsum(reach) - total).argmin()])
+
+
+def split_off(length: int, labels: np.ndarray | None, shares: dict[str, float]) -> dict[str, np.ndarray]:
+    """Split samples into parts of the given shares, and the rest, which is for training.
+
+    The parts do not depend on anything but the data and the shares, so all runs have the same. With labels, each part
+    has its share of every class. Every part gets at least one sample of each class, but a class always keeps one for
+    training, so that a class of a single sample is in no other part.
 
     Args:
         length: Number of samples.
-        labels: Class of each sample, ``[length]``, of which the same share is held out; or ``None``.
-        share: Of the samples that is held out for validation.
+        labels: Class of each sample, ``[length]``, or ``None``.
+        shares: By part, its share of all samples; the first are drawn first, so a later share does not change them.
 
     Returns:
-        Indices of both, in rising order.
+        Indices of each part and of ``train``, in rising order.
 
     Raises:
-        UserError: ``share`` is no share, or nothing is left for training.
+        UserError: A share out of range, or too few samples.
     """
-    if not 0 < share < 1:
-        raise UserError(f"data.val_share is {share}; it must be between 0 and 1")
-    held = fraction_subset(length, labels, share, seed=0)
-    kept = np.setdiff1d(np.arange(length), held)
-    if not len(kept):
-        raise UserError(
-            f"{length} images are too few to hold out a share of {share:g} for validation: give a validation split"
-        )
-    return kept, held
+    for name, share in shares.items():
+        if not 0 < share < 1:
+            raise UserError(f"data.{name}_share is {share}; it must be between 0 and 1")
+    if sum(shares.values()) >= 1:
+        told = " and ".join(f"data.{name}_share ({share:g})" for name, share in shares.items())
+        raise UserError(f"{told} leave nothing to train on: their sum must be below 1")
+    rng = np.random.default_rng(_PARTS_SEED)
+    found: dict[str, list[np.ndarray]] = {name: [] for name in (*shares, "train")}
+    for members in _by_class(length, labels):
+        rest = rng.permutation(members)
+        for name, share in shares.items():
+            count = min(max(1, round(share * len(members))), len(rest) - 1)
+            found[name].append(rest[:count])
+            rest = rest[count:]
+        found["train"].append(rest)
+    parts = {name: np.sort(np.concatenate(each)) if each else np.empty(0, np.int64) for name, each in found.items()}
+    for name in shares:
+        if not len(parts[name]):
+            raise UserError(
+                f"{length} images are too few to split off a {_NAMES.get(name, name)} part: add images, or give a "
+                f"{name} split of its own"
+            )
+    return parts
+
+
+_NAMES = {"val": "validation"}

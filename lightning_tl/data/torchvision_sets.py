@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,18 +14,19 @@ from PIL import Image
 
 from lightning_tl.data.geometry import IGNORED
 from lightning_tl.data.images import mask
-from lightning_tl.data.sampled import OnError, SampledDataModule
+from lightning_tl.data.sampled import OnError, Pool, SampledDataModule
 from lightning_tl.data.samples import MEND_FILE, Kind
-from lightning_tl.data.subsets import hold_out
 from lightning_tl.data.transforms import CropTransform, ScaleCropTransform, build_transform
 from lightning_tl.errors import UserError, nearest
 
-# how torchvision's data sets name their splits: parameter, values for training, values for validation
-_SPLITS: tuple[tuple[str, tuple[Any, ...], tuple[Any, ...]], ...] = (
-    ("train", (True,), (False,)),
-    ("image_set", ("train",), ("val", "test")),
-    ("split", ("train", "trainval"), ("val", "valid", "test")),
+# how torchvision's data sets name their splits: parameter, and values for training, validation and test
+_SPLITS: tuple[tuple[str, dict[str, tuple[Any, ...]]], ...] = (
+    ("train", {"train": (True,), "test": (False,)}),
+    ("image_set", {"train": ("train",), "val": ("val",), "test": ("test",)}),
+    ("split", {"train": ("train", "trainval"), "val": ("val", "valid"), "test": ("test",)}),
 )
+# the labels of their test split are not public, or it is not there (VOC: only the year 2007 has one)
+_NO_TEST = ("CLEVRClassification", "Cityscapes", "FER2013", "VOCSegmentation")
 
 
 def dataset_class(name: str) -> type[Any]:
@@ -122,9 +124,10 @@ class TorchvisionSamples:
 class TorchvisionDataset(SampledDataModule):
     """Any data set of torchvision that gives (image, class) or (image, mask).
 
-    Its training and validation splits are found by torchvision's own names (``train=True``, ``split="train"``,
-    ``image_set="train"``, and so on) unless ``train`` and ``val`` name them. Where it has but one split, a share of it
-    is held out for validation, always the same. Validation stands in for a test.
+    Its splits are found by torchvision's own names (``train=True``, ``split="train"``, ``image_set="train"``, and so
+    on) unless ``train``, ``val`` and ``test`` name them. Of what it has beside training images, one split is the test
+    and two are validation and test. What is missing is split off the training images, class by class where the data
+    set lists its classes, the same for every fraction, draw and seed.
 
     Args:
         name: Its class in ``torchvision.datasets``, such as ``CIFAR10`` or ``VOCSegmentation``.
@@ -133,13 +136,17 @@ class TorchvisionDataset(SampledDataModule):
         num_classes: K (``None``: the data set's number of classes; to be given for ``semseg``).
         options: More arguments of the data set, for all splits.
         train: Arguments for the training split.
-        val: Arguments for the validation split.
-        val_share: What to hold out where there is but one split.
+        val: Arguments for the validation split: the test, where ``test`` is not given.
+        test: Arguments for the test split.
+        val_share: Share of the training images to split off for validation, where the data set has no such split.
+        test_share: The same for the test.
         download: Let torchvision fetch it if it is not there.
         transform: Keys of ``CropTransform`` (sinclass) or ``ScaleCropTransform`` (semseg).
-        fraction: Share of the training images to train on, class by class where the data set lists its classes; see
-            ``subset.txt`` in the run's folder.
+        fraction: Share of the other training images to train on, class by class where the data set lists its classes;
+            they are listed in ``subset.txt`` in the run's folder.
         draw: Which draw of the fraction; of one draw, smaller fractions are inside larger ones.
+        equal_classes: Draw the fraction with the same number of images from every class, instead of the same share. A
+            class that has fewer gives all of its images.
         on_error: Broken images: ``raise`` an error, or ``skip`` them and count them.
         batch_size: Images in a training batch.
         eval_batch_size: Images in a batch of validation and test (``None``: 64, for semseg 1).
@@ -160,11 +167,14 @@ class TorchvisionDataset(SampledDataModule):
         options: dict[str, Any] | None = None,
         train: dict[str, Any] | None = None,
         val: dict[str, Any] | None = None,
+        test: dict[str, Any] | None = None,
         val_share: float = 0.1,
+        test_share: float = 0.1,
         download: bool = False,
         transform: dict[str, Any] | None = None,
         fraction: float = 1.0,
         draw: int = 0,
+        equal_classes: bool = False,
         on_error: OnError = "raise",
         batch_size: int = 64,
         eval_batch_size: int | None = None,
@@ -184,17 +194,23 @@ class TorchvisionDataset(SampledDataModule):
             seed,
             steps_per_epoch,
             num_workers,
+            val_share,
+            test_share,
+            equal_classes,
         )
-        if (train is None) != (val is None):
-            raise UserError("data.train and data.val name the two splits of the data set: give both, or neither")
-        self._name, self.root, self.task, self.val_share = name, Path(root), target, val_share
+        if (train is None) != (val is None) or (test is not None and val is None):
+            raise UserError(
+                "data.train, data.val and data.test name the splits of the data set: give the first two, or all three, "
+                "or none"
+            )
+        self._name, self.root, self.task = name, Path(root), target
         self._accepted = inspect.signature(dataset_class(name)).parameters
         self._options = dict(options or {})
         if download:
             if "download" not in self._accepted:
                 raise UserError(f"data.download: {name} cannot be downloaded by torchvision: put its files into {root}")
             self._options["download"] = True
-        self._splits = (train, val) if train is not None and val is not None else None
+        self._splits = None if train is None else {"train": train, "val": val, "test": test}
         first = self._open("train", num_classes)
         self._options.pop("download", None)
         found = getattr(first.dataset, "classes", None)
@@ -209,24 +225,28 @@ class TorchvisionDataset(SampledDataModule):
         self._first = first
 
     def _split(self, split: str) -> dict[str, Any] | None:
-        """Return the arguments of a split; ``None`` for validation where there is but one."""
+        """Return the arguments of a split; ``None`` where there is no such split."""
         if self._splits is not None:
-            return dict(self._splits[0] if split == "train" else self._splits[1] or {})
-        for parameter, train, val in _SPLITS:
+            return self._splits[split]
+        for parameter, names in _SPLITS:
             if parameter in self._accepted and parameter not in self._options:
-                values = self._values(parameter, train if split == "train" else val)
-                return {parameter: values[0]}
+                values = self._values(parameter, names)
+                return {parameter: values[split]} if split in values else None
         return {} if split == "train" else None
 
-    def _values(self, parameter: str, candidates: tuple[Any, ...]) -> list[Any]:
-        """Return the candidates that the data set's source names; it has no other list of them."""
+    def _values(self, parameter: str, names: dict[str, tuple[Any, ...]]) -> dict[str, Any]:
+        """Return the value of each split that the data set's source names; it has no other list of them."""
         source = inspect.getsource(dataset_class(self._name))
-        known = [value for value in candidates if isinstance(value, bool) or f'"{value}"' in source]
-        if not known:
+        found = {
+            split: next((value for value in values if isinstance(value, bool) or f'"{value}"' in source), None)
+            for split, values in names.items()
+            if split != "test" or self._name not in _NO_TEST
+        }
+        if found["train"] is None:
             raise UserError(
                 f"data.train, data.val: the splits of {self._name} are not plain; name them ({parameter}=…)"
             )
-        return known
+        return {split: value for split, value in found.items() if value is not None}
 
     def _open(self, split: str, num_classes: int | None) -> TorchvisionSamples:
         options = self._options | (self._split(split) or {})
@@ -240,15 +260,9 @@ class TorchvisionDataset(SampledDataModule):
 
     def setup(self, stage: str) -> None:
         """Open the splits that the stage needs."""
-        labels, kept = self._first.labels(), None
-        if "val" not in self.splits:
-            if self._split("val") is None:
-                kept, held = hold_out(len(self._first), labels, self.val_share)
-                self._add("val", self._first, held)
-            else:
-                self._add("val", self._open("val", self.num_classes))
-        if stage == "fit" and "train" not in self.splits:
-            if self._split("val") is None:
-                kept, _ = hold_out(len(self._first), labels, self.val_share)
-            self._train(self._first, labels if self.task == "sinclass" else None, kept)
-        self.splits["test"] = self.splits["val"]
+
+        def opener(split: str) -> Callable[[], TorchvisionSamples] | None:
+            return None if self._split(split) is None else lambda: self._open(split, self.num_classes)
+
+        labels = self._first.labels() if self.task == "sinclass" else None
+        self._fill(stage, lambda: Pool(self._first, labels), opener("val"), opener("test"))

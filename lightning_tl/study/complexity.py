@@ -57,6 +57,24 @@ def measure_complexity(
     return {name: _columns(entry["entropy"]) for name, entry in found.items()}
 
 
+def given_checkpoint(settings: Complexity) -> Path | None:
+    """Return the checkpoint that the settings name; ``None``: a fine-tuning of the study is to be used.
+
+    Raises:
+        UserError: No such file.
+    """
+    if settings.checkpoint is None:
+        return None
+    path = Path(settings.checkpoint)
+    if not path.is_file():
+        raise UserError(
+            f"complexity.checkpoint is {path}: no such file, relative to {Path.cwd()}; train that network first (for "
+            "one on COCO see configs/finetune/coco_features.yaml), or set complexity.checkpoint to null for the first "
+            "fine-tuning from scratch"
+        )
+    return path
+
+
 def _network(
     settings: Complexity,
     runs: Sequence[Run],
@@ -65,11 +83,9 @@ def _network(
     store: str | None,
 ) -> tuple[Path, str]:
     """Return the checkpoint, and what tells it from others."""
-    if settings.checkpoint is not None:
-        path = Path(settings.checkpoint)
-        if not path.is_file():
-            raise UserError(f"complexity.checkpoint is {path}: no such file")
-        return path, file_sha256(path)
+    given = given_checkpoint(settings)
+    if given is not None:
+        return given, file_sha256(given)
     run = next(run for run in runs if run.stage == "finetune" and run.start is None and run.name in records)
     path = out / "runs" / run.name / records[run.name]["checkpoint"]
     if store is not None and not path.is_file():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -82,13 +83,13 @@ class RenderStage(Stage):
 class Choice:
     """A value to choose before the study, by trial runs.
 
-    It is chosen once for scratch and once for each series of pre-trainings (all that differ in n and seed alone), at
-    the middle n.
+    It is chosen once for scratch and once for each series of pre-trainings (those that differ only in n and seed), at
+    the middle n. Trial runs are validated and never tested; the run with the chosen value is then done with its test.
 
     Attributes:
         key: Of fine-tuning, such as ``model.optimizer.lr``.
         values: To choose from.
-        metric: The lowest wins; of validation images, never of the test's.
+        metric: The lowest wins. It must be measured on validation images; a test metric is refused.
     """
 
     key: str
@@ -223,5 +224,14 @@ class Study:
                 raise UserError(f"{name}.same: only fine-tuning has an earlier stage to agree with: finetune.same")
         if self.render is not None and self.render.val_images < 1:
             raise UserError(f"render.val_images is {self.render.val_images}; it must be at least 1")
-        if self.choose is not None and not self.choose.values:
-            raise UserError(f"choose.values is empty: give values of {self.choose.key} to choose from")
+        if self.choose is not None:
+            self._check_choice(self.choose)
+
+    def _check_choice(self, choice: Choice) -> None:
+        if not choice.values:
+            raise UserError(f"choose.values is empty: give values of {choice.key} to choose from")
+        if "test" in re.split(r"[^a-z]+", choice.metric.lower()):
+            raise UserError(
+                f"choose.metric is {choice.metric}, which is measured on test images: those are for the results, not "
+                "for choices; use one of validation images, such as val/error"
+            )

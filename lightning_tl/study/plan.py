@@ -56,6 +56,7 @@ class Run:
         key: A hash of its configuration, its data and its start's key.
         forgetting: Measure the pre-training's loss afterwards.
         test_at: Which network is tested, ``last`` or ``best``.
+        trial: A run to choose a value by: validated, and never tested.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Run:
     key: str
     forgetting: bool = False
     test_at: str = "last"
+    trial: bool = False
 
     def call(self, out: Path, records: Mapping[str, Mapping[str, Any]], threads: int, store: str | None = None) -> Call:
         """Return what a worker needs, once the start has its record."""
@@ -89,7 +91,7 @@ class Run:
             folder=str(out / "runs" / self.name),
             key=self.key,
             args=tuple(args),
-            test=self.stage == "finetune",
+            test=self.stage == "finetune" and not self.trial,
             start=str(out / "runs" / self.start) if self.start else None,
             forgetting=self.forgetting,
             test_at=self.test_at,
@@ -155,7 +157,10 @@ def origin(run: Run | None) -> str:
 
 
 def trials(study: Study, pretrain: list[Run]) -> list[Run]:
-    """Return the runs to choose a value by: for each origin, and configuration of fine-tuning, all values."""
+    """Return the runs to choose a value by: for each origin, and configuration of fine-tuning, all values.
+
+    They are not tested, so that no test image is read before everything is chosen.
+    """
     assert study.choose is not None
     series: dict[str, list[Run]] = {}
     for run in pretrain:
@@ -172,7 +177,7 @@ def trials(study: Study, pretrain: list[Run]) -> list[Run]:
             if start is None or other["start"] == start.name:
                 first.setdefault(repr(point.get("config")), point)
         runs += [
-            _finetuning(study, start, point, {study.choose.key: value})
+            _finetuning(study, start, point, {study.choose.key: value}, trial=True)
             for point in first.values()
             for value in study.choose.values
         ]
@@ -250,17 +255,17 @@ def _starts(pretrain: list[Run]) -> list[Point]:
     ]
 
 
-def _finetuning(study: Study, start: Run | None, point: Point, extra: Point) -> Run:
+def _finetuning(study: Study, start: Run | None, point: Point, extra: Point, trial: bool = False) -> Run:
     before = {} if start is None else next(iter(_starts([start])))
     before.pop("start", None)
-    forgetting = study.forgetting and start is not None
+    forgetting = study.forgetting and start is not None and not trial
     own = point | extra
     # the version of the measure, so that records of an earlier one are not taken for it
-    inputs = {"forgetting": 2 if forgetting else False} | (
-        {} if study.test_at == "last" else {"test_at": study.test_at}
-    )
-    run = _run("finetune", study.finetune, before | own, own, start, None, inputs)
-    return replace(run, forgetting=forgetting, test_at=study.test_at)
+    inputs: dict[str, Any] = {"forgetting": 2 if forgetting else False}
+    inputs |= {"trial": True} if trial else {}
+    inputs |= {} if study.test_at == "last" else {"test_at": study.test_at}
+    run = _run("finetune", study.finetune, before | own, own, start, None, inputs, "trial" if trial else "finetune")
+    return replace(run, forgetting=forgetting, test_at=study.test_at, trial=trial)
 
 
 def _render_points(study: Study) -> list[Point]:
@@ -280,6 +285,7 @@ def _run(
     start: Run | None,
     render: str | None,
     inputs: Mapping[str, Any],
+    kind: str | None = None,
 ) -> Run:
     files = [find_config(name) for name in settings.files(own)]
     args = (
@@ -293,7 +299,7 @@ def _run(
     origin = "scratch" if stage == "finetune" and start is None else start.label if start else render or ""
     own_label = label({k: v for k, v in own.items() if k not in settings.followers})
     text = "-".join(filter(None, [origin, own_label]))[:100]
-    name = "-".join(filter(None, [stage, text, key[:8]]))
+    name = "-".join(filter(None, [kind or stage, text, key[:8]]))
     return Run(name, text, stage, point, args, start.name if start else None, render, key)
 
 

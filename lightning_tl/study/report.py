@@ -188,8 +188,13 @@ def _what_was_run(facts: dict[str, Any]) -> list[Section]:
         )
         key = (facts.get("study", {}).get("choose") or {}).get("key", "")
         words.append(
-            f"{key} was chosen once, by the metric (in brackets) on validation images that no result is computed "
-            f"from: {told}."
+            f"{key} was chosen once, by the metric (in brackets) of validation images, in trial runs that were not "
+            f"tested: {told}."
+        )
+    if facts.get("tested_on_validation"):
+        words.append(
+            f"The fine-tuning data have no test part ({', '.join(facts['tested_on_validation'])}): the errors are of "
+            "validation images, by which values may have been chosen."
         )
     words += _checkpoints(facts.get("checkpoints", {}))
     stages = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in facts.get("seconds", {}).items())

@@ -270,10 +270,13 @@ def _numbers(results: Any) -> dict[str, float]:
 def _facts(cli: Any) -> dict[str, Any]:
     """Return what the tables say of a run, as far as its module and data tell."""
     data, model, trainer = cli.datamodule, cli.model, cli.trainer
-    split = getattr(data, "splits", {}).get("train")
+    splits = getattr(data, "splits", {})
+    split = splits.get("train")
     facts = {
         "task": getattr(data, "task", type(model).__name__),
         "data": type(data).__name__,
+        # renders have no test part: their validation images stand in for it
+        "tested_on_validation": True if "val" in splits and splits.get("test") is splits["val"] else None,
         "images": None if split is None else len(split),
         "fraction": getattr(data, "fraction", None),
         "draw": getattr(data, "draw", None),

@@ -12,7 +12,7 @@ from typing import Any
 
 from lightning_tl.progress import progress_bar
 from lightning_tl.study.collect import collect
-from lightning_tl.study.complexity import measure_complexity
+from lightning_tl.study.complexity import given_checkpoint, measure_complexity
 from lightning_tl.study.config import Study
 from lightning_tl.study.plan import DataSet, Run, choose, data_sets, plan
 from lightning_tl.study.records import load_json, write_json
@@ -37,6 +37,8 @@ def run_study(study: Study, out: Path) -> dict[str, str]:
         DataGenError: What rendering needs is missing, or a scene cannot be rendered.
     """
     study.check()
+    if study.complexity is not None:
+        given_checkpoint(study.complexity)  # it is needed last: say now that it is missing
     out = out.resolve()
     sets = data_sets(study)
     facts = Facts(out / "study.json", study)
@@ -78,6 +80,7 @@ def _train(study: Study, sets: list[DataSet], out: Path, engine: Engine, facts: 
         records, failures = run_all(runs, out, engine, study.retries, study.threads, advance, finished, study.store)
     if study.store is not None:
         fetch_targets(study.store, out)
+    facts.write(tested_on_validation=_tested_on_validation(runs, records))
     collect(runs, sets, records, out)
     facts.write(checkpoints=_checkpoint_names(runs, records))
     if study.complexity is not None and not failures:
@@ -92,6 +95,12 @@ def _checkpoint_names(runs: list[Run], records: Records) -> dict[str, list[str]]
         if run.name in records and records[run.name]["checkpoint"]:
             names.setdefault(run.stage, set()).add(Path(records[run.name]["checkpoint"]).name)
     return {stage: sorted(found) for stage, found in names.items()}
+
+
+def _tested_on_validation(runs: list[Run], records: Records) -> list[str]:
+    """Return the fine-tuning data that have no test part, such as renders."""
+    found = [records[run.name]["facts"] for run in runs if run.stage == "finetune" and run.name in records]
+    return sorted({facts["data"] for facts in found if facts.get("tested_on_validation")})
 
 
 def planned(study: Study, out: Path) -> tuple[list[DataSet], list[Run], Records]:

@@ -106,6 +106,20 @@ def write_voc(root: Path) -> Path:
     return root
 
 
+def write_dtd(root: Path) -> Path:
+    """DTD's layout: lists of training, validation and test images of 3 classes."""
+    rng = np.random.default_rng(0)
+    base = root / "dtd" / "dtd"
+    (base / "labels").mkdir(parents=True)
+    for split, count in (("train", 4), ("val", 2), ("test", 3)):
+        names = [f"{name}/{name}_{split}{i}.jpg" for name in CLASSES for i in range(count)]
+        (base / "labels" / f"{split}1.txt").write_text("\n".join(names))
+        for name in names:
+            (base / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+            picture(rng).save(base / "images" / name)
+    return root
+
+
 def cifar_batch(rng: np.random.Generator, count: int) -> dict[str, Any]:
     labels = [int(v) for v in rng.permutation(np.arange(count) % 10)]
     return {"data": rng.integers(0, 256, (count, 3072)).astype(np.uint8), "labels": labels}

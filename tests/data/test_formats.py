@@ -10,7 +10,7 @@ from PIL import Image
 from torchvision.datasets import ImageFolder as TorchvisionImageFolder
 from torchvision.transforms import v2
 
-from data.sets import CLASSES, instances, write_ade20k, write_cifar10, write_coco, write_folder, write_voc
+from data.sets import CLASSES, instances, write_ade20k, write_cifar10, write_coco, write_dtd, write_folder, write_voc
 from lightning_tl.data import ADE20K, CocoDetection, ImageFolder, Rendered, RenderedImages, TorchvisionDataset
 from lightning_tl.data.augment import IMAGENET_MEAN, IMAGENET_STD
 from lightning_tl.data.transforms import CropTransform, ResizeTransform, ScaleCropTransform
@@ -51,7 +51,7 @@ def all_of(loader):
 
 def test_folder_is_torchvisions(folder):
     """Images and classes of evaluation are those of torchvision's own ImageFolder with its own transforms."""
-    data = ready(ImageFolder(folder, transform=SMALL, eval_batch_size=4))
+    data = ready(ImageFolder(folder, transform=SMALL, eval_batch_size=4), "test")
     assert data.num_classes == 3
     assert data.classes == list(CLASSES)
     pipeline = v2.Compose(
@@ -64,7 +64,7 @@ def test_folder_is_torchvisions(folder):
         ]
     )
     theirs = TorchvisionImageFolder(folder / "val", pipeline)
-    images, classes = (torch.cat(parts) for parts in zip(*data.val_dataloader(), strict=True))
+    images, classes = (torch.cat(parts) for parts in zip(*data.test_dataloader(), strict=True))
     assert classes.tolist() == theirs.targets
     assert classes.dtype == torch.int64
     torch.testing.assert_close(images, torch.stack([image for image, _ in theirs]), atol=1e-5, rtol=0)
@@ -76,22 +76,86 @@ def test_folder_trains_on_its_images(folder):
     assert images.shape == (6, 3, 32, 32)
     assert images.dtype == torch.float32
     seen = torch.cat([targets for _, targets in data.train_dataloader()])
-    assert torch.bincount(seen).tolist() == [8, 6, 4]
-    assert data.splits["train"].name(0).endswith("train/cat/cat0.jpg")
+    held = torch.cat([targets for _, targets in data.val_dataloader()])
+    assert torch.bincount(held).tolist() == [1, 1, 1]  # a tenth of each class, at least one
+    counts = torch.bincount(seen[:15]) + torch.bincount(held)  # the first pass
+    assert counts.tolist() == [8, 6, 4]
+    assert "train/cat/cat" in data.splits["train"].name(0)
     assert classes.dtype == torch.int64
     data.setup("test")
     assert sum(len(targets) for _, targets in data.test_dataloader()) == 9
 
 
+def names(data):
+    return {split: {part.name(i) for i in range(len(part))} for split, part in data.splits.items()}
+
+
+def both(data):
+    """Set up for training and for the test."""
+    return ready(ready(data), "test")
+
+
+def disjoint(parts):
+    return all(not parts[a] & parts[b] for a, b in (("train", "val"), ("train", "test"), ("val", "test")))
+
+
 def test_a_folder_without_splits(tmp_path):
     root = write_folder(tmp_path, {"": (10, 20, 10)})
-    data = ready(ImageFolder(root, val_share=0.2, transform=SMALL))
-    names = {split: {data.splits[split].name(i) for i in range(len(data.splits[split]))} for split in ("train", "val")}
-    assert [sum(f"/{c}/" in name for name in names["val"]) for c in CLASSES] == [2, 4, 2]
-    assert not names["train"] & names["val"]
-    assert len(names["train"] | names["val"]) == 40
-    alone = ready(ImageFolder(root, val_share=0.2, transform=SMALL, draw=3, seed=5), "test")  # the same for everybody
-    assert {alone.splits["test"].name(i) for i in range(8)} == names["val"]
+    parts = names(both(ImageFolder(root, val_share=0.2, test_share=0.1, transform=SMALL)))
+    assert [sum(f"/{c}/" in name for name in parts["val"]) for c in CLASSES] == [2, 4, 2]
+    assert [sum(f"/{c}/" in name for name in parts["test"]) for c in CLASSES] == [1, 2, 1]
+    assert disjoint(parts)
+    assert len(set().union(*parts.values())) == 40
+    # the same whatever is drawn to train on; the test does not depend on the validation's share either
+    other = ImageFolder(root, val_share=0.2, transform=SMALL, draw=3, seed=5, fraction=0.3)
+    assert {name: part for name, part in names(both(other)).items() if name != "train"} == {
+        name: parts[name] for name in ("val", "test")
+    }
+    assert names(ready(ImageFolder(root, val_share=0.4, transform=SMALL), "test"))["test"] == parts["test"]
+
+
+def test_a_folder_with_one_other_part_is_tested_on_it(folder, tmp_path):
+    parts = names(both(ImageFolder(folder, transform=SMALL)))
+    assert disjoint(parts)
+    assert all("/val/" in name for name in parts["test"])
+    assert all("/train/" in name for name in parts["train"] | parts["val"])
+    assert len(parts["train"] | parts["val"]) == 18
+    (tmp_path / "set").mkdir()
+    for split, own in (("train", "train"), ("test", "val")):
+        (tmp_path / "set" / split).symlink_to(folder / own)
+    renamed = names(both(ImageFolder(tmp_path / "set", transform=SMALL)))
+    tails = {split: {name.split("/", -1)[-1] for name in part} for split, part in parts.items()}
+    assert {split: {name.split("/", -1)[-1] for name in part} for split, part in renamed.items()} == tails
+
+
+def test_a_folder_with_three_parts_keeps_them(tmp_path):
+    root = write_folder(tmp_path, {"train": (8, 6, 4), "val": (3, 3, 3), "test": (2, 2, 2)})
+    parts = names(both(ImageFolder(root, transform=SMALL)))
+    assert {split: len(part) for split, part in parts.items()} == {"train": 18, "val": 9, "test": 6}
+    assert all(f"/{split}/" in name for split, part in parts.items() for name in part)
+
+
+def test_equal_numbers_of_each_class(tmp_path):
+    root = write_folder(tmp_path, {"train": (40, 20, 9), "val": (1, 1, 1)})
+
+    def drawn(fraction, draw=0, equal=True):
+        data = ImageFolder(root, fraction=fraction, draw=draw, equal_classes=equal, val_share=0.12)
+        return names(ready(data))["train"]
+
+    def counts(found):
+        return [sum(f"/{c}/" in name for name in found) for c in CLASSES]
+
+    # 35, 18 and 8 images are left to draw from: 61
+    assert [counts(drawn(fraction)) for fraction in (0.05, 0.15, 0.4, 0.6)] == [
+        [1, 1, 1],
+        [3, 3, 3],
+        [8, 8, 8],
+        [14, 14, 8],
+    ]
+    assert counts(drawn(0.15, equal=False)) == [5, 3, 1]
+    assert drawn(0.05) < drawn(0.15) < drawn(0.4) < drawn(0.6)
+    assert drawn(0.15, draw=1) != drawn(0.15)
+    assert counts(drawn(1.0)) == [35, 18, 8]
 
 
 def test_a_class_may_be_called_train(tmp_path):
@@ -102,7 +166,7 @@ def test_a_class_may_be_called_train(tmp_path):
             Image.fromarray(rng.integers(0, 256, (40, 40, 3)).astype(np.uint8)).save(tmp_path / name / f"{i}.PNG")
     data = ready(ImageFolder(tmp_path, val_share=0.25, transform=SMALL))
     assert data.classes == ["bus", "train"]
-    assert len(data.splits["train"]) == 6
+    assert len(data.splits["train"]) == 4
 
 
 def test_grey_images_and_transparent_ones_have_three_colours(tmp_path):
@@ -110,17 +174,16 @@ def test_grey_images_and_transparent_ones_have_three_colours(tmp_path):
     Image.fromarray(np.full((40, 40), 200, np.uint8)).save(tmp_path / "a" / "0.png")
     Image.fromarray(np.full((40, 40, 4), 200, np.uint8)).save(tmp_path / "a" / "1.png")
     Image.fromarray(np.full((40, 40, 4), 55, np.uint8), "CMYK").save(tmp_path / "a" / "2.jpg", quality=100)
-    data = ready(ImageFolder(tmp_path, val_share=0.3, transform=SMALL))
-    found = [float(colours(image).mean()) for image, _ in (data.splits["train"].sample(i) for i in range(2))]
-    found.append(float(colours(data.splits["val"].sample(0)[0]).mean()))
+    data = both(ImageFolder(tmp_path, transform=SMALL))
+    found = [float(colours(data.splits[split].sample(0)[0]).mean()) for split in ("train", "val", "test")]
     assert all(abs(value - 200) < 1 or abs(value - 157) < 4 for value in found)
 
 
 def test_coco_boxes(coco):
-    data = ready(CocoDetection(coco, transform=ResizeTransform(size=96), eval_batch_size=4))
+    data = ready(CocoDetection(coco, transform=ResizeTransform(size=96), eval_batch_size=4), "test")
     assert data.num_classes == 3
     assert data.classes == ["cat", "dog", "owl"]
-    images, targets = (list(chain.from_iterable(parts)) for parts in zip(*data.val_dataloader(), strict=True))
+    images, targets = (list(chain.from_iterable(parts)) for parts in zip(*data.test_dataloader(), strict=True))
     assert [tuple(image.shape) for image in images] == [(3, 96, 96)] * 6
     by_id = {int(target["image_id"]): target for target in targets}
     assert list(by_id) == [7, 17, 27, 37, 47, 57]
@@ -143,18 +206,38 @@ def test_coco_boxes(coco):
 
 
 def test_coco_training_has_no_crowds(coco):
-    data = ready(CocoDetection(coco, transform=ResizeTransform(size=64), batch_size=2))
-    assert len(data.splits["train"]) == 4  # neither the image without boxes nor that of a crowd alone
+    data = both(CocoDetection(coco, transform=ResizeTransform(size=64), batch_size=2, val_share=0.34))
+    parts = names(data)
+    held = data.splits["val"].indices
+    assert len(held) == 2  # of all six images: validation, like the test, has those without boxes
+    usable = {0, 1, 2, 5} - set(held.tolist())  # neither the image without boxes nor that of a crowd alone
+    assert set(data.splits["train"].indices.tolist()) == usable
+    assert disjoint(parts)
+    assert len(parts["test"]) == 6
     targets = [target for _, batch in data.train_dataloader() for target in batch]
     assert all(int(target["iscrowd"].sum()) == 0 for target in targets)
     assert all(len(target["boxes"]) for target in targets)
     assert all(target["boxes"].min() >= 0 and target["boxes"].max() <= 64 for target in targets)
-    assert len(ready(CocoDetection(coco, keep_empty=True)).splits["train"]) == 6
+    assert len(ready(CocoDetection(coco, keep_empty=True)).splits["train"]) == 5
+    # validation images are read as the test's are: with their crowds
+    whole = ready(CocoDetection(coco, keep_empty=True, val_share=0.83))
+    crowds = sum(int(target["iscrowd"].sum()) for _, batch in whole.val_dataloader() for target in batch)
+    left = whole.splits["train"].indices.tolist()
+    assert crowds == 2 - (0 in left) - (4 in left)
+
+
+def test_coco_with_a_test_set_of_its_own(coco):
+    """Its validation set is then the validation, and nothing is split off."""
+    files = {"test_images": "val2017", "test_annotations": "annotations/instances_val2017.json"}
+    swapped = {"val_images": "train2017", "val_annotations": "annotations/instances_train2017.json"}
+    data = both(CocoDetection(coco, keep_empty=True, **files, **swapped))
+    assert [len(data.splits[split]) for split in ("train", "val", "test")] == [6, 6, 6]
+    assert all("val2017" in name for name in names(data)["test"])
 
 
 def test_coco_labels(coco):
-    data = ready(CocoDetection(coco, target="mulclass", transform=ResizeTransform(size=32), batch_size=3))
-    _, targets = next(iter(data.val_dataloader()))
+    data = both(CocoDetection(coco, target="mulclass", transform=ResizeTransform(size=32), batch_size=3))
+    _, targets = next(iter(data.test_dataloader()))
     assert targets.tolist() == [[1, 1, 1], [0, 0, 1], [1, 0, 0], [0, 0, 0], [1, 0, 0], [0, 0, 1]]
     assert targets.dtype == torch.float32
     images, _ = next(iter(data.train_dataloader()))
@@ -162,33 +245,37 @@ def test_coco_labels(coco):
 
 
 def test_ade20k(ade20k):
-    data = ready(ADE20K(ade20k, num_classes=5, transform=SCALE, batch_size=4))
+    data = both(ADE20K(ade20k, num_classes=5, transform=SCALE, batch_size=4))
     images, masks = next(iter(data.train_dataloader()))
     assert images.shape == (4, 3, 32, 32)
     assert masks.shape == (4, 32, 32)
     assert masks.dtype == torch.int64
     assert set(masks.unique().tolist()) <= {0, 1, 2, 3, 4, 255}
-    for number, (image, mask) in enumerate(data.val_dataloader()):  # one by one, each of its own size
+    for number, (image, mask) in enumerate(data.test_dataloader()):  # one by one, each of its own size
         stored = Image.open(ade20k / "annotations" / "validation" / f"ADE_{number}.png")
         width, height = stored.size
         assert image.shape[2:] == mask.shape[1:] == (30, int(30 * width / height))
         counts = np.bincount(np.asarray(stored).ravel(), minlength=6) / (width * height)
         found = torch.bincount(mask.where(mask != 255, -1).ravel() + 1, minlength=6) / mask.numel()
         np.testing.assert_allclose(found.numpy(), counts, atol=0.02)  # 0 is ignored, 1 … 5 are 0 … 4
-    data.setup("test")
-    assert len(all_of(data.test_dataloader())) == 3
+    parts = names(data)
+    assert {split: len(part) for split, part in parts.items()} == {"train": 5, "val": 1, "test": 3}
+    assert disjoint(parts)
+    assert all("/validation/" in name for name in parts["test"])
 
 
 def test_torchvision_classes(tmp_path, monkeypatch):
     from torchvision.datasets import CIFAR10
 
     write_cifar10(tmp_path, monkeypatch)
-    data = ready(TorchvisionDataset("CIFAR10", tmp_path, transform={"size": 16, "eval_resize": 16}, fraction=0.1))
+    data = both(TorchvisionDataset("CIFAR10", tmp_path, transform={"size": 16, "eval_resize": 16}, fraction=0.1))
     assert data.num_classes == 10
-    assert len(data.splits["train"]) == 20  # of 200, two of each class
+    assert len(data.splits["train"]) == 20  # of 180 (two of each class), as two of each class are for validation
+    assert len(data.splits["val"]) == 20
+    assert not set(data.splits["train"].indices) & set(data.splits["val"].indices)
     own = [data.splits["train"].sample(i)[1] for i in range(20)]
     assert torch.bincount(torch.stack(own)).tolist() == [2] * 10
-    images, classes = next(iter(data.val_dataloader()))
+    images, classes = next(iter(data.test_dataloader()))
     theirs = CIFAR10(tmp_path, train=False)
     assert classes.tolist() == theirs.targets
     expected = torch.stack([v2.functional.resize(v2.functional.pil_to_tensor(image), 16) for image, _ in theirs])
@@ -198,9 +285,10 @@ def test_torchvision_classes(tmp_path, monkeypatch):
 def test_torchvision_masks(tmp_path):
     settings = {"target": "semseg", "num_classes": 21, "transform": {"crop": 40, "shorter": [40, 40], "hflip": 0}}
     settings["transform"]["eval_shorter"] = 40
-    data = ready(TorchvisionDataset("VOCSegmentation", write_voc(tmp_path), batch_size=2, **settings))
-    assert len(data.splits["train"]) == 4
-    for number, (image, mask) in enumerate(data.val_dataloader()):
+    data = both(TorchvisionDataset("VOCSegmentation", write_voc(tmp_path), batch_size=2, **settings))
+    assert [len(data.splits[split]) for split in ("train", "val", "test")] == [3, 1, 2]
+    assert disjoint(names(data))
+    for number, (image, mask) in enumerate(data.test_dataloader()):
         path = tmp_path / "VOCdevkit/VOC2012/SegmentationClass" / f"2012_val{number}.png"
         assert image.shape == (1, 3, 40, 50)
         np.testing.assert_array_equal(mask[0].numpy(), np.asarray(Image.open(path)))
@@ -212,12 +300,25 @@ def test_torchvision_masks(tmp_path):
 def test_torchvision_with_one_split(tmp_path):
     options = {"size": 40, "image_size": [3, 40, 40], "num_classes": 4}
     data = TorchvisionDataset("FakeData", tmp_path, options=options, num_classes=4, val_share=0.25, batch_size=5)
-    ready(data)
-    assert (len(data.splits["train"]), len(data.splits["val"])) == (30, 10)
-    assert not set(data.splits["train"].indices) & set(data.splits["val"].indices)
+    both(data)
+    assert [len(data.splits[split]) for split in ("train", "val", "test")] == [26, 10, 4]
+    assert disjoint(names(data))
     images, classes = next(iter(data.train_dataloader()))
     assert images.shape == (5, 3, 224, 224)
     assert int(classes.max()) < 4
+
+
+def test_torchvision_with_three_splits(tmp_path):
+    data = both(TorchvisionDataset("DTD", write_dtd(tmp_path), fraction=0.5))
+    assert data.num_classes == 3
+    assert [len(data.splits[split]) for split in ("train", "val", "test")] == [6, 6, 9]
+    assert ["split='" + split in data.splits[split].name(0) for split in ("train", "val", "test")] == [True] * 3
+    named = {"train": {"split": "test"}, "val": {"split": "train"}, "test": {"split": "val"}}
+    data = both(TorchvisionDataset("DTD", tmp_path, **named))
+    assert [len(data.splits[split]) for split in ("train", "val", "test")] == [9, 12, 6]
+    del named["test"]  # then the data set's validation split is the test
+    data = both(TorchvisionDataset("DTD", tmp_path, **named))
+    assert [len(data.splits[split]) for split in ("train", "val", "test")] == [6, 3, 12]
 
 
 def test_rendered_boxes(renders):
@@ -324,5 +425,5 @@ def test_instances_in_a_file_of_another_name(tmp_path, coco):
     (tmp_path / "boxes.json").write_text(json.dumps(instances()))
     files = {f"{split}_{key}": name for split in ("train", "val") for key, name in
              (("images", "photos"), ("annotations", "boxes.json"))}  # fmt: skip
-    data = ready(CocoDetection(tmp_path, **files))
-    assert (len(data.splits["train"]), len(data.splits["val"])) == (4, 6)
+    data = both(CocoDetection(tmp_path, keep_empty=True, **files))
+    assert [len(data.splits[split]) for split in ("train", "val", "test")] == [5, 1, 6]

@@ -42,10 +42,13 @@ def sets(whole, tmp_path):
 def use(data, stage="fit"):
     """Set up, and read every sample of every split."""
     data.setup(stage)
+    data.setup("test")
     if "train" in data.splits:
         for _ in data.train_dataloader():
             pass
     for _ in data.val_dataloader():
+        pass
+    for _ in data.test_dataloader():
         pass
     return data
 
@@ -125,13 +128,13 @@ FOLDERS = {
         folder,
         r"train/cat/cat1.jpg: cannot be decoded",
     ),
-    "too few to hold out": (
+    "too few to split off": (
         lambda r: (
             shutil.rmtree(r / "folder/val"),
             [p.unlink() for p in (r / "folder/train").glob("*/*") if "0" not in p.name],
         ),
         folder,
-        r"3 images are too few to hold out a share of 0.1 for validation",
+        r"3 images are too few to split off a test part: add images, or give a test split of its own",
     ),
 }
 COCO = {
@@ -297,6 +300,22 @@ OPTIONS = {
         lambda r: use(ImageFolder(r / "folder/train", val_share=1.0)),
         r"data.val_share is 1.0; it must be be",
     ),
+    "test_share": (
+        lambda r: use(ImageFolder(r / "folder/train", test_share=0.0)),
+        r"data.test_share is 0.0; it must be be",
+    ),
+    "shares": (
+        lambda r: use(ImageFolder(r / "folder/train", val_share=0.5, test_share=0.6)),
+        r"data.test_share \(0.6\) and data.val_share \(0.5\) leave nothing to train on",
+    ),
+    "equal classes without classes": (
+        lambda r: voc(r, equal_classes=True, fraction=0.5),
+        r"data.equal_classes is for data sets that list a class for each image, which TorchvisionDataset does not",
+    ),
+    "test images without annotations": (
+        lambda r: coco(r, test_images="test2017"),
+        r"data.test_images and data.test_annotations belong together: give both",
+    ),
     "target of COCO": (
         lambda r: coco(r, target="semseg"),
         r"data.target is 'semseg'; CocoDetection has: objdet, mulcl",
@@ -333,7 +352,11 @@ OPTIONS = {
     ),
     "one split named": (
         lambda r: voc(r, train={"image_set": "train"}),
-        r"name the two splits .*: give both, or neither",
+        r"name the splits .*: give the first two, or all three, or none",
+    ),
+    "a test split alone": (
+        lambda r: voc(r, test={"image_set": "val"}),
+        r"name the splits .*: give the first two, or all three, or none",
     ),
     "splits that are not plain": (
         lambda r: TorchvisionDataset("EMNIST", r, num_classes=3),
@@ -358,6 +381,16 @@ def test_broken_data(sets, damage, read, message):
     with pytest.raises(UserError, match=message) as found:
         read(sets)
     assert "\n" not in str(found.value)
+
+
+def test_a_broken_test_set_is_named_before_the_training(sets):
+    """Its images are listed by ``fit``, though not read."""
+    (sets / "folder/val/dog").rename(sets / "folder/val/dogs")
+    with pytest.raises(UserError, match=r"val/dogs: no such class among those for training"):
+        ImageFolder(sets / "folder").setup("fit")
+    (sets / "ade20k/images/validation/ADE_1.jpg").unlink()
+    with pytest.raises(UserError, match=r"annotations/validation/ADE_1.*: no image of that name"):
+        ADE20K(sets / "ade20k").setup("fit")
 
 
 @pytest.mark.parametrize("read,message", OPTIONS.values(), ids=OPTIONS)

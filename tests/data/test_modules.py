@@ -17,7 +17,7 @@ from lightning_tl.data.digits import load_digits
 from lightning_tl.data.loading import Batches
 from lightning_tl.data.preview import category_color, contact_sheet, image_grid
 from lightning_tl.data.rendered import largest_category, visible_categories
-from lightning_tl.data.subsets import balanced_subset
+from lightning_tl.data.subsets import balanced_subset, fraction_subset, split_off
 from lightning_tl.errors import UserError
 
 LABELS = np.repeat(np.arange(5), [20, 30, 25, 20, 40])
@@ -47,6 +47,43 @@ def test_too_few_of_a_class():
         balanced_subset(LABELS, 21, seed=0)
     with pytest.raises(UserError, match=r"15 samples .* asked for after the first 10, but class 0 has 20"):
         balanced_subset(LABELS, 15, seed=0, start=10)
+
+
+@pytest.mark.parametrize("labels", [LABELS, None])
+def test_parts_are_disjoint_stratified_and_always_the_same(labels):
+    parts = split_off(135, labels, {"test": 0.2, "val": 0.1})
+    assert sorted(np.concatenate(list(parts.values())).tolist()) == list(range(135))
+    counts = {name: np.bincount(LABELS[part], minlength=5).tolist() for name, part in parts.items()}
+    if labels is None:
+        assert {name: len(part) for name, part in parts.items()} == {"test": 27, "val": 14, "train": 94}
+    else:
+        assert counts["test"] == [4, 6, 5, 4, 8]
+        assert counts["val"] == [2, 3, 2, 2, 4]
+    assert all((np.diff(part) > 0).all() for part in parts.values())
+    again = split_off(135, labels, {"test": 0.2, "val": 0.3})
+    np.testing.assert_array_equal(again["test"], parts["test"])
+    assert set(parts["val"]) < set(again["val"])
+
+
+def test_small_classes_keep_a_sample_to_train_on():
+    labels = np.array([0, 1, 1, 2, 2, 2])
+    parts = split_off(6, labels, {"test": 0.1, "val": 0.1})
+    counts = {name: np.bincount(labels[part], minlength=3).tolist() for name, part in parts.items()}
+    assert counts == {"test": [0, 1, 1], "val": [0, 0, 1], "train": [1, 1, 1]}
+
+
+def test_equal_classes_by_brute_force():
+    """The number from every class is the one whose total is nearest to the fraction; classes give what they have."""
+    sizes = np.bincount(LABELS)
+    before: set[int] = set()
+    for fraction in np.linspace(0.01, 1, 34):
+        found = fraction_subset(len(LABELS), LABELS, float(fraction), seed=3, equal_classes=True)
+        totals = {number: np.minimum(sizes, number).sum() for number in range(1, 41)}
+        best = min(totals, key=lambda number: abs(totals[number] - fraction * len(LABELS)))
+        np.testing.assert_array_equal(np.bincount(LABELS[found]), np.minimum(sizes, best))
+        assert before <= set(found.tolist())
+        before = set(found.tolist())
+    assert before == set(range(len(LABELS)))
 
 
 def test_digits_are_digits():

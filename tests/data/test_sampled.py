@@ -26,30 +26,38 @@ def test_skipping_leaves_out_what_is_broken_and_counts_it(sets, tmp_path):
     (sets / "folder/train/cat/cat0.jpg").write_text("text")
     (sets / "folder/val/owl/owl2.jpg").write_bytes(b"")
     data = attached(ImageFolder(sets / "folder", transform=SMALL, on_error="skip"), tmp_path / "run")
-    with pytest.warns(UserWarning, match=r"2 of 18 images of train are skipped; the first: .*cat0.jpg: cannot be dec"):
+    with pytest.warns(UserWarning, match=r"1 of 9 images of test are skipped; the first: .*owl2.jpg: cannot be dec"):
         use(data)
-    assert (len(data.splits["train"]), len(data.splits["val"])) == (16, 8)
-    names = {data.splits["train"].name(i) for i in range(16)}
-    assert not any(name.endswith(("dog3.jpg", "cat0.jpg")) for name in names)
-    lines = (tmp_path / "run/skipped_train.txt").read_text().splitlines()
-    assert [line.split(":")[0].split("/")[-1] for line in lines] == ["cat0.jpg", "dog3.jpg"]
-    assert "owl2.jpg" in (tmp_path / "run/skipped_val.txt").read_text()
-    assert sum(len(labels) for _, labels in data.val_dataloader()) == 8
+    found = {split: [part.name(i) for i in range(len(part))] for split, part in data.splits.items()}
+    assert len(found["train"]) + len(found["val"]) == 18 - 2
+    assert len(found["test"]) == 8
+    assert not any(name.endswith(("dog3.jpg", "cat0.jpg")) for name in found["train"] + found["val"])
+    lines = [
+        line for split in ("train", "val") for line in (tmp_path / f"run/skipped_{split}.txt").read_text().splitlines()
+    ]
+    assert sorted(line.split(":")[0].split("/")[-1] for line in lines) == ["cat0.jpg", "dog3.jpg"]
+    assert "owl2.jpg" in (tmp_path / "run/skipped_test.txt").read_text()
+    assert sum(len(labels) for _, labels in data.test_dataloader()) == 8
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_skipping_boxes_and_masks(sets):
+    def count(data):
+        return sum(len(data.splits[split]) for split in ("train", "val"))
+
+    before = count(coco(sets, keep_empty=True)), count(ade20k(sets))
     (sets / "coco/train2017/000001.jpg").unlink()
     mask(sets, np.full((46, 56), 7, np.uint8))
-    assert len(coco(sets, on_error="skip").splits["train"]) == 3
-    assert len(ade20k(sets, on_error="skip").splits["train"]) == 5
+    assert before == (6, 6)
+    assert count(coco(sets, keep_empty=True, on_error="skip", val_share=0.4)) == 5
+    assert count(ade20k(sets, on_error="skip", val_share=0.4)) == 5
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_nothing_left_after_skipping(sets):
     for path in (sets / "folder/val").glob("*/*"):
         path.write_text("text")
-    with pytest.raises(UserError, match=r"no image of val can be used; the first: .*cat0.jpg: cannot be decoded"):
+    with pytest.raises(UserError, match=r"no image of test can be used; the first: .*cat0.jpg: cannot be decoded"):
         folder(sets, on_error="skip")
 
 
@@ -58,7 +66,7 @@ def listed(out):
 
 
 def test_fractions_are_balanced_nested_and_listed(tmp_path):
-    root = write_folder(tmp_path / "set", {"train": (40, 20, 10), "val": (1, 1, 1)})
+    root = write_folder(tmp_path / "set", {"train": (44, 22, 11), "val": (1, 1, 1)})  # a tenth is for validation
 
     def names(fraction, draw=0):
         out = tmp_path / f"run-{fraction}-{draw}"
@@ -82,8 +90,8 @@ def test_fractions_of_boxes_and_masks_are_nested(whole):
         data.setup("fit")
         return set(data.splits["train"].indices.tolist())
 
-    for module, options, sizes in ((CocoDetection, {"keep_empty": True}, (2, 3)), (ADE20K, {}, (2, 3))):
-        few, more = indices(module, 0.3, **options), indices(module, 0.5, **options)
+    for module, options, sizes in ((CocoDetection, {"keep_empty": True}, (2, 4)), (ADE20K, {}, (2, 4))):
+        few, more = indices(module, 0.4, **options), indices(module, 0.8, **options)
         assert few < more
         assert (len(few), len(more)) == sizes
 
@@ -108,4 +116,5 @@ def test_a_run_says_which_images_it_trained_on(whole, tmp_path):
     ]
     cli = run(arguments)
     assert cli.model.num_classes == 3
-    assert len(listed(tmp_path / "out")) == 4 + 3 + 2
+    # of 8, 6 and 4 images one each is for validation
+    assert len(listed(tmp_path / "out")) == round(3.5) + round(2.5) + round(1.5)

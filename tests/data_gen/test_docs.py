@@ -9,13 +9,17 @@ import sys
 from pathlib import Path
 
 import mesh_files
+import numpy as np
 import pytest
 import trimesh
 import yaml
 
+from data_gen.errors import DataGenError
 from data_gen.settings import RenderConfig, SourceConfig
+from data_gen.sources import open_catalogue
 from data_gen.spec import config_from_dict, load_config, sample_scene
 from lightning_tl.cli.main import main
+from lightning_tl.cli.parsing import command_parser, parse
 
 ROOT = Path(__file__).parents[2]
 COMPLEXITY = ROOT / "configs" / "render" / "complexity"
@@ -105,5 +109,59 @@ def test_the_eight_settings_differ_in_four_keys_and_are_those_on_the_page(page):
         assert len(spec.cameras) == 10
         assert sorted(lamp.kind for lamp in spec.lights) == ["AREA", "POINT"]
         assert spec.walls is not None
-        assert len(spec.objects) == 1 if config.appearance == "single" else 1 < len(spec.objects) <= 10
+        assert len(spec.objects) == (1 if config.appearance == "single" else 10)
     assert len(rest) == 1
+
+
+BOP = {
+    "hb": 33,
+    "icbin": 2,
+    "icmi": 6,
+    "itodd": 28,
+    "lm": 15,
+    "ruapc": 14,
+    "tless": 30,
+    "tudl": 3,
+    "tyol": 21,
+    "ycbv": 21,
+}
+
+
+@pytest.fixture(scope="module")
+def paper(tmp_path_factory):
+    """The ten data sets of BOP and three of ambientCG's materials in their layouts, where the study expects them."""
+    root = tmp_path_factory.mktemp("paper")
+    for name, objects in BOP.items():
+        mesh_files.bop(root / "bop" / name, range(1, objects + 1), textured=False)
+    mesh_files.materials(root / "ambientcg", ("Fabric001", "Tiles074", "Wood051"))
+    return root
+
+
+@pytest.mark.parametrize("setting", sorted(path.stem for path in COMPLEXITY.glob("*.yaml")))
+def test_the_papers_objects_and_materials_lie_over_each_setting(setting, paper, monkeypatch):
+    """Through the command's own parser: 173 objects, 58 without texture; ten per scene; all equally frequent."""
+    monkeypatch.chdir(paper)
+    parser = command_parser("render", "")
+    parser.add_class_arguments(RenderConfig)
+    arguments = [f"--config=render/complexity/{setting}", "--config=render/bop"]
+    given = parser.instantiate_classes(parse(parser, arguments))
+    config = RenderConfig(**{name: given[name] for name in RenderConfig.__dataclass_fields__})
+    catalogue = open_catalogue(config)
+    texture, appearance, _, background = setting.split("-")
+    assert len(catalogue.categories) == (173 if texture == "with" else 58)
+    specs = [sample_scene(config, 0, "train", scene, catalogue) for scene in range(30)]
+    assert {len(spec.objects) for spec in specs} == {1 if appearance == "single" else 10}
+    assert all(0.05 < thing.size < 0.2 for spec in specs for thing in spec.objects)  # the files' own sizes
+    materials = {spec.floor.maps.split("_")[0] for spec in specs}
+    assert materials == ({"Fabric001"} if background == "fix" else {"Fabric001", "Tiles074", "Wood051"})
+    sources = np.bincount([thing.mesh.source for spec in specs for thing in spec.objects], minlength=10)
+    share = np.array(list(BOP.values())) * [name in ("tless", "itodd") or texture == "with" for name in BOP]
+    expected = sources.sum() * share / share.sum()
+    assert (np.abs(sources - expected) <= 4 * np.sqrt(expected + 0.25)).all()
+
+
+def test_missing_objects_of_the_paper_are_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = config_from_dict(yaml.safe_load((ROOT / "configs/render/bop.yaml").read_text()))
+    with pytest.raises(DataGenError, match=r"'sources\[0\].path': bop/hb does not exist; relative paths are from"):
+        open_catalogue(config)

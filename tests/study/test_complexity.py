@@ -17,6 +17,7 @@ from lightning_tl.study.complexity import measure_complexity
 from lightning_tl.study.config import Complexity, RenderStage, Stage, Study
 from lightning_tl.study.plan import DataSet, Run
 from lightning_tl.study.report import write_report
+from lightning_tl.study.study import run_study
 
 
 @pytest.fixture
@@ -88,6 +89,12 @@ def test_a_checkpoint_that_is_not_there(done):
     out, sets, runs, records = done
     with pytest.raises(UserError, match=r"complexity\.checkpoint is nowhere\.ckpt: no such file"):
         measure_complexity(Complexity("nowhere.ckpt"), sets, runs, records, out)
+    # a study says so before it renders or trains
+    fine, pre = Stage("finetune/digits"), Stage("pretrain/small_images", set={"data.n": 8})
+    study = Study(fine, "t", RenderStage("render/digits"), pre, complexity=Complexity("nowhere.ckpt"))
+    with pytest.raises(UserError, match=r"complexity\.checkpoint is nowhere\.ckpt: no such file, relative to .*coco"):
+        run_study(study, out / "study")
+    assert not (out / "study").exists()
 
 
 def test_a_study_without_renders_or_without_a_network():

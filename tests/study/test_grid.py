@@ -110,6 +110,10 @@ FINE = {"finetune": Stage("finetune/digits")}
             "render.val_images is 0; it must be at least 1",
         ),
         (Study(**FINE, choose=Choice("lr", [])), "choose.values is empty: give values of lr"),
+        *(
+            (Study(**FINE, choose=Choice("lr", [1], metric)), f"choose.metric is {metric}, which is measured on test")
+            for metric in ("test/error", "test_loss", "Test/loss_epoch", "loss/test")
+        ),
     ],
 )
 def test_wrong_studies_are_named(study, words):

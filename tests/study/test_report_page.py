@@ -61,6 +61,7 @@ def page(tmp_path_factory):
         "study": {"title": f"Worth it? {PLANTED}", "choose": {"key": "model.optimizer.lr"}, "note": list(range(40))},
         "chosen": {PLANTED: {"chosen": 0.004, "tried": [[0.004, 0.1], [PLANTED, 0.2]]}},
         "seconds": {PLANTED: 3.0},
+        "tested_on_validation": [f"Rendered{PLANTED}"],
         "cores": 2,
         "checkpoints": {"pretrain": ["best.ckpt"], "finetune": ["last.ckpt", f"{PLANTED}"]},
         "failures": {f"finetune-{PLANTED}": f"Traceback\n  File\nValueError: {PLANTED}"},
@@ -75,6 +76,7 @@ def test_answers_first_and_escapes(page):
     assert PLANTED not in text
     assert text.count("&lt;script&gt;") > 10
     assert "<td>ValueError: &lt;script&gt;" in text  # what failed, and why, in one line
+    assert "The fine-tuning data have no test part (Rendered&lt;script&gt;" in text
     advice = json.loads((page.parent / "fits.json").read_text())["advice"]
     assert advice
     assert text.index('class="answer"') < text.index("<figure>") < text.index("<table")

@@ -16,7 +16,7 @@ from lightning_tl.tasks.average_precision import BoxAveragePrecision
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(1800)]
 
 PRETRAIN = {"mulclass": 1600, "objdet": 1600, "semseg": 640, "normal": 1600}  # images
-FINETUNE = {"sinclass": 12, "objdet": 1600, "semseg": 480}  # sinclass: epochs
+FINETUNE = {"sinclass": 1152, "objdet": 1600, "semseg": 480}
 
 
 def training_data(data):
@@ -102,13 +102,11 @@ def real(tmp_path_factory):
 def test_pair(pretrained, real, start, to):
     out = pretrained / f"{start}-{to}"
     best = pretrained / start / "checkpoints/best.ckpt"
-    length = "epochs" if to == "sinclass" else "images"
-    warmup = "--model.schedule.warmup_epochs=1" if to == "sinclass" else "--model.schedule.warmup_images=80"
     more = [
         f"--model.init_from={best}",
         f"--data.root={real / to}",
-        f"--model.schedule.{length}={FINETUNE[to]}",
-        warmup,
+        f"--model.schedule.images={FINETUNE[to]}",
+        "--model.schedule.warmup_images=80",
     ]
     if to == "semseg":
         more.append("--data.num_classes=4")

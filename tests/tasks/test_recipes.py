@@ -11,15 +11,15 @@ from lightning_tl import data, tasks
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 IMAGENET = 1_281_167
-# batch, learning rate, schedule, its steps, steps of its warm-up
+# batch, learning rate, schedule, its steps, steps of its warm-up, steps between two validations
 TABLE = {
-    "pretrain/objdet": (64, 0.02, "Cosine", 225_000, 1875),
-    "finetune/objdet": (64, 0.02, "Cosine", 22_500, 1875),
-    "pretrain/semseg": (32, 0.02, "Polynomial", 125_000, 0),
-    "finetune/semseg": (32, 0.02, "Polynomial", 18_750, 0),
-    "pretrain/mulclass": (256, 0.1, "Cosine", 112_500, 469),
-    "finetune/sinclass": (256, 0.1, "Cosine", 450_410, 25_023),
-    "pretrain/normal": (32, 0.04, "Polynomial", 200_000, 0),
+    "pretrain/objdet": (64, 0.02, "Cosine", 225_000, 1875, 1875),
+    "finetune/objdet": (64, 0.02, "Cosine", 22_500, 1875, 1875),
+    "pretrain/semseg": (32, 0.02, "Polynomial", 125_000, 0, 3125),
+    "finetune/semseg": (32, 0.02, "Polynomial", 18_750, 0, 3125),
+    "pretrain/mulclass": (256, 0.1, "Cosine", 112_500, 469, 469),
+    "finetune/sinclass": (256, 0.1, "Cosine", 450_411, 25_023, 5005),
+    "pretrain/normal": (32, 0.04, "Polynomial", 200_000, 0, 10_000),
 }
 SMALL = [f"{name}_small" for name in TABLE]
 
@@ -35,7 +35,7 @@ def schedule(content):
 
 @pytest.mark.parametrize("name", TABLE)
 def test_table(name):
-    batch, lr, kind, steps, warmup = TABLE[name]
+    batch, lr, kind, steps, warmup, interval = TABLE[name]
     content = load(name)
     model, loader = content["model"]["init_args"], content["data"]["init_args"]
     plan = schedule(content)
@@ -43,7 +43,9 @@ def test_table(name):
     assert model["optimizer"]["init_args"]["lr"] == lr
     assert type(plan).__name__ == kind
     assert plan.scale_lr == "none"
-    assert plan.steps(batch, IMAGENET) == (steps, warmup)
+    # as many steps for one per cent of ImageNet as for all of it, and as many evaluations
+    assert plan.steps(batch, IMAGENET) == plan.steps(batch, IMAGENET // 100) == (steps, warmup)
+    assert loader["steps_per_epoch"] == interval
     dense = name.endswith(("semseg", "normal"))
     assert (model.get("aux_weight"), model.get("aux_lr_factor")) == ((0.5, 10) if dense else (None, None))
     trainer = content["trainer"]
@@ -67,10 +69,26 @@ def test_what_all_recipes_share(name):
     assert hasattr(data, content["data"]["class_path"])
     target = content["data"]["init_args"].get("target")
     assert target == (task.task if name.startswith("pretrain") else None)
-    steps, warmup = schedule(content).steps(content["data"]["init_args"]["batch_size"], 500)
+    batch = content["data"]["init_args"]["batch_size"]
+    steps, warmup = schedule(content).steps(batch, 500)
     assert 0 <= warmup < steps
+    assert (steps, warmup) == schedule(content).steps(batch, 50_000)  # of every n and fraction
     assert content["trainer"]["max_steps"] == -1  # it follows from the schedule
     saved = [callback["init_args"] for callback in content["trainer"]["callbacks"]]
     # of the last validation, whether it was the best or not; Lightning's save_last follows the best alone
     assert (saved[-1]["filename"], saved[-1]["save_top_k"], "monitor" in saved[-1]) == ("last", 1, False)
     assert ("monitor" in saved[0]) == name.startswith("pretrain")
+
+
+@pytest.mark.parametrize("name", [name for name in TABLE if name.startswith("finetune")])
+def test_validation_is_about_as_large_as_the_official_one_or_smaller(name):
+    """It is split off the training images of the real data sets; their official validation set is the test."""
+    training, official = {
+        "finetune/sinclass": (IMAGENET, 50_000),
+        "finetune/objdet": (118_287, 5000),
+        "finetune/semseg": (20_210, 2000),
+    }[name]
+    images = load(name)["data"]["init_args"]["val_share"] * training
+    assert 2000 < images < 1.2 * official
+    evaluations = schedule(load(name)).images / (TABLE[name][0] * TABLE[name][-1])
+    assert evaluations * images < 0.06 * schedule(load(name)).images  # the cost of all evaluations

@@ -257,7 +257,11 @@ def test_bad_sources_get_one_clear_message(source, message):
             {"lights": {"hdris": "x"}, "room": {"walls": 0}, "light": "fix"},
             "'lights.hdris' is drawn from where 'light'",
         ),
-        ({"room": {"materials": "x"}, "background": "fix"}, "'room.materials' is drawn from where 'background'"),
+        (
+            {"room": {"materials": "x"}, "background": "fix"},
+            "'room.materials' is drawn from where 'background' is random, but it is 'fix': name one material as",
+        ),
+        ({"room": {"fixed_material": "Tiles074"}}, "'room.fixed_material' names one of 'room.materials'"),
         ({"image": {"height": 3}}, "'image.height' is 3, but must be 0 (as the width) or at least 8"),
         ({"image": {"device": "gpu"}}, "'image.device' cannot be 'gpu'"),
         ({"camera": {"shift": 0.9}}, "'camera.shift' is 0.9, but must be from 0 to 0.5"),

@@ -90,3 +90,20 @@ def test_scenes_draw_them(tmp_path):
     assert {s.panorama for s in specs} == {"", "a.hdr"}
     assert all(bool(s.lights) != bool(s.panorama) for s in specs)
     assert np.ptp([s.panorama_turn for s in specs]) > 90
+
+
+def test_a_fixed_background_has_the_material_that_is_named(tmp_path):
+    folder = mesh_files.materials(tmp_path / "pbr", ("Fabric001", "Fabric0012", "Wood051"))
+
+    def config(name, **more):
+        room = {"materials": str(folder), "fixed_material": name, "material_scale": [0.4, 1.2]}
+        return config_from_dict({"background": "fix", "room": room, **more})
+
+    specs = [sample_scene(config("Fabric001"), 0, "train", i) for i in range(4)]
+    assert {(s.floor.maps, s.floor.scale) for s in specs} == {("Fabric001_1K-JPG/Fabric001_1K-JPG", 0.8)}
+    assert all(s.walls == s.floor for s in specs)
+    # where the background is random, all of them are drawn from
+    drawn = {sample_scene(config("Fabric001", background="random"), 0, "train", i).floor.maps for i in range(40)}
+    assert len(drawn) == 3
+    with pytest.raises(DataGenError, match=r"'room.fixed_material' is 'Fabric002', which is not in .* did you mean"):
+        sample_scene(config("Fabric002"), 0, "train", 0)
