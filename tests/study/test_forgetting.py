@@ -49,7 +49,6 @@ LAST = "{class_path: ModelCheckpoint, init_args: {dirpath: '${trainer.default_ro
 # the overlay ends at its schedule's length, and measures after it, which is left out here
 SHORT = (
     "--model.schedule.init_args.images=160",
-    "--model.schedule.init_args.warmup_images=16",
     f"--trainer.callbacks=[{LAST}]",
 )
 
