@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from lightning_tl.callbacks.base import find_mode
 from lightning_tl.callbacks.quiet import quiet, step_loss
 from lightning_tl.errors import UserError, nearest
+from lightning_tl.measure.batchnorm import Statistics
 from lightning_tl.measure.distance import distance
 from lightning_tl.measure.noise import Reference, load_state, noise_scales
 from lightning_tl.measure.objective import LossFn, Objective
@@ -21,6 +23,10 @@ from lightning_tl.measure.params import Groups, _listed, select
 from lightning_tl.measure.perturbation import check_gammas, loss_along, perturbation_sensitivity
 from lightning_tl.measure.trace import hessian_trace
 
+CheckpointStatistics = Literal["kept", "re-estimated", "interpolated"]
+CHECKPOINT_STATISTICS: tuple[CheckpointStatistics, ...] = ("kept", "re-estimated", "interpolated")
+Rest = Literal["own", "reference"]
+RESTS: tuple[Rest, ...] = ("own", "reference")
 QUANTITIES = ("distance", "trace", "sensitivity", "direction")
 COLUMNS = ("run_id", "step", "quantity", "group", "gamma", "value", "stderr")
 #: λ of the curves along reference → checkpoint
@@ -46,6 +52,8 @@ def measure_checkpoints(
     include: str | None = None,
     exclude: str | None = None,
     groups: Groups = None,
+    rest: Rest = "own",
+    bn: CheckpointStatistics = "kept",
     seed: int = 0,
     run_id: str | None = None,
 ) -> list[Row]:
@@ -69,6 +77,11 @@ def measure_checkpoints(
         include: Regular expression of parameter names to measure.
         exclude: Regular expression of parameter names to leave out.
         groups: Regular expression → group name.
+        rest: Where what ``include`` leaves out comes from: ``own``, each checkpoint; or always the ``reference``. With
+            ``include="^backbone"`` the latter measures fine-tuned backbones under the pre-training head.
+        bn: BatchNorm's statistics. ``kept``: each checkpoint's; on the line from the reference, the reference's.
+            ``re-estimated``: on the batches, for the weights at each evaluation of the loss. ``interpolated``: as
+            ``kept``, but on the line they move from the reference's to the checkpoint's as the weights do.
         seed: Draws probes and noise.
         run_id: For the table; default: the name of the folder the checkpoints are in.
 
@@ -87,6 +100,11 @@ def measure_checkpoints(
         raise UserError("there is no checkpoint to measure; name at least one")
     if not len(batches) and set(quantities) - {"distance"}:
         raise UserError(f"{', '.join(sorted(set(quantities) - {'distance'}))}: needs batches to measure the loss on")
+    for key, given, valid in (("rest", rest, RESTS), ("bn", bn, CHECKPOINT_STATISTICS)):
+        if given not in valid:
+            raise UserError(f"{key}={given!r} is unknown{nearest(str(given), valid)}")
+    if rest == "reference" and include is None:
+        raise UserError("rest='reference' needs include=, a regular expression of what comes from each checkpoint")
     gammas = check_gammas(gammas)
     start = load_state(reference if reference is not None else checkpoints[0])
     own = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
@@ -102,6 +120,8 @@ def measure_checkpoints(
     try:
         for index, path in enumerate(checkpoints):
             state = load_state(path)
+            if rest == "reference" and include is not None:
+                state = start | {n: value for n, value in state.items() if re.search(include, n)}
             _load(module, state, path)
             step = _step(path, index)
             params = select(module, include, exclude)
@@ -115,7 +135,8 @@ def measure_checkpoints(
                 continue
 
             def build(mode: str, params: Mapping[str, nn.Parameter] = params) -> Objective:
-                return Objective(module, loss_fn or step_loss, batches, params, mode=mode, seed=seed)
+                statistics: Statistics = "re-estimated" if bn == "re-estimated" else "kept"
+                return Objective(module, loss_fn or step_loss, batches, params, mode=mode, seed=seed, bn=statistics)
 
             with quiet(module):
                 mode = mode or find_mode(build, own_loss=loss_fn is None)
@@ -136,7 +157,7 @@ def measure_checkpoints(
                         add(step, "perturbed_loss", level.perturbed_loss, gamma=level.gamma, stderr=level.stderr)
                         add(step, "sensitivity", level.sensitivity, gamma=level.gamma, stderr=level.stderr)
                 if "direction" in quantities:
-                    _along(module, build(mode), start, add, step)
+                    _along(module, build(mode), start, add, step, moving=bn == "interpolated")
     finally:
         module.load_state_dict(own)
     if out is not None:
@@ -196,16 +217,23 @@ def plot_measurements(rows: Sequence[Row], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def _along(module: nn.Module, objective: Objective, start: Mapping[str, Tensor], add: Any, step: int) -> None:
-    """Measure L(θ₀ + λ(θ − θ₀)) with θ₀ the reference's weights where it has them, θ the present ones."""
+def _along(
+    module: nn.Module, objective: Objective, start: Mapping[str, Tensor], add: Any, step: int, moving: bool
+) -> None:
+    """Measure L(θ₀ + λ(θ − θ₀)) with θ₀ the reference's weights where it has them, θ the present ones.
+
+    Buffers are the reference's too; with ``moving`` they become the present ones as λ goes to 1.
+    """
     shared = {n: p for n, p in objective.params.items() if n in start and start[n].shape == p.shape}
     direction = {n: p.detach() - start[n].to(p.device, p.dtype) for n, p in shared.items()}
     if not any(bool(d.any()) for d in direction.values()):
         return  # the reference itself
+    known = {n: b for n, b in module.named_buffers() if n in start and start[n].shape == b.shape}
+    change = {n: b.detach().clone() - start[n].to(b.device, b.dtype) for n, b in known.items()} if moving else {}
     with torch.no_grad():
-        for n, p in shared.items():
-            p.copy_(start[n])
-    curve = loss_along(objective, direction, STEPS)
+        for n, tensor in {**shared, **known}.items():
+            tensor.copy_(start[n])
+    curve = loss_along(objective, direction, STEPS, buffers=change)
     for at, loss, parabola in zip(curve.steps, curve.loss, curve.quadratic, strict=True):
         add(step, "loss_along", loss, gamma=at)
         add(step, "quadratic_along", parabola, gamma=at)
@@ -218,7 +246,9 @@ def _load(module: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> N
     if wrong or more:
         raise UserError(
             f"{path} does not fit {type(module).__name__}: it lacks, or has in another shape, {_listed(wrong)}; "
-            f"it also holds {_listed(more)}. Is the configuration that of its run?"
+            f"it also holds {_listed(more)}. Is the configuration that of its run? To measure a part under the "
+            "reference's other layers, such as the backbone of a fine-tuned network under the pre-training head: "
+            "include='^backbone', rest='reference'"
         )
     module.load_state_dict({n: state[n] for n in expected})
 

@@ -50,6 +50,8 @@ def main(argv: list[str] | None = None) -> int:
         products=options.products,
         include=options.include,
         exclude=options.exclude,
+        rest=options.rest,
+        bn=options.bn,
         seed=options.seed,
     )
     for row in rows:
@@ -91,6 +93,22 @@ def _parser() -> CommandParser:
     add("--products", type=int, default=24, help="Hessian-vector products by trace.")
     add("--include", type=str | None, default=None, help="Regular expression of parameters to measure.")
     add("--exclude", type=str | None, default=None, help="Regular expression of parameters to leave out.")
+    add(
+        "--rest",
+        type=str,
+        choices=["own", "reference"],
+        default="own",
+        help="What --include leaves out is each checkpoint's own, or the reference's: --include '^backbone' --rest "
+        "reference measures fine-tuned backbones under the pre-training head.",
+    )
+    add(
+        "--bn",
+        type=str,
+        choices=["kept", "re-estimated", "interpolated"],
+        default="kept",
+        help="BatchNorm's statistics: each checkpoint's; re-estimated on the batches for the weights at hand; or, on "
+        "the line from the reference, interpolated like the weights.",
+    )
     add("--seed", type=int, default=0, help="Draws probes and noise.")
     add("--device", type=str, default="cpu", help="Where to measure: cpu, cuda, cuda:1, mps.")
     return parser

@@ -4,6 +4,7 @@ import csv
 
 import pytest
 import torch
+from torch.optim.swa_utils import update_bn
 
 from lightning_tl.callbacks import HessianTrace, ParameterDistance, PerturbationSensitivity
 from lightning_tl.callbacks.checkpoints import measure_checkpoints
@@ -65,10 +66,9 @@ def test_checkpoints_give_what_the_callbacks_logged(run, tmp_path):
         assert sum(parts) == pytest.approx(trace["hessian/weighted_trace"], rel=1e-5)
         assert value(rows, step, "sensitivity", 0.1) == pytest.approx(noisy["sensitivity/gamma_0.1"], rel=1e-3)
         assert value(rows, step, "perturbed_loss", 0) == pytest.approx(noisy["perturbed_loss/gamma_0"], rel=1e-5)
-    # along reference → checkpoint: λ = 0 is the reference and λ = 1 the checkpoint
-    # buffers are the checkpoint's along the whole line, so the ends are compared there
-    assert value(rows, 8, "loss_along", 1.0) == pytest.approx(value(rows, 8, "perturbed_loss", 0), rel=1e-5)
-    assert value(rows, 8, "loss_along", 0.0) == pytest.approx(value(rows, 8, "quadratic_along", 0.0), rel=1e-6)
+    # along reference → checkpoint λ = 0 is the reference; λ = 1 has the checkpoint's weights and its statistics
+    assert value(rows, 8, "loss_along", 0.0) == pytest.approx(value(rows, 0, "perturbed_loss", 0), rel=1e-5)
+    assert value(rows, 8, "loss_along", 1.0) != pytest.approx(value(rows, 8, "perturbed_loss", 0), rel=1e-3)
     assert not [r for r in rows if r["step"] == 0 and "along" in r["quantity"]]
     with (tmp_path / "measurements.csv").open() as file:
         table = list(csv.DictReader(file))
@@ -95,6 +95,46 @@ def test_the_weighted_trace_comes_with_the_sensitivity_of_the_same_noise(run):
         assert value(both, step, "hessian/trace") == value(alone, step, "hessian/trace")
 
 
+def test_statistics_along_the_line(run):
+    """Interpolated ones arrive at the checkpoint; re-estimated ones are those of the batch at both ends."""
+    folder, _, batch = run
+    paths = [folder / "start.ckpt", folder / "step=8.ckpt"]
+    only = {"quantities": ["direction", "sensitivity"], "gammas": [0.1], "draws": 2}
+    moving = measure_checkpoints(Plain(), paths, [batch], bn="interpolated", **only)
+    for at, step in ((0.0, 0), (1.0, 8)):
+        assert value(moving, 8, "loss_along", at) == pytest.approx(value(moving, step, "perturbed_loss", 0), rel=1e-5)
+    again = measure_checkpoints(Plain(), paths, [batch], bn="re-estimated", **only)
+    for at, path in ((0.0, paths[0]), (1.0, paths[1])):
+        module = Plain()
+        module.load_state_dict(torch.load(path, weights_only=True)["state_dict"])
+        update_bn([batch[0]], module)
+        with torch.no_grad():
+            expected = torch.nn.functional.cross_entropy(module.eval()(batch[0]), batch[1])
+        assert value(again, 8, "loss_along", at) == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_a_backbone_under_the_head_of_the_reference(run, tmp_path):
+    """As that of a network fine-tuned for another task: only what ``include`` names comes from the checkpoint."""
+    folder, _, batch = run
+    state = torch.load(folder / "step=8.ckpt", weights_only=True)["state_dict"]
+    other = {n: t for n, t in state.items() if n.startswith("backbone.")} | {"head.weight": torch.zeros(7, 16)}
+    torch.save({"state_dict": other, "global_step": 8}, tmp_path / "fine.ckpt")
+    start = folder / "start.ckpt"
+    options = {"quantities": ["distance", "direction", "sensitivity"], "gammas": [0.1], "draws": 2}
+    with pytest.raises(UserError, match=r"does not fit Plain.*include='\^backbone', rest='reference'"):
+        measure_checkpoints(Plain(), [tmp_path / "fine.ckpt"], [batch], reference=start, **options)
+    rows = measure_checkpoints(
+        Plain(), [tmp_path / "fine.ckpt"], [batch], reference=start, include="^backbone", rest="reference", **options
+    )
+    module = Plain()
+    module.load_state_dict(torch.load(start, weights_only=True)["state_dict"])
+    module.backbone.load_state_dict({n.removeprefix("backbone."): t for n, t in state.items() if "backbone." in n})
+    with torch.no_grad():
+        expected = torch.nn.functional.cross_entropy(module.eval()(batch[0]), batch[1])
+    assert value(rows, 8, "perturbed_loss", 0) == pytest.approx(expected.item(), rel=1e-5)
+    assert {r["group"] for r in rows if r["quantity"] == "param_distance"} == {"backbone"}
+
+
 def test_distance_alone_needs_no_batches(run):
     folder, _, _ = run
     rows = measure_checkpoints(
@@ -111,6 +151,9 @@ def test_what_cannot_be_measured(run, tmp_path):
         (([],), {}, "no checkpoint to measure"),
         (([path],), {}, "needs batches to measure the loss on"),
         (([path], [batch]), {"gammas": [0]}, "gammas must be positive"),
+        (([path], [batch]), {"bn": "interpolate"}, "bn='interpolate' is unknown; did you mean 'interpolated'"),
+        (([path], [batch]), {"rest": "refer"}, "rest='refer' is unknown; did you mean 'reference'"),
+        (([path], [batch]), {"rest": "reference"}, "rest='reference' needs include="),
         (([tmp_path / "no.ckpt"], [batch]), {}, "no such file"),
     ]:
         with pytest.raises(UserError, match=message):
