@@ -202,6 +202,8 @@ def _weight_and_bias(a: Tensor | None, g: Tensor, wanted: set[str]) -> dict[str,
 
 def _norm_layer(layer: Any, x: Tensor, g: Tensor, n: int, wanted: set[str]) -> dict[str, Tensor]:
     if isinstance(layer, nn.LayerNorm):
+        if tuple(x.shape[-len(layer.normalized_shape) :]) != tuple(layer.normalized_shape):
+            return {}  # a subclass that normalises other dimensions; the comparison with the gradient drops it
         hat = F.layer_norm(x, layer.normalized_shape, eps=layer.eps)
         shape = (n, -1, *layer.normalized_shape)
         parts = {"weight": (g * hat).reshape(shape), "bias": g.reshape(shape)}

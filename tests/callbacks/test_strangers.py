@@ -11,7 +11,6 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from lightning_tl.callbacks import HessianTrace, ParameterDistance, PerturbationSensitivity
-from lightning_tl.errors import UserError
 from tests.callbacks.modules import trainer
 from tests.measure.cases import Attention
 
@@ -207,13 +206,18 @@ def test_attached_unmodified(kind):
     assert "hessian/trace" in run.callback_metrics
 
 
-def test_a_hugging_face_model_is_split_and_its_layers_without_an_initialisation_are_named():
+def test_a_hugging_face_model_is_split_and_gets_noise_as_it_was_initialised():
     trace = HessianTrace(None, products=8)
     fit(HuggingFace, [trace], steps=1)
     assert trace.history[0]["hessian/trace_stderr"] > 0
     assert "variances" in trace._memory  # of the split: the loss was found behind the model's own output
-    with pytest.raises(UserError, match=r"no reset_parameters\(\).*Conv1D.*Pass reference="):
-        fit(HuggingFace, [PerturbationSensitivity([0.01])], steps=1)
+    noisy = PerturbationSensitivity([0.01])
+    fit(HuggingFace, [noisy], steps=1)
+    assert noisy.doubts == []
+    scales = noisy.state_dict()["scales"]
+    assert scales["model.transformer.wte.weight"] == 0.02
+    assert scales["model.transformer.h.0.attn.c_proj.weight"] == pytest.approx(0.02 / 2)  # /√(2 · 2 layers)
+    assert scales["model.transformer.h.0.attn.c_attn.bias"] == 0
 
 
 def test_the_detector_is_measured_in_train_mode_by_differences():

@@ -269,3 +269,25 @@ def test_known_loss_without_a_double_backward_falls_back_to_differences():
 class Clamped(torch.nn.Module):
     def forward(self, x):
         return (x / 6 + 0.5).clamp(0, 1)
+
+
+class ChannelNorm(torch.nn.LayerNorm):
+    """As in ConvNeXt: a LayerNorm over the channels of images [N, C, H, W]."""
+
+    def forward(self, x):
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize("side", [4, 5])
+def test_a_layer_norm_over_other_dimensions_is_left_to_the_gradient(side):
+    """Side 4 looks as if the last dimension were normalised."""
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 4, 1), ChannelNorm(4), torch.nn.Flatten(), torch.nn.Linear(4 * side**2, 3)
+    ).double()
+    batch = (torch.randn(6, 1, side, side).double(), torch.randint(0, 3, (6,)))
+    objective = Objective(module, lambda m, b: F.cross_entropy(m(b[0]), b[1]), [batch])
+    found = hessian_trace(objective, 200)
+    assert found.method == "split"
+    assert abs(found.value - exact(objective).trace) < 4 * found.stderr
+    assert found.stderr < 0.2 * found.value

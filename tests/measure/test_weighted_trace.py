@@ -156,6 +156,64 @@ def test_half_gamma_squared_of_it_is_the_rise_of_a_smooth_loss_under_small_noise
     assert rise.stderr < 0.2 * rise.sensitivity
 
 
+class SmoothedReLU(nn.Module):
+    """E max(0, u + τz) over normal z."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.width = width
+
+    def forward(self, u):
+        z = u / self.width
+        return u * torch.special.ndtr(z) + self.width * torch.exp(-z.square() / 2) / math.sqrt(2 * math.pi)
+
+
+def test_a_relu_networks_loss_rises_by_its_kinks_too():
+    """Autograd's Hessian of a ReLU network has no part of the kinks, which noise of any practical scale crosses.
+
+    The check: with each ReLU smoothed as much as the noise smooths it, half γ² Tr(ΣH) is the measured rise again. On
+    the way from 0 to γ a kink is seen at half the final variance of its input on average, hence τ² = variance / 2.
+    """
+    torch.manual_seed(2)
+    x, gamma = torch.randn(800, 6).double(), 0.02
+    labels = (x[:, 0] * x[:, 1] > 0).long() + (x[:, 2] > 0.5).long()
+    module = nn.Sequential(nn.Linear(6, 24), nn.ReLU(), nn.Linear(24, 24), nn.ReLU(), nn.Linear(24, 3)).double()
+    optimizer = torch.optim.Adam(module.parameters(), lr=0.01)
+    for _ in range(300):
+        optimizer.zero_grad()
+        F.cross_entropy(module(x), labels).backward()
+        optimizer.step()
+    objective = Objective(module, cross_entropy, [(x, labels)])
+    scales = noise_scales(module, objective.params)
+    half = 0.5 * gamma**2
+    trace = hessian_trace(objective, scales=scales).weighted
+    assert trace.method == "exact"
+    rise = perturbation_sensitivity(objective, scales, [gamma], draws=400)[0]
+    assert rise.sensitivity - half * trace.value > 8 * rise.stderr
+
+    inputs, spread = [], [0.0, 0.0]
+    hooks = [module[i].register_forward_pre_hook(lambda _, args: inputs.append(args[0].detach())) for i in (1, 3)]
+    with torch.no_grad():
+        module(x)
+        clean, kept = inputs[:], [p.clone() for p in module.parameters()]
+        for _ in range(100):
+            for p, own, scale in zip(module.parameters(), kept, scales.values(), strict=True):
+                p.copy_(own + gamma * scale * torch.randn_like(own))
+            inputs.clear()
+            module(x)
+            spread = [s + (a - b).square() / 100 for s, a, b in zip(spread, inputs, clean, strict=True)]
+        for p, own in zip(module.parameters(), kept, strict=True):
+            p.copy_(own)
+    for hook in hooks:
+        hook.remove()
+    for index, variance in zip((1, 3), spread, strict=True):
+        module[index] = SmoothedReLU((variance / 2).sqrt())
+    smoothed = hessian_trace(Objective(module, cross_entropy, [(x, labels)]), 400, scales=scales).weighted
+    error = math.hypot(rise.stderr, half * smoothed.stderr)
+    assert abs(rise.sensitivity - half * smoothed.value) < 3 * error + 0.05 * rise.sensitivity
+    assert error < 0.04 * rise.sensitivity
+
+
 def test_scales_that_do_not_fit_are_refused():
     objective = build("tanh")
     good = noise_scales(objective.module, objective.params)

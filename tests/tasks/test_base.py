@@ -131,3 +131,36 @@ def test_batches_of_another_form(tmp_path, task, classes, batch, message):
 def test_scheduler_and_schedule_exclude_each_other():
     with pytest.raises(UserError, match=r"model.scheduler and model.schedule are both given"):
         Classification(3, scheduler=lambda o: None, schedule=Cosine(images=1), **SMALL)
+
+
+class Widened(Classification):
+    """A user's task: a wider head, from an argument of its own, and a layer beside the network."""
+
+    def __init__(self, width, **options):
+        self.width = width
+        super().__init__(3, "resnet10_w8", **options)
+        self.beside = torch.nn.Linear(2, 2)
+
+    def build_head(self, num_features):
+        self.register_buffer("built", torch.ones(1), persistent=False)
+        return torch.nn.Sequential(torch.nn.Linear(num_features, self.width), torch.nn.Linear(self.width, 3))
+
+
+def test_a_fresh_network_is_built_beside_the_task_and_without_its_checkpoint(tmp_path):
+    checkpoint = tmp_path / "start.ckpt"
+    start = Classification(5, "resnet10_w8")
+    torch.save({"state_dict": start.state_dict(), "lightning_tl": {"backbone": "resnet10_w8"}}, checkpoint)
+    task = Widened(7, init_from=checkpoint)
+    before = {name: (id(tensor), tensor.clone()) for name, tensor in task.state_dict(keep_vars=True).items()}
+    attributes, modules, buffers = dict(vars(task)), dict(task._modules), dict(task._buffers)
+    checkpoint.unlink()
+    fresh = task.freshly_initialised()
+    expected = {name: p.shape for name, p in task.named_parameters() if not name.startswith("beside")}
+    assert {name: p.shape for name, p in fresh.named_parameters()} == expected
+    assert not torch.equal(fresh.backbone.conv1.weight, task.backbone.conv1.weight)
+    assert torch.equal(start.backbone.conv1.weight, task.backbone.conv1.weight)
+    assert vars(task) == attributes
+    assert (dict(task._modules), dict(task._buffers)) == (modules, buffers)
+    for name, tensor in task.state_dict(keep_vars=True).items():
+        assert id(tensor) == before[name][0]
+        assert torch.equal(tensor, before[name][1])
