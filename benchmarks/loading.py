@@ -106,7 +106,9 @@ def ours(data: Any) -> Callable[[], DataLoader[Any]]:
 
 
 def folders(root: Path, transform: Any, workers: int) -> Callable[[], DataLoader[Any]]:
-    return ours(ImageFolder(root / "folder", 0.001, transform, batch_size=BATCH, num_workers=workers))
+    return ours(
+        ImageFolder(root / "folder", val_share=0.001, transform=transform, batch_size=BATCH, num_workers=workers)
+    )
 
 
 def renders(root: Path, transform: dict[str, Any], workers: int) -> Callable[[], DataLoader[Any]]:
