@@ -41,6 +41,25 @@ def own_statistics(module: nn.Module) -> Iterator[None]:
             layer.running_mean, layer.running_var = mean, variance
 
 
+@contextmanager
+def batch_statistics(module: nn.Module) -> Iterator[None]:
+    """Within, the layers normalise by the batch, as in training; their running statistics stay as they were.
+
+    A loss is then a smooth function of the weights that includes what they do to the statistics, so that its gradient
+    and Hessian include that too.
+    """
+    before = [(layer, layer.training, layer.num_batches_tracked) for layer in running_layers(module)]
+    with own_statistics(module):
+        try:
+            for layer, _, _ in before:
+                layer.train()
+                layer.num_batches_tracked = torch.zeros_like(_counter(layer))
+            yield
+        finally:
+            for layer, training, counter in before:
+                layer.training, layer.num_batches_tracked = training, counter
+
+
 def reestimate(
     module: nn.Module,
     forward: Callable[[Any], object],

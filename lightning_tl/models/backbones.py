@@ -21,7 +21,7 @@ def _timm(name: str) -> Callable[[int, int], nn.Module]:
     return build
 
 
-def _resnet10(width: int) -> Callable[[int, int], nn.Module]:
+def _resnet10(width: int, activation: type[nn.Module] = nn.ReLU) -> Callable[[int, int], nn.Module]:
     """Return a maker of narrow ResNet-10s for images of about 32 px: a 3x3 stride-2 stem and no max-pool."""
 
     def build(in_chans: int, output_stride: int) -> nn.Module:
@@ -35,11 +35,12 @@ def _resnet10(width: int) -> Callable[[int, int], nn.Module]:
             in_chans=in_chans,
             channels=(width, 2 * width, 4 * width, 8 * width),
             output_stride=output_stride,
+            act_layer=activation,
         )
         net.conv1 = nn.Conv2d(in_chans, width, kernel_size=3, stride=2, padding=1, bias=False)
         net.bn1 = nn.BatchNorm2d(width)
         net.maxpool = nn.Identity()
-        net.layer1 = nn.Sequential(BasicBlock(width, width))
+        net.layer1 = nn.Sequential(BasicBlock(width, width, act_layer=activation))
         net.init_weights()
         return net
 
@@ -49,6 +50,7 @@ def _resnet10(width: int) -> Callable[[int, int], nn.Module]:
 BACKBONES: dict[str, Callable[[int, int], nn.Module]] = {
     **{name: _timm(name) for name in ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")},
     **{f"resnet10_w{width}": _resnet10(width) for width in (8, 16, 32)},
+    "resnet10_w16_silu": _resnet10(16, nn.SiLU),
 }
 
 
@@ -61,7 +63,8 @@ def build_backbone(name: str, in_chans: int = 3, output_stride: int = 32) -> nn.
 
     Args:
         name: One of ``BACKBONES``: torchvision's ResNet-18 to -152, or ``resnet10_w8``, ``_w16``, ``_w32`` (0.08,
-            0.31, 1.2 M parameters) for images of about 32 px.
+            0.31, 1.2 M parameters) for images of about 32 px; ``resnet10_w16_silu`` has the smooth SiLU instead of the
+            ReLU, whose kinks no Hessian sees.
         in_chans: Channels of the input: 1 for greyscale, 3 for colour.
         output_stride: Side of the image over that of the last map: 32; 16 or 8 with the last one or two stages dilated
             instead of strided (8 is torchvision's ``replace_stride_with_dilation=[False, True, True]``, that of its

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lightning_tl.callbacks.quiet import quiet, step_loss
 from lightning_tl.errors import UserError
 from lightning_tl.measure import Curve, Objective, distance, loss_along, select
-from lightning_tl.measure.batchnorm import reestimate
+from lightning_tl.measure.batchnorm import batch_statistics, reestimate
 from lightning_tl.study.records import load_json
 
 #: Training images of the pre-training on which BatchNorm's statistics are re-estimated (whole batches, at least one).
@@ -46,8 +46,9 @@ def forgotten(finetuned: Any, start: Path) -> dict[str, float]:
         * ``pretrain_loss_after_target_bn``: the fine-tuned backbone with its own statistics, of the target images.
         * ``param_distance``: ‖d‖₂, d = θ_ft − θ_pre of the backbone's parameters (Springer et al. 2025, §3 and Fig. 8).
         * ``line_slope``, ``line_curvature``: gᵀd and dᵀHd of the pre-training loss at θ_pre; ``line_rise``:
-          L(θ_pre + d) − L(θ_pre). BatchNorm's statistics stay those re-estimated for θ_pre; the first
-          :data:`LINE_IMAGES` validation images (their App. D, Fig. 10).
+          L(θ_pre + d) − L(θ_pre) (their App. D, Fig. 10). For these three BatchNorm normalises by the batch, so that
+          gradient and Hessian include what the weights do to its statistics; on the first :data:`LINE_IMAGES`
+          validation images.
 
     Raises:
         UserError: The folder is no finished run, or a module has no backbone.
@@ -140,9 +141,8 @@ class Pretrained:
                 break
         with self._ready():
             parameters = select(self.module, "^backbone")
-            objective = Objective(
-                self.module, _loss, batches, parameters, weights=[len(images) for images, _ in batches]
-            )
+            weights = [len(images) for images, _ in batches]
+            objective = Objective(self.module, _loss_by_batch, batches, parameters, weights=weights)
             return loss_along(objective, direction, [0.0, 1.0])
 
     @contextmanager
@@ -161,6 +161,12 @@ def _loss(module: Any, batch: Any) -> Tensor:
     if hasattr(module, "outputs_and_loss"):
         return module.outputs_and_loss(*batch, "val")[1]
     return step_loss(module, batch)
+
+
+def _loss_by_batch(module: Any, batch: Any) -> Tensor:
+    """Return that loss with BatchNorm normalising by the batch."""
+    with batch_statistics(module):
+        return _loss(module, batch)
 
 
 def _state(module: nn.Module) -> dict[str, Tensor]:

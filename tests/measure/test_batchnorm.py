@@ -10,7 +10,7 @@ from torch.optim.swa_utils import update_bn
 
 from lightning_tl.errors import UserError
 from lightning_tl.measure import Objective, loss_along, perturbation_sensitivity
-from lightning_tl.measure.batchnorm import own_statistics, reestimate
+from lightning_tl.measure.batchnorm import batch_statistics, own_statistics, reestimate
 
 
 class Net(nn.Module):
@@ -147,3 +147,18 @@ def test_noise_that_only_rescales_channels_before_batchnorm():
 def test_an_unknown_choice_is_refused(net):
     with pytest.raises(UserError, match="bn='reestimated' is unknown; did you mean 're-estimated'"):
         Objective(net, cross_entropy, batches(), bn="reestimated")
+
+
+def test_batch_statistics_are_those_of_training_and_leave_nothing(net):
+    kept = statistics(net)
+    batch = batches(1, offset=1.0)[0]
+    net.eval()
+    with batch_statistics(net):
+        loss = cross_entropy(net, batch)
+    assert all(torch.equal(value, kept[name]) for name, value in net.named_buffers())
+    assert not net.norm.training
+    reference = copy.deepcopy(net).train()
+    assert loss.item() == cross_entropy(reference, batch).item()
+    (gradient,) = torch.autograd.grad(loss, net.conv.weight, create_graph=True)
+    # L does not depend on the scale of a convolution before BatchNorm: gᵀw = 0 by Euler's theorem
+    assert float((gradient * net.conv.weight).sum()) == pytest.approx(0, abs=1e-6)

@@ -64,6 +64,15 @@ def test_the_small_one(in_chans):
     assert {key.split(".")[0] for key in net.state_dict()} == {"conv1", "bn1", "layer1", "layer2", "layer3", "layer4"}
 
 
+def test_the_smooth_one_differs_only_in_its_activations():
+    smooth, plain = build_backbone("resnet10_w16_silu"), build_backbone("resnet10_w16")
+    assert not [module for module in smooth.modules() if isinstance(module, torch.nn.ReLU)]
+    assert sum(isinstance(module, torch.nn.SiLU) for module in smooth.modules()) == sum(
+        isinstance(module, torch.nn.ReLU) for module in plain.modules()
+    )
+    assert {k: v.shape for k, v in smooth.state_dict().items()} == {k: v.shape for k, v in plain.state_dict().items()}
+
+
 def test_one_channel():
     assert build_backbone("resnet18", in_chans=1).conv1.weight.shape == (64, 1, 7, 7)
 

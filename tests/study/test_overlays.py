@@ -32,12 +32,13 @@ def test_keys_of_mappings_are_merged_and_lists_replaced(tmp_path):
 def test_a_shipped_overlay_changes_the_study_as_it_says(path, tmp_path, monkeypatch, capsys):
     taken = []
     monkeypatch.setattr(command, "run", lambda study, out: taken.append(study) or 0)
-    common = ["run", "--config", "study/overtraining", f"--out={tmp_path}"]
+    below = "study/overtraining_small" if path.stem.endswith("_small") else "study/overtraining"
+    common = ["run", "--config", below, f"--out={tmp_path}"]
     command.main(common)
     command.main([*common, "--config", f"study/overtraining/{path.stem}"])
     base, changed = taken
     changed.check()
-    assert f"--config study/overtraining --config study/overtraining/{path.stem} " in path.read_text()
+    assert f"--config {below} --config study/overtraining/{path.stem} " in path.read_text()
     assert changed.render == base.render
     assert (changed.pretrain, changed.finetune) != (base.pretrain, base.finetune)
     assert data_sets(changed) == data_sets(base)

@@ -70,8 +70,8 @@ _CAPTIONS = {
     "overtraining_distance": "Distance of the backbone from the pre-trained one by learning rate, for each budget.",
     "overtraining_noise_quadratic": "Rise under noise (markers) and its quadratic approximation ½γ²Tr(ΣH) from the "
     "measured trace (dashed), by budget.",
-    "overtraining_line_quadratic": "Rise from pre-trained to fine-tuned weights with BatchNorm's statistics kept "
-    "(markers), and its quadratic approximation gᵀd + ½dᵀHd (dashed), by budget.",
+    "overtraining_line_quadratic": "Rise from pre-trained to fine-tuned weights (markers) and its quadratic "
+    "approximation gᵀd + ½dᵀHd (dashed), by budget; BatchNorm normalises by the batch.",
     "overtraining_reestimated": "Rise and loss under noise by initialisation where BatchNorm's statistics are "
     "re-estimated for each perturbed network.",
     "overtraining_relative": "Rise and loss under noise relative to each filter's norm.",

@@ -67,7 +67,7 @@ class NoiseApproximation:
 class LineApproximation:
     """Rises from the pre-trained to the fine-tuned weights against gᵀd + ½dᵀHd (their App. D, Fig. 10).
 
-    BatchNorm's statistics stay those of the pre-trained weights, for which gradient and Hessian are taken.
+    BatchNorm normalises by the batch, so that gradient and Hessian include what the weights do to its statistics.
 
     Attributes:
         budgets: Steps.

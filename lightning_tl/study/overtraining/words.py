@@ -162,7 +162,8 @@ def _tuned(tuned: Tuned, level: float) -> str:
         f"{lr:g}" + (f" ({low:g} to {high:g})" if np.isfinite(low) and low < high else "")
         for lr, (low, high) in zip(tuned.lr, tuned.interval, strict=True)
     )
-    interval = f" ({_interval(tuned.slope_interval, level, '+.2f')})" if np.isfinite(tuned.slope_interval[0]) else ""
+    slope, low, high = (round(value, 2) + 0.0 for value in (tuned.slope, *tuned.slope_interval))  # no -0.00
+    interval = f" ({_interval((low, high), level, '+.2f')})" if np.isfinite(low) else ""
     meaning = {
         "constant": "constant",
         "slowly decreasing": "decreasing, too slowly to keep the pre-training loss from rising",
@@ -172,7 +173,7 @@ def _tuned(tuned: Tuned, level: float) -> str:
     }[tuned.scenario]
     text = (
         f"the best learning rate at {', '.join(f'{budget:,}' for budget in tuned.budgets)} steps, by the fine-tuning "
-        f"loss on validation images, is {pairs}; its exponent in the budget is {tuned.slope:+.2f}{interval}: {meaning}"
+        f"loss on validation images, is {pairs}; its exponent in the budget is {slope:+.2f}{interval}: {meaning}"
     )
     subjects = {"forgotten": "pre-training loss", "finetune_loss": "fine-tuning loss", "error": "fine-tuning error"}
     verdicts = [f"{words}: {VERDICTS[tuned.curve(name).verdict]}" for name, words in subjects.items()]
@@ -204,8 +205,8 @@ def _noise(item: NoiseApproximation) -> str:
 def _line(item: LineApproximation) -> str:
     parts = [_limit("lr", scale, budget) for scale, budget in zip(item.up_to, item.budgets, strict=True)]
     return (
-        f"from the pre-trained to the fine-tuned weights the pre-training loss, with BatchNorm's statistics kept, is "
-        f"within {100 * QUADRATIC:g} % of gᵀd + ½dᵀHd {', '.join(parts)}."
+        f"from the pre-trained to the fine-tuned weights the rise of the pre-training loss is within "
+        f"{100 * QUADRATIC:g} % of gᵀd + ½dᵀHd {', '.join(parts)}."
     )
 
 
