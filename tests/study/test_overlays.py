@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from shipped import kinds, parsed, planned
 
 from lightning_tl.cli import study as command
 from lightning_tl.config_files import with_merged_configs
@@ -42,3 +43,5 @@ def test_a_shipped_overlay_changes_the_study_as_it_says(path, tmp_path, monkeypa
     assert changed.render == base.render
     assert (changed.pretrain, changed.finetune) != (base.pretrain, base.finetune)
     assert data_sets(changed) == data_sets(base)
+    for run in kinds(planned(changed, tmp_path)):
+        parsed(run.args)  # training takes all keys

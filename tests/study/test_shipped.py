@@ -2,55 +2,24 @@
 
 from __future__ import annotations
 
-import io
-import json
 import re
-from contextlib import redirect_stdout
 from dataclasses import replace
-from functools import cache
-from pathlib import Path
 
 import pytest
-import yaml
+from shipped import CONFIGS, kinds, parsed, planned, read
 
 from data_gen.config import config_from_dict, load_config
 from lightning_tl import tasks
 from lightning_tl.cli import law
-from lightning_tl.cli.main import main
-from lightning_tl.cli.parsing import command_parser
-from lightning_tl.study.config import Study
-from lightning_tl.study.plan import data_sets, plan
+from lightning_tl.study.plan import data_sets
 
-CONFIGS = Path(__file__).parents[2] / "configs"
 STUDIES = sorted((CONFIGS / "study").glob("*.yaml"))
-
-
-def read(path, *more):
-    parser = command_parser("study run", "")
-    parser.add_class_arguments(Study)
-    given = parser.instantiate_classes(parser.parse_args([f"--config={path}", *more]))
-    study = Study(**{name: given[name] for name in Study.__dataclass_fields__})
-    study.check()
-    return study
-
-
-def planned(path, out):
-    study = read(path)
-    for each in data_sets(study):
-        for split, images in (("train", each.images), ("val", each.val_images)):
-            manifest = out / "renders" / each.name / split / "manifest.json"
-            manifest.parent.mkdir(parents=True)
-            manifest.write_text(json.dumps({"shards": [{"sha256": "0", "images": images}]}))
-    chosen = None
-    if study.choose is not None:
-        tried = {"tried": [], "chosen": study.choose.values[0]}
-        chosen = dict.fromkeys(("scratch", "digits", "shapes"), tried)
-    return study, plan(study, out, chosen)
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 def test_it_is_planned_as_it_says(path, tmp_path):
-    study, runs = planned(path, tmp_path)
+    study = read(path)
+    runs = planned(study, tmp_path)
     counts = [sum(run.stage == stage for run in runs) for stage in ("pretrain", "finetune")]
     told = re.search(r"([\d,]+) pre-trainings.*?([\d,]+)\s+fine-tunings", path.read_text().replace("\n# ", " "))
     if told:
@@ -63,27 +32,9 @@ def test_it_is_planned_as_it_says(path, tmp_path):
         assert study.finetune.set.get("data.root") or "data.root" in study.finetune.axes, "no place for real images"
 
 
-@cache
-def parsed(args):
-    """Return a run's configuration as the training command reads it, all keys checked."""
-    said = io.StringIO()
-    with pytest.raises(SystemExit) as ended, redirect_stdout(said):
-        main(["fit", *args, "--print_config"])
-    assert ended.value.code == 0
-    return yaml.safe_load(said.getvalue())
-
-
-def kinds(runs):
-    """One run of each stage and configuration."""
-    found = {}
-    for run in runs:
-        found.setdefault((run.stage, repr(run.point.get("config"))), run)
-    return found.values()
-
-
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 def test_training_takes_its_configurations(path, tmp_path):
-    for run in kinds(planned(path, tmp_path)[1]):
+    for run in kinds(planned(read(path), tmp_path)):
         content = parsed(run.args)
         schedule = content["model"]["init_args"].get("schedule")
         if schedule is not None:  # it takes its length once, in images or in epochs
@@ -94,7 +45,7 @@ def test_training_takes_its_configurations(path, tmp_path):
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 def test_rendering_and_the_law_take_their_options(path, tmp_path):
-    study, _ = planned(path, tmp_path)
+    study = read(path)
     for each in data_sets(study):
         config_from_dict(each.config)
     assert set(study.law or {}) <= {name for name, *_ in law._OPTIONS}
@@ -106,7 +57,8 @@ PAPER = ("scaling_law", "model_size", "extrapolation", "complexity", "full_law")
 @pytest.mark.parametrize("name", PAPER)
 def test_the_papers_protocol(name, tmp_path):
     """What Mikami et al. do, in each large study: objects, images, fractions, steps and evaluations."""
-    study, runs = planned(CONFIGS / f"study/{name}.yaml", tmp_path)
+    study = read(CONFIGS / f"study/{name}.yaml")
+    runs = planned(study, tmp_path)
     for each in data_sets(study):
         config = config_from_dict(each.config)
         assert config.objects.count == (10, 10)
@@ -153,7 +105,8 @@ def test_complexity_varies_what_the_eight_settings_do():
 
 
 def test_extrapolation_holds_out_five_sizes(tmp_path):
-    study, runs = planned(CONFIGS / "study/extrapolation.yaml", tmp_path)
+    study = read(CONFIGS / "study/extrapolation.yaml")
+    runs = planned(study, tmp_path)
     sizes = sorted({run.point["data.n"] for run in runs if run.stage == "pretrain"})
     held = [n for n in sizes if n >= study.law["hold_out_from"]]
     assert held == [80_000, 160_000, 320_000, 640_000, 1_280_000]
@@ -163,7 +116,7 @@ def test_extrapolation_holds_out_five_sizes(tmp_path):
 
 def test_model_size_pairs_each_task_with_itself(tmp_path):
     pairs = set()
-    for run in planned(CONFIGS / "study/model_size.yaml", tmp_path)[1]:
+    for run in planned(read(CONFIGS / "study/model_size.yaml"), tmp_path):
         if run.start is not None:
             assert run.point["model.backbone"] == run.point["pretrain.model.backbone"]
             pairs.add((run.point["pretrain.config"], run.point["config"], run.point["model.backbone"]))
