@@ -126,6 +126,14 @@ def _noise_curves(measured: pd.DataFrame, budgets: Sequence[int], level: float, 
                 log = bool((values > 0).all())
                 family.append(curve(str(quantity), budgets, values, "gamma", gamma, log, level))
         curves += judged(family, level)
+        if str(quantity).endswith("perturbed_loss"):
+            base = rows[rows["gamma"] == 0]
+            values = (
+                cube(base, "value", ["pretrain_seed"], budgets, notes, "the loss without noise") if len(base) else None
+            )
+            if values is not None:
+                name = str(quantity).replace("perturbed_loss", "unperturbed_loss")
+                curves.append(curve(name, budgets, values, log=bool((values > 0).all()), level=level))
     traces = measured[(measured["quantity"] == "hessian") & (measured["group"] == "trace")]
     values = cube(traces, "value", ["pretrain_seed"], budgets, notes, "the trace") if len(traces) else None
     if values is not None:

@@ -115,20 +115,35 @@ def _budgets(analysis: Overtraining, title: str, panels: Sequence[tuple[str, str
         figure, grid = _grid(analysis.series, len(kept))
         for row, one in zip(grid, analysis.series, strict=True):
             for axes, (quantity, by, label) in zip(row, kept, strict=True):
-                _curves(axes, one.family(quantity, by), one.family("before"), quantity.endswith("loss") or by == "lr")
+                _curves(axes, one.family(quantity, by), one.family(_unchanged(quantity)))
                 axes.set_ylabel(label)
                 axes.set_title(one.name, fontsize=8)
         headed(figure, title)
         return figure
 
 
+def _unchanged(quantity: str) -> str:
+    """Return what a changed network's loss is drawn beside: the quantity of the unchanged one; empty for none."""
+    if quantity.endswith("perturbed_loss"):
+        return quantity.replace("perturbed_loss", "unperturbed_loss")
+    return "before" if quantity == "forgotten" else ""
+
+
 def _grid(series: Sequence[Series], columns: int) -> tuple[Figure, Any]:
     return new_figure(max(3.3 * columns, 4.2), 2.7 * len(series) + 0.4, len(series), columns)
 
 
-def _curves(axes: Any, family: Sequence[Curve], before: Sequence[Curve], loss: bool) -> None:
-    for i, item in enumerate(family):
-        colour = COLOURS[i % len(COLOURS)]
+def _colours(count: int) -> list[str]:
+    """Return a colour for each of so many ordered values: from dark to light."""
+    import matplotlib as mpl
+
+    shades = np.linspace(0.0, 0.88, max(count, 2))[:count]
+    return [mpl.colors.to_hex(mpl.colormaps["viridis"](shade)) for shade in shades]
+
+
+def _curves(axes: Any, family: Sequence[Curve], before: Sequence[Curve]) -> None:
+    """Draw the curves of a quantity, and dashed what the unchanged network has."""
+    for i, (item, colour) in enumerate(zip(family, _colours(len(family)), strict=True)):
         _bars(axes, item, colour, MARKERS[i % len(MARKERS)], f"{_SYMBOL[item.by]} {item.value:g}")
         if item.verdict == "u":
             axes.axvline(item.vertex, color=colour, linestyle=":", linewidth=1)
@@ -136,9 +151,8 @@ def _curves(axes: Any, family: Sequence[Curve], before: Sequence[Curve], loss: b
         if np.isfinite(item.inflection):
             height = item.mean[item.budgets.index(int(item.inflection))]
             axes.plot(item.inflection, height, "^", color=colour, markersize=7, markeredgecolor="black", zorder=5)
-    if loss and family and family[0].quantity.endswith(("perturbed_loss", "forgotten")):
-        for item in before:
-            axes.plot(item.budgets, item.mean, color="0.4", linestyle="--", linewidth=1, label="as pre-trained")
+    for item in before:
+        axes.plot(item.budgets, item.mean, color="0.4", linestyle="--", linewidth=1, label="as pre-trained")
     axes.set_xlabel(_BUDGET)
     _scales(axes, family)
     if family:
@@ -217,8 +231,8 @@ def _distance(analysis: Overtraining) -> Figure | None:
         for axes, one in zip(grid[:, 0], series, strict=True):
             family = one.family("distance", "lr")
             rates = [item.value or 0.0 for item in family]
-            for i, budget in enumerate(one.budgets):
-                colour, mean = COLOURS[i % len(COLOURS)], np.array([item.mean[i] for item in family])
+            for i, (budget, colour) in enumerate(zip(one.budgets, _colours(len(one.budgets)), strict=True)):
+                mean = np.array([item.mean[i] for item in family])
                 low, high = ([getattr(item, end)[i] for item in family] for end in ("low", "high"))
                 axes.plot(rates, mean, f"{MARKERS[i % len(MARKERS)]}-", color=colour, markersize=4, label=f"{budget:,}")
                 if not np.isnan(low).any():
@@ -283,8 +297,9 @@ def _against(
     predicted: Sequence[Sequence[float]],
 ) -> None:
     """Draw measured rises and their approximation over scales, one colour per budget."""
+    colours = _colours(len(budgets))
     for i, (budget, real, approximate) in enumerate(zip(budgets, measured, predicted, strict=True)):
-        marker, colour = MARKERS[i % len(MARKERS)], COLOURS[i % len(COLOURS)]
+        marker, colour = MARKERS[i % len(MARKERS)], colours[i]
         axes.plot(scales, real, f"{marker}-", color=colour, markersize=4, label=f"{budget:,}")
         axes.plot(scales, approximate, "--", color=colour, linewidth=1)
     axes.set_xscale("log")

@@ -31,6 +31,8 @@ _HARMS = {
 }
 _STRESSES = {("sensitivity", "gamma"): "under noise of γ ", ("increase", "lr"): "by fine-tuning at lr "}
 _UPWARD = ("u", "rises")
+#: What Def. 4.2 speaks of: how well the changed network does, not how much worse the change has made it.
+_LOSSES = ("finetune_loss", "error", "forgotten", "perturbed_loss")
 
 
 def answers(analysis: Overtraining) -> list[str]:
@@ -150,7 +152,8 @@ def _turn(item: Curve, level: float) -> str:
     else:
         lowest = f"lowest at {item.budgets[int(np.argmin(item.mean))]:,} steps"
     if np.isfinite(item.inflection):
-        step = f"first significant increase after {item.inflection:,.0f} steps (the inflection point of Def. 4.2)"
+        name = " (the inflection point of Def. 4.2)" if item.quantity in _LOSSES else ""
+        step = f"first significant increase after {item.inflection:,.0f} steps{name}"
     else:
         step = "no single increase between neighbouring budgets is significant"
     change = f"by a factor of {item.rise:.3g}" if item.log else f"by {item.rise:.3g}"
