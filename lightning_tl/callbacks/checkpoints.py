@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from lightning_tl.callbacks.base import find_mode
+from lightning_tl.callbacks.measurement import find_mode
 from lightning_tl.callbacks.quiet import quiet, step_loss
 from lightning_tl.errors import UserError, nearest
 from lightning_tl.measure.batchnorm import Statistics

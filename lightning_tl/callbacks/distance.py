@@ -10,7 +10,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from lightning_tl.callbacks.base import Measurement
+from lightning_tl.callbacks.measurement import Measurement
 from lightning_tl.measure.distance import distance
 from lightning_tl.measure.noise import load_state
 from lightning_tl.measure.params import _listed, select, snapshot
@@ -22,7 +22,7 @@ class ParameterDistance(Measurement):
     Args:
         reference: ``start``: the weights at the start of the run (after a checkpoint to initialise from was loaded),
             kept in the checkpoints; or the path of a checkpoint; or a state dict.
-        every_n_steps: As for :class:`~lightning_tl.callbacks.base.Measurement`, also the other arguments.
+        every_n_steps: As for :class:`~lightning_tl.callbacks.measurement.Measurement`, also the other arguments.
         kwargs: As there. ``exclude="^head"`` leaves a new head out.
 
     Logs:

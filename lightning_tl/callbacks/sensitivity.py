@@ -7,7 +7,7 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 
-from lightning_tl.callbacks.base import LossMeasurement
+from lightning_tl.callbacks.measurement import LossMeasurement
 from lightning_tl.callbacks.noise import Noise
 from lightning_tl.errors import UserError
 from lightning_tl.measure.noise import Reference
@@ -25,7 +25,7 @@ class PerturbationSensitivity(LossMeasurement):
         reference: For ``init``, where the module itself does not tell how it is initialised
             (:func:`~lightning_tl.measure.initialisation.own_initialisation`): a function that builds a fresh module; or
             one that is freshly initialised, its state dict, or the path of that.
-        every_n_steps: As for :class:`~lightning_tl.callbacks.base.LossMeasurement`, also the other arguments.
+        every_n_steps: As for :class:`~lightning_tl.callbacks.measurement.LossMeasurement`, also the other arguments.
         kwargs: As there.
 
     Attributes:

@@ -9,12 +9,12 @@ import torch.nn.functional as F
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
-from lightning_tl.callbacks.base import LossMeasurement
+from lightning_tl.callbacks.measurement import LossMeasurement
 from lightning_tl.callbacks.noise import Noise
 from lightning_tl.errors import UserError, nearest
 from lightning_tl.measure.eigen import top_eigenvalues
+from lightning_tl.measure.matvec_trace import ENOUGH
 from lightning_tl.measure.noise import Reference
-from lightning_tl.measure.opaque import ENOUGH
 from lightning_tl.measure.trace import METHODS, hessian_trace
 
 OUTPUT_LOSSES: dict[str, Callable[..., Tensor]] = {
@@ -45,7 +45,7 @@ class HessianTrace(LossMeasurement):
         outputs_fn: ``(module, batch) -> (outputs, targets)``: with ``output_loss``, another way to say the loss.
         output_loss: ``cross_entropy``, ``mse`` or ``binary_cross_entropy``, of these outputs and targets.
         method: ``auto``, ``split``, ``opaque`` or ``hutchinson``.
-        every_n_steps: As for :class:`~lightning_tl.callbacks.base.LossMeasurement`, also the other arguments.
+        every_n_steps: As for :class:`~lightning_tl.callbacks.measurement.LossMeasurement`, also the other arguments.
         kwargs: As there.
 
     Attributes:

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from lightning_tl.errors import UserError, nearest
 from lightning_tl.measure.estimate import Samples, TraceEstimate, combine
+from lightning_tl.measure.gauss_newton_trace import GaussNewtonResult, GaussNewtonTrace, run_gauss_newton
 from lightning_tl.measure.hvp import Hessian, lacks_double_backward
+from lightning_tl.measure.matvec_trace import MatvecTrace
 from lightning_tl.measure.noise import check_scales
 from lightning_tl.measure.objective import Objective
-from lightning_tl.measure.opaque import OpaqueTrace
 from lightning_tl.measure.params import Groups, Layout
-from lightning_tl.measure.split import SplitResult, SplitTrace, run_split
 
 _log = logging.getLogger(__name__)
 
@@ -41,10 +41,11 @@ def hessian_trace(
     """Estimate Tr H of an objective's loss, with a standard error, in all and by parameter group.
 
     Where the loss ends in ``F.cross_entropy``, ``F.mse_loss`` or ``F.binary_cross_entropy_with_logits`` (seen in
-    autograd's graph), Tr H is split into its Gauss-Newton part and a remainder (:mod:`~lightning_tl.measure.split`):
-    exact for piecewise affine networks of few classes (ResNets with ReLU). In other networks the error at equal cost is
-    usually smaller than without the split once the network is trained, and about the same near initialisation. Any
-    other loss: Hutchinson or XTrace (:mod:`~lightning_tl.measure.opaque`), as the spectrum asks.
+    autograd's graph), Tr H is the sum of its Gauss-Newton part and a remainder, and each is estimated by itself
+    (:mod:`~lightning_tl.measure.gauss_newton_trace`): exact for piecewise affine networks of few classes (ResNets with
+    ReLU). In other networks the error at equal cost is usually smaller than from products of H once the network is
+    trained, and about the same near initialisation. Any other loss: Hutchinson or XTrace, depending on the spectrum
+    (:mod:`~lightning_tl.measure.matvec_trace`).
 
     Args:
         objective: Loss, batches and parameters.
@@ -109,11 +110,11 @@ def _by_split(
     rank, _ = objective.process
     generator = torch.Generator(layout.device).manual_seed(seed + 7919 * rank)
     dropped = set(memory["dropped"]) if "dropped" in memory else None
-    results: list[list[SplitResult]] = []
+    results: list[list[GaussNewtonResult]] = []
     for index in range(len(objective.batches)):
-        split: SplitTrace | None = None
+        split: GaussNewtonTrace | None = None
         try:
-            split = SplitTrace(objective, index, layout, generator, dropped, scales)
+            split = GaussNewtonTrace(objective, index, layout, generator, dropped, scales)
             if split.outputs is not None and split.curved and "dropped" not in memory:
                 split.remainder()  # raises where there is no double backward, before any process goes its own way
         except RuntimeError as error:
@@ -126,10 +127,10 @@ def _by_split(
         dropped = split.norms.dropped
         generator.manual_seed(seed + 7919 * rank + 104729 * (index + 1))
 
-        def stop(result: SplitResult) -> bool:
+        def stop(result: GaussNewtonResult) -> bool:
             return enough(float(result.mean().sum()), combine(result.parts())[0])
 
-        results.append(run_split(split, products, stop, memory.get("variances", {})))
+        results.append(run_gauss_newton(split, products, stop, memory.get("variances", {})))
     plain = [first for first, *_ in results]
     variances = {"gauss_newton": plain[0].gauss_newton, "remainder": plain[0].remainder}
     return {
@@ -142,7 +143,7 @@ def _by_split(
     }
 
 
-def _combined(objective: Objective, layout: Layout, results: list[SplitResult]) -> dict[str, Any]:
+def _combined(objective: Objective, layout: Layout, results: list[GaussNewtonResult]) -> dict[str, Any]:
     """Average the results of the batches, over all processes."""
     weights, (_, world) = objective.weights, objective.process
     mean = torch.stack([w * r.mean() for w, r in zip(weights, results, strict=True)]).sum(0)
@@ -192,7 +193,7 @@ def _opaque(
 
             before = hessian.products
             generator = torch.Generator(layout.device).manual_seed(seed)
-            run = OpaqueTrace(product, layout, generator, products, enough, vectors, memory, keep)
+            run = MatvecTrace(product, layout, generator, products, enough, vectors, memory, keep)
             result = run._hutchinson(Samples(), products) if method == "hutchinson" else run.run()
             names = list(layout.groups)
             return {

@@ -149,7 +149,7 @@ def locked(call: Call) -> Iterator[bool]:
 
 
 def _train(call: Call, folder: Path, keep: Callable[[], None]) -> dict[str, Any]:
-    from lightning_tl.callbacks.base import Measurement
+    from lightning_tl.callbacks.measurement import Measurement
     from lightning_tl.run import run
     from lightning_tl.study.collect import measurements
     from lightning_tl.study.pictures import save_target

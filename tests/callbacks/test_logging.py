@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
 from lightning_tl.callbacks import HessianTrace, ParameterDistance, PerturbationSensitivity
-from lightning_tl.callbacks.schedule import Schedule
+from lightning_tl.callbacks.measurement_schedule import MeasurementSchedule
 from lightning_tl.measure import Objective, hessian_trace, noise_scales, perturbation_sensitivity
 from tests.callbacks.modules import Classifier, images, trainer
 
@@ -142,13 +142,13 @@ def test_moments():
 
 
 def test_log_spaced_steps():
-    schedule = Schedule(None, 3, True, False, False, None)
+    schedule = MeasurementSchedule(None, 3, True, False, False, None)
     assert [s for s in range(1, 1001) if schedule.due(s)] == [1, 3, 5, 10, 22, 47, 100, 216, 465, 1000]
 
 
 def test_overhead_spaces_measurements(caplog):
     """A clock of our own: each measurement takes 1 s, each step 0.1 s; at most 20 % may go to measuring."""
-    from lightning_tl.callbacks import schedule as module
+    from lightning_tl.callbacks import measurement_schedule as module
 
     now = [0.0]
 
@@ -162,7 +162,7 @@ def test_overhead_spaces_measurements(caplog):
     original = module.time.perf_counter
     module.time.perf_counter = lambda: now[0]
     try:
-        schedule = Schedule(1, None, True, False, False, 0.2)
+        schedule = MeasurementSchedule(1, None, True, False, False, 0.2)
         for step in range(1, 2001):
             now[0] += 0.1
             if schedule.due(step) and schedule.affordable(Run()):

@@ -8,9 +8,9 @@ from scipy import stats
 from lightning_tl.errors import UserError
 from lightning_tl.measure import Objective, hessian_trace
 from lightning_tl.measure.estimate import Samples, t_quantile
-from lightning_tl.measure.opaque import OpaqueTrace
+from lightning_tl.measure.gauss_newton_trace import GaussNewtonTrace
+from lightning_tl.measure.matvec_trace import MatvecTrace
 from lightning_tl.measure.params import Layout
-from lightning_tl.measure.split import SplitTrace
 from tests.measure.cases import build, exact, mse
 
 EXACT = ["cross_entropy", "bce", "conv_bn"]
@@ -125,7 +125,7 @@ def opaque(matrix, products=24, seed=0, memory=None, keep=4, vectors=100):
         count.append(1)
         return matrix @ v
 
-    run = OpaqueTrace(product, layout, generator, products, lambda value, error: False, vectors, memory or {}, keep)
+    run = MatvecTrace(product, layout, generator, products, lambda value, error: False, vectors, memory or {}, keep)
     result = run.run()
     assert len(count) <= products
     return result
@@ -183,7 +183,7 @@ def test_with_few_products_the_last_subspace_deflates():
 def test_probing_layers_apart_has_the_same_mean_and_the_variance_it_says(name):
     objective = build(name)
     with objective.measuring():
-        split = SplitTrace(objective, 0, Layout(objective.params), torch.Generator().manual_seed(0))
+        split = GaussNewtonTrace(objective, 0, Layout(objective.params), torch.Generator().manual_seed(0))
         together = torch.stack([split.remainder()[0].sum() for _ in range(600)])
         found = [split.remainder(apart=True) for _ in range(300)]
     apart = torch.stack([value.sum() for value, _ in found])

@@ -10,9 +10,9 @@ from torch import nn
 
 from lightning_tl.errors import UserError
 from lightning_tl.measure import Objective, hessian_trace, noise_scales, perturbation_sensitivity
+from lightning_tl.measure.gauss_newton_trace import GaussNewtonTrace
 from lightning_tl.measure.noise import check_scales
 from lightning_tl.measure.params import Layout
-from lightning_tl.measure.split import SplitTrace
 from tests.measure.cases import build, cross_entropy, exact
 
 
@@ -126,7 +126,7 @@ def test_norms_scaled_by_row_are_those_of_each_samples_gradient():
     objective = Objective(module, cross_entropy, [(ids, labels)])
     scales = check_scales(scales_of(objective, "rows"), objective.params)
     with objective.measuring():
-        split = SplitTrace(objective, 0, Layout(objective.params, {"": "all"}), torch.Generator().manual_seed(0))
+        split = GaussNewtonTrace(objective, 0, Layout(objective.params, {"": "all"}), torch.Generator().manual_seed(0))
         split.scales = scales
         assert [list(objective.params)[i] for i in split.others] == ["bare"]
         direction = split.outputs.random_direction(torch.Generator().manual_seed(1))

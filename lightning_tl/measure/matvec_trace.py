@@ -28,7 +28,7 @@ ENOUGH = 12
 
 
 @dataclass
-class OpaqueResult:
+class MatvecResult:
     """Value by group and its uncertainty; see :class:`~lightning_tl.measure.estimate.TraceEstimate`."""
 
     groups: Tensor
@@ -39,7 +39,7 @@ class OpaqueResult:
     memory: dict[str, Any] = field(default_factory=dict)
 
 
-class OpaqueTrace:
+class MatvecTrace:
     """One measurement of Tr H by group.
 
     Args:
@@ -69,7 +69,7 @@ class OpaqueTrace:
         self.product, self.layout, self.generator, self.enough = product, layout, generator, enough
         self.products, self.vectors, self.memory, self.keep = products, vectors, memory, keep
 
-    def run(self) -> OpaqueResult:
+    def run(self) -> MatvecResult:
         """Choose an estimator and return its result."""
         if self.products < ENOUGH:
             return self._deflated()
@@ -108,7 +108,7 @@ class OpaqueTrace:
 
     def _hutchinson(
         self, samples: Samples, products: int, basis: Tensor | None = None, basis_images: Tensor | None = None
-    ) -> OpaqueResult:
+    ) -> MatvecResult:
         """Add probes, projected away from an orthonormal basis [k, P] where one is given, and average."""
         images: list[Tensor] = []
         fixed = torch.zeros(len(self.layout.slices), dtype=torch.float64)
@@ -134,9 +134,9 @@ class OpaqueTrace:
         mean = samples.mean() + fixed
         stderr, degrees = combine([(samples.total_variance(), len(samples))])
         by_group = (samples.group_variance() / len(samples)).sqrt()
-        return OpaqueResult(mean, stderr, degrees, by_group, "hutchinson" if basis is None else "deflated", memory)
+        return MatvecResult(mean, stderr, degrees, by_group, "hutchinson" if basis is None else "deflated", memory)
 
-    def _deflated(self) -> OpaqueResult:
+    def _deflated(self) -> MatvecResult:
         """Deflate by vectors of the last measurement, one at a time while each is expected to pay for its product."""
         basis, energies, norm = self.memory.get("basis"), self.memory.get("energies"), self.memory.get("norm", 0.0)
         if basis is None or energies is None or basis.shape[1] != self.layout.size or self.products < 4:
@@ -174,7 +174,7 @@ class OpaqueTrace:
         along = (basis @ stacked.T).double().square().sum(1) / len(images)
         return {"basis": basis.cpu(), "energies": along.tolist(), "norm": norm}
 
-    def _xtrace(self, probes: Tensor, images: Tensor) -> OpaqueResult:
+    def _xtrace(self, probes: Tensor, images: Tensor) -> MatvecResult:
         """Finish XTrace from probes Ω [k, P] and their images; what products are left draw deflated probes."""
         basis, corner = _orthonormal(images)
         k = len(basis)
@@ -207,7 +207,7 @@ class OpaqueTrace:
             energies.append(float(image.double().square().sum()))
         spread = (samples.group_variance() / len(samples)).sqrt()
         stderr = XTRACE_STDERR * (2 * _mean(energies) / len(samples)) ** 0.5
-        return OpaqueResult(samples.mean(), stderr, max(len(samples) - 1, 1), XTRACE_STDERR * spread, "xtrace")
+        return MatvecResult(samples.mean(), stderr, max(len(samples) - 1, 1), XTRACE_STDERR * spread, "xtrace")
 
 
 class _Grams:

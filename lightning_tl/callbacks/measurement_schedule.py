@@ -9,8 +9,8 @@ from typing import Any
 from lightning_tl.errors import UserError
 
 
-class Schedule:
-    """Steps, moments and a time budget; see :class:`~lightning_tl.callbacks.base.Measurement` for the arguments."""
+class MeasurementSchedule:
+    """Steps, moments and a time budget; arguments as for :class:`~lightning_tl.callbacks.measurement.Measurement`."""
 
     def __init__(
         self,

@@ -19,10 +19,10 @@ from torch import Tensor
 from lightning_tl.measure.affine import nonaffine
 from lightning_tl.measure.estimate import Samples
 from lightning_tl.measure.hvp import check_twice_differentiable
+from lightning_tl.measure.loss_outputs import Outputs, find_outputs
 from lightning_tl.measure.objective import Objective
-from lightning_tl.measure.outputs import Outputs, find_outputs
 from lightning_tl.measure.params import Layout
-from lightning_tl.measure.samplenorms import SampleNorms
+from lightning_tl.measure.sample_norms import SampleNorms
 
 # The price of one backward pass with norms, in Hessian-vector products.
 PASS_COST = 0.6
@@ -33,7 +33,7 @@ APART_BELOW = 0.85
 T = TypeVar("T", Tensor, Tensor | None)
 
 
-class SplitTrace:
+class GaussNewtonTrace:
     """The split for one micro-batch; its graph is kept as long as the object.
 
     Args:
@@ -225,8 +225,8 @@ class SplitTrace:
         return torch.tensor(list(self.layout.by_group(by_parameter).values()), dtype=torch.float64)
 
 
-class SplitResult:
-    """What :func:`run_split` gathered for one micro-batch, of Tr H or of Tr ΣH.
+class GaussNewtonResult:
+    """What :func:`run_gauss_newton` gathered for one micro-batch, of Tr H or of Tr ΣH.
 
     Attributes:
         gauss_newton: Estimates of Tr G by group.
@@ -262,9 +262,9 @@ class SplitResult:
         return total
 
 
-def run_split(
-    split: SplitTrace, products: float, enough: Callable[[SplitResult], bool], prior: Mapping[str, float]
-) -> list[SplitResult]:
+def run_gauss_newton(
+    split: GaussNewtonTrace, products: float, enough: Callable[[GaussNewtonResult], bool], prior: Mapping[str, float]
+) -> list[GaussNewtonResult]:
     """Estimate Tr G and Tr R with a budget; with scales, with the same draws Tr ΣG, and by as many products Tr ΣR.
 
     Args:
@@ -278,7 +278,7 @@ def run_split(
         The result of Tr H, and of Tr ΣH where the split has scales.
     """
     assert split.outputs is not None
-    results, rank = [SplitResult() for _ in range(split.measures)], split.rank
+    results, rank = [GaussNewtonResult() for _ in range(split.measures)], split.rank
     share = products if not split.curved else 0.7 * products
     if rank is not None and rank * PASS_COST <= share:
         units = [split.gauss_newton(split.outputs.unit_direction(c, split.generator)) for c in range(rank)]
@@ -320,7 +320,7 @@ def run_split(
     return results
 
 
-def _allocation(products: float, split: SplitTrace, prior: Mapping[str, float], exact: bool) -> tuple[int, int]:
+def _allocation(products: float, split: GaussNewtonTrace, prior: Mapping[str, float], exact: bool) -> tuple[int, int]:
     """Return how many draws for G and probes for R a budget buys.
 
     The best share goes as √variance · √price. The variances are the previous measurement's, never this one's: counts

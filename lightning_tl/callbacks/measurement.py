@@ -13,9 +13,9 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
+from lightning_tl.callbacks.measurement_schedule import MeasurementSchedule
 from lightning_tl.callbacks.probe import Probe
 from lightning_tl.callbacks.quiet import quiet, step_loss
-from lightning_tl.callbacks.schedule import Schedule
 from lightning_tl.errors import UserError, nearest
 from lightning_tl.measure.batchnorm import STATISTICS, Statistics
 from lightning_tl.measure.objective import LossFn, Objective
@@ -66,7 +66,7 @@ class Measurement(Callback):
         groups: Groups = None,
         prefix: str = "",
     ) -> None:
-        self.schedule = Schedule(every_n_steps, log_steps, at_start, at_epoch_end, at_validation, overhead)
+        self.schedule = MeasurementSchedule(every_n_steps, log_steps, at_start, at_epoch_end, at_validation, overhead)
         self.include, self.exclude, self.groups, self.prefix = include, exclude, groups, prefix
         self.steps = 0
         self.history: list[dict[str, float]] = []
