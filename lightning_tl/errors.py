@@ -12,7 +12,9 @@ _UNKNOWN_OPTION = re.compile(r"unrecognized arguments: --?([\w.\-]+)", re.IGNORE
 _UNKNOWN_KEY = re.compile(
     r"(?:Group '(?P<group>[^']*)' )?(?:does not accept option|Option) '(?P<key>[^']*)'(?: is not accepted)?"
 )
-_WRONG_VALUE = re.compile(r'Parser key "([^"]+)":')
+_WRONG_VALUE = re.compile(r'Parser key "([^"]+)"(?: element \d+)?:')
+_WRONG_CHOICE = re.compile(r"Expected a typing\.Literal\[(.*?)\]\. Got value: (\S+)")
+_QUOTED = re.compile(r"'([^']*)'")
 _OPTIONS = "\n(options: "
 
 
@@ -65,6 +67,8 @@ def explain(parser: Any, message: str, error: BaseException | None = None) -> st
     elif unknown := _UNKNOWN_KEY.search(text):
         key = ".".join(filter(None, [unknown["group"], unknown["key"]]))
         text = f"unknown key '{key}' in the configuration{nearest(key, valid)}"
+    if choice := _WRONG_CHOICE.search(text):
+        text = text.replace(choice[0], f"'{choice[2]}' is unknown{nearest(choice[2], re.findall(_QUOTED, choice[1]))}")
     prog = parser.prog.replace(" [options]", "")
     return f"{text}{_OPTIONS}{prog} --help)"
 

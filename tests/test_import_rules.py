@@ -28,6 +28,9 @@ def test_who_may_import_whom():
         ("lightning_tl/laws/forms.py", "import torch", "the laws stand alone"),
         ("lightning_tl/models/weights.py", "import data_gen", "training never touches the renderer"),
         ("data_gen/spec.py", "import lightning_tl.errors", "the renderer stands alone"),
+        ("lightning_tl/offline/checkpoints.py", "import lightning_tl.callbacks", "then callbacks and saved checkpoints"),
+        ("lightning_tl/measure/trace.py", "import lightning_tl.losses", "then the losses to measure"),
+        ("lightning_tl/losses/pretraining.py", "import lightning_tl.tasks", "uses nothing else of the package"),
         ("data_gen/spec.py", "def late():\n    import bpy", "Blender is imported by one file"),
     ],
 )

@@ -11,9 +11,10 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from lightning_tl.callbacks.measurement import Measurement
+from lightning_tl.measure.checkpoint import load_checkpoint
 from lightning_tl.measure.distance import distance
-from lightning_tl.measure.noise import load_state
-from lightning_tl.measure.params import _listed, select, snapshot
+from lightning_tl.measure.params import listed, select, snapshot
+from lightning_tl.measured import Measured
 
 
 class ParameterDistance(Measurement):
@@ -23,12 +24,12 @@ class ParameterDistance(Measurement):
         reference: ``start``: the weights at the start of the run (after a checkpoint to initialise from was loaded),
             kept in the checkpoints; or the path of a checkpoint; or a state dict.
         every_n_steps: As for :class:`~lightning_tl.callbacks.measurement.Measurement`, also the other arguments.
-        kwargs: As there. ``exclude="^head"`` leaves a new head out.
+        kwargs: As there. ``exclude="^head"`` leaves out a new head.
 
     Logs:
         ``param_distance/total``, ``param_distance/<group>``, ``param_distance/relative`` (to the reference's norm),
-        ``param_distance/cosine``, ``param_distance/seconds``. Parameters that the reference lacks are left out, and
-        named once.
+        ``param_distance/cosine``, ``param_distance/seconds``. Parameters that the reference lacks are left out, and a
+        warning names them once.
 
     Raises:
         UserError: The reference cannot be read, or shares no parameter with the module.
@@ -45,7 +46,7 @@ class ParameterDistance(Measurement):
         super().__init__(every_n_steps=every_n_steps, **kwargs)
         self.reference = reference
         self._weights: dict[str, Tensor] | None = None
-        self._told = False
+        self._warned = False
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the reference, after any checkpoint was restored."""
@@ -61,23 +62,23 @@ class ParameterDistance(Measurement):
         """Take the reference under ``trainer.test``."""
         self._take_reference(pl_module)
 
-    def measure(self, trainer: Trainer, module: LightningModule) -> dict[str, float]:
-        """Return the distances by key."""
+    def measure(self, trainer: Trainer, module: LightningModule) -> list[Measured]:
+        """Return the distances."""
         assert self._weights is not None
-        found = distance(select(module, self.include, self.exclude), self._weights, self.groups)
-        if found.missing and not self._told:
-            rank_zero_warn(f"param_distance leaves out what its reference lacks: {_listed(found.missing)}")
-        self._told = True
-        totals = {"total": found.total, "relative": found.relative, "cosine": found.cosine}
-        return {f"param_distance/{key}": value for key, value in (totals | found.groups).items()}
+        moved = distance(select(module, self.include, self.exclude), self._weights, self.groups)
+        if moved.missing and not self._warned:
+            rank_zero_warn(f"param_distance leaves out parameters that its reference lacks: {listed(moved.missing)}")
+        self._warned = True
+        values = {"total": moved.total, "relative": moved.relative, "cosine": moved.cosine, **moved.groups}
+        return [self.record("param_distance", value, group) for group, value in values.items()]
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state in plain types; the weights of the start are part of it."""
-        kept = self._weights if isinstance(self.reference, str) and self.reference == "start" else None
-        return {**super().state_dict(), "reference": kept}
+        start = self._weights if isinstance(self.reference, str) and self.reference == "start" else None
+        return {**super().state_dict(), "reference": start}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on where a checkpoint was written, from the same reference."""
+        """Continue from a checkpoint's state, with the same reference."""
         super().load_state_dict(state_dict)
         if isinstance(self.reference, str) and self.reference == "start":
             self._weights = state_dict["reference"]
@@ -90,8 +91,8 @@ class ParameterDistance(Measurement):
             elif self.reference == "start":
                 self._weights = snapshot(params)
             else:
-                self._weights = load_state(self.reference)
-        # where the parameters are: a measurement then copies nothing across devices
+                self._weights = load_checkpoint(self.reference).weights
+        # on the parameters' devices, so that a measurement copies nothing across devices
         self._weights = {
             name: tensor.to(params[name].device) if name in params else tensor for name, tensor in self._weights.items()
         }

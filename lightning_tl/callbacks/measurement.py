@@ -1,4 +1,4 @@
-"""What all measuring callbacks share: when, on what, in which state, and where the numbers go."""
+"""The base classes of the measuring callbacks: when they measure, on what, and where the values go."""
 
 from __future__ import annotations
 
@@ -15,36 +15,40 @@ from torch import Tensor
 
 from lightning_tl.callbacks.measurement_schedule import MeasurementSchedule
 from lightning_tl.callbacks.probe import Probe
-from lightning_tl.callbacks.quiet import quiet, step_loss
 from lightning_tl.errors import UserError, nearest
+from lightning_tl.losses.training_step import find_mode, quiet, step_loss
 from lightning_tl.measure.batchnorm import STATISTICS, Statistics
+from lightning_tl.measure.guard import Mode
 from lightning_tl.measure.objective import LossFn, Objective
 from lightning_tl.measure.params import Groups, select
+from lightning_tl.measured import Measured, logged
 
 
 class Measurement(Callback):
-    """A callback that measures and leaves training as it was; the base of the three.
+    """A callback that measures and does not change training; base class of the measuring callbacks.
 
     Args:
-        every_n_steps: Measure after every so many optimiser steps (own counter: accumulated batches and several
-            optimisers count once). None: never by steps.
-        log_steps: Measure at so many log-spaced steps a decade: with 3, after 1, 3, 5, 10, 22, 47, 100, …
-        at_start: Measure before the first step (with ``probe_batches`` > 1: once they have been seen).
+        every_n_steps: Measure after every this many optimiser steps (accumulated batches count as one step, and so do
+            several optimisers). None: not by a number of steps.
+        log_steps: Measure at this many log-spaced steps per decade: with 3, after 1, 3, 5, 10, 22, 47, 100, …
+        at_start: Measure before the first step (with ``probe_batches`` > 1: once all of them have been seen).
         at_epoch_end: Measure at the end of every training epoch.
         at_validation: Measure after every validation within fit.
         overhead: Skip a measurement if this callback would then have taken more than this share of the time so far
-            (0.05: 5 %); ``at_start`` is always measured. What is measured depends on the machine: such a run is exempt
-            from resuming to equal values.
+            (0.05: 5 %); ``at_start`` is always measured. Which steps are measured then depends on the machine, so that
+            an interrupted and resumed run may measure at other steps.
         include: Regular expression of parameter names to measure; default: all trainable ones.
         exclude: Regular expression of parameter names to leave out.
         groups: Regular expression → group name; default: by first-level module.
-        prefix: Put before every logged key; needed for a second callback of one type (Lightning refuses two without).
+        prefix: Put before the quantity's name; needed for a second callback of the same type, as Lightning refuses two
+            with the same state key.
 
     Attributes:
-        history: What was measured so far: dicts of ``step`` and the logged keys.
+        history: What was measured so far, one record per value.
 
-    Numbers go to all loggers of the trainer, at the step they were measured and whatever ``log_every_n_steps`` is, and
-    to ``trainer.callback_metrics``. Under ``trainer.validate`` and ``trainer.test`` one measurement is made at the end.
+    Values are logged by all loggers of the trainer, at the step they were measured and whatever ``log_every_n_steps``
+    is, and to ``trainer.callback_metrics``. Under ``trainer.validate`` and ``trainer.test`` there is one measurement,
+    at the end.
 
     Raises:
         UserError: An argument is out of range; the strategy shards the parameters (FSDP, DeepSpeed).
@@ -69,18 +73,36 @@ class Measurement(Callback):
         self.schedule = MeasurementSchedule(every_n_steps, log_steps, at_start, at_epoch_end, at_validation, overhead)
         self.include, self.exclude, self.groups, self.prefix = include, exclude, groups, prefix
         self.steps = 0
-        self.history: list[dict[str, float]] = []
+        self.history: list[Measured] = []
         self._global_step = 0
         self._measured_at: int | None = None
 
-    # What subclasses fill in.
+    @property
+    def measured_steps(self) -> list[int]:
+        """The steps of the measurements so far, in order."""
+        return list(dict.fromkeys(record.step for record in self.history))
 
-    def measure(self, trainer: Trainer, module: LightningModule) -> dict[str, float]:
-        """Return the numbers by key, without prefix."""
+    # What subclasses define.
+
+    def measure(self, trainer: Trainer, module: LightningModule) -> list[Measured]:
+        """Return one record per value, made by :meth:`record`."""
         raise NotImplementedError
 
+    def record(
+        self, quantity: str, value: float, group: str = "", gamma: float | None = None, stderr: float | None = None
+    ) -> Measured:
+        """Return a value measured now, under this callback's prefix."""
+        return Measured(
+            step=self.steps,
+            quantity=f"{self.prefix}{quantity}",
+            group=group,
+            gamma=gamma,
+            value=value,
+            stderr=stderr,
+        )
+
     def ready(self, trainer: Trainer, module: LightningModule) -> bool:
-        """Say whether a measurement is possible yet."""
+        """Return whether a measurement is possible yet."""
         return True
 
     # Hooks.
@@ -99,7 +121,7 @@ class Measurement(Callback):
             )
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock and the step counter."""
+        """Start the clock and note the trainer's step."""
         self._global_step = trainer.global_step
         self.schedule.began = time.perf_counter()
         if self.schedule.overhead is not None:
@@ -116,7 +138,7 @@ class Measurement(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Count the step, and measure where it is due."""
+        """Count the step, and measure if it is due."""
         if trainer.global_step == self._global_step:
             return  # a batch whose gradients were only accumulated
         self._global_step = trainer.global_step
@@ -142,13 +164,13 @@ class Measurement(Callback):
         self.run(trainer, pl_module)
 
     def run(self, trainer: Trainer, module: LightningModule) -> None:
-        """Measure now, once a step, and log."""
+        """Measure now, unless this step was measured already, and log."""
         if not self.ready(trainer, module) or self._measured_at == self.steps:
             return
         start = time.perf_counter()
         try:
             with quiet(module, trainer):
-                values = self.measure(trainer, module)
+                records = self.measure(trainer, module)
         except torch.OutOfMemoryError:
             if trainer.world_size > 1:
                 raise  # the other processes wait for this one
@@ -161,24 +183,24 @@ class Measurement(Callback):
         seconds = time.perf_counter() - start
         self.schedule.took(seconds)
         self._measured_at = self.steps
-        wrong = [key for key, value in values.items() if not math.isfinite(value)]
-        if wrong:
-            rank_zero_warn(f"{type(self).__name__} found no finite value at step {self.steps} for {', '.join(wrong)}")
-        values[f"{self.quantity}/seconds"] = seconds
-        values = {f"{self.prefix}{key}": value for key, value in values.items()}
-        self.history.append({"step": self.steps, **values})
+        self.history += records
+        values = logged(records)
+        if infinite := [key for key, value in values.items() if not math.isfinite(value)]:
+            rank_zero_warn(f"{type(self).__name__}: not finite at step {self.steps}: {', '.join(infinite)}")
+        values[f"{self.prefix}{self.quantity}/seconds"] = seconds
         trainer.callback_metrics.update({k: torch.tensor(v, device=module.device) for k, v in values.items()})
         for logger in trainer.loggers:
             logger.log_metrics(values, step=self.steps)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state in plain types."""
-        return {"steps": self.steps, "history": [dict(row) for row in self.history], "measured_at": self._measured_at}
+        rows = [record.row() for record in self.history]
+        return {"steps": self.steps, "history": rows, "measured_at": self._measured_at}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on where a checkpoint was written."""
+        """Continue from a checkpoint's state."""
         self.steps, self._measured_at = state_dict["steps"], state_dict["measured_at"]
-        self.history = [dict(row) for row in state_dict["history"]]
+        self.history = [Measured(**row) for row in state_dict["history"]]
 
 
 class LossMeasurement(Measurement):
@@ -190,11 +212,11 @@ class LossMeasurement(Measurement):
             train mode (detectors): train mode with dropout off and BatchNorm frozen.
         probe: A batch (tensor, list, tuple or dict) or a DataLoader to measure on; ``val``: the first batches of the
             run's validation loader, which should not shuffle. Default: the first training batches.
-        probe_batches: How many batches; the loss is their mean.
+        probe_batches: Number of batches; the loss is their mean.
         bn: BatchNorm's running statistics: ``kept`` as the module has them; ``re-estimated`` on the probe before each
-            evaluation, for the weights at hand, perturbed ones too. The first includes what outdated statistics do
-            to the loss, the second only what the weights do.
-        seed: Draws probes and noise, and the random numbers inside the loss.
+            evaluation, for the present weights, perturbed ones too. With the first, the loss includes the effect of
+            outdated statistics; with the second, only that of the weights.
+        seed: Seed of the random probes, of the noise, and of the random numbers inside the loss.
         kwargs: As for :class:`Measurement`.
 
     Raises:
@@ -219,11 +241,11 @@ class LossMeasurement(Measurement):
             raise UserError(f"loss_fn must be a function (module, batch) -> scalar tensor, not {loss_fn!r}")
         self.loss_fn, self.bn, self.seed = loss_fn, bn, seed
         self.probe = Probe(probe, probe_batches)
-        self._mode: str | None = None
+        self._mode: Mode | None = None
         self._loaded_probe: list[Any] | None = None
 
     def ready(self, trainer: Trainer, module: LightningModule) -> bool:
-        """Say whether the probe batches are there."""
+        """Return whether all probe batches are known."""
         return self.probe.ready
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -231,9 +253,9 @@ class LossMeasurement(Measurement):
         super().setup(trainer, pl_module, stage)
         if self.loss_fn is None and not pl_module.automatic_optimization:
             raise UserError(
-                f"{type(pl_module).__name__} trains with manual optimisation: its training_step moves the weights, so "
-                f"{type(self).__name__} cannot call it to measure. Pass loss_fn(module, batch) -> scalar tensor, for "
-                "example lambda module, batch: module.generator_loss(batch)"
+                f"{type(pl_module).__name__} trains with manual optimisation: its training_step changes the weights, "
+                f"so {type(self).__name__} cannot call it to measure. Pass loss_fn(module, batch) -> scalar tensor, "
+                "for example lambda module, batch: module.generator_loss(batch)"
             )
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -242,7 +264,7 @@ class LossMeasurement(Measurement):
         self._prepare(trainer, pl_module)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Keep the first batches, and measure as soon as they are there."""
+        """Keep the first batches, and measure once all are known."""
         complete = self.probe.offer(batch, trainer)
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
         if complete and self.schedule.at_start and not self.history:
@@ -276,7 +298,7 @@ class LossMeasurement(Measurement):
         def average(value: Tensor) -> Tensor:
             return trainer.strategy.reduce(value.clone(), reduce_op="mean")
 
-        def build(mode: str) -> Objective:
+        def build(mode: Mode) -> Objective:
             return Objective(
                 module,
                 self.loss_fn or step_loss,
@@ -298,7 +320,7 @@ class LossMeasurement(Measurement):
         return {**super().state_dict(), "probe": self.probe.state_dict(), "mode": self._mode}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on where a checkpoint was written."""
+        """Continue from a checkpoint's state."""
         super().load_state_dict(state_dict)
         self._mode, self._loaded_probe = state_dict["mode"], state_dict["probe"]
 
@@ -306,33 +328,3 @@ class LossMeasurement(Measurement):
         self.probe.load_state_dict(self._loaded_probe, trainer.global_rank)
         self._loaded_probe = None
         self.probe.prepare(trainer, module)
-
-
-def find_mode(build: Any, own_loss: bool) -> str:
-    """Return the mode in which the loss can be computed: eval, else train mode with dropout off and BatchNorm frozen.
-
-    Args:
-        build: Mode → objective.
-        own_loss: The loss is the module's training_step, not a function that the user passed.
-
-    Raises:
-        UserError: Neither works.
-    """
-    reasons = []
-    for mode in ("eval", "frozen-train"):
-        objective = build(mode)
-        with objective.measuring():
-            try:
-                objective.batch_loss(0)
-            except Exception as error:
-                if not own_loss:
-                    raise
-                reasons.append((mode, error))
-                continue
-            objective.check_repeatable()
-            return mode
-    told = "; ".join(f"in {mode} mode: {type(error).__name__}: {error}" for mode, error in reasons)
-    raise UserError(
-        f"{type(objective.module).__name__}.training_step gives no loss outside training ({told}). "
-        "Pass loss_fn(module, batch) -> scalar tensor"
-    ) from reasons[0][1]

@@ -1,4 +1,4 @@
-"""When to measure."""
+"""When a callback measures: steps, moments of the run, and a limit on the time spent."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class MeasurementSchedule:
             raise UserError(f"overhead={overhead!r} must be between 0 and 1, the share of the run spent on measuring")
         if not (every_n_steps or log_steps or at_start or at_epoch_end or at_validation):
             raise UserError(
-                "nothing would ever be measured: give every_n_steps, log_steps, at_epoch_end or at_validation"
+                "nothing would ever be measured: set every_n_steps, log_steps, at_epoch_end or at_validation"
             )
         self.every_n_steps, self.log_steps, self.overhead = every_n_steps, log_steps, overhead
         self.at_start, self.at_epoch_end, self.at_validation = at_start, at_epoch_end, at_validation
@@ -36,13 +36,13 @@ class MeasurementSchedule:
         self.began = time.perf_counter()
 
     def due(self, step: int) -> bool:
-        """Say whether a step (from 1 on) is one to measure after."""
+        """Return whether to measure after a step (from 1 on)."""
         if self.every_n_steps and step % self.every_n_steps == 0:
             return True
         return bool(self.log_steps) and (step == 1 or self._decade(step) > self._decade(step - 1))
 
     def affordable(self, trainer: Any) -> bool:
-        """Say whether another measurement stays within the overhead; process 0 decides for all."""
+        """Return whether another measurement stays within the overhead; process 0 decides for all."""
         if self.overhead is None:
             return True
         elapsed = time.perf_counter() - self.began

@@ -1,4 +1,4 @@
-"""The scales of the noise of a callback: found once where they are those of the initialisation, kept in checkpoints."""
+"""The scales of a callback's noise. Those of the initialisation are determined once and kept in checkpoints."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from lightning_tl.errors import UserError, nearest
-from lightning_tl.measure.noise import NOISES, Reference, as_scales, initialisation, noise_scales
+from lightning_tl.measure.noise import NOISES, NoiseKind, Reference, as_scales, initialisation, noise_scales
 from lightning_tl.measure.objective import Objective
 
 
@@ -20,13 +20,13 @@ class Noise:
         reference: For ``init``, as for :func:`~lightning_tl.measure.noise.initialisation`.
 
     Attributes:
-        doubts: What is not certain about the initialisation, as sentences; known after the first measurement.
+        doubts: Sentences on layers whose initialisation is not certain; empty until the first measurement.
 
     Raises:
         UserError: The noise is unknown.
     """
 
-    def __init__(self, noise: str, reference: Reference = None) -> None:
+    def __init__(self, noise: NoiseKind, reference: Reference = None) -> None:
         if noise not in NOISES:
             raise UserError(f"noise={noise!r} is unknown{nearest(noise, NOISES)}")
         self.noise, self.reference = noise, reference
@@ -34,14 +34,14 @@ class Noise:
         self._spreads: dict[str, float] | None = None
 
     def scales(self, objective: Objective, seed: int) -> dict[str, Tensor]:
-        """Return √Σ by parameter, those of ``init`` from the first call on the same; warn of doubts once."""
+        """Return √Σ by parameter; those of ``init`` are the same from the first call on. Warn of doubts once."""
         params = objective.params
         if self.noise != "init":
             return noise_scales(objective.module, params, self.noise)
         if self._spreads is None or self._spreads.keys() != params.keys():
-            found = initialisation(objective.module, params, self.reference, seed)
-            self._spreads, self.doubts = found.spreads, found.doubts
-            for doubt in found.doubts:
+            init = initialisation(objective.module, params, self.reference, seed)
+            self._spreads, self.doubts = init.spreads, init.doubts
+            for doubt in init.doubts:
                 rank_zero_warn(doubt)
         return as_scales(self._spreads, params)
 
@@ -50,5 +50,5 @@ class Noise:
         return {"scales": self._spreads, "doubts": list(self.doubts)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on where a checkpoint was written."""
+        """Continue from a checkpoint's state."""
         self._spreads, self.doubts = state_dict["scales"], list(state_dict.get("doubts", []))

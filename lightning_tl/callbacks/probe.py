@@ -22,48 +22,48 @@ class Probe:
     """Batches collected once, kept for the run and saved with its checkpoints.
 
     Args:
-        given: The user's batch, or a DataLoader (any iterable but a list, tuple or dict) whose first batches are taken;
+        source: A batch, or a DataLoader (any iterable but a list, tuple or dict) whose first batches are taken;
             ``val``: the first batches of the validation loader; None: the first batches of training.
-        count: How many batches.
+        count: Number of batches.
     """
 
-    def __init__(self, given: Any, count: int) -> None:
+    def __init__(self, source: Any, count: int) -> None:
         if not isinstance(count, int) or count < 1:
             raise UserError(f"probe_batches={count!r} must be a whole number ≥ 1")
-        if isinstance(given, str) and given != "val":
-            raise UserError(f"probe={given!r}: a name can only be 'val', the first batches of the validation loader")
-        self.given, self.count = given, count
+        if isinstance(source, str) and source != "val":
+            raise UserError(f"probe={source!r}: a name can only be 'val', the first batches of the validation loader")
+        self.source, self.count = source, count
         self.batches: list[Any] = []
-        self._everyones: list[Any] | None = None
+        self._of_all_processes: list[Any] | None = None
 
     @property
     def ready(self) -> bool:
-        """Say whether all batches are there."""
+        """Return whether all batches are known."""
         return len(self.batches) >= self.count
 
     def prepare(self, trainer: Trainer, module: LightningModule) -> None:
-        """Take the batches that the user gave, or put restored ones where the module is."""
+        """Take the batches from the user's source, or move restored ones to the module's device."""
         if self.batches:
             self.batches = [move_data_to_device(batch, module.device) for batch in self.batches]
             return
-        if self._as_they_come(trainer):
+        if self._from_loop(trainer):
             return
-        restore = random_state()  # making a DataLoader's iterator draws a seed
+        restore = random_state()  # creating a DataLoader's iterator draws a seed
         try:
-            given = validation_loader(trainer) if isinstance(self.given, str) else self.given
-            one = isinstance(given, Tensor | Mapping | list | tuple) or not hasattr(given, "__iter__")
-            found = [given] if one else list(islice(iter(given), self.count))
-            if not found:
+            source = validation_loader(trainer) if isinstance(self.source, str) else self.source
+            is_batch = isinstance(source, Tensor | Mapping | list | tuple) or not hasattr(source, "__iter__")
+            batches = [source] if is_batch else list(islice(iter(source), self.count))
+            if not batches:
                 raise UserError("probe=: the data loader gave no batch")
             with torch.inference_mode(False), torch.no_grad():
-                self.batches = [trainer.strategy.batch_to_device(clone(batch), dataloader_idx=0) for batch in found]
+                self.batches = [trainer.strategy.batch_to_device(clone(batch), dataloader_idx=0) for batch in batches]
         finally:
             restore()
         self.count = len(self.batches)
 
     def offer(self, batch: Any, trainer: Trainer) -> bool:
-        """Keep a copy of a batch while some lack; return True when the last one came."""
-        if self.ready or not self._as_they_come(trainer):
+        """Keep a copy of a batch while some are missing; return True if it was the last one."""
+        if self.ready or not self._from_loop(trainer):
             return False
         with torch.inference_mode(False):
             self.batches.append(clone(batch))
@@ -71,31 +71,31 @@ class Probe:
             return False
         if trainer.world_size > 1:
             # checkpoints are written only by process 0: it must know the batches of all
-            everyones: list[Any] = [None] * trainer.world_size
-            torch.distributed.all_gather_object(everyones, plain(self.batches))
-            self._everyones = everyones
+            gathered: list[Any] = [None] * trainer.world_size
+            torch.distributed.all_gather_object(gathered, plain(self.batches))
+            self._of_all_processes = gathered
         return True
 
-    def _as_they_come(self, trainer: Trainer) -> bool:
-        """Say whether the batches are those that the loop itself goes through first."""
-        return self.given is None or (isinstance(self.given, str) and trainer.state.fn != TrainerFn.FITTING)
+    def _from_loop(self, trainer: Trainer) -> bool:
+        """Return whether the batches are the first ones of the running loop."""
+        return self.source is None or (isinstance(self.source, str) and trainer.state.fn != TrainerFn.FITTING)
 
     def state_dict(self) -> list[Any] | None:
-        """Return the batches of all processes as plain types; None where the user's ``probe`` gives them again."""
-        if self.given is not None or not self.ready:
+        """Return the batches of all processes as plain types; None if the user's source gives them again."""
+        if self.source is not None or not self.ready:
             return None
-        return self._everyones or [plain(self.batches)]
+        return self._of_all_processes or [plain(self.batches)]
 
     def load_state_dict(self, state: list[Any] | None, rank: int) -> None:
         """Take this process's batches from a checkpoint."""
-        if state is not None and self.given is None:
-            self._everyones = state if len(state) > 1 else None
+        if state is not None and self.source is None:
+            self._of_all_processes = state if len(state) > 1 else None
             self.batches = list(state[rank % len(state)])
             self.count = len(self.batches)
 
 
 def validation_loader(trainer: Trainer) -> Any:
-    """Return the loader that validation within fit goes through, the first where there are several.
+    """Return the loader of validation within fit, the first if there are several.
 
     Raises:
         UserError: The run validates on nothing.
@@ -126,7 +126,7 @@ def clone(batch: Any) -> Any:
         return type(batch)(clone(item) for item in batch)
     if type(batch) is dict:
         return {key: clone(value) for key, value in batch.items()}
-    # a transfer to where it is makes no copy; deepcopy does, of any object
+    # moving a batch to its own device makes no copy; deepcopy does, of any object
     import copy
 
     return copy.deepcopy(batch)

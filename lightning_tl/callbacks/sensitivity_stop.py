@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +17,20 @@ from lightning_tl.errors import UserError, nearest
 class SensitivityStop(Callback):
     """Stop, or keep the best checkpoint, once the perturbed loss has turned upward beyond its noise.
 
-    Springer et al. (2025, §3.3) find that over pre-training runs of growing length, each annealed on its own, the
+    Springer et al. (2025, §3.3) find that over pre-training runs of growing length, each annealed separately, the
     perturbed loss first falls and then rises: the model becomes fragile. Within one run that need not happen, and under
-    a decaying learning rate a rise also reflects the rate; a warning says so. Measurements share their draws, so the
-    rise over the lowest point is tested draw by draw: it counts when its mean is above ``sigmas`` of its standard
-    errors.
+    a decaying learning rate a rise also reflects the rate, of which a warning is given. All measurements use the same
+    draws, so the rise over the lowest point is tested draw by draw: it counts if its mean is larger than ``sigmas``
+    standard errors.
 
     Args:
         gamma: The scale to watch; default: the largest of the PerturbationSensitivity callback.
-        patience: How many measurements in a row must lie above the lowest.
-        sigmas: How many standard errors a rise must have.
+        patience: Number of measurements in a row that must be above the lowest.
+        sigmas: The least rise, in standard errors.
         stop: Stop the training.
         keep: Path of a checkpoint that is written whenever the perturbed loss is at its lowest so far; a relative one
             lies in the trainer's ``default_root_dir``.
-        prefix: That of the PerturbationSensitivity callback to watch.
+        prefix: Prefix of the PerturbationSensitivity callback to watch.
 
     Raises:
         UserError: There is no such PerturbationSensitivity callback, or it does not measure this γ.
@@ -47,7 +48,7 @@ class SensitivityStop(Callback):
         if patience < 1 or sigmas < 0:
             raise UserError(f"patience={patience} must be ≥ 1 and sigmas={sigmas} ≥ 0")
         if not stop and keep is None:
-            raise UserError("stop=False without keep= does nothing; give the path of the checkpoint to keep")
+            raise UserError("stop=False without keep= does nothing; set keep= to the path of a checkpoint to keep")
         self.gamma, self.patience, self.sigmas, self.stop, self.keep = gamma, patience, sigmas, stop, keep
         self.prefix = prefix
         self.turned_at: int | None = None
@@ -55,11 +56,8 @@ class SensitivityStop(Callback):
         self._highest_rate = 0.0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Find what to watch."""
-        source = self._source(trainer)
-        valid = [f"{g:g}" for g in source.gammas]
-        if self.gamma is not None and f"{self.gamma:g}" not in valid:
-            raise UserError(f"SensitivityStop(gamma={self.gamma:g}) is not measured{nearest(f'{self.gamma:g}', valid)}")
+        """Check that what is to be watched is measured."""
+        self._watched(self._source(trainer))
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Look at a new measurement."""
@@ -79,7 +77,7 @@ class SensitivityStop(Callback):
         return {"turned_at": self.turned_at, "seen": self._seen, "highest_rate": self._highest_rate}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on where a checkpoint was written."""
+        """Continue from a checkpoint's state."""
         self.turned_at, self._seen = state_dict["turned_at"], state_dict["seen"]
         self._highest_rate = state_dict["highest_rate"]
 
@@ -92,6 +90,16 @@ class SensitivityStop(Callback):
             "add one to the trainer"
         )
 
+    def _watched(self, source: PerturbationSensitivity) -> float:
+        """Return the scale to watch, as the source has it."""
+        if self.gamma is None:
+            return max(source.gammas)
+        for gamma in source.gammas:
+            if math.isclose(gamma, self.gamma, rel_tol=1e-6):
+                return gamma
+        valid = [f"{gamma:g}" for gamma in source.gammas]
+        raise UserError(f"SensitivityStop(gamma={self.gamma:g}) is not measured{nearest(f'{self.gamma:g}', valid)}")
+
     def _look(self, trainer: Trainer) -> None:
         source = self._source(trainer)
         rate = max((float(g["lr"]) for o in trainer.optimizers for g in o.param_groups), default=0.0)
@@ -99,8 +107,8 @@ class SensitivityStop(Callback):
         if len(source.draw_history) == self._seen or trainer.state.fn != "fit":
             return
         self._seen = len(source.draw_history)
-        key = f"{self.gamma if self.gamma is not None else max(source.gammas):g}"
-        curve = [torch.tensor(row[key], dtype=torch.float64) for row in source.draw_history]
+        gamma = self._watched(source)
+        curve = [torch.tensor(draws[gamma], dtype=torch.float64) for draws in source.draw_history]
         best = min(range(len(curve)), key=lambda i: float(curve[i].mean()))
         if self.keep is not None and best == len(curve) - 1:
             trainer.save_checkpoint(Path(trainer.default_root_dir) / self.keep)
@@ -113,13 +121,13 @@ class SensitivityStop(Callback):
             return
         self.turned_at = source.steps
         rank_zero_info(
-            f"the loss under noise of gamma {key} has risen above its lowest, at step "
-            f"{int(source.history[best]['step'])}, for {self.patience} measurements (now step {source.steps})"
+            f"the loss under noise of gamma {gamma:g} has been above its lowest value, of step "
+            f"{source.measured_steps[best]}, for {self.patience} measurements (now step {source.steps})"
         )
         if rate < 0.99 * self._highest_rate:
             rank_zero_warn(
                 "SensitivityStop: the learning rate has decayed. The published inflection point is over runs that were "
-                "annealed separately; within one decaying run the turn also reflects the rate"
+                "annealed separately; within one run with a decaying rate the turn also reflects the rate"
             )
         if self.stop:
             trainer.should_stop = True

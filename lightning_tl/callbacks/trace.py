@@ -1,9 +1,9 @@
-"""HessianTrace: how curved the loss is where training stands."""
+"""HessianTrace: how curved the loss is at the present weights."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule, Trainer
@@ -13,11 +13,13 @@ from lightning_tl.callbacks.measurement import LossMeasurement
 from lightning_tl.callbacks.noise import Noise
 from lightning_tl.errors import UserError, nearest
 from lightning_tl.measure.eigen import top_eigenvalues
-from lightning_tl.measure.matvec_trace import ENOUGH
-from lightning_tl.measure.noise import Reference
-from lightning_tl.measure.trace import METHODS, hessian_trace
+from lightning_tl.measure.matvec_trace import SKETCH_PRODUCTS
+from lightning_tl.measure.noise import NoiseKind, Reference
+from lightning_tl.measure.trace import METHODS, TraceMethod, hessian_trace
+from lightning_tl.measured import Measured
 
-OUTPUT_LOSSES: dict[str, Callable[..., Tensor]] = {
+OutputLoss = Literal["cross_entropy", "mse", "binary_cross_entropy"]
+OUTPUT_LOSSES: dict[OutputLoss, Callable[..., Tensor]] = {
     "cross_entropy": F.cross_entropy,
     "mse": F.mse_loss,
     "binary_cross_entropy": F.binary_cross_entropy_with_logits,
@@ -42,9 +44,9 @@ class HessianTrace(LossMeasurement):
             cost; elsewhere it takes as many products again. None: not measured.
         reference: For ``noise="init"``, as for that callback.
         top_eigenvalue: Also log the largest eigenvalue (up to 20 more products).
-        outputs_fn: ``(module, batch) -> (outputs, targets)``: with ``output_loss``, another way to say the loss.
+        outputs_fn: ``(module, batch) -> (outputs, targets)``: with ``output_loss``, another way to define the loss.
         output_loss: ``cross_entropy``, ``mse`` or ``binary_cross_entropy``, of these outputs and targets.
-        method: ``auto``, ``split``, ``opaque`` or ``hutchinson``.
+        method: ``auto``, ``gauss-newton``, ``matvec`` or ``hutchinson``; see that function.
         every_n_steps: As for :class:`~lightning_tl.callbacks.measurement.LossMeasurement`, also the other arguments.
         kwargs: As there.
 
@@ -53,8 +55,8 @@ class HessianTrace(LossMeasurement):
 
     Logs:
         ``hessian/trace``, ``hessian/trace_stderr`` (0 where exact), ``hessian/trace/<group>``;
-        ``hessian/weighted_trace``, ``hessian/weighted_trace_stderr`` with ``noise``; ``hessian/top_eigenvalue`` if
-        asked for; ``hessian/seconds``.
+        ``hessian/weighted_trace``, ``hessian/weighted_trace_stderr`` with ``noise``; ``hessian/top_eigenvalue`` with
+        ``top_eigenvalue``; ``hessian/seconds``.
 
     Raises:
         UserError: An argument is out of range, or the loss cannot be measured; the message says what to pass.
@@ -73,9 +75,9 @@ class HessianTrace(LossMeasurement):
         max_seconds: float | None = None,
         top_eigenvalue: bool = False,
         outputs_fn: Callable[[nn.Module, Any], tuple[Tensor, Tensor]] | None = None,
-        output_loss: str | None = None,
-        method: str = "auto",
-        noise: str | None = None,
+        output_loss: OutputLoss | None = None,
+        method: TraceMethod = "auto",
+        noise: NoiseKind | None = None,
         reference: Reference = None,
         **kwargs: Any,
     ) -> None:
@@ -86,7 +88,7 @@ class HessianTrace(LossMeasurement):
         if outputs_fn is not None and kwargs.get("loss_fn") is not None:
             raise UserError("give either loss_fn, or outputs_fn with output_loss, not both")
         if noise is None and reference is not None:
-            raise UserError("reference is how the module is initialised, for noise='init'; give that too")
+            raise UserError("reference= is used only with noise='init': it defines how the module is initialised")
         if products < 2:
             raise UserError(f"products={products}: an estimate with a standard error needs at least 2 products")
         if method not in METHODS:
@@ -101,13 +103,13 @@ class HessianTrace(LossMeasurement):
 
     @property
     def doubts(self) -> list[str]:
-        """What is not certain about the scales of the noise."""
+        """Sentences on layers whose initialisation, and so the scale of their noise, is not certain."""
         return [] if self._noise is None else self._noise.doubts
 
-    def measure(self, trainer: Trainer, module: LightningModule) -> dict[str, float]:
-        """Return the trace by key."""
+    def measure(self, trainer: Trainer, module: LightningModule) -> list[Measured]:
+        """Return the trace, in all and by group, and what else was asked for."""
         objective = self.objective(trainer, module)
-        found = hessian_trace(
+        trace = hessian_trace(
             objective,
             self.products,
             scales=None if self._noise is None else self._noise.scales(objective, self.seed),
@@ -115,28 +117,28 @@ class HessianTrace(LossMeasurement):
             max_seconds=self.max_seconds,
             groups=self.groups,
             method=self.method,
-            # the same probes at every measurement, so that curves compare; but others where the subspace is that of the
-            # last measurement, which must not have seen the probes of the next
-            seed=self.seed + (10_007 * len(self.history) if self.products < ENOUGH else 0),
+            # the same probes at every measurement, so that values can be compared; but different ones if the subspace
+            # comes from the last measurement, as it must be independent of the present probes
+            seed=self.seed + (10_007 * len(self.measured_steps) if self.products < SKETCH_PRODUCTS else 0),
             memory=self._memory,
         )
-        self._memory = found.memory
-        values = {"hessian/trace": found.value, "hessian/trace_stderr": found.stderr}
-        values |= {f"hessian/trace/{group}": value for group, value in found.groups.items()}
-        if found.weighted is not None:
-            values["hessian/weighted_trace"] = found.weighted.value
-            values["hessian/weighted_trace_stderr"] = found.weighted.stderr
+        self._memory = trace.memory
+        records = [self.record("hessian", trace.value, "trace", stderr=trace.stderr)]
+        records += [self.record("hessian", value, f"trace/{group}") for group, value in trace.groups.items()]
+        if trace.weighted is not None:
+            records.append(self.record("hessian", trace.weighted.value, "weighted_trace", stderr=trace.weighted.stderr))
         if self.top_eigenvalue:
-            values["hessian/top_eigenvalue"] = top_eigenvalues(objective, seed=self.seed).values[0]
-        return values
+            largest = top_eigenvalues(objective, seed=self.seed).values[0]
+            records.append(self.record("hessian", largest, "top_eigenvalue"))
+        return records
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state in plain types; what the next measurement starts from is part of it."""
+        """Return the state in plain types, including what the next measurement starts from."""
         noise = {} if self._noise is None else {"noise": self._noise.state_dict()}
         return {**super().state_dict(), "memory": dict(self._memory), **noise}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on where a checkpoint was written."""
+        """Continue from a checkpoint's state."""
         super().load_state_dict(state_dict)
         self._memory = dict(state_dict["memory"])
         if self._noise is not None and "noise" in state_dict:

@@ -1,8 +1,8 @@
-"""In which parameters is an output affine, each scalar by itself? There, Tr of its Hessian is zero.
+"""In which parameters is an output affine, each scalar by itself? For these the trace of its Hessian is zero.
 
 A network of convolutions, linear layers, ReLUs, poolings and BatchNorm in eval mode is piecewise affine in each single
-parameter: ∂²f/∂θᵢ² = 0 almost everywhere, although f is not affine in all of them together. The graph that autograd
-recorded shows whether this holds, functional calls included; what it does not know counts as not affine.
+parameter: ∂²f/∂θᵢ² = 0 almost everywhere, although f is not affine in all of them together. Whether this holds is read
+from the graph that autograd recorded, functional calls included. Unknown operations count as not affine.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _PIECEWISE = frozenset(
     """Relu LeakyRelu Hardtanh Threshold MaxPool2DWithIndices MaxPool3DWithIndices AdaptiveMaxPool2D Max Min Amax Amin
     Maximum Minimum Abs Clamp ClampMin ClampMax Where MaskedFill Sort Topk""".split()  # noqa: SIM905
 )
-# Affine in each factor; the operands must not share a parameter.
+# Affine in each factor, if the operands share no parameter.
 _PRODUCTS = frozenset(
     """Mul Mm Addmm Bmm Baddbmm Addbmm Mv Dot Addmv Linear Convolution MkldnnConvolution PreluKernel Prelu Addcmul
     NativeBatchNorm CudnnBatchNorm MiopenBatchNorm""".split()  # noqa: SIM905
@@ -40,7 +40,7 @@ def nonaffine(output: GradientEdge, params: Mapping[str, Tensor]) -> set[str]:
         params: Name → parameter; a parameter counts as one block.
 
     Returns:
-        Names; empty where the trace of every output's Hessian is zero.
+        Names; empty if the trace of every output's Hessian is zero.
     """
     names = {id(parameter): (name, 1 << bit) for bit, (name, parameter) in enumerate(params.items())}
     upstream: dict[Any, int] = {}
@@ -69,7 +69,7 @@ def _nonaffine_in(node: Any, kind: str, masks: list[int], union: int) -> int:
         return union
     if kind.endswith("BatchNorm") and getattr(node, "_saved_training", True):
         return union
-    # An addend (addmm's first operand) may share parameters with the factors; to call it a factor is on the safe side.
+    # An addend (addmm's first operand) may share parameters with the factors; to treat it as a factor is safe.
     seen = shared = 0
     for mask in masks:
         shared |= seen & mask

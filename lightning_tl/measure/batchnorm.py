@@ -1,22 +1,22 @@
 """BatchNorm's running statistics, estimated again for the weights that a module has now.
 
-Running statistics belong to weights *and* images. Under other weights, or after training on other images, a loss in
-eval mode mixes two changes: that of the weights, and statistics that no longer fit. Estimating them again on a fixed
-set of images leaves the change of the weights.
+Running statistics belong to weights *and* images. Under other weights, or after training on other images, two changes
+affect a loss in eval mode: that of the weights, and statistics that no longer fit. If the statistics are estimated
+again on a fixed set of images, only the change of the weights remains.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 Statistics = Literal["kept", "re-estimated"]
-STATISTICS: tuple[Statistics, ...] = ("kept", "re-estimated")
+STATISTICS: tuple[Statistics, ...] = get_args(Statistics)
 
 
 def running_layers(module: nn.Module) -> list[_BatchNorm]:
@@ -26,9 +26,9 @@ def running_layers(module: nn.Module) -> list[_BatchNorm]:
 
 @contextmanager
 def own_statistics(module: nn.Module) -> Iterator[None]:
-    """Within, the layers write into copies of their running statistics; the tensors themselves stay as they were.
+    """Within, the layers write into copies of their running statistics; the tensors themselves do not change.
 
-    So an autograd graph that was recorded within remains valid after it.
+    So an autograd graph that was recorded within remains valid afterwards.
     """
     kept = [(layer, layer.running_mean, layer.running_var) for layer in running_layers(module)]
     try:
@@ -43,7 +43,7 @@ def own_statistics(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def batch_statistics(module: nn.Module) -> Iterator[None]:
-    """Within, the layers normalise by the batch, as in training; their running statistics stay as they were.
+    """Within, the layers normalise by the batch, as in training; their running statistics do not change.
 
     A loss is then a smooth function of the weights that includes what they do to the statistics, so that its gradient
     and Hessian include that too.
@@ -69,12 +69,12 @@ def reestimate(
     """Replace running statistics by their average over batches, for the module's present weights.
 
     During the forward passes these layers normalise by the batch, as in training; no other layer changes its mode. A
-    layer that no batch reaches keeps its statistics. Labels have no part in it, though ``forward`` may use them.
+    layer that no batch reaches keeps its statistics. Labels have no influence, though ``forward`` may use them.
 
     Args:
         module: Its layers with running statistics are changed, in place: ``running_mean`` and ``running_var`` only.
         forward: Called with each batch, without gradients.
-        batches: The batches; every one has the same weight in the average.
+        batches: The batches; all have the same weight in the average.
         reduce: Averages a tensor over the processes of a distributed run.
 
     Returns:
@@ -88,7 +88,7 @@ def reestimate(
         for layer in layers:
             layer.train()
             layer.momentum = None  # torch then takes the plain average over batches
-            # counted apart: the layer's own counter belongs to its training
+            # a counter of its own, as the layer's belongs to its training
             layer.num_batches_tracked = torch.zeros_like(_counter(layer))
         with torch.no_grad():
             for batch in batches:

@@ -14,18 +14,18 @@ _WRITES = frozenset(name for name in dir(nn.init) if name.endswith("_") and not 
     """zero_ fill_ copy_ mul_ div_ exponential_ init_weights initialize_weights _init_weights _initialize_weights
     weights_init weight_init""".split()  # noqa: SIM905
 )
-# a layer's own, which is called to draw its initialisation
+# a layer's own initialisation
 _RESETS = frozenset({"reset_parameters", "_reset_parameters"})
-# what is said of these is known, or not the business of their subclasses
+# the initialisation of these is known, and their subclasses need not repeat it
 _LIBRARIES = ("torch.", "lightning.", "pytorch_lightning.", "builtins")
 
 
 @functools.cache
 def writes_weights(kind: type) -> bool:
-    """Say whether a module class, torch's and Lightning's own aside, seems to initialise weights in its constructor.
+    """Return whether the constructor of a module class seems to initialise weights; torch's own classes do not count.
 
-    The names are looked at that its constructor uses, the methods and functions that it calls included. Nothing is run.
-    What a function outside the class does to a finished module is not seen.
+    The names are searched that the constructor uses, including those of the methods and functions that it calls.
+    Nothing is executed. What a function outside the class does to a finished module is not seen.
     """
     for owner in kind.__mro__:
         if owner is object or f"{owner.__module__}.".startswith(_LIBRARIES):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_tl.errors import UserError
-from lightning_tl.measure.params import Groups, _listed, clean_name, group_names
+from lightning_tl.measure.params import Groups, clean_name, group_names, listed
 
 _PIECE = 1 << 15
 
@@ -36,11 +36,11 @@ class Distance:
 def distance(params: Mapping[str, Tensor], reference: Mapping[str, Tensor], groups: Groups = None) -> Distance:
     """Return the L2 distance between parameters and a snapshot of them (Springer et al. 2025, Fig. 8).
 
-    Everything is summed where the parameters are; one small tensor goes to the CPU.
+    Everything is summed on the parameters' devices; one small tensor goes to the CPU.
 
     Args:
         params: Name → parameter.
-        reference: Name → tensor, for example another model's ``state_dict()``. Names it lacks are left out.
+        reference: Name → tensor, for example another model's ``state_dict()``. Names that it lacks are left out.
         groups: As in :func:`~lightning_tl.measure.params.group_names`.
 
     Raises:
@@ -52,7 +52,7 @@ def distance(params: Mapping[str, Tensor], reference: Mapping[str, Tensor], grou
     if not shared:
         raise UserError(
             f"the reference holds none of the {len(params)} measured parameters in their shape: it has "
-            f"{_listed(known)}, the module has {_listed(params)}"
+            f"{listed(known)}, the module has {listed(params)}"
         )
     members = group_names(params, groups)
     with torch.no_grad():
@@ -60,7 +60,7 @@ def distance(params: Mapping[str, Tensor], reference: Mapping[str, Tensor], grou
         then = [known[name].to(p.device, p.dtype) for name, p in zip(shared, now, strict=True)]
         table = _on_cpu(now, then) if {t.device.type for t in now} == {"cpu"} else _on_device(now, then)
     by_name = {name: float(table[0, i]) for i, name in enumerate(shared)}
-    # three norms give all, the cosine by ⟨θ, θ₀⟩ = (‖θ‖² + ‖θ₀‖² − ‖θ − θ₀‖²) / 2
+    # three norms are enough: the cosine follows from ⟨θ, θ₀⟩ = (‖θ‖² + ‖θ₀‖² − ‖θ − θ₀‖²) / 2
     d2, now2, then2 = (float(row.sum()) for row in table)
     return Distance(
         total=d2**0.5,
@@ -106,5 +106,5 @@ def _on_cpu(now: list[Tensor], then: list[Tensor]) -> Tensor:
 
 
 def _dense(tensor: Tensor) -> bool:
-    """Say whether a tensor's elements fill one block of memory, in any order."""
+    """Return whether a tensor's elements fill one block of memory, in any order."""
     return tensor.is_contiguous() or (tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last))

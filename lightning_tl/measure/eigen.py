@@ -33,7 +33,7 @@ def top_eigenvalues(
 ) -> Eigenvalues:
     """Return the largest eigenvalues by Lanczos with full reorthogonalisation.
 
-    Memory: one vector of the parameters' size a product.
+    Memory: one vector of the parameters' size per product.
 
     Args:
         objective: Loss, batches and parameters.
@@ -62,13 +62,13 @@ def top_eigenvalues(
                     image -= (vector @ image) * vector
             betas.append(float(image.norm()))
             ritz, residuals = _ritz(alphas, betas)
-            found = min(count, len(alphas))
+            available = min(count, len(alphas))
             size = max(abs(float(ritz[-1])), 1e-30)
-            done = found == count and float(residuals[-count:].max()) <= tolerance * size
+            done = available == count and float(residuals[-count:].max()) <= tolerance * size
             if done or len(alphas) >= min(products, layout.size) or betas[-1] <= 1e-7 * size:
                 break
             basis.append(image / betas[-1])
-    top = range(len(ritz) - 1, len(ritz) - 1 - found, -1)
+    top = range(len(ritz) - 1, len(ritz) - 1 - available, -1)
     return Eigenvalues([float(ritz[i]) for i in top], [float(residuals[i]) for i in top], hessian.products)
 
 

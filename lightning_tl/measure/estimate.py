@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+
+Estimator = Literal["exact", "gauss-newton", "hutchinson", "deflated", "xtrace"]
 
 
 @dataclass(frozen=True)
@@ -17,19 +19,19 @@ class TraceEstimate:
     Attributes:
         value: The estimate, in units of loss per squared weight.
         stderr: Its standard error; 0 where it is exact.
-        method: ``exact``, ``split`` (Gauss-Newton and remainder apart), ``hutchinson``, ``deflated`` or ``xtrace``.
-        products: The work done, in Hessian-vector products; a cheaper pass of the split counts by its share.
+        method: The estimator, one of :data:`Estimator`; ``gauss-newton`` includes the remainder.
+        products: The work done, in Hessian-vector products; a cheaper backward pass counts as a part of one.
         degrees: Degrees of freedom of the standard error, for :meth:`interval`.
         groups: The trace by parameter group; the groups add up to the value.
         group_stderr: Standard errors by group.
         seconds: Wall time.
-        weighted: The estimate of Tr ΣH, where scales were given; its products are those spent only on it.
-        memory: What the next measurement of the same run may start from; plain tensors and numbers.
+        weighted: The estimate of Tr ΣH, if scales were given; its ``products`` are those spent only on it.
+        memory: What the next measurement of the same run may start from: tensors and plain types.
     """
 
     value: float
     stderr: float
-    method: str
+    method: Estimator
     products: float
     degrees: float = float("inf")
     groups: dict[str, float] = field(default_factory=dict)
@@ -40,7 +42,9 @@ class TraceEstimate:
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
         """Return the two ends of a confidence interval from Student's t."""
-        half = t_quantile(0.5 + level / 2, self.degrees) * self.stderr
+        from scipy.special import stdtrit  # here, so that measuring does not import scipy
+
+        half = float(stdtrit(self.degrees, 0.5 + level / 2)) * self.stderr
         return self.value - half, self.value + half
 
 
@@ -49,7 +53,7 @@ class Samples:
     """Independent unbiased estimates of one quantity, by group.
 
     Attributes:
-        values: Each a tensor [groups], float64.
+        values: Tensors [groups], float64.
     """
 
     values: list[Tensor] = field(default_factory=list)
@@ -79,31 +83,10 @@ def combine(parts: Sequence[tuple[float, int]]) -> tuple[float, float]:
     """Return standard error and degrees of freedom (Welch-Satterthwaite) of a sum of independent means.
 
     Args:
-        parts: Variance of one estimate and number of estimates, by mean.
+        parts: For each mean, the variance of one estimate and the number of estimates.
     """
     shares = [(variance / count, count - 1) for variance, count in parts if count > 1 and variance > 0]
     total = sum(share for share, _ in shares)
     if total == 0:
         return 0.0, float("inf")
     return total**0.5, total**2 / sum(share**2 / degrees for share, degrees in shares)
-
-
-def t_quantile(probability: float, degrees: float) -> float:
-    """Return a quantile of Student's t, by the expansion around the normal's (Abramowitz and Stegun 26.7.5).
-
-    Good to 1 % from three degrees of freedom on; below, exact for one and two.
-    """
-    if degrees < 1.5:
-        return float(torch.tan(torch.tensor(torch.pi * (probability - 0.5), dtype=torch.float64)))
-    if degrees < 2.5:
-        return (2 * probability - 1) / (2 * probability * (1 - probability)) ** 0.5
-    z = float(torch.special.ndtri(torch.tensor(probability, dtype=torch.float64)))
-    if degrees == float("inf"):
-        return z
-    return (
-        z
-        + (z**3 + z) / (4 * degrees)
-        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * degrees**2)
-        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * degrees**3)
-        + (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / (92160 * degrees**4)
-    )

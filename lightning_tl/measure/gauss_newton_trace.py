@@ -1,11 +1,11 @@
-"""Tr H where the loss on the outputs is known: Gauss-Newton part and remainder, each by what suits it.
+"""Tr H = Tr G + Tr R where the loss on the outputs is known: the Gauss-Newton part, and a remainder.
 
-Tr G = E‖Jₙᵀ v‖² summed over samples, E[v vᵀ] = Λ: per-sample gradient norms, one backward pass a draw; unit directions
-instead of draws make it exact. Tr R by Hutchinson on products of ⟨∂L/∂f, f(θ)⟩, over the parameters in which the
-outputs are not piecewise affine; where there are none, Tr R = 0.
+Tr G = E‖Jₙᵀ v‖² summed over samples, E[v vᵀ] = Λ: per-sample gradient norms, one backward pass per draw; unit
+directions instead of draws make it exact. Tr R is estimated by Hutchinson's method on products of ⟨∂L/∂f, f(θ)⟩, over
+the parameters in which the outputs are not piecewise affine; if there are none, Tr R = 0.
 
-Tr ΣH, for a diagonal Σ, is the trace in the coordinates Σ^-½θ: the norms are those of Σ^½Jₙᵀv, in the same backward
-pass, and the products those of Σ^½RΣ^½, which are apart from the others.
+Tr ΣH, for a diagonal Σ, is the trace in the coordinates Σ^-½θ: the norms are those of Σ^½Jₙᵀv, from the same backward
+pass, and the products are those of Σ^½RΣ^½, in addition to the others.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from lightning_tl.measure.sample_norms import SampleNorms
 # The price of one backward pass with norms, in Hessian-vector products.
 PASS_COST = 0.6
 _CHECK_TOLERANCE = 1e-3
-# Odd and even layers are probed apart where that has less than this share of the variance, at equal work.
+# Odd and even layers are probed separately if that has less than this share of the variance, at equal work.
 APART_BELOW = 0.85
 
 T = TypeVar("T", Tensor, Tensor | None)
 
 
 class GaussNewtonTrace:
-    """The split for one micro-batch; its graph is kept as long as the object.
+    """Both parts for one micro-batch; its graph is kept as long as the object.
 
     Args:
         objective: Inside its ``measuring()`` context.
@@ -45,9 +45,9 @@ class GaussNewtonTrace:
         scales: √Σ by parameter, from :func:`~lightning_tl.measure.noise.check_scales`: also estimate Tr ΣH.
 
     Attributes:
-        outputs: The outputs behind the loss; None where the loss is not known, and the split not possible.
+        outputs: The outputs behind the loss; None if the loss is not one of those known: then nothing can be estimated.
         curved: Indices of the parameters in which the outputs are not piecewise affine.
-        others: Indices of the parameters whose per-sample norms are not to be had; they cost variance, not bias.
+        others: Indices of the parameters without per-sample norms; they increase the variance, without bias.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class GaussNewtonTrace:
         scales: list[Tensor] | None = None,
     ) -> None:
         self.layout, self.generator, self.scales = layout, generator, scales
-        # of its own, so that Tr H has the same draws with and without it
+        # a generator of its own, so that Tr H has the same draws with and without scales
         self._weighted = torch.Generator(generator.device).manual_seed(generator.initial_seed() + 15_485_863)
         self.tensors = objective.tensors
         self.norms = SampleNorms(objective.module, objective.params)
@@ -88,17 +88,17 @@ class GaussNewtonTrace:
 
     @property
     def rank(self) -> int | None:
-        """How many unit directions make Tr G exact: one row of outputs a sample, and norms for every parameter."""
+        """How many unit directions make Tr G exact; None unless samples have one row of outputs, and all have norms."""
         one_row = self.outputs is not None and self.samples is not None and self.outputs.shape[0] == self.samples
         return self.outputs.rank if self.outputs is not None and one_row and not self.others else None
 
     @property
     def measures(self) -> int:
-        """How many traces are estimated: Tr H, and Tr ΣH where scales are given."""
+        """How many traces are estimated: Tr H, and Tr ΣH with scales."""
         return 1 if self.scales is None else 2
 
     def has_remainder(self, weighted: bool) -> bool:
-        """Say whether Tr R, or Tr ΣR, needs products."""
+        """Return whether Tr R, or Tr ΣR, needs products."""
         if not weighted or self.scales is None:
             return bool(self.curved)
         return any(float(self.scales[i].max()) > 0 for i in self.curved)
@@ -113,16 +113,17 @@ class GaussNewtonTrace:
     def remainder(self, apart: bool = False, weighted: bool = False) -> tuple[Tensor, float]:
         """Return zᵀRz by group, [groups], for one random z over the curved parameters.
 
-        Successive layers multiply each other, so that most of ‖R‖² lies between them and none of it in the trace.
-        Probing odd and even layers apart, z₁ᵀRz₁ + z₂ᵀRz₂, leaves that noise out at the price of two products.
+        Successive layers multiply each other, so that most of ‖R‖² is in the blocks between them, which contribute
+        nothing to the trace. Probing odd and even layers separately, z₁ᵀRz₁ + z₂ᵀRz₂, avoids that noise at the price of
+        two products.
 
         Args:
-            apart: Probe the two halves apart.
+            apart: Probe the two halves separately.
             weighted: Of Σ^½RΣ^½ instead.
 
         Returns:
-            The estimate, and the variance of probing apart over that of probing together, at equal work (1 unless
-            ``apart``).
+            The estimate, and the variance of probing separately over that of probing together, at equal work (1
+            unless ``apart``).
         """
         self.prepare_remainder()
         scales = [self.scales[i] for i in self.curved] if weighted and self.scales is not None else None
@@ -183,34 +184,34 @@ class GaussNewtonTrace:
         if inputs:
             grads = torch.autograd.grad([self.outputs.edge], inputs, [direction], retain_graph=True, allow_unused=True)
         at_edges, of_whole = list(grads[: len(edges)]), dict(zip(whole, grads[len(edges) :], strict=True))
-        found = torch.zeros(len(self.tensors), dtype=torch.float64)
+        energies = torch.zeros(len(self.tensors), dtype=torch.float64)
         if self.samples:
-            found = self.norms.norms(at_edges, self.samples)
+            energies = self.norms.norms(at_edges, self.samples)
         for index, grad in of_whole.items():
-            found[index] = _energy(grad)
+            energies[index] = _energy(grad)
         if not weighted or self.scales is None:
-            return [found]
+            return [energies]
         rows = {i: scale for i, scale in enumerate(self.scales) if scale.dim()}
-        scaled = found * torch.tensor([0.0 if s.dim() else float(s) ** 2 for s in self.scales], dtype=torch.float64)
+        scaled = energies * torch.tensor([0.0 if s.dim() else float(s) ** 2 for s in self.scales], dtype=torch.float64)
         if self.samples and rows:
             scaled += self.norms.norms(at_edges, self.samples, rows)
         for index in rows.keys() & of_whole.keys():
             grad = of_whole[index]
             scaled[index] = 0.0 if grad is None else _energy(grad * rows[index])
-        return [found, scaled]
+        return [energies, scaled]
 
     def _wrong_norms(self, samples: int) -> set[int]:
         """Return the parameters whose norms differ from the gradient's, for a direction in a single sample.
 
-        What fails: layers whose leading dimension is not the sample, weights that are used twice, statistics over the
+        Such are layers whose leading dimension is not the sample, weights that are used twice, statistics over the
         batch, subclasses that compute something else.
         """
         assert self.outputs is not None
         direction = self.outputs.random_direction(self.generator)
         by_sample = direction.reshape(samples, -1)
-        one = int(by_sample.square().sum(1).argmax())
+        largest = int(by_sample.square().sum(1).argmax())
         masked = torch.zeros_like(by_sample)
-        masked[one] = by_sample[one]
+        masked[largest] = by_sample[largest]
         masked = masked.view_as(direction)
         (claimed,) = self._squared(masked, [])
         everything = list(range(len(self.tensors)))
@@ -226,7 +227,7 @@ class GaussNewtonTrace:
 
 
 class GaussNewtonResult:
-    """What :func:`run_gauss_newton` gathered for one micro-batch, of Tr H or of Tr ΣH.
+    """The result of :func:`run_gauss_newton` for one micro-batch, of Tr H or of Tr ΣH.
 
     Attributes:
         gauss_newton: Estimates of Tr G by group.
@@ -247,11 +248,9 @@ class GaussNewtonResult:
         return first + self.remainder.mean() if len(self.remainder) else first
 
     def parts(self) -> list[tuple[float, int]]:
-        """Return variance and number of estimates of the two parts."""
-        parts = [(self.remainder.total_variance(), len(self.remainder))]
-        return (
-            parts if self.exact is not None else [*parts, (self.gauss_newton.total_variance(), len(self.gauss_newton))]
-        )
+        """Return variance and number of estimates of the parts that are not exact."""
+        sampled = [self.remainder] if self.exact is not None else [self.remainder, self.gauss_newton]
+        return [(samples.total_variance(), len(samples)) for samples in sampled]
 
     def group_variance(self) -> Tensor:
         """Return the variance of the mean by group, [groups]."""
@@ -263,33 +262,33 @@ class GaussNewtonResult:
 
 
 def run_gauss_newton(
-    split: GaussNewtonTrace, products: float, enough: Callable[[GaussNewtonResult], bool], prior: Mapping[str, float]
+    trace: GaussNewtonTrace, products: float, enough: Callable[[GaussNewtonResult], bool], prior: Mapping[str, float]
 ) -> list[GaussNewtonResult]:
-    """Estimate Tr G and Tr R with a budget; with scales, with the same draws Tr ΣG, and by as many products Tr ΣR.
+    """Estimate Tr G and Tr R with a budget; with scales also Tr ΣG, from the same draws, and Tr ΣR, by more products.
 
     Args:
-        split: With known outputs.
+        trace: With known outputs.
         products: The budget in products; a pass for G costs :data:`PASS_COST`.
-        enough: True, for all traces, stops early.
+        enough: Called with each result; True for all of them stops early.
         prior: ``gauss_newton`` and ``remainder``: variances of single estimates in the previous measurement, by which
-            the work is shared until this one has its own.
+            the work is divided between the two.
 
     Returns:
-        The result of Tr H, and of Tr ΣH where the split has scales.
+        The result of Tr H, and with scales that of Tr ΣH.
     """
-    assert split.outputs is not None
-    results, rank = [GaussNewtonResult() for _ in range(split.measures)], split.rank
-    share = products if not split.curved else 0.7 * products
+    assert trace.outputs is not None
+    results, rank = [GaussNewtonResult() for _ in range(trace.measures)], trace.rank
+    share = products if not trace.curved else 0.7 * products
     if rank is not None and rank * PASS_COST <= share:
-        units = [split.gauss_newton(split.outputs.unit_direction(c, split.generator)) for c in range(rank)]
+        units = [trace.gauss_newton(trace.outputs.unit_direction(c, trace.generator)) for c in range(rank)]
         for result, unit in zip(results, zip(*units, strict=True), strict=True):
             result.exact = torch.stack(unit).sum(0)
         results[0].products += rank * PASS_COST
-        if not split.curved:
+        if not trace.curved:
             return results
     exact = results[0].exact is not None
-    draws, probes = _allocation(products - results[0].products, split, prior, exact=exact)
-    budgets = [probes if split.has_remainder(weighted=index == 1) else 0 for index in range(len(results))]
+    draws, probes = _allocation(products - results[0].products, bool(trace.curved), prior, exact=exact)
+    budgets = [probes if trace.has_remainder(weighted=index == 1) else 0 for index in range(len(results))]
     apart, turn = [budget > 0 for budget in budgets], 0
     while True:
         wants_draw = len(results[0].gauss_newton) < draws
@@ -299,14 +298,14 @@ def run_gauss_newton(
         if not wants_draw and not any(wants_probe):
             break
         if wants_draw:
-            direction = split.outputs.random_direction(split.generator)
-            for result, value in zip(results, split.gauss_newton(direction), strict=True):
+            direction = trace.outputs.random_direction(trace.generator)
+            for result, value in zip(results, trace.gauss_newton(direction), strict=True):
                 result.gauss_newton.add(value)
         for index, result in enumerate(results):
             if not wants_probe[index]:
                 continue
-            # the first pair tells which way is better, by energies that hardly depend on the probe
-            value, ratio = split.remainder(apart[index], weighted=index == 1)
+            # the first pair decides which way is better, by energies that hardly depend on the probe
+            value, ratio = trace.remainder(apart[index], weighted=index == 1)
             result.remainder.add(value)
             result.probes += 2 if apart[index] else 1
             if turn == 0:
@@ -320,13 +319,13 @@ def run_gauss_newton(
     return results
 
 
-def _allocation(products: float, split: GaussNewtonTrace, prior: Mapping[str, float], exact: bool) -> tuple[int, int]:
-    """Return how many draws for G and probes for R a budget buys.
+def _allocation(products: float, curved: bool, prior: Mapping[str, float], exact: bool) -> tuple[int, int]:
+    """Return how many draws for G and probes for R the budget pays for.
 
-    The best share goes as √variance · √price. The variances are the previous measurement's, never this one's: counts
-    that follow the samples they count bias the mean where the samples are skewed, by a third of an error seen here.
+    The best share is proportional to √variance · √price. The variances are those of the previous measurement: counts
+    that depend on the samples themselves bias the mean of skewed samples (by a third of the error, in a trial).
     """
-    if not split.curved:
+    if not curved:
         return max(2, round(products / PASS_COST)), 0
     if exact:
         return 0, max(2, round(products))

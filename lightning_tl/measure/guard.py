@@ -1,4 +1,4 @@
-"""Leave no trace: weights, buffers, gradients, modes, plain attributes and random states."""
+"""Restore a module after a measurement: weights, buffers, gradients, modes, plain attributes and random states."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
-MODES = ("eval", "frozen-train")
+Mode = Literal["eval", "frozen-train"]
+MODES: tuple[Mode, ...] = get_args(Mode)
 
 
 @contextmanager
@@ -28,7 +29,7 @@ def untouched(module: nn.Module, weights: bool = True) -> Iterator[None]:
 
     Args:
         module: The module that the body runs, changes or both.
-        weights: Keep a copy of the parameters, which costs their size in memory. Without it they are trusted to stay.
+        weights: Keep a copy of the parameters, which costs their size in memory. Else the body must not change them.
     """
     parameters = list(module.parameters())
     gradients = [(p, p.grad, p.requires_grad) for p in parameters]
@@ -55,11 +56,12 @@ def untouched(module: nn.Module, weights: bool = True) -> Iterator[None]:
 
 
 @contextmanager
-def measuring(module: nn.Module, mode: str = "eval", weights: bool = True) -> Iterator[None]:
+def measuring(module: nn.Module, mode: Mode = "eval", weights: bool = True) -> Iterator[None]:
     """Enter the state in which losses are measured, and leave as if nothing had happened.
 
-    Within: :func:`untouched`, evaluation mode, gradients enabled also under inference mode, fp32 (autocast off),
-    compiled code run uncompiled, and attention by its mathematical kernel (the fused ones have no double backward).
+    Within: :func:`untouched`, the mode that is asked for, gradients enabled (under inference mode too), fp32 (autocast
+    off), compiled code run uncompiled, and attention by its mathematical kernel, as the fused kernels have no double
+    backward.
 
     Args:
         module: The module to measure.
@@ -80,7 +82,7 @@ def measuring(module: nn.Module, mode: str = "eval", weights: bool = True) -> It
         yield
 
 
-def set_mode(module: nn.Module, mode: str) -> None:
+def set_mode(module: nn.Module, mode: Mode) -> None:
     """Put a module into one of :data:`MODES`."""
     if mode == "eval":
         module.eval()
@@ -92,7 +94,7 @@ def set_mode(module: nn.Module, mode: str) -> None:
 
 
 def random_state() -> Callable[[], None]:
-    """Return a function that puts the present random states of Python, NumPy and torch back."""
+    """Return a function that restores the present random states of Python, NumPy and torch."""
     python, numpy_state, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else None
 
@@ -132,7 +134,7 @@ class _Attributes:
                     self._keep(item)
 
     def _keep(self, value: Any) -> None:
-        # Parameters are the guard's own concern; meta and sparse tensors hold nothing that a forward pass changes.
+        # Parameters are restored by untouched(); meta and sparse tensors hold nothing that a forward pass changes.
         plain = isinstance(value, Tensor) and not isinstance(value, nn.Parameter)
         if plain and value.layout == torch.strided and value.device.type != "meta":
             self.tensors.append((value, value.detach().clone()))
@@ -151,11 +153,11 @@ class _Attributes:
                 container.clear()
                 container.update(content) if isinstance(container, dict | set) else container.extend(content)
         for tensor, copy in self.tensors:
-            # a tensor made under inference mode (a metric of trainer.validate) may only be written there
+            # a tensor created under inference mode (a metric of trainer.validate) can only be written there
             with torch.inference_mode(tensor.is_inference()):
                 tensor.detach().copy_(copy)
 
 
 def _version(tensor: Tensor) -> int | None:
-    """Return how often a tensor was written, or None where torch does not count (inference mode)."""
+    """Return how often a tensor was written, or None if torch does not count it (inference mode)."""
     return None if tensor.is_inference() or torch.is_inference_mode_enabled() else tensor._version

@@ -15,7 +15,7 @@ from lightning_tl.measure.params import squared_norms
 
 _log = logging.getLogger(__name__)
 
-# What torch says where an operation has a gradient but no gradient of the gradient.
+# Parts of torch's messages for an operation that has a gradient but no gradient of the gradient.
 _NO_DOUBLE_BACKWARD = (
     "is not implemented",
     "double backward",
@@ -29,9 +29,9 @@ class Hessian:
     """The Hessian of an objective at its present weights, as a linear map: ``with Hessian(objective) as H: H(v)``.
 
     Products are exact where the graph can be differentiated twice: the gradient of ⟨∇L, v⟩, by reverse mode. Else they
-    are central differences of gradients, (∇L(θ + hv) − ∇L(θ − hv)) / 2h, which is said once in the log; at a finite h
-    these also see the kinks of ReLUs, by which they can be far off. With one batch the graph of the gradient is built
-    once and kept until the context is left.
+    are central differences of gradients, (∇L(θ + hv) − ∇L(θ − hv)) / 2h, and the log says so once. These also include
+    the kinks of ReLUs between θ − hv and θ + hv, and can be wrong by a large factor there. With one batch the graph of
+    the gradient is built once and kept until the context is left.
 
     Args:
         objective: Inside its ``measuring()`` context.
@@ -54,11 +54,11 @@ class Hessian:
         """Return Hv.
 
         Args:
-            vector: One tensor a parameter, of the parameter's shape; it is not changed.
+            vector: One tensor per parameter, of the parameter's shape; it is not changed.
 
         Returns:
-            One tensor a parameter; zeros for parameters on which the loss does not depend twice. Averaged over
-            the processes.
+            One tensor per parameter; zeros for parameters on which the gradient does not depend. Averaged over the
+            processes.
 
         Raises:
             UserError: As :meth:`~lightning_tl.measure.objective.Objective.batch_loss`.
@@ -74,7 +74,7 @@ class Hessian:
                 self.differences = True
                 _log.warning(
                     "%s has an operation without a double backward (%s); Hessian-vector products are taken by finite "
-                    "differences of gradients from here on",
+                    "differences of gradients from now on",
                     type(self.objective.module).__name__,
                     str(error).splitlines()[0][:120],
                 )
@@ -137,10 +137,10 @@ def hvp(objective: Objective, vector: Sequence[Tensor]) -> list[Tensor]:
 
 
 def check_twice_differentiable(grads: Sequence[Tensor | None]) -> None:
-    """Raise the RuntimeError that torch should: ``once_differentiable`` functions are cut off from their inputs.
+    """Raise the RuntimeError that torch should raise for functions that are marked ``once_differentiable``.
 
-    torch.autograd.grad with ``inputs=`` then never reaches the node that would raise, and a part of the product is
-    silently missing.
+    Such a function is cut off from its inputs: torch.autograd.grad with ``inputs=`` never reaches the node that would
+    raise, and a part of the product is silently missing.
     """
     for node in nodes_in_order(g.grad_fn for g in grads if g is not None and g.grad_fn is not None):
         if node.name().endswith("::Error"):
@@ -148,5 +148,5 @@ def check_twice_differentiable(grads: Sequence[Tensor | None]) -> None:
 
 
 def lacks_double_backward(error: RuntimeError) -> bool:
-    """Say whether torch's error means an operation that cannot be differentiated twice."""
+    """Return whether torch's error means an operation that cannot be differentiated twice."""
     return any(words in str(error) for words in _NO_DOUBLE_BACKWARD)

@@ -1,4 +1,4 @@
-"""How the parameters of a module are initialised, found in the module itself."""
+"""How the parameters of a module are initialised, according to the module itself."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from lightning_tl.errors import UserError
 from lightning_tl.measure.constructors import writes_weights
 from lightning_tl.measure.libraries import Build, blank_copy, rebuilds, reset, reset_method
-from lightning_tl.measure.params import _listed, clean_name
+from lightning_tl.measure.params import clean_name, listed
 from lightning_tl.measure.spread import spreads
 
 _log = logging.getLogger(__name__)
 
-#: A module's method that says how it is initialised: it takes no arguments and returns a module with the same parameter
-#: names and newly drawn weights. It must not change the module, nor read a checkpoint.
+#: A module's method that takes no arguments and returns a module with the same parameter names and newly drawn weights.
+#: It must not change the module, nor read a checkpoint.
 PROTOCOL = "freshly_initialised"
 REMEDY = (
     f"Define a method {PROTOCOL}() of the module that returns a newly built one, or pass reference=<a function that "
@@ -34,7 +34,7 @@ class Initialisation:
     Attributes:
         spreads: By parameter name the standard deviation of its initialisation; 0 for constants.
         sources: By parameter name what initialised it, in words.
-        doubts: Sentences that say of which parameters the initialisation may be another, and why.
+        doubts: One sentence per reason for doubt, with the layers that may be initialised in another way.
     """
 
     spreads: dict[str, float] = field(default_factory=dict)
@@ -43,11 +43,11 @@ class Initialisation:
 
 
 def own_initialisation(module: nn.Module, params: Mapping[str, Tensor]) -> Initialisation:
-    """Find how parameters are initialised, from the module's top down, each by the first of these that it has.
+    """Find how parameters are initialised, from the module's top down, each by the first of these that exists.
 
     1. Its own method ``freshly_initialised()``.
-    2. The library it is from: timm's ``create_model`` or ``init_weights``, a Hugging Face model of its ``config``.
-    3. The layer's own ``reset_parameters()`` on a copy, the layers inside it first. That is in doubt where a module
+    2. Its library: timm's ``create_model`` or ``init_weights``, a Hugging Face model built from its ``config``.
+    3. The layer's own ``reset_parameters()`` on a copy, the layers inside it first. That is not certain if a module
        around it writes weights in its constructor.
 
     Draws from the global random generators.
@@ -61,11 +61,11 @@ def own_initialisation(module: nn.Module, params: Mapping[str, Tensor]) -> Initi
     """
     search = _Search(module, params)
     search.visit(module, ())
-    lacking = [params[name] for name in params if name not in search.found.spreads]
+    lacking = [params[name] for name in params if name not in search.result.spreads]
     if unable := _owners(module, lacking):
         raise UserError(
-            f"noise='init': {len(unable)} layers have no reset_parameters() that would tell how they are "
-            f"initialised: {_listed(unable)}. {REMEDY}"
+            f"noise='init': {len(unable)} layers have no reset_parameters(), so it is not known how they "
+            f"are initialised: {listed(unable)}. {REMEDY}"
         )
     return search.finish()
 
@@ -74,11 +74,11 @@ class _Search:
     def __init__(self, module: nn.Module, params: Mapping[str, Tensor]) -> None:
         self.module, self.params = module, params
         self.names = {id(p): name for name, p in params.items()}
-        self.found = Initialisation()
+        self.result = Initialisation()
         self.doubtful: dict[str, list[str]] = {}
 
     def visit(self, module: nn.Module, around: tuple[type, ...]) -> None:
-        """Find what can be found of the parameters in a module that stands inside modules of the types ``around``."""
+        """Search a module that is inside modules of the types ``around``."""
         if not self._todo(module):
             return
         around = (*around, type(module))
@@ -95,18 +95,18 @@ class _Search:
     def finish(self) -> Initialisation:
         for reason, layers in self.doubtful.items():
             count = "1 layer" if len(layers) == 1 else f"{len(layers)} layers"
-            self.found.doubts.append(
-                f"noise='init': it is not certain how the weights of {count} are initialised: {_listed(layers)}. "
+            self.result.doubts.append(
+                f"noise='init': it is not certain how the weights of {count} are initialised: {listed(layers)}. "
                 f"{reason}. {REMEDY}"
             )
-        return self.found
+        return self.result
 
     def _todo(self, module: nn.Module) -> dict[str, Tensor]:
-        """Return the module's parameters that are still to be found, by their names in it."""
+        """Return the module's parameters whose initialisation is not known yet, by their names in it."""
         return {
             clean_name(name): p
             for name, p in module.named_parameters(remove_duplicate=False)
-            if id(p) in self.names and self.names[id(p)] not in self.found.spreads
+            if id(p) in self.names and self.names[id(p)] not in self.result.spreads
         }
 
     def _take(self, module: nn.Module, source: str, build: Build) -> set[str]:
@@ -115,12 +115,12 @@ class _Search:
         drawn = spreads(lambda: dict(build().named_parameters(remove_duplicate=False)), todo)
         for name, spread in drawn.items():
             public = self.names[id(todo[name])]
-            self.found.spreads.setdefault(public, spread)
-            self.found.sources.setdefault(public, source)
+            self.result.spreads.setdefault(public, spread)
+            self.result.sources.setdefault(public, source)
         return set(drawn)
 
     def _rebuild(self, module: nn.Module) -> bool:
-        """Build a library's model again; True where all that is left is a classifier that its user has put in."""
+        """Build a library's model again; return True if only a classifier is not covered, which its user has put in."""
         get_classifier = getattr(module, "get_classifier", None)
         matched = False
         for source, build, of_the_rest in rebuilds(module):
@@ -129,7 +129,7 @@ class _Search:
             before = self._todo(module)
             try:
                 taken = self._take(module, source, build)
-            except Exception as error:  # whatever the library raises: there are other ways
+            except Exception as error:  # whatever the library raises, another way may work
                 _log.info("%s does not build %s anew: %s", source, type(module).__name__, error)
                 continue
             if matched and taken:

@@ -1,6 +1,6 @@
-"""Freshly initialised twins of other libraries' models: timm's and Hugging Face's.
+"""Freshly initialised models like those of other libraries: timm's and Hugging Face's.
 
-Neither is imported here. Where such a model exists, its library is loaded, and is asked to build the model again.
+Neither library is imported here. Where such a model exists its library is loaded already, and builds it again.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from torch import nn
 
 Build = Callable[[], nn.Module]
 
-#: timm's classes whose ``init_weights()`` is all that the constructor does when the layers stand; of others (LeViT,
-#: ResNetV2) it is not, or not with its default arguments
+#: timm's classes whose constructor only calls ``init_weights()`` once the layers exist. The constructors of others
+#: (LeViT, ResNetV2) do more, or call it with other arguments than the default ones.
 _INIT_WEIGHTS = frozenset({"ResNet", "VisionTransformer", "SwinTransformer", "MlpMixer"})
 
 
@@ -28,7 +28,7 @@ class Rebuild(NamedTuple):
     Attributes:
         source: What it is, in words.
         build: Returns a new module.
-        of_the_rest: Whether it also serves the parameters that an earlier way has left out.
+        of_the_rest: Whether it can also be used for the parameters that an earlier way did not cover.
     """
 
     source: str
@@ -39,9 +39,9 @@ class Rebuild(NamedTuple):
 def rebuilds(module: nn.Module) -> Iterator[Rebuild]:
     """Yield ways to build a module anew as its library does, the best first.
 
-    None loads weights. They may raise any error, and what they build may differ in names and shapes, where the module
-    was made with arguments that it does not keep, or was changed since; the caller compares. Yields nothing for modules
-    of other libraries.
+    None of them loads weights. They may raise any error. What they build may differ in names and shapes, if the module
+    was built with arguments that it does not store or was changed since; the caller compares. Nothing is yielded for
+    modules of other libraries.
     """
     packages = {kind.__module__.partition(".")[0] for kind in type(module).__mro__}
     if "timm" in packages:
@@ -59,7 +59,7 @@ def reset(module: nn.Module) -> None:
 
 
 def reset_method(module: nn.Module) -> Callable[[], None] | None:
-    """Return a layer's method that initialises it, None where it has none."""
+    """Return the method by which a layer initialises itself, or None."""
     for name in ("reset_parameters", "_reset_parameters"):
         if callable(method := getattr(module, name, None)):
             return method
@@ -67,7 +67,7 @@ def reset_method(module: nn.Module) -> Callable[[], None] | None:
 
 
 def blank_copy(module: nn.Module) -> nn.Module:
-    """Return a copy whose parameters are NaN, so that what no method fills shows."""
+    """Return a copy whose parameters are NaN, so that those which no method fills can be recognised."""
     fresh = copy.deepcopy(module)
     with torch.no_grad():
         for p in fresh.parameters():
@@ -107,7 +107,7 @@ def _timm(module: Any) -> Iterator[Rebuild]:
 
 
 def _timm_arguments(module: Any, config: Any) -> Iterator[dict[str, Any]]:
-    """Yield arguments of ``timm.create_model``: first all that the model keeps, then fewer."""
+    """Yield arguments of ``timm.create_model``: first all that the model stores, then fewer."""
     known = {"in_chans": _in_chans(module, config)}
     if type(module).__name__.startswith("Feature"):
         known |= {"features_only": True}
@@ -138,7 +138,7 @@ def _in_chans(module: nn.Module, config: Any) -> int | None:
 
 
 def _hugging_face(module: Any) -> Iterator[Rebuild]:
-    for kind in type(module).__mro__:  # a user's subclass may want more than a configuration
+    for kind in type(module).__mro__:  # a user's subclass may need more than a configuration
         if hasattr(kind, "_init_weights") and getattr(module, "config", None) is not None:
             build = functools.partial(_of_config, kind, module.config)
             yield Rebuild(f"{kind.__name__}(config)", build)
@@ -146,7 +146,7 @@ def _hugging_face(module: Any) -> Iterator[Rebuild]:
 
     def again() -> nn.Module:
         fresh = blank_copy(module)
-        for child in fresh.modules():  # by this mark transformers passes over what was loaded from a file
+        for child in fresh.modules():  # transformers skips modules with this mark: their weights came from a file
             vars(child).pop("_is_hf_initialized", None)
         for p in fresh.parameters():
             vars(p).pop("_is_hf_initialized", None)

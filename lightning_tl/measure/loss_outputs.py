@@ -1,8 +1,8 @@
 """The outputs behind a loss and the loss's own curvature there, read from the graph that autograd recorded.
 
-For L = (1/M) Σ_m ℓ(f_m, y_m) the Hessian splits into Tr H = Tr G + Tr R with the Gauss-Newton part
-G = (1/M) Σ_m J_mᵀ Λ_m J_m, Λ_m = ∂²ℓ/∂f², and R = Σ_m Σ_c ∂L/∂f_mc ∇²f_mc (Schraudolph 2002). Known are
-cross-entropy, binary cross-entropy with logits and the squared error, as torch.nn.functional computes them.
+For L = (1/M) Σ_m ℓ(f_m, y_m) the trace of the Hessian is Tr H = Tr G + Tr R with the Gauss-Newton part
+G = (1/M) Σ_m J_mᵀ Λ_m J_m, Λ_m = ∂²ℓ/∂f², and R = Σ_m Σ_c ∂L/∂f_mc ∇²f_mc (Schraudolph 2002). The known
+losses are cross-entropy, binary cross-entropy with logits and the squared error, as torch.nn.functional computes them.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Outputs:
 
     @property
     def rank(self) -> int | None:
-        """How many unit directions make Tr G exact; None unless the outputs are [N, C], one row a sample."""
+        """How many unit directions make Tr G exact; None unless the outputs are [N, C], one row per sample."""
         if len(self.shape) == 1 and self.class_dim is None:
             return 1
         if len(self.shape) != 2 or self.class_dim == 0:
@@ -49,10 +49,10 @@ class Outputs:
         return self._factor(_signs(self.shape, generator, self.root))
 
     def unit_direction(self, index: int, generator: torch.Generator) -> Tensor:
-        """Return column ``index`` of Λ^½ for every row, with a random sign a row; the sum over ``rank`` is Λ exactly.
+        """Return column ``index`` of Λ^½ for every row, with a random sign per row; the sum over ``rank`` is Λ exactly.
 
         Cross-entropy: Λ = diag(p) − ppᵀ has rank C − 1. Its root diag(√p)(I − √p√pᵀ) is turned by the Householder
-        reflection that takes e₁ to √p, after which the first column is zero and C − 1 are left.
+        reflection that maps e₁ to √p. After it the first column is zero, and C − 1 columns remain.
         """
         signs = _signs((*self.shape[:1], *(1,) * (len(self.shape) - 1)), generator, self.root)
         unit = torch.zeros_like(self.root)
@@ -87,21 +87,22 @@ def find_outputs(loss: Tensor) -> Outputs | None:
     if reader is None:
         return None
     try:
-        found = reader(node)
-    except (AttributeError, IndexError, TypeError):  # another version of torch keeps other things in its nodes
+        parts = reader(node)
+    except (AttributeError, IndexError, TypeError):  # another version of torch stores other things in its nodes
         return None
-    if found is None:
+    if parts is None:
         return None
-    source, root, scale, class_dim = found
+    source, root, scale, class_dim = parts
     edge = GradientEdge(*source)
     (residual,) = torch.autograd.grad(loss, [edge], retain_graph=True)
     return Outputs(edge, residual.detach(), root.shape, class_dim, root.detach(), scale.detach())
 
 
-Found = tuple[tuple[Any, int], Tensor, Tensor, int | None]
+Parts = tuple[tuple[Any, int], Tensor, Tensor, int | None]
+"""The outputs' place in the graph, and ``root``, ``scale`` and ``class_dim`` of :class:`Outputs`."""
 
 
-def _cross_entropy(node: Any) -> Found | None:
+def _cross_entropy(node: Any) -> Parts | None:
     soft = node.next_functions[0][0]
     if soft is None or soft.name() != "LogSoftmaxBackward0" or soft.next_functions[0][0] is None:
         return None
@@ -122,7 +123,7 @@ def _cross_entropy(node: Any) -> Found | None:
     return soft.next_functions[0], (log_p / 2).exp(), (rows / total).sqrt().unsqueeze(dim), dim
 
 
-def _squared(node: Any) -> Found | None:
+def _squared(node: Any) -> Parts | None:
     sources = node.next_functions
     if node._saved_reduction == 0 or sources[0][0] is None or (len(sources) > 1 and sources[1][0] is not None):
         return None
@@ -132,7 +133,7 @@ def _squared(node: Any) -> Found | None:
     return sources[0], root, root.new_ones(()), None
 
 
-def _binary(node: Any) -> Found | None:
+def _binary(node: Any) -> Parts | None:
     sources = node.next_functions
     if node._saved_reduction == 0 or sources[0][0] is None or any(s is not None for s, _ in sources[1:]):
         return None

@@ -1,8 +1,9 @@
-"""Tr H where nothing but products Hv is available.
+"""Tr H from matrix-vector products Hv.
 
 Hutchinson's estimator (mean of zᵀHz) is best while the spectrum is flat, near initialisation. Once a few outlier
-eigenvalues dominate, subspaces pay: XTrace (Epperly, Tropp and Webber 2024, arXiv 2301.07825) with many products; with
-few, Hutchinson deflated by the subspace of the previous measurement. The first products, which all need, decide.
+eigenvalues dominate, estimators that use subspaces are better: XTrace (Epperly, Tropp and Webber 2024, arXiv
+2301.07825) with many products; with few, Hutchinson deflated by the subspace of the previous measurement. The choice is
+made from the first products, which all of them need.
 """
 
 from __future__ import annotations
@@ -14,17 +15,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_tl.measure.estimate import Samples, combine
+from lightning_tl.measure.estimate import Estimator, Samples, combine
 from lightning_tl.measure.params import Layout
 
-# Predicted variance of XTrace over Hutchinson's at equal products is twice the residual share of the pilot's energy.
-# Its prediction is optimistic by up to 1.3 in the error, hence 0.35 and not 0.5.
+# At equal products the variance of XTrace over that of Hutchinson is predicted as twice the residual share of the
+# pilot's energy. The prediction is too low by a factor of up to 1.3 in the error, hence 0.35 and not 0.5.
 RESIDUAL_SHARE = 0.35
 # The errors of the leave-one-out estimates are not independent: over spectra from flat to steep the root mean square
 # error was mostly 0.9 to 1.4 times what independence predicts.
 XTRACE_STDERR = 1.15
-# From this many products on a sketch of this measurement beats a stale subspace of the last one.
-ENOUGH = 12
+# From this many products on, a subspace from this measurement is better than the one of the last measurement.
+SKETCH_PRODUCTS = 12
 
 
 @dataclass
@@ -35,24 +36,23 @@ class MatvecResult:
     stderr: float
     degrees: float
     group_stderr: Tensor
-    method: str
+    method: Estimator
     memory: dict[str, Any] = field(default_factory=dict)
 
 
 class MatvecTrace:
-    """One measurement of Tr H by group.
+    """One measurement of Tr H by group, from products.
 
     Args:
         product: Flat v [P] → Hv [P].
         layout: Order and groups of the flat vectors.
         generator: Draws the probes; on the parameters' device.
-        products: How many products at most.
-        enough: Called with value and standard error so far; True stops early. Only asked while estimates are
-            independent.
-        vectors: How many vectors of P numbers XTrace may keep for its subspace (it keeps another as many products and
-            as many probes of one byte a number).
+        products: Largest number of products.
+        enough: Called with value and standard error so far, while estimates are independent; True stops early.
+        vectors: How many vectors of P numbers XTrace may keep for its subspace (it also keeps as many products, and as
+            many probes of one byte per number).
         memory: From the previous measurement.
-        keep: How many vectors to keep for the next measurement; used there if it has fewer than 12 products.
+        keep: How many vectors to keep for the next measurement, which uses them if it has fewer than 12 products.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class MatvecTrace:
 
     def run(self) -> MatvecResult:
         """Choose an estimator and return its result."""
-        if self.products < ENOUGH:
+        if self.products < SKETCH_PRODUCTS:
             return self._deflated()
         pilot = min(self.products // 2, self.vectors, self.layout.size // 2)
         if pilot < 3:
@@ -87,16 +87,20 @@ class MatvecTrace:
         gram = (images @ images.T).double()
         if not torch.isfinite(gram).all() or float(gram.diagonal().sum()) == 0:
             return self._hutchinson(samples, self.products - pilot)
-        # 1/[(YᵀY)⁻¹]_ii is what is left of image i outside the span of the others
+        # 1/[(YᵀY)⁻¹]_ii is the squared norm of the part of image i outside the span of the others
         scale = gram.diagonal().clamp_min(1e-300).sqrt()
         correlation = gram / scale[:, None] / scale
         ridge = 1e-10 * torch.eye(pilot, dtype=gram.dtype, device=gram.device)  # where images are dependent
         inverse = torch.linalg.inv(correlation + ridge)
-        left = (gram.diagonal() / inverse.diagonal().clamp_min(1.0)).mean()
-        if float(left / gram.diagonal().mean()) > RESIDUAL_SHARE:
+        residual = (gram.diagonal() / inverse.diagonal().clamp_min(1.0)).mean()
+        if float(residual / gram.diagonal().mean()) > RESIDUAL_SHARE:
             del images, probes
             return self._hutchinson(samples, self.products - pilot)
         return self._xtrace(probes, images)
+
+    def hutchinson(self) -> MatvecResult:
+        """Return the result of Hutchinson's estimator, whatever the spectrum."""
+        return self._hutchinson(Samples(), self.products)
 
     def _probe(self) -> Tensor:
         size, where = (self.layout.size,), self.layout.device
@@ -109,7 +113,7 @@ class MatvecTrace:
     def _hutchinson(
         self, samples: Samples, products: int, basis: Tensor | None = None, basis_images: Tensor | None = None
     ) -> MatvecResult:
-        """Add probes, projected away from an orthonormal basis [k, P] where one is given, and average."""
+        """Add probes and average; with an orthonormal basis [k, P], project the probes away from it."""
         images: list[Tensor] = []
         fixed = torch.zeros(len(self.layout.slices), dtype=torch.float64)
         if basis is not None and basis_images is not None:
@@ -125,7 +129,7 @@ class MatvecTrace:
             else:
                 image = self.product(probe - basis.T @ (basis @ probe))
                 samples.add(self._by_group(probe, image - basis.T @ (basis @ image)))
-            if self.keep and self.products < ENOUGH:
+            if self.keep and self.products < SKETCH_PRODUCTS:
                 images.append(image)
             error, _ = combine([(samples.total_variance(), len(samples))])
             if len(samples) >= 4 and self.enough(float((samples.mean() + fixed).sum()), error):
@@ -137,7 +141,7 @@ class MatvecTrace:
         return MatvecResult(mean, stderr, degrees, by_group, "hutchinson" if basis is None else "deflated", memory)
 
     def _deflated(self) -> MatvecResult:
-        """Deflate by vectors of the last measurement, one at a time while each is expected to pay for its product."""
+        """Deflate by vectors of the last measurement, while each is expected to reduce the error at equal products."""
         basis, energies, norm = self.memory.get("basis"), self.memory.get("energies"), self.memory.get("norm", 0.0)
         if basis is None or energies is None or basis.shape[1] != self.layout.size or self.products < 4:
             return self._hutchinson(Samples(), self.products)
@@ -149,7 +153,7 @@ class MatvecTrace:
                 break
             image = self.product(basis[i])
             images.append(image)
-            # ‖H‖² − ‖(1 − qqᵀ)H(1 − qqᵀ)‖² for the present H; probes have no part in it, so that no bias arises
+            # ‖H‖² − ‖(1 − qqᵀ)H(1 − qqᵀ)‖² for the present H; it does not depend on the probes, so there is no bias
             gain = 2 * float(image.double() @ image.double()) - float(basis[i].double() @ image.double()) ** 2
             removed += gain
             ratio = max(removed / float(sum(energies[: i + 1])), 1e-12)
@@ -162,7 +166,7 @@ class MatvecTrace:
         """Return the main directions of the products of this measurement."""
         stacked = torch.stack(images)
         norm = float(stacked.double().square().sum(1).mean())
-        if basis_images is not None:  # the probes had no part along the basis: its images stand for that
+        if basis_images is not None:  # the probes were projected away from the basis: its images replace that part
             norm += float(basis_images.double().square().sum())
             stacked = torch.cat([stacked, basis_images * len(images) ** 0.5])
         values, vectors = torch.linalg.eigh((stacked @ stacked.T).double())
@@ -170,15 +174,15 @@ class MatvecTrace:
         if not top or not norm > 0:
             return {}
         basis = torch.linalg.qr(stacked.T @ vectors[:, top].to(stacked.dtype)).Q.T.contiguous()
-        # what the image of a random probe has along u is, on average, ‖uᵀH‖²
+        # the mean squared component of a random probe's image along u is ‖uᵀH‖²
         along = (basis @ stacked.T).double().square().sum(1) / len(images)
         return {"basis": basis.cpu(), "energies": along.tolist(), "norm": norm}
 
     def _xtrace(self, probes: Tensor, images: Tensor) -> MatvecResult:
-        """Finish XTrace from probes Ω [k, P] and their images; what products are left draw deflated probes."""
+        """Finish XTrace from probes Ω [k, P] and their images; the remaining products go to deflated probes."""
         basis, corner = _orthonormal(images)
         k = len(basis)
-        if k < len(images):  # H has fewer than k directions: the basis holds them all, fresh probes see the rest
+        if k < len(images):  # the rank of H is below k: the basis spans its range, and new probes measure the rest
             probes = probes[:0]
         products = torch.stack([self.product(q) for q in basis])
         groups = [

@@ -5,33 +5,35 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from lightning_tl.errors import UserError, nearest
+from lightning_tl.measure.checkpoint import load_checkpoint
 from lightning_tl.measure.guard import random_state, seed_everything
 from lightning_tl.measure.initialisation import Initialisation, own_initialisation
-from lightning_tl.measure.params import _listed, clean_name
+from lightning_tl.measure.params import listed
 from lightning_tl.measure.spread import spreads
 
 _log = logging.getLogger(__name__)
 
-NOISES = ("init", "relative", "isotropic")
+NoiseKind = Literal["init", "relative", "isotropic"]
+NOISES: tuple[NoiseKind, ...] = get_args(NoiseKind)
 Reference = Mapping[str, Tensor] | str | Path | Callable[[], nn.Module] | nn.Module | None
 
 
 def noise_scales(
     module: nn.Module,
     params: Mapping[str, Tensor],
-    noise: str = "init",
+    noise: NoiseKind = "init",
     reference: Reference = None,
     seed: int = 0,
 ) -> dict[str, Tensor]:
     """Return the standard deviation of the noise at γ = 1, by parameter, as a tensor that broadcasts against it.
 
-    What cannot be known of a module's initialisation is said in a warning in the log.
+    A warning in the log names the layers whose initialisation is not certain.
 
     Args:
         module: The module; it is not changed.
@@ -40,8 +42,8 @@ def noise_scales(
             §3.3, App. C.2). Tensors initialised to a constant (BatchNorm's gains, most biases) get no noise.
             ``relative``: ‖W‖/√(number of elements), so that noise of γ has γ times the tensor's norm; for
             convolutions by output filter. ``isotropic``: 1.
-        reference: For ``init``, in place of what the module itself says: as for :func:`initialisation`.
-        seed: For drawing initialisations; the global generators are put back.
+        reference: For ``init``, in place of the module itself: as for :func:`initialisation`.
+        seed: For drawing initialisations; the global generators are restored.
 
     Raises:
         UserError: The noise is unknown; as :func:`initialisation`.
@@ -52,10 +54,10 @@ def noise_scales(
         return {name: torch.ones((), dtype=p.dtype, device=p.device) for name, p in params.items()}
     if noise == "relative":
         return {name: _relative(p.detach()) for name, p in params.items()}
-    found = initialisation(module, params, reference, seed)
-    for doubt in found.doubts:
+    init = initialisation(module, params, reference, seed)
+    for doubt in init.doubts:
         _log.warning(doubt)
-    return as_scales(found.spreads, params)
+    return as_scales(init.spreads, params)
 
 
 def as_scales(spreads: Mapping[str, float], params: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -66,18 +68,17 @@ def as_scales(spreads: Mapping[str, float], params: Mapping[str, Tensor]) -> dic
 def initialisation(
     module: nn.Module, params: Mapping[str, Tensor], reference: Reference = None, seed: int = 0
 ) -> Initialisation:
-    """Find the standard deviation of each parameter's initialisation, and how it is known.
+    """Find the standard deviation of each parameter's initialisation, and its source.
 
     Args:
-        module: The module; it is not changed. It is asked as
-            :func:`~lightning_tl.measure.initialisation.own_initialisation` says.
+        module: The module; it is not changed. See :func:`~lightning_tl.measure.initialisation.own_initialisation`.
         params: Name → parameter.
         reference: In place of the module: a function that builds a fresh module; or one that is freshly initialised,
             its state dict, or the path of that (a checkpoint's ``state_dict`` key is looked into).
-        seed: For drawing initialisations; the global generators are put back.
+        seed: For drawing initialisations; the global generators are restored.
 
     Raises:
-        UserError: It cannot be known how a parameter is initialised, or the reference lacks parameters.
+        UserError: The initialisation of a parameter cannot be found, or the reference lacks parameters.
     """
     restore = random_state()
     try:
@@ -98,18 +99,18 @@ def _of_reference(reference: Any, params: Mapping[str, Tensor]) -> Initialisatio
     if isinstance(reference, nn.Module):
         reference = reference.state_dict()
     if callable(reference):
-        found, source = spreads(build, params), "reference()"
+        known, source = spreads(build, params), "reference()"
     else:
-        state = reference if isinstance(reference, Mapping) else load_state(reference)
-        there = {name: value for name, value in state.items() if isinstance(value, Tensor)}
-        found, source = spreads(lambda: there, params, most_draws=1), "the reference's weights"
-    if lacking := [name for name in params if name not in found]:
-        have = build() if callable(reference) else there
+        state = reference if isinstance(reference, Mapping) else load_checkpoint(reference).weights
+        weights = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+        known, source = spreads(lambda: weights, params, most_draws=1), "the reference's weights"
+    if lacking := [name for name in params if name not in known]:
+        have = build() if callable(reference) else weights
         raise UserError(
             f"noise='init': the reference lacks {len(lacking)} of {len(params)} measured parameters, or has them "
-            f"in another shape: {_listed(lacking)}; it has {_listed(have)}"
+            f"in another shape: {listed(lacking)}; it has {listed(have)}"
         )
-    return Initialisation(found, dict.fromkeys(found, source))
+    return Initialisation(known, dict.fromkeys(known, source))
 
 
 def check_scales(scales: Mapping[str, Tensor], params: Mapping[str, Tensor]) -> list[Tensor]:
@@ -119,10 +120,10 @@ def check_scales(scales: Mapping[str, Tensor], params: Mapping[str, Tensor]) -> 
         UserError: A parameter has no scale, or one that is negative, not finite, or neither one number nor one for
             each index of the first dimension; all are zero.
     """
-    found = []
+    checked = []
     for name, p in params.items():
         if name not in scales:
-            raise UserError(f"scales has no entry for parameter {name!r}; it has {_listed(scales)}")
+            raise UserError(f"scales has no entry for parameter {name!r}; it has {listed(scales)}")
         scale = torch.as_tensor(scales[name]).detach().to(p.device, p.dtype)
         rows = (p.shape[0], *(1,) * (p.dim() - 1)) if p.dim() else ()
         if scale.numel() != 1 and scale.shape != rows:
@@ -132,44 +133,16 @@ def check_scales(scales: Mapping[str, Tensor], params: Mapping[str, Tensor]) -> 
             )
         if not bool(torch.isfinite(scale).all()) or float(scale.min()) < 0:
             raise UserError(f"scales[{name!r}] must be finite and at least 0; it is {float(scale.min()):g}")
-        found.append(scale.reshape(()) if scale.numel() == 1 else scale)
-    if all(float(scale.max()) == 0 for scale in found):
+        checked.append(scale.reshape(()) if scale.numel() == 1 else scale)
+    if all(float(scale.max()) == 0 for scale in checked):
         raise UserError(
-            f"none of the {len(found)} measured parameters gets noise: their scales are all 0. If their initialisation "
-            "is constant, choose noise='relative' or 'isotropic'"
+            f"none of the {len(checked)} measured parameters gets noise: their scales are all 0. If their "
+            "initialisation is constant, choose noise='relative' or 'isotropic'"
         )
-    return found
-
-
-def load_state(path: str | Path) -> dict[str, Tensor]:
-    """Return the weights of a checkpoint: its ``state_dict``, or the file itself if it is one.
-
-    Raises:
-        UserError: The file is missing, is no torch checkpoint of plain types, or holds no weights.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
-    try:
-        loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise UserError(
-            f"{path}: not a checkpoint that torch.load(weights_only=True) reads ({_first(error)})"
-        ) from error
-    state = loaded.get("state_dict", loaded) if isinstance(loaded, Mapping) else {}
-    weights = (
-        {clean_name(k): v for k, v in state.items() if isinstance(v, Tensor)} if isinstance(state, Mapping) else {}
-    )
-    if not weights:
-        raise UserError(f"{path}: holds no weights, neither under 'state_dict' nor at the top")
-    return weights
+    return checked
 
 
 def _relative(weight: Tensor) -> Tensor:
-    if weight.dim() >= 3:  # a filter is all that makes one output channel
+    if weight.dim() >= 3:  # a filter: the weights of one output channel
         return weight.flatten(1).square().mean(1).sqrt().view(-1, *(1,) * (weight.dim() - 1))
     return weight.square().mean().sqrt()
-
-
-def _first(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lightning_tl.errors import UserError, nearest
 from lightning_tl.measure.affine import nodes_in_order
 from lightning_tl.measure.batchnorm import STATISTICS, Statistics, reestimate
-from lightning_tl.measure.guard import MODES, measuring, seed_everything
+from lightning_tl.measure.guard import MODES, Mode, measuring, seed_everything
 from lightning_tl.measure.params import select
 
 LossFn = Callable[[nn.Module, Any], Tensor]
@@ -27,14 +27,14 @@ class Objective:
     """The loss L(θ) = Σ_b w_b L_b(θ) over fixed micro-batches, Σ_b w_b = 1.
 
     Random numbers inside the loss (augmentation, sampled anchors) are the same at every evaluation: the global
-    generators are seeded before each, and put back afterwards.
+    generators are seeded before each and restored afterwards.
 
     Args:
         module: The module whose parameters are measured. Pass the unwrapped one, not DDP's.
         loss_fn: ``(module, batch) -> scalar tensor``.
-        batches: The micro-batches; one at a time is in memory with its graph.
+        batches: The micro-batches; the graph of only one of them is in memory at a time.
         params: Name → parameter, from :func:`~lightning_tl.measure.params.select`; default: all trainable ones.
-        weights: One weight a batch, for example their sizes; default: equal.
+        weights: One weight per batch, for example their sizes; default: equal.
         mode: ``eval``, or ``frozen-train`` (:func:`~lightning_tl.measure.guard.measuring`).
         reduce: Averages over the processes of a distributed run; default: one process.
         process: Rank and number of the processes that ``reduce`` averages over.
@@ -56,7 +56,7 @@ class Objective:
         params: Mapping[str, nn.Parameter] | None = None,
         *,
         weights: Sequence[float] | None = None,
-        mode: str = "eval",
+        mode: Mode = "eval",
         reduce: Reduce | None = None,
         process: tuple[int, int] = (0, 1),
         seed: int = 0,
@@ -71,7 +71,7 @@ class Objective:
             raise UserError(f"mode={mode!r} is unknown{nearest(mode, MODES)}")
         weights = [1.0] * len(batches) if weights is None else [float(w) for w in weights]
         if len(weights) != len(batches) or min(weights) < 0 or sum(weights) <= 0:
-            raise UserError(f"weights must be {len(batches)} numbers ≥ 0 (one a batch), not all 0; got {weights}")
+            raise UserError(f"weights must be {len(batches)} numbers ≥ 0 (one per batch), not all 0; got {weights}")
         self.module, self.loss_fn, self.batches, self.mode, self.seed = module, loss_fn, batches, mode, seed
         self.params: dict[str, nn.Parameter] = dict(params) if params is not None else select(module)
         self.weights = [w / sum(weights) for w in weights]
@@ -87,11 +87,11 @@ class Objective:
 
     @contextmanager
     def measuring(self, weights: bool = True) -> Iterator[None]:
-        """Everything below is called inside this context; it leaves the module as it was."""
+        """Return the context in which the methods below are called; on leaving, the module is as before."""
         half = {str(p.dtype) for p in self.tensors if p.dtype in (torch.float16, torch.bfloat16)}
         if half:
             raise UserError(
-                f"the measured parameters are stored in {', '.join(sorted(half))}, too coarse to measure on; "
+                f"the measured parameters are stored in {', '.join(sorted(half))}, which is too coarse to measure on; "
                 "train with precision='bf16-mixed' or '16-mixed', which keep fp32 weights"
             )
         with measuring(self.module, self.mode, weights=weights):
@@ -104,8 +104,8 @@ class Objective:
         """Return L_b, a scalar tensor, for the batch of this index.
 
         Raises:
-            UserError: The loss function returns no scalar tensor, or one that does not depend on the parameters, or
-                goes through re-entrant gradient checkpointing.
+            UserError: The loss function does not return a scalar tensor, its loss does not depend on the parameters, or
+                it uses re-entrant gradient checkpointing.
         """
         seed_everything(self.seed)
         with torch.set_grad_enabled(graph):
@@ -124,7 +124,7 @@ class Objective:
         return loss.reshape(())
 
     def settle(self) -> None:
-        """Re-estimate BatchNorm's statistics for the present weights, where ``bn`` asks for it."""
+        """Re-estimate BatchNorm's statistics for the present weights, with ``bn="re-estimated"``."""
         if self.bn == "re-estimated":
             seed_everything(self.seed)
             forward = functools.partial(self.loss_fn, self.module)
@@ -137,7 +137,7 @@ class Objective:
         return float(self.reduce(torch.as_tensor(total)))
 
     def gradient(self) -> list[Tensor]:
-        """Return ∇L(θ), one tensor a parameter; zeros where a parameter is not used."""
+        """Return ∇L(θ), one tensor per parameter; zeros for parameters that are not used."""
         total = [torch.zeros_like(p) for p in self.tensors]
         for index, weight in enumerate(self.weights):
             grads = torch.autograd.grad(self.batch_loss(index), self.tensors, allow_unused=True)
@@ -174,11 +174,11 @@ class Objective:
 
 
 def _refuse_reentrant(loss: Tensor) -> None:
-    """Refuse re-entrant checkpoints: parameters within them are out of autograd.grad's reach, silently so."""
+    """Refuse re-entrant checkpointing: autograd.grad silently ignores the parameters inside it."""
     for node in nodes_in_order([loss.grad_fn]):
         if node.name() == "CheckpointFunctionBackward":
             raise UserError(
-                "the module uses re-entrant gradient checkpointing, through which torch.autograd.grad cannot go; "
+                "the module uses re-entrant gradient checkpointing, which hides parameters from torch.autograd.grad; "
                 "call torch.utils.checkpoint.checkpoint(..., use_reentrant=False) (Hugging Face: "
                 "gradient_checkpointing_enable({'use_reentrant': False}))"
             )

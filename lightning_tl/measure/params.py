@@ -18,7 +18,7 @@ RESERVED = frozenset({"total", "relative", "cosine", "seconds", "trace", "trace_
 
 
 def clean_name(name: str) -> str:
-    """Return a parameter's name without what ``torch.compile`` puts into it (``_orig_mod.``)."""
+    """Return a parameter's name without the part that ``torch.compile`` inserts (``_orig_mod.``)."""
     return name.replace("_orig_mod.", "")
 
 
@@ -29,12 +29,12 @@ def select(
 
     Args:
         module: Any module.
-        include: Regular expression; only names in which it is found are kept.
-        exclude: Regular expression; names in which it is found are dropped.
+        include: Regular expression; only names that it matches anywhere are kept.
+        exclude: Regular expression; names that it matches anywhere are dropped.
         trainable: Leave out the parameters that do not require a gradient.
 
     Raises:
-        UserError: A pattern is no regular expression, or nothing is left.
+        UserError: A pattern is not a regular expression, or no parameter matches.
     """
     patterns = {key: _compile(value, key) for key, value in (("include", include), ("exclude", exclude)) if value}
     every = {clean_name(name): parameter for name, parameter in module.named_parameters()}
@@ -48,11 +48,11 @@ def select(
     if not chosen:
         raise UserError(
             f"no parameter of {type(module).__name__} is left to measure "
-            f"(include={include!r}, exclude={exclude!r}, trainable only: {trainable}); it has {_listed(every)}"
+            f"(include={include!r}, exclude={exclude!r}, trainable only: {trainable}); it has {listed(every)}"
         )
     lazy = [name for name, parameter in chosen.items() if isinstance(parameter, nn.parameter.UninitializedParameter)]
     if lazy:
-        raise UserError(f"{_listed(lazy)} of {type(module).__name__} have no shape yet; run one forward pass first")
+        raise UserError(f"{listed(lazy)} of {type(module).__name__} have no shape yet; run one forward pass first")
     return chosen
 
 
@@ -61,19 +61,19 @@ def group_names(names: Iterable[str], groups: Groups = None) -> dict[str, list[s
 
     Args:
         names: Parameter names.
-        groups: Regular expression → group name, the first that is found in a parameter's name counts; names that none
-            matches go to ``rest``. None: by first-level module.
+        groups: Regular expression → group name; the first that matches anywhere in a parameter's name decides. Names
+            that none matches go to ``rest``. None: by first-level module.
 
     Raises:
-        UserError: A pattern is no regular expression or matches nothing, or a group's name is reserved.
+        UserError: A pattern is not a regular expression or matches nothing, or a group's name is reserved.
     """
     names = list(names)
-    found: dict[str, list[str]] = {}
+    members: dict[str, list[str]] = {}
     if groups is None:
         for name in names:
             first = name.split(".", 1)[0]
-            found.setdefault(f"{first}_group" if first in RESERVED else first, []).append(name)
-        return found
+            members.setdefault(f"{first}_group" if first in RESERVED else first, []).append(name)
+        return members
     patterns = {pattern: _compile(pattern, "groups") for pattern in groups}
     for pattern, group in groups.items():
         if group in RESERVED:
@@ -82,8 +82,8 @@ def group_names(names: Iterable[str], groups: Groups = None) -> dict[str, list[s
             raise UserError(f"groups: {pattern!r} matches no parameter{nearest(pattern, names)}")
     for name in names:
         group = next((groups[pattern] for pattern, regex in patterns.items() if regex.search(name)), "rest")
-        found.setdefault(group, []).append(name)
-    return found
+        members.setdefault(group, []).append(name)
+    return members
 
 
 def snapshot(params: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -137,7 +137,7 @@ class Layout:
         return pieces
 
     def by_group(self, per_parameter: Sequence[float] | Tensor) -> dict[str, float]:
-        """Sum numbers, one a parameter in the order of the parameters, to one a group."""
+        """Return by group the sum of numbers that are given per parameter, in the order of the parameters."""
         totals, position = {}, 0
         for group, members in self.groups.items():
             indices = self.order[position : position + len(members)]
@@ -150,10 +150,11 @@ def _compile(pattern: str, argument: str) -> re.Pattern[str]:
     try:
         return re.compile(pattern)
     except re.error as error:
-        raise UserError(f"{argument}: {pattern!r} is no regular expression ({error})") from None
+        raise UserError(f"{argument}: {pattern!r} is not a regular expression ({error})") from None
 
 
-def _listed(names: Iterable[str], limit: int = 6) -> str:
+def listed(names: Iterable[str], limit: int = 6) -> str:
+    """Return the first names as text, and how many more there are; ``none`` for no name."""
     names = list(names)
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return (", ".join(names[:limit]) + more) or "none"

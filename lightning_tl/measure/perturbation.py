@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -28,8 +28,8 @@ class Sensitivity:
         perturbed_loss: E[L(θ + ε)], the mean over draws.
         sensitivity: Δ = E[L(θ + ε) − L(θ)].
         stderr: The standard error of both over draws (L(θ) is exact).
-        draws: The perturbed loss of each draw, the mean of its antithetic pair; the same noise at every measurement
-            of one seed, so that differences between measurements can be taken draw by draw.
+        draws: The perturbed loss of each draw, the mean of its antithetic pair. Measurements with the same seed have
+            the same noise, so that differences between them can be taken draw by draw.
         seconds: Wall time of the whole measurement, all scales.
     """
 
@@ -74,8 +74,8 @@ def perturbation_sensitivity(
         objective: Loss, batches and parameters.
         scales: √Σ by parameter, from :func:`~lightning_tl.measure.noise.noise_scales`.
         gammas: The scales γ > 0.
-        draws: How many pairs; at least 2, for a standard error.
-        seed: Of the noise.
+        draws: Number of pairs; at least 2, for a standard error.
+        seed: Seed of the noise.
 
     Raises:
         UserError: A γ or the number of draws is out of range, or all scales are zero.
@@ -103,13 +103,13 @@ def perturbation_sensitivity(
                     pair.append(objective.loss())
                 losses[gamma].append(sum(pair) / 2)
     seconds = time.perf_counter() - start
-    found = []
+    levels = []
     for gamma, values in losses.items():
         column = torch.tensor(values, dtype=torch.float64)
         mean = float(column.mean())
         stderr = float(column.std()) / draws**0.5
-        found.append(Sensitivity(gamma, base, mean, mean - base, stderr, tuple(values), seconds))
-    return found
+        levels.append(Sensitivity(gamma, base, mean, mean - base, stderr, tuple(values), seconds))
+    return levels
 
 
 def loss_along(
@@ -121,16 +121,16 @@ def loss_along(
 ) -> Curve:
     """Measure L(θ + λd) and its quadratic approximation (Springer et al. 2025, App. D, Figs. 9 and 10).
 
-    Where BatchNorm's statistics stay what they are along the line, slope and curvature are exact: one gradient and one
+    Where BatchNorm's statistics do not change along the line, slope and curvature are exact: one gradient and one
     Hessian-vector product. Where they change with λ (an objective that re-estimates them, or ``buffers``), both are
-    differences of L at λ = ±1/16 and ±1/8, which see that change too.
+    differences of L at λ = ±1/16 and ±1/8, which include that change.
 
     Args:
         objective: Loss, batches and parameters θ.
-        direction: d by parameter name, for example fine-tuned minus pre-trained weights; parameters it lacks stay.
+        direction: d by parameter name, for example fine-tuned minus pre-trained weights; other parameters do not move.
         steps: The λ.
         quadratic: Also compute slope and curvature; else they are NaN.
-        buffers: Change of floating-point buffers by name, added λ times (interpolated statistics); others stay.
+        buffers: By name the change of floating-point buffers, added λ times (interpolated statistics).
 
     Raises:
         UserError: The direction shares no parameter with the objective, or a shape differs.
@@ -177,7 +177,7 @@ def check_gammas(gammas: Sequence[float]) -> list[float]:
     """Return the scales as floats.
 
     Raises:
-        UserError: There are none, one is not positive, or one is there twice.
+        UserError: There are none, or they are not all positive and different.
     """
     values = [float(gamma) for gamma in gammas]
     if not values or min(values) <= 0 or len(set(values)) < len(values):
@@ -186,8 +186,8 @@ def check_gammas(gammas: Sequence[float]) -> list[float]:
 
 
 @contextmanager
-def _moving(objective: Objective) -> Iterator:
-    """Yield a function ``move(direction, step)`` that puts the weights at θ + step · direction; θ is put back."""
+def _moving(objective: Objective) -> Iterator[Callable[[Sequence[Tensor], float], None]]:
+    """Yield a function ``move(direction, step)`` that sets the weights to θ + step · direction; θ is restored."""
     tensors = objective.tensors
     centre = [p.detach().clone() for p in tensors]
 
@@ -211,7 +211,7 @@ def _draw(noise: Sequence[Tensor], scales: Sequence[Tensor], seed: int, draw: in
     for tensor, scale in zip(noise, scales, strict=True):
         if tensor.device not in generators:
             generators[tensor.device] = torch.Generator(tensor.device).manual_seed(1_000_003 * seed + draw)
-        # into the same memory, as fresh pages for every draw would cost 40 % more; contiguous, as all else is slow
+        # into the same memory, as new memory for every draw costs 40 % more; contiguous, as other layouts are slow
         drawn = tensor if tensor.is_contiguous() else tensor.contiguous()
         drawn.normal_(generator=generators[tensor.device])
         torch.mul(drawn, scale, out=tensor)

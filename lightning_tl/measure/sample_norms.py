@@ -2,7 +2,7 @@
 
 The gradient of a linear layer for sample n is Σ_t g_nt a_ntᵀ, with its inputs a and the gradients g at its outputs; a
 convolution is a linear layer on unfolded patches. Σ_n ‖·‖² then costs what a weight gradient costs (Goodfellow 2015,
-arXiv 1510.01799; Rochette et al. 2019, arXiv 1912.06015). Parameters used in any other way are left to the caller.
+arXiv 1510.01799; Rochette et al. 2019, arXiv 1912.06015). Parameters that are used in another way are not covered.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _CHUNK = 1 << 25  # elements of a temporary
 
 @dataclass
 class _Call:
-    """One call of a layer: what it was given, and where its output stands in the graph."""
+    """One call of a layer: its inputs, and the place of its output in the graph."""
 
     layer: nn.Module
     inputs: Tensor
@@ -56,7 +56,7 @@ class SampleNorms:
 
         def record(layer: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             if args and isinstance(args[0], Tensor) and isinstance(output, Tensor) and output.requires_grad:
-                # the edge is taken now: an in-place ReLU that follows replaces the output's place in the graph
+                # the edge is taken now, as an in-place ReLU that follows replaces the output in the graph
                 self._calls.setdefault(layer, []).append(_Call(layer, args[0].detach(), get_gradient_edge(output)))
 
         handles = [layer.register_forward_hook(record) for layer in self._layers]
@@ -68,13 +68,13 @@ class SampleNorms:
 
     @property
     def samples(self) -> int | None:
-        """The leading dimension of the first recorded input, taken for the number of samples."""
+        """The leading dimension of the first recorded input, which is assumed to be the number of samples."""
         calls = next(iter(self._calls.values()), None)
         return int(calls[0].inputs.shape[0]) if calls and calls[0].inputs.dim() else None
 
     @property
     def edges(self) -> list[GradientEdge]:
-        """Where gradients are needed: the recorded layers' outputs. A layer called twice is left out."""
+        """Where gradients are needed: the outputs of the recorded layers that were called once."""
         return [calls[0].edge for calls in self._usable()]
 
     @property
@@ -91,12 +91,12 @@ class SampleNorms:
         """Return Σ_n ‖g_n‖² by parameter, [number of parameters], float64 on the CPU; 0 where not covered.
 
         Args:
-            gradients: One a recorded edge, in the order of :attr:`edges`.
+            gradients: One per recorded edge, in the order of :attr:`edges`.
             samples: The number of samples N; a leading dimension of k·N counts as k positions of each sample.
             scales: By index of a parameter, one number for each index of its first dimension, as a tensor that
                 broadcasts against it: then Σ_n ‖scale ∘ g_n‖², of these parameters only.
         """
-        found: list[tuple[int, Tensor]] = []
+        sums: list[tuple[int, Tensor]] = []
         for calls, gradient in zip(self._usable(), gradients, strict=True):
             layer, inputs = calls[0].layer, calls[0].inputs
             if gradient is None or inputs.shape[0] % samples or gradient.shape[0] % samples:
@@ -115,11 +115,11 @@ class SampleNorms:
                 ]
             for wanted, part in parts:
                 for name, value in measure(layer, inputs, part, samples, wanted).items():
-                    found.append((own[name], value))
+                    sums.append((own[name], value))
         total = torch.zeros(self._count, dtype=torch.float64)
-        if found:
-            values = torch.stack([value.double() for _, value in found]).cpu()
-            total.index_add_(0, torch.tensor([index for index, _ in found]), values)
+        if sums:
+            values = torch.stack([value.double() for _, value in sums]).cpu()
+            total.index_add_(0, torch.tensor([index for index, _ in sums]), values)
         total[list(self.dropped)] = 0
         return total
 
@@ -131,7 +131,7 @@ Norms = Callable[[Any, Tensor, Tensor, int, set[str]], dict[str, Tensor]]
 
 
 def _scaled(layer: nn.Module, x: Tensor, g: Tensor, scale: Tensor) -> Tensor:
-    """Return the output's gradients with which a weight's gradient is scale ∘ the true one.
+    """Return gradients at the output for which the gradient of the weight becomes scale ∘ itself.
 
     Each index of a weight's first dimension acts on one channel of the outputs; in an embedding, on one word.
     """
@@ -156,7 +156,7 @@ def _conv(layer: nn.Conv2d, x: Tensor, g: Tensor, n: int, wanted: set[str]) -> d
     patches = patches.reshape(n, -1, *patches.shape[1:]).transpose(1, 2).flatten(2) if x.shape[0] != n else patches
     if layer.groups == 1:
         return _weight_and_bias(patches, g, wanted)
-    # each group is a layer of its own; as so many more samples they are treated at once
+    # each group is a layer of its own; all are treated at once, as if they were further samples
     weight = _weight_and_bias(
         patches.reshape(n * layer.groups, -1, patches.shape[-1]),
         g.reshape(n * layer.groups, -1, g.shape[-1]),
@@ -179,25 +179,25 @@ def _patches(layer: nn.Conv2d, x: Tensor) -> Tensor:
 
 def _weight_and_bias(a: Tensor | None, g: Tensor, wanted: set[str]) -> dict[str, Tensor]:
     """Return Σ_n ‖Σ_t g_nt a_ntᵀ‖² and Σ_n ‖Σ_t g_nt‖² for a [N, I, T] and g [N, O, T]."""
-    found = {}
+    norms = {}
     if "bias" in wanted:
-        found["bias"] = g.sum(2).square().sum()
+        norms["bias"] = g.sum(2).square().sum()
     if "weight" in wanted and a is not None:
         positions, wide, tall = a.shape[2], a.shape[1], g.shape[1]
         if positions == 1:
-            found["weight"] = (a.square().sum((1, 2)) * g.square().sum((1, 2))).sum()
+            norms["weight"] = (a.square().sum((1, 2)) * g.square().sum((1, 2))).sum()
         elif positions * (wide + tall) < wide * tall:
             # ‖Σ_t g_t a_tᵀ‖² = Σ_tt' ⟨a_t, a_t'⟩⟨g_t, g_t'⟩, where there are few positions
-            found["weight"] = ((a.transpose(1, 2) @ a) * (g.transpose(1, 2) @ g)).sum()
+            norms["weight"] = ((a.transpose(1, 2) @ a) * (g.transpose(1, 2) @ g)).sum()
         else:
             step = max(1, _CHUNK // (wide * tall))
-            found["weight"] = torch.stack(
+            norms["weight"] = torch.stack(
                 [
                     torch.bmm(g[i : i + step], a[i : i + step].transpose(1, 2)).square_().sum()
                     for i in range(0, len(a), step)
                 ]
             ).sum()
-    return found
+    return norms
 
 
 def _norm_layer(layer: Any, x: Tensor, g: Tensor, n: int, wanted: set[str]) -> dict[str, Tensor]:

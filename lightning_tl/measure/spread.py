@@ -18,7 +18,7 @@ Draw = Callable[[], Mapping[str, Tensor]]
 
 # From so many normal numbers a variance is known to 2 %, a standard deviation to 1 %.
 _ENOUGH = 5_000
-# A tensor of a few numbers whose distribution cannot be read off is known less well, rather than drawn for minutes.
+# A small tensor of unknown distribution is then known less precisely, but is not drawn for minutes.
 _MOST_DRAWS = 64
 
 
@@ -36,7 +36,7 @@ def spreads(draw: Draw, params: Mapping[str, Tensor], most_draws: int = _MOST_DR
             of the result.
         most_draws: Draws at most.
     """
-    found: dict[str, float] = {}
+    known: dict[str, float] = {}
     pending: dict[str, _Pool] = {}
     for index in range(most_draws):
         with _Fills() as fills:
@@ -44,18 +44,18 @@ def spreads(draw: Draw, params: Mapping[str, Tensor], most_draws: int = _MOST_DR
         if index == 0:
             pending = {n: _Pool() for n, v in drawn.items() if n in params and v.shape == params[n].shape}
         for name, pool in list(pending.items()):
-            known = fills.spread(drawn[name])
-            if known is not None and _agree(drawn[name], known):
-                found[name] = known
+            recorded = fills.spread(drawn[name])
+            if recorded is not None and _agree(drawn[name], recorded):
+                known[name] = recorded
             elif not drawn[name].isnan().any():
                 pool.add(drawn[name])
                 if not pool.enough and index < most_draws - 1:
                     continue
-                found[name] = pool.spread
+                known[name] = pool.spread
             del pending[name]
         if not pending:
             break
-    return found
+    return known
 
 
 @dataclass
@@ -89,7 +89,7 @@ class _Pool:
 
 
 def _agree(tensor: Tensor, spread: float) -> bool:
-    """Say whether numbers, some 100,000 of them at most, can have this standard deviation: by six standard errors."""
+    """Return whether numbers (about 100,000 of them at most) have this standard deviation, to six standard errors."""
     values = tensor.flatten()[:: max(1, tensor.numel() // 100_000)]
     pool = _Pool()
     pool.add(values)
@@ -101,7 +101,7 @@ def _agree(tensor: Tensor, spread: float) -> bool:
 class _Fills(TorchDispatchMode):
     """Records by which distribution a whole tensor was filled, until anything else reads or writes it.
 
-    That a reading discards the record keeps rejection sampling (``trunc_normal_``) out: it looks at what it has drawn.
+    A tensor that is read loses its record. That excludes rejection sampling (``trunc_normal_``), which reads its draws.
     """
 
     _VIEWS = frozenset(
@@ -115,7 +115,7 @@ class _Fills(TorchDispatchMode):
         self._known: dict[int, tuple[Tensor, float]] = {}
 
     def spread(self, tensor: Tensor) -> float | None:
-        """Return the standard deviation of what filled a tensor, None if that is not known."""
+        """Return the standard deviation of the distribution that filled a tensor, None if that is not known."""
         kept = self._known.get(_address(tensor))
         return kept[1] if kept is not None and kept[0].numel() == tensor.numel() else None
 
@@ -134,28 +134,28 @@ class _Fills(TorchDispatchMode):
 
 
 def _standard_deviation(name: str, args: Any, kwargs: Any) -> float | None:
-    """Return the standard deviation of what an operation fills a tensor with, None where it does not."""
+    """Return the standard deviation of the values that an operation fills a tensor with; None for other operations."""
     if name in ("aten::zero_", "aten::fill_", "aten::zeros", "aten::ones", "aten::full"):
         return 0.0
     if name in ("aten::randn", "aten::rand"):
         return 1.0 if name == "aten::randn" else 1 / math.sqrt(12)
-    given = dict(enumerate(args))
+    position = dict(enumerate(args))
     if name == "aten::normal_":
-        return float(kwargs.get("std", given.get(1, 1.0)))
+        return float(kwargs.get("std", position.get(1, 1.0)))
     if name == "aten::uniform_":
-        low, high = kwargs.get("from", given.get(0, 0.0)), kwargs.get("to", given.get(1, 1.0))
+        low, high = kwargs.get("from", position.get(0, 0.0)), kwargs.get("to", position.get(1, 1.0))
         return float(high - low) / math.sqrt(12)
     return None
 
 
 def _tensors(values: Any) -> list[Tensor]:
-    found = []
+    tensors = []
     for value in values:
         if isinstance(value, Tensor):
-            found.append(value)
+            tensors.append(value)
         elif isinstance(value, list | tuple):
-            found.extend(_tensors(value))
-    return found
+            tensors.extend(_tensors(value))
+    return tensors
 
 
 def _address(tensor: Tensor) -> int:
@@ -163,6 +163,6 @@ def _address(tensor: Tensor) -> int:
 
 
 def _whole(tensor: Tensor) -> bool:
-    """Say whether a tensor is all of its memory; not so for empty and meta ones."""
+    """Return whether a tensor spans all of its memory; False for empty and meta tensors."""
     strided = tensor.layout == torch.strided and tensor.device.type != "meta" and tensor.numel() > 0
     return strided and tensor.untyped_storage().nbytes() == tensor.numel() * tensor.itemsize

@@ -1,17 +1,16 @@
-"""The trace of the Hessian, by the cheapest estimator that what is known about the loss allows."""
+"""The trace of the Hessian, by an estimator that is chosen by what is known about the loss."""
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from lightning_tl.errors import UserError, nearest
-from lightning_tl.measure.estimate import Samples, TraceEstimate, combine
+from lightning_tl.measure.estimate import TraceEstimate, combine
 from lightning_tl.measure.gauss_newton_trace import GaussNewtonResult, GaussNewtonTrace, run_gauss_newton
 from lightning_tl.measure.hvp import Hessian, lacks_double_backward
 from lightning_tl.measure.matvec_trace import MatvecTrace
@@ -19,9 +18,11 @@ from lightning_tl.measure.noise import check_scales
 from lightning_tl.measure.objective import Objective
 from lightning_tl.measure.params import Groups, Layout
 
-_log = logging.getLogger(__name__)
+TraceMethod = Literal["auto", "gauss-newton", "matvec", "hutchinson"]
+METHODS: tuple[TraceMethod, ...] = get_args(TraceMethod)
 
-METHODS = ("auto", "split", "opaque", "hutchinson")
+Enough = Callable[[float, float], bool]
+"""Value and standard error so far → whether that is precise enough to stop."""
 
 
 def hessian_trace(
@@ -32,7 +33,7 @@ def hessian_trace(
     tolerance: float = 0.0,
     max_seconds: float | None = None,
     groups: Groups = None,
-    method: str = "auto",
+    method: TraceMethod = "auto",
     seed: int = 0,
     memory_limit: float = 2.0,
     keep: int = 4,
@@ -57,17 +58,20 @@ def hessian_trace(
         tolerance: Stop early once the standard error is below this share of the estimate; 0: spend the budget.
         max_seconds: Stop early after this time (then the result depends on the machine).
         groups: As in :func:`~lightning_tl.measure.params.group_names`.
-        method: ``auto``; ``split`` (an error where the loss is not known); ``opaque``; ``hutchinson``.
-        seed: Draws the probes; equal seeds give equal probes at every measurement of a run.
+        method: ``gauss-newton``: by that part and the remainder, an error if the loss is not known; ``matvec``: by
+            products of H only; ``hutchinson``: by Hutchinson's estimator only; ``auto``: ``gauss-newton`` if the loss
+            is known, else ``matvec``.
+        seed: Seed of the probes; equal seeds give equal probes at every measurement of a run.
         memory_limit: GiB that XTrace may hold in vectors.
         keep: With fewer than 12 products: how many vectors to keep for the next measurement to deflate by.
-        memory: ``.memory`` of the previous estimate of this run.
+        memory: ``memory`` of the previous estimate of this run.
 
     Raises:
         UserError: An argument is out of range, the scales do not fit the parameters, or the module cannot be
             differentiated (the message says why).
 
-    Sources: Hutchinson 1990; Epperly, Tropp and Webber 2024 (arXiv 2301.07825); Schraudolph 2002 for the split.
+    Sources: Hutchinson 1990; Epperly, Tropp and Webber 2024 (arXiv 2301.07825); Schraudolph 2002 for the
+    Gauss-Newton part.
     """
     if products < 2:
         raise UserError(f"products={products}: an estimate with a standard error needs at least 2 products")
@@ -84,53 +88,53 @@ def hessian_trace(
 
     with objective.measuring(weights=False):
         estimate = None
-        if method in ("auto", "split"):
-            estimate = _by_split(objective, layout, products, enough, seed, memory, sigma)
-            if estimate is None and method == "split":
+        if method in ("auto", "gauss-newton"):
+            estimate = _gauss_newton(objective, layout, products, enough, seed, memory, sigma)
+            if estimate is None and method == "gauss-newton":
                 raise UserError(
-                    "method='split' needs a loss that ends in F.cross_entropy (without label smoothing), F.mse_loss or "
-                    "F.binary_cross_entropy_with_logits, with no terms added to it; use method='auto', or pass a "
-                    "loss_fn(module, batch) of that form"
+                    "method='gauss-newton' needs a loss that ends in F.cross_entropy (without label smoothing), "
+                    "F.mse_loss or F.binary_cross_entropy_with_logits, with no terms added to it; use method='auto', "
+                    "or pass a loss_fn(module, batch) of that form"
                 )
         if estimate is None:
-            estimate = _opaque(objective, layout, products, enough, seed, memory, keep, memory_limit, method, sigma)
+            estimate = _matvec(objective, layout, products, enough, seed, memory, keep, memory_limit, method, sigma)
     return TraceEstimate(**{**estimate, "seconds": time.perf_counter() - start})
 
 
-def _by_split(
+def _gauss_newton(
     objective: Objective,
     layout: Layout,
     products: int,
-    enough: Any,
+    enough: Enough,
     seed: int,
     memory: dict[str, Any],
     scales: list[Tensor] | None,
 ) -> dict[str, Any] | None:
-    """Run the split over all batches; None where the loss of a batch, of any process, is not known."""
+    """Estimate both parts over all batches; None if the loss of a batch, of any process, is not known."""
     rank, _ = objective.process
     generator = torch.Generator(layout.device).manual_seed(seed + 7919 * rank)
     dropped = set(memory["dropped"]) if "dropped" in memory else None
     results: list[list[GaussNewtonResult]] = []
     for index in range(len(objective.batches)):
-        split: GaussNewtonTrace | None = None
+        trace: GaussNewtonTrace | None = None
         try:
-            split = GaussNewtonTrace(objective, index, layout, generator, dropped, scales)
-            if split.outputs is not None and split.curved and "dropped" not in memory:
-                split.remainder()  # raises where there is no double backward, before any process goes its own way
+            trace = GaussNewtonTrace(objective, index, layout, generator, dropped, scales)
+            if trace.outputs is not None and trace.curved and "dropped" not in memory:
+                trace.remainder()  # raises without a double backward, here, where all processes can still agree
         except RuntimeError as error:
             if not lacks_double_backward(error):
                 raise
-            split = None
-        known = 1.0 if split is not None and split.outputs is not None else 0.0
-        if float(objective.reduce(torch.tensor(known, device=layout.device))) < 1.0 or split is None:
+            trace = None
+        known = 1.0 if trace is not None and trace.outputs is not None else 0.0
+        if float(objective.reduce(torch.tensor(known, device=layout.device))) < 1.0 or trace is None:
             return None
-        dropped = split.norms.dropped
+        dropped = trace.norms.dropped
         generator.manual_seed(seed + 7919 * rank + 104729 * (index + 1))
 
         def stop(result: GaussNewtonResult) -> bool:
             return enough(float(result.mean().sum()), combine(result.parts())[0])
 
-        results.append(run_gauss_newton(split, products, stop, memory.get("variances", {})))
+        results.append(run_gauss_newton(trace, products, stop, memory.get("variances", {})))
     plain = [first for first, *_ in results]
     variances = {"gauss_newton": plain[0].gauss_newton, "remainder": plain[0].remainder}
     return {
@@ -159,7 +163,7 @@ def _combined(objective: Objective, layout: Layout, results: list[GaussNewtonRes
     return {
         "value": float(mean.sum()),
         "stderr": stderr,
-        "method": "exact" if exact else "split",
+        "method": "exact" if exact else "gauss-newton",
         "products": sum(w * r.products for w, r in zip(weights, results, strict=True)),
         "degrees": degrees,
         "groups": dict(zip(names, mean.tolist(), strict=True)),
@@ -167,18 +171,19 @@ def _combined(objective: Objective, layout: Layout, results: list[GaussNewtonRes
     }
 
 
-def _opaque(
+def _matvec(
     objective: Objective,
     layout: Layout,
     products: int,
-    enough: Any,
+    enough: Enough,
     seed: int,
     memory: dict[str, Any],
     keep: int,
     memory_limit: float,
-    method: str,
+    method: TraceMethod,
     scales: list[Tensor] | None,
 ) -> dict[str, Any]:
+    """Estimate the trace from products of H."""
     # XTrace holds basis and products in full and probes in one byte
     vectors = int(memory_limit * 2**30 / (layout.size * (2 * layout.dtype.itemsize + 1)))
     with Hessian(objective, differences=bool(memory.get("differences"))) as hessian:
@@ -193,8 +198,8 @@ def _opaque(
 
             before = hessian.products
             generator = torch.Generator(layout.device).manual_seed(seed)
-            run = MatvecTrace(product, layout, generator, products, enough, vectors, memory, keep)
-            result = run._hutchinson(Samples(), products) if method == "hutchinson" else run.run()
+            trace = MatvecTrace(product, layout, generator, products, enough, vectors, memory, keep)
+            result = trace.hutchinson() if method == "hutchinson" else trace.run()
             names = list(layout.groups)
             return {
                 "value": float(result.groups.sum()),
@@ -207,9 +212,9 @@ def _opaque(
                 "memory": result.memory,
             }
 
-        found = estimate(None, memory)
+        result = estimate(None, memory)
         if scales is not None:
-            found["weighted"] = TraceEstimate(**estimate(scales, memory.get("weighted", {})))
-            found["memory"] = {**found["memory"], "weighted": found["weighted"].memory}
-        found["memory"] = {**found["memory"], "differences": hessian.differences}
-        return found
+            result["weighted"] = TraceEstimate(**estimate(scales, memory.get("weighted", {})))
+            result["memory"] = {**result["memory"], "weighted": result["weighted"].memory}
+        result["memory"] = {**result["memory"], "differences": hessian.differences}
+        return result

@@ -6,16 +6,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lightning_tl.measured import measurements_table
 from lightning_tl.study.plan import DataSet, Run
-from lightning_tl.study.records import RESULT_COLUMNS, write_results, write_table
+from lightning_tl.study.records import RESULT_COLUMNS, write_results, write_whole
 
 Records = Mapping[str, Mapping[str, Any]]
 Traits = Mapping[str, Mapping[str, Any]]
 
-MEASUREMENT_COLUMNS = ("run_id", "step", "quantity", "group", "gamma", "value", "stderr")
 # measured after a fine-tuning, by study.forgetting
 _FORGETTING = tuple(name for name in RESULT_COLUMNS if name.startswith(("pretrain_loss_", "param_distance", "line_")))
-_QUANTITIES = ("param_distance/", "hessian/", "sensitivity/", "perturbed_loss/")
 # axes that results.csv has a column for
 _KNOWN = {"render", "config", "data.n", "data.draw", "data.seed", "data.fraction", "seed_everything", "data.shots"}
 
@@ -28,7 +27,7 @@ def collect(
     rows = [{**row, **known.get(row.get("render", ""), {})} for row in result_rows(runs, sets, records)]
     extra = sorted({key for row in rows for key in row} - set(RESULT_COLUMNS))
     write_results(out / "results.csv", rows, extra)
-    write_table(out / "measurements.csv", MEASUREMENT_COLUMNS, measurement_rows(runs, records))
+    write_whole(out / "measurements.csv", measurements_table(measurement_rows(runs, records)))
 
 
 def result_rows(runs: Sequence[Run], sets: Sequence[DataSet], records: Records) -> list[dict[str, Any]]:
@@ -92,23 +91,6 @@ def measurement_rows(runs: Iterable[Run], records: Records) -> Iterable[dict[str
         if run.name in records:
             for row in records[run.name].get("measurements", ()):
                 yield {"run_id": run.name, **row}
-
-
-def measurements(history: Iterable[Mapping[str, float]]) -> list[dict[str, Any]]:
-    """Return the rows, without run_id, of a callback's history: dicts of ``step`` and logged keys."""
-    rows = []
-    for logged in history:
-        for key, value in logged.items():
-            place = min((key.find(name) for name in _QUANTITIES if name in key), default=-1)
-            if place < 0 or key.endswith(("/seconds", "_stderr")):
-                continue
-            quantity, _, group = key[place:].partition("/")
-            gamma = ""
-            if group.startswith("gamma_"):
-                gamma, group = group.removeprefix("gamma_"), ""
-            row = {"step": int(logged["step"]), "quantity": key[:place] + quantity, "group": group, "gamma": gamma}
-            rows.append(row | {"value": value, "stderr": logged.get(f"{key}_stderr", "")})
-    return rows
 
 
 def _rounded(value: float | None) -> float | None:

@@ -11,8 +11,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lightning_tl.callbacks.quiet import quiet, step_loss
 from lightning_tl.errors import UserError
+from lightning_tl.losses.training_step import quiet, step_loss
 from lightning_tl.measure import Curve, Objective, distance, loss_along, select
 from lightning_tl.measure.batchnorm import batch_statistics, reestimate
 from lightning_tl.study.records import load_json

@@ -151,7 +151,6 @@ def locked(call: Call) -> Iterator[bool]:
 def _train(call: Call, folder: Path, keep: Callable[[], None]) -> dict[str, Any]:
     from lightning_tl.callbacks.measurement import Measurement
     from lightning_tl.run import run
-    from lightning_tl.study.collect import measurements
     from lightning_tl.study.pictures import save_target
 
     checkpoint = _resumable(folder, call.key)
@@ -174,7 +173,7 @@ def _train(call: Call, folder: Path, keep: Callable[[], None]) -> dict[str, Any]
         best = getattr(saved, "best_model_path", "") or getattr(saved, "last_model_path", "")
         facts = _facts(cli)
         callbacks = cli.trainer.callbacks  # type: ignore[attr-defined]
-        measured = [row for each in callbacks if isinstance(each, Measurement) for row in each.history]
+        history = [record for item in callbacks if isinstance(item, Measurement) for record in item.history]
         if call.test_at == "best":
             facts |= _take_best(cli, best)
             metrics |= _numbers(cli.trainer.validate(cli.model, cli.datamodule, verbose=False))
@@ -193,7 +192,7 @@ def _train(call: Call, folder: Path, keep: Callable[[], None]) -> dict[str, Any]
         "checkpoint": str(Path(best).resolve().relative_to(folder.resolve())) if best else "",
         "metrics": metrics,
         "facts": facts,
-        "measurements": measurements(measured),
+        "measurements": [record.row() for record in history],
         "seconds": round(time.perf_counter() - begun, 3),
     }
     write_json(folder / "record.json", record)

@@ -7,7 +7,7 @@ import torch
 from torch.optim.swa_utils import update_bn
 
 from lightning_tl.callbacks import HessianTrace, ParameterDistance, PerturbationSensitivity
-from lightning_tl.callbacks.checkpoints import measure_checkpoints
+from lightning_tl.offline.checkpoints import measure_checkpoints
 from lightning_tl.errors import UserError
 from lightning_tl.measure import Objective, hessian_trace, noise_scales
 from tests.callbacks.modules import Classifier, images, trainer

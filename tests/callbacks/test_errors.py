@@ -91,7 +91,7 @@ def test_training_steps_that_cannot_be_called():
     refused(HessianTrace(), r"manual optimisation.*Pass loss_fn\(module, batch\)", Manual())
     refused(HessianTrace(), r"returned a dict with the keys \['predictions'\], not a loss", NoReturn())
     trainer(max_steps=1, callbacks=[ParameterDistance()])
-    from lightning_tl.callbacks.quiet import step_loss
+    from lightning_tl.losses.training_step import step_loss
 
     with pytest.raises(UserError, match="takes no batch"):
         step_loss(Iterating(), None)

@@ -1,4 +1,4 @@
-"""The loss of pre-training, measured while fine-tuning: how much is forgotten."""
+"""The pre-training loss of a network that is being fine-tuned: how much it forgets."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lightning_tl.callbacks.quiet import quiet, step_loss
 from lightning_tl.errors import UserError, nearest
+from lightning_tl.losses.training_step import quiet, step_loss
 from lightning_tl.measure.batchnorm import STATISTICS, Statistics, own_statistics, reestimate
 from lightning_tl.measure.objective import LossFn
 
@@ -24,8 +24,8 @@ class PretrainingLoss:
         loss = PretrainingLoss(pretrained_module)
         PerturbationSensitivity(loss_fn=loss, probe=pretraining_val_loader, include="^backbone", prefix="pretrain/")
 
-    While a network is fine-tuned, its BatchNorm statistics become those of the target images, under which the
-    pre-training loss rises even where no weight has moved. So they are re-estimated on pre-training batches, unless
+    While a network is fine-tuned, its BatchNorm statistics become those of the target images. Under these the
+    pre-training loss rises even if no weight has moved. So they are re-estimated on pre-training batches, unless
     ``bn="kept"``.
 
     Args:
@@ -50,7 +50,7 @@ class PretrainingLoss:
     ) -> None:
         if bn not in STATISTICS:
             raise UserError(f"bn={bn!r} is unknown{nearest(str(bn), STATISTICS)}")
-        _part(pretrained, backbone)
+        _submodule(pretrained, backbone)
         trainer = getattr(pretrained, "_trainer", None)
         try:
             if trainer is not None:
@@ -64,10 +64,10 @@ class PretrainingLoss:
 
     def __call__(self, module: nn.Module, batch: Any) -> Tensor:
         """Return the pre-training loss of ``module``'s backbone, a scalar tensor."""
-        present = _part(module, self.backbone)
+        present = _submodule(module, self.backbone)
         parent, _, name = self.backbone.rpartition(".")
         holder = self.pretrained.get_submodule(parent)
-        kept = _part(self.pretrained, self.backbone)
+        original = _submodule(self.pretrained, self.backbone)
         device = next(module.parameters()).device
         if next(self.pretrained.parameters()).device != device:
             self.pretrained.to(device)
@@ -79,10 +79,10 @@ class PretrainingLoss:
                     reestimate(self.pretrained, functools.partial(self.loss_fn, self.pretrained), batches)
                 return self.loss_fn(self.pretrained, batch)
         finally:
-            setattr(holder, name, kept)
+            setattr(holder, name, original)
 
 
-def _part(module: nn.Module, name: str) -> nn.Module:
+def _submodule(module: nn.Module, name: str) -> nn.Module:
     try:
         return module.get_submodule(name)
     except AttributeError:

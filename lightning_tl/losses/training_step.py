@@ -1,17 +1,19 @@
-"""Run a module's own training step without anyone hearing of it."""
+"""The loss of a module's own training step, computed outside training and without logging anything."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, get_args
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers.logger import DummyLogger
 from torch import Tensor, nn
 
 from lightning_tl.errors import UserError
+from lightning_tl.measure.guard import Mode
+from lightning_tl.measure.objective import Objective
 
 _MUTED = ("log", "log_dict", "print")
 
@@ -20,8 +22,8 @@ _MUTED = ("log", "log_dict", "print")
 def quiet(module: nn.Module, trainer: Trainer | None = None) -> Iterator[None]:
     """Mute ``self.log``, ``self.log_dict`` and ``self.print`` of a module and the trainer's loggers.
 
-    All is put back on leaving. Metrics that the module updates are restored by
-    :func:`lightning_tl.measure.untouched`, which measuring enters.
+    All are restored on leaving. Metrics that the module updates are restored by
+    :func:`lightning_tl.measure.untouched`, inside which all measurements run.
     """
     muted = [(m, n, vars(m).get(n)) for m in module.modules() if isinstance(m, LightningModule) for n in _MUTED]
     loggers = list(trainer.loggers) if trainer is not None else []
@@ -42,7 +44,11 @@ def quiet(module: nn.Module, trainer: Trainer | None = None) -> Iterator[None]:
 
 
 def step_loss(module: nn.Module, batch: Any) -> Tensor:
-    """Return what ``module.training_step`` returns as its loss: the default of all callbacks.
+    """Return what ``module.training_step`` returns as its loss: the default loss of all callbacks.
+
+    Args:
+        module: A LightningModule.
+        batch: Passed to its ``training_step``, with batch index 0 if it takes one.
 
     Raises:
         UserError: It returns neither a tensor nor a dict with a tensor under ``loss``.
@@ -59,6 +65,36 @@ def step_loss(module: nn.Module, batch: Any) -> Tensor:
             "pass loss_fn(module, batch) -> scalar tensor"
         )
     return loss
+
+
+def find_mode(build: Callable[[Mode], Objective], own_loss: bool) -> Mode:
+    """Return the mode in which the loss can be computed: eval, else train mode with dropout off and BatchNorm frozen.
+
+    Args:
+        build: Mode → objective.
+        own_loss: The loss is the module's training_step, not a function that the user passed.
+
+    Raises:
+        UserError: Neither works, or the loss is not a function of the weights.
+    """
+    errors: dict[Mode, Exception] = {}
+    for mode in get_args(Mode):
+        objective = build(mode)
+        with objective.measuring():
+            try:
+                objective.batch_loss(0)
+            except Exception as error:
+                if not own_loss:
+                    raise
+                errors[mode] = error
+                continue
+            objective.check_repeatable()
+            return mode
+    reasons = "; ".join(f"in {mode} mode: {type(error).__name__}: {error}" for mode, error in errors.items())
+    raise UserError(
+        f"{type(objective.module).__name__}.training_step gives no loss outside training ({reasons}). "
+        "Pass loss_fn(module, batch) -> scalar tensor"
+    ) from errors["eval"]
 
 
 def _nothing(*args: Any, **kwargs: Any) -> None:

@@ -1,0 +1,68 @@
+"""The options of measuring saved checkpoints, in Python and on the command line. Does not import torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from lightning_tl.errors import UserError, nearest
+
+Quantity = Literal["distance", "trace", "sensitivity", "direction"]
+#: The same as lightning_tl.measure.noise.NoiseKind, which cannot be imported without torch.
+NoiseKind = Literal["init", "relative", "isotropic"]
+Rest = Literal["own", "reference"]
+LineStatistics = Literal["kept", "re-estimated", "interpolated"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasureOptions:
+    """How saved checkpoints are measured.
+
+    Args:
+        quantities: Any of ``distance``, ``trace``, ``sensitivity``, ``direction`` (the loss along the straight line
+            from the reference through the checkpoint, with its quadratic approximation; Springer et al. 2025, App. D).
+        gammas: Scales γ of the noise.
+        draws: Antithetic pairs ±ε of noise per scale.
+        noise: Variances Σ of the noise at γ = 1: ``init``, ``relative`` or ``isotropic``, as for
+            PerturbationSensitivity. With ``trace`` and ``sensitivity`` together, Tr(ΣH) is measured too.
+        products: Budget of a trace, in Hessian-vector products.
+        include: Regular expression of the names of the parameters to measure; default: all trainable ones.
+        exclude: Regular expression of the names of parameters to leave out.
+        rest: Source of the parameters that ``include`` leaves out: ``own``: each checkpoint; ``reference``: always the
+            reference. With ``include`` ``^backbone``, ``reference`` measures fine-tuned backbones under the
+            pre-training head.
+        bn: BatchNorm's statistics. ``kept``: each checkpoint's; on the line from the reference, the reference's.
+            ``re-estimated``: estimated on the batches for the weights at each evaluation of the loss. ``interpolated``:
+            as ``kept``, but on the line they move from the reference's to the checkpoint's as the weights do.
+        seed: Seed of the random probes and of the noise.
+
+    Raises:
+        UserError: A value is unknown, or ``rest`` is ``reference`` without ``include``.
+    """
+
+    quantities: Sequence[Quantity] = get_args(Quantity)
+    gammas: Sequence[float] = (0.005, 0.01, 0.02, 0.05)
+    draws: int = 8
+    noise: NoiseKind = "init"
+    products: int = 24
+    include: str | None = None
+    exclude: str | None = None
+    rest: Rest = "own"
+    bn: LineStatistics = "kept"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for quantity in self.quantities:
+            if quantity not in get_args(Quantity):
+                raise UserError(f"quantity {quantity!r} is unknown{nearest(str(quantity), get_args(Quantity))}")
+        choices: dict[str, tuple[Any, Any]] = {
+            "noise": (self.noise, NoiseKind),
+            "rest": (self.rest, Rest),
+            "bn": (self.bn, LineStatistics),
+        }
+        for name, (value, literal) in choices.items():
+            if value not in get_args(literal):
+                raise UserError(f"{name}={value!r} is unknown{nearest(str(value), get_args(literal))}")
+        if self.rest == "reference" and self.include is None:
+            raise UserError("rest='reference' needs include=, a regular expression of what comes from each checkpoint")
