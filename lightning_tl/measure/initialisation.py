@@ -64,8 +64,8 @@ def own_initialisation(module: nn.Module, params: Mapping[str, Tensor]) -> Initi
     lacking = [params[name] for name in params if name not in search.result.spreads]
     if unable := _owners(module, lacking):
         raise UserError(
-            f"noise='init': {len(unable)} layers have no reset_parameters(), so it is not known how they "
-            f"are initialised: {listed(unable)}. {REMEDY}"
+            "noise='init': it is not known how these layers are initialised, as they have no reset_parameters(): "
+            f"{listed(unable)}. {REMEDY}"
         )
     return search.finish()
 

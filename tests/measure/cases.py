@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from scipy import stats
 from torch import Tensor, nn
 
-from lightning_tl.measure import Objective
+from lightning_tl.measure import Objective, TraceEstimate, hessian_trace, noise_scales
 
 
 class ConvBN(nn.Module):
@@ -149,6 +150,41 @@ def exact(objective: Objective) -> Case:
         dense = torch.autograd.functional.hessian(loss, flat)
     module.train(training)
     return Case(objective, dense, names)
+
+
+def estimates(objective: Objective, seeds: int = 200, **options: Any) -> list[TraceEstimate]:
+    return [hessian_trace(objective, seed=seed, **options) for seed in range(seeds)]
+
+
+def check_unbiased_and_honest(results: list[TraceEstimate], trace: float) -> None:
+    """Mean within 4 standard errors; the 95 % interval covers 90 to 99 %, widened by the counting error."""
+    values = torch.tensor([result.value for result in results], dtype=torch.float64)
+    assert abs(float(values.mean()) - trace) < 4 * float(values.std()) / len(values) ** 0.5 + 1e-9 * abs(trace)
+    covered = sum(result.interval()[0] <= trace <= result.interval()[1] for result in results)
+    low, high = stats.binom.ppf([0.001, 0.999], len(results), [0.90, 0.99])
+    assert low <= covered <= high
+
+
+def scales_of(objective: Objective, kind: str, seed: int = 0) -> dict[str, Tensor]:
+    """Return scales by parameter: as noise_scales finds them, or random ones, some 0, by tensor or by row."""
+    if kind in ("init", "relative", "isotropic"):
+        return noise_scales(objective.module, objective.params, kind)
+    generator = torch.Generator().manual_seed(seed)
+    scales = {}
+    for index, (name, p) in enumerate(objective.params.items()):
+        shape = (p.shape[0], *(1,) * (p.dim() - 1)) if kind == "rows" else ()
+        scales[name] = (index % 4 != 3) * torch.rand(shape, generator=generator, dtype=torch.float64)
+    return scales
+
+
+def weighted(case: Case, scales: dict[str, Tensor], prefix: str = "") -> float:
+    """Return Tr(ΣH) of a dense Hessian over the parameters whose names start with a prefix."""
+    total, at = 0.0, 0
+    for name, p in case.objective.params.items():
+        diagonal = case.hessian.diagonal()[at : at + p.numel()].view(p.shape)
+        total += float((scales[name] ** 2 * diagonal).sum()) if name.startswith(prefix) else 0.0
+        at += p.numel()
+    return total
 
 
 def _mlp(activation: nn.Module, outputs: int) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Distances against their definitions, and the names of what is measured."""
+"""Distances against their definitions."""
 
 import pytest
 import torch
@@ -6,7 +6,6 @@ from torch import nn
 
 from lightning_tl.errors import UserError
 from lightning_tl.measure import distance, select, snapshot
-from lightning_tl.measure.params import group_names
 
 
 def net():
@@ -19,16 +18,16 @@ def test_distance_is_that_of_flat_vectors():
     with torch.no_grad():
         for p in module.parameters():
             p.add_(torch.randn_like(p))
-    found = distance(select(module), start)
+    result = distance(select(module), start)
     now = torch.cat([p.detach().flatten() for p in module.parameters()]).double()
     then = torch.cat([p.flatten() for p in start.values()]).double()
-    assert found.total == pytest.approx(float((now - then).norm()), rel=1e-6)
-    assert found.relative == pytest.approx(float((now - then).norm() / then.norm()), rel=1e-6)
-    assert found.cosine == pytest.approx(float(now @ then / now.norm() / then.norm()), rel=1e-5)
-    assert set(found.groups) == {"0", "1", "2"}
-    assert sum(v**2 for v in found.groups.values()) == pytest.approx(found.total**2, rel=1e-9)
+    assert result.total == pytest.approx(float((now - then).norm()), rel=1e-6)
+    assert result.relative == pytest.approx(float((now - then).norm() / then.norm()), rel=1e-6)
+    assert result.cosine == pytest.approx(float(now @ then / now.norm() / then.norm()), rel=1e-5)
+    assert set(result.groups) == {"0", "1", "2"}
+    assert sum(v**2 for v in result.groups.values()) == pytest.approx(result.total**2, rel=1e-9)
     moved = [(p.detach() - start[f"2.{name}"]).flatten() for name, p in module[2].named_parameters()]
-    assert found.groups["2"] == pytest.approx(float(torch.cat(moved).norm()), rel=1e-6)
+    assert result.groups["2"] == pytest.approx(float(torch.cat(moved).norm()), rel=1e-6)
 
 
 def test_memory_formats_and_slices_do_not_matter():
@@ -48,58 +47,25 @@ def test_what_the_reference_lacks_is_left_out_and_named():
     start = snapshot(select(module))
     start["2.weight"] = torch.zeros(7, 4)  # another head
     del start["2.bias"]
-    found = distance(select(module), start)
-    assert found.missing == ("2.weight", "2.bias")
-    assert found.total == 0
-    assert found.relative == 0
-    assert found.cosine == pytest.approx(1)
-    assert "2" not in found.groups
+    result = distance(select(module), start)
+    assert result.missing == ("2.weight", "2.bias")
+    assert result.total == 0
+    assert result.relative == 0
+    assert result.cosine == pytest.approx(1)
+    assert "2" not in result.groups
 
 
 def test_reference_of_zeros():
     params = {"w": torch.ones(3)}
-    found = distance(params, {"w": torch.zeros(3)})
-    assert found.relative == float("inf")
-    assert found.cosine == 0
+    result = distance(params, {"w": torch.zeros(3)})
+    assert result.relative == float("inf")
+    assert result.cosine == 0
 
 
 def test_compiled_names_match_uncompiled_ones():
     module = net()
     assert list(select(torch.compile(module))) == list(select(module))
     assert distance(select(module), {f"_orig_mod.{n}": p for n, p in module.named_parameters()}).missing == ()
-
-
-def test_groups_by_pattern():
-    names = ["backbone.conv1.weight", "backbone.layer1.0.weight", "head.weight", "scale"]
-    found = group_names(names, {r"^head": "new", "layer1": "early"})
-    assert found == {"rest": [names[0], names[3]], "early": [names[1]], "new": [names[2]]}
-    assert list(group_names(["total.weight", "a.b"])) == ["total_group", "a"]
-
-
-@pytest.mark.parametrize(
-    "groups, message",
-    [
-        ({"(": "x"}, r"groups: '\(' is no regular expression"),
-        ({"hed": "x"}, "groups: 'hed' matches no parameter; did you mean 'head'"),
-        ({"head": "total"}, "groups: 'total' .* is the name of another logged key"),
-    ],
-)
-def test_bad_groups(groups, message):
-    with pytest.raises(UserError, match=message):
-        group_names(["head", "body"], groups)
-
-
-def test_selection():
-    module = net()
-    module[0].requires_grad_(False)
-    assert list(select(module)) == ["1.weight", "1.bias", "2.weight", "2.bias"]
-    assert list(select(module, trainable=False, include="weight", exclude="^1")) == ["0.weight", "2.weight"]
-    with pytest.raises(UserError, match=r"no parameter of Sequential is left to measure .*include='head'"):
-        select(module, include="head")
-    with pytest.raises(UserError, match=r"exclude: '\[' is no regular expression"):
-        select(module, exclude="[")
-    with pytest.raises(UserError, match="have no shape yet"):
-        select(nn.Sequential(nn.LazyLinear(3)))
 
 
 def test_a_reference_of_another_model():
