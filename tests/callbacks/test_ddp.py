@@ -13,7 +13,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_tl.callbacks import HessianTrace, ParameterDistance, PerturbationSensitivity
 from lightning_tl.measure import Objective, hessian_trace, noise_scales, perturbation_sensitivity
+from lightning_tl.measured import Measured, logged
 from tests.callbacks.modules import Classifier, trainer
+from tests.measured_values import only
 
 
 class Quiet(Classifier):
@@ -27,13 +29,13 @@ class Note(Callback):
     """Write what each rank saw."""
 
     def on_train_end(self, trainer, pl_module):
-        told = {
+        note = {
             "rank": trainer.global_rank,
-            "histories": [c.history for c in trainer.callbacks if hasattr(c, "history")],
+            "histories": [[r.row() for r in c.history] for c in trainer.callbacks if hasattr(c, "history")],
             "weights": [float(p.detach().double().sum()) for p in pl_module.parameters()],
         }
         with open(f"rank{trainer.global_rank}.json", "w") as file:
-            json.dump(told, file)
+            json.dump(note, file)
 
 
 def data():
@@ -45,7 +47,7 @@ def data():
 def callbacks():
     return [
         ParameterDistance(every_n_steps=2),
-        HessianTrace(every_n_steps=2, method="opaque", products=24),
+        HessianTrace(every_n_steps=2, method="matvec", products=24),
         HessianTrace(every_n_steps=2, prefix="known/"),
         PerturbationSensitivity([0.1], draws=3, every_n_steps=2),
     ]
@@ -54,7 +56,7 @@ def callbacks():
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """Fit Quiet in two spawned processes, with and without the callbacks."""
-    found, here = {}, os.getcwd()
+    fits, here = {}, os.getcwd()
     for kind, extra in (("with", callbacks()), ("without", [])):
         folder = tmp_path_factory.mktemp(kind)
         os.chdir(folder)
@@ -80,9 +82,13 @@ def runs(tmp_path_factory):
         finally:
             os.chdir(here)
             del os.environ["MASTER_PORT"]
-        found[kind] = {"folder": folder, "start": start}
-        found[kind]["ranks"] = [json.loads((folder / f"rank{r}.json").read_text()) for r in (0, 1)]
-    return found
+        ranks = [json.loads((folder / f"rank{r}.json").read_text()) for r in (0, 1)]
+        fits[kind] = {"folder": folder, "start": start, "ranks": ranks}
+    return fits
+
+
+def histories(rank):
+    return [[Measured(**row) for row in rows] for rows in rank["histories"]]
 
 
 def test_training_is_the_same_with_and_without(runs):
@@ -90,13 +96,13 @@ def test_training_is_the_same_with_and_without(runs):
 
 
 def test_all_ranks_log_equal_values(runs):
-    first, second = (r["histories"] for r in runs["with"]["ranks"])
-    assert [[row["step"] for row in h] for h in first] == [[0, 2, 4]] * 4
-    for a, b in zip(first, second, strict=True):
-        for left, right in zip(a, b, strict=True):
-            assert {k: v for k, v in left.items() if "seconds" not in k} == pytest.approx(
-                {k: v for k, v in right.items() if "seconds" not in k}, rel=1e-12
-            )
+    first, second = map(histories, runs["with"]["ranks"])
+    assert [list(dict.fromkeys(record.step for record in history)) for history in first] == [[0, 2, 4]] * 4
+    for left, right in zip(first, second, strict=True):
+        assert [(r.step, r.key) for r in left] == [(r.step, r.key) for r in right]
+        for step in (0, 2, 4):
+            own, other = (logged(r for r in history if r.step == step) for history in (left, right))
+            assert own == pytest.approx(other, rel=1e-12)
 
 
 def probes(runs):
@@ -112,20 +118,20 @@ def test_values_are_those_of_the_whole_batch(runs):
     module.load_state_dict(runs["with"]["start"])
     both = [rank[0] for rank in probes(runs)]
     objective = Objective(module, lambda m, b: Quiet.training_step(m, b, 0), both)
-    _, opaque, known, noisy = runs["with"]["ranks"][0]["histories"]
-    exact = hessian_trace(objective).value
-    assert known[0]["known/hessian/trace"] == pytest.approx(exact, rel=1e-4)
-    assert known[0]["known/hessian/trace_stderr"] == 0
-    again = hessian_trace(objective, method="opaque", products=24)
-    assert opaque[0]["hessian/trace"] == pytest.approx(again.value, rel=1e-3)
-    assert opaque[0]["hessian/trace_stderr"] == pytest.approx(again.stderr, rel=1e-2)
-    s = perturbation_sensitivity(objective, noise_scales(module, objective.params), [0.1], 3)[0]
-    assert noisy[0]["sensitivity/gamma_0.1"] == pytest.approx(s.sensitivity, rel=1e-3)
+    _, matvec, known, noisy = histories(runs["with"]["ranks"][0])
+    trace = only(known, 0, "known/hessian", "trace")
+    assert trace.value == pytest.approx(hessian_trace(objective).value, rel=1e-4)
+    assert trace.stderr == 0
+    again = hessian_trace(objective, method="matvec", products=24)
+    trace = only(matvec, 0, "hessian", "trace")
+    assert trace.value == pytest.approx(again.value, rel=1e-3)
+    assert trace.stderr == pytest.approx(again.stderr, rel=1e-2)
+    level = perturbation_sensitivity(objective, noise_scales(module, objective.params), [0.1], 3)[0]
+    assert only(noisy, 0, "sensitivity", gamma=0.1).value == pytest.approx(level.sensitivity, rel=1e-3)
 
 
 def test_checkpoint_holds_the_probe_batches_of_all_ranks(runs):
-    found = probes(runs)
     x, _ = data()
-    at = [[i for image in rank[0][0] for i in range(len(x)) if torch.equal(image, x[i])] for rank in found]
+    at = [[i for image in rank[0][0] for i in range(len(x)) if torch.equal(image, x[i])] for rank in probes(runs)]
     assert [len(indices) for indices in at] == [4, 4]
     assert not set(at[0]) & set(at[1])

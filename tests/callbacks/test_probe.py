@@ -6,9 +6,11 @@ import torch.nn.functional as F
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from lightning_tl.callbacks import PerturbationSensitivity
+from lightning_tl.callbacks import HessianTrace, PerturbationSensitivity
+from lightning_tl.callbacks.probe import plain
 from lightning_tl.errors import UserError
 from tests.callbacks.modules import Classifier, images, trainer
+from tests.measured_values import series
 
 
 def plain_loss(module, batch):
@@ -44,8 +46,7 @@ def test_val_is_the_first_batches_of_the_validation_loader(count):
     val = held_out()
     expected, noisy = AtEnd(list(val)[:count]), sensitivity(probe="val", probe_batches=count)
     trainer(max_epochs=2, callbacks=[expected, noisy]).fit(Classifier(), images(), val)
-    assert noisy.history[-1]["step"] == 12
-    assert noisy.history[-1]["perturbed_loss/gamma_0"] == pytest.approx(expected.loss, rel=1e-5)
+    assert series(noisy.history, "perturbed_loss", gamma=0)[-1] == (12, pytest.approx(expected.loss, rel=1e-5))
 
 
 def test_val_leaves_training_as_it_is():
@@ -66,7 +67,7 @@ def test_val_is_read_again_on_resuming(tmp_path):
     again = sensitivity(probe="val")
     path = str(tmp_path / "epoch=1.ckpt")
     trainer(max_epochs=3, callbacks=[again]).fit(Classifier(), images(), held_out(), ckpt_path=path)
-    assert [row["step"] for row in again.history] == [6, 12, 18]
+    assert again.measured_steps == [6, 12, 18]
     assert all(torch.equal(a, b) for a, b in zip(again.probe.batches[0], next(iter(held_out())), strict=True))
 
 
@@ -74,7 +75,7 @@ def test_under_validate_val_is_what_is_validated():
     val = held_out()
     expected, noisy = AtEnd(list(val)[:1]), sensitivity(probe="val")
     trainer(callbacks=[expected, noisy]).validate(Classifier(), val, verbose=False)
-    assert noisy.history[-1]["perturbed_loss/gamma_0"] == pytest.approx(expected.loss, rel=1e-5)
+    assert series(noisy.history, "perturbed_loss", gamma=0) == [(0, pytest.approx(expected.loss, rel=1e-5))]
 
 
 def test_val_without_a_validation_loader():
@@ -85,3 +86,29 @@ def test_val_without_a_validation_loader():
 def test_another_name_than_val():
     with pytest.raises(UserError, match="probe='train': a name can only be 'val'"):
         sensitivity(probe="train")
+
+
+def test_probe_of_the_users_own():
+    loader = images(24, 6, seed=9)
+    trace = HessianTrace(None, probe=loader, probe_batches=2)
+    before = torch.get_rng_state()
+    batch = next(iter(images(5, 5)))
+    torch.set_rng_state(before)
+    single = PerturbationSensitivity([0.1], draws=2, every_n_steps=None, probe=batch)
+    trainer(max_steps=1, callbacks=[trace, single]).fit(Classifier(), images())
+    assert [len(b[0]) for b in trace.probe.batches] == [6, 6]
+    assert len(single.probe.batches[0][0]) == 5
+    assert trace.state_dict()["probe"] is None
+    late = HessianTrace(None, probe_batches=3)
+    trainer(max_steps=4, callbacks=[late]).fit(Classifier(), images())
+    assert late.measured_steps == [2]
+
+
+def test_a_probe_that_a_checkpoint_cannot_hold_is_refused(tmp_path):
+    from lightning_tl.errors import UserError
+
+    class Odd:
+        pass
+
+    with pytest.raises(UserError, match=r"holds a .*Odd, which a checkpoint cannot keep; pass probe="):
+        plain({"x": [torch.zeros(1), Odd()]})

@@ -1,5 +1,7 @@
 """Modules in the style of other projects, none of them changed for the callbacks."""
 
+import math
+
 import lightning.pytorch as pl
 import pytest
 import torch
@@ -11,8 +13,10 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from lightning_tl.callbacks import HessianTrace, ParameterDistance, PerturbationSensitivity
+from lightning_tl.measured import logged
 from tests.callbacks.modules import trainer
 from tests.measure.cases import Attention
+from tests.measured_values import only
 
 
 class SimCLR(LightningModule):
@@ -199,18 +203,18 @@ def test_attached_unmodified(kind):
     for name, tensor in plain.state_dict().items():
         assert torch.equal(tensor, module.state_dict()[name]), name
     for callback in measuring:
-        assert [row["step"] for row in callback.history] == [0, 1, 2]
-        assert all(torch.isfinite(torch.tensor(list(row.values()))).all() for row in callback.history)
-    assert measuring[1].history[0]["hessian/trace_stderr"] >= 0
-    assert measuring[0].history[-1]["param_distance/total"] > 0
+        assert callback.measured_steps == [0, 1, 2]
+        assert all(math.isfinite(value) for value in logged(callback.history).values())
+    assert only(measuring[1].history, 0, "hessian", "trace").stderr >= 0
+    assert only(measuring[0].history, 2, "param_distance", "total").value > 0
     assert "hessian/trace" in run.callback_metrics
 
 
-def test_a_hugging_face_model_is_split_and_gets_noise_as_it_was_initialised():
+def test_a_hugging_face_model_has_a_known_loss_and_gets_noise_as_it_was_initialised():
     trace = HessianTrace(None, products=8)
     fit(HuggingFace, [trace], steps=1)
-    assert trace.history[0]["hessian/trace_stderr"] > 0
-    assert "variances" in trace._memory  # of the split: the loss was found behind the model's own output
+    assert only(trace.history, 0, "hessian", "trace").stderr > 0
+    assert "variances" in trace._memory  # of the Gauss-Newton part: the loss behind the model's output was recognised
     noisy = PerturbationSensitivity([0.01])
     fit(HuggingFace, [noisy], steps=1)
     assert noisy.doubts == []
@@ -236,7 +240,8 @@ def test_a_compiled_module_is_measured_uncompiled():
         fit = trainer(max_steps=2, callbacks=[ParameterDistance(every_n_steps=1), trace, noisy])
         loader = DataLoader(LanguageModel.data() * 2, batch_size=None)
         fit.fit(torch.compile(module, backend="eager") if compiled else module, loader)
-        return [{k: v for k, v in row.items() if "seconds" not in k} for row in trace.history + noisy.history]
+        return [(record.step, logged([record])) for record in trace.history + noisy.history]
 
-    for a, b in zip(run(True), run(False), strict=True):
-        assert a == pytest.approx(b, rel=1e-4)
+    for (step, compiled), (same, plain) in zip(run(True), run(False), strict=True):
+        assert step == same
+        assert compiled == pytest.approx(plain, rel=1e-4)

@@ -120,7 +120,7 @@ def test_what_callbacks_measured_is_in_the_record(finished):
     distances = [row for row in rows if (row["quantity"], row["group"]) == ("param_distance", "total")]
     assert [row["step"] for row in distances] == [0, 5, 10]
     noisy = [row for row in rows if row["quantity"] == "sensitivity"]
-    assert [(row["step"], row["gamma"], row["group"]) for row in noisy] == [(0, "0.01", ""), (10, "0.01", "")]
+    assert [(row["step"], row["gamma"], row["group"]) for row in noisy] == [(0, 0.01, ""), (10, 0.01, "")]
     assert all(row["stderr"] > 0 for row in noisy)
 
 
