@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from lightning.pytorch import Trainer
 from torch.nn import functional as F
@@ -31,14 +32,16 @@ def test_the_pages_code_runs(capsys):
         "loss_fn": lambda module, b: F.cross_entropy(module(b[0]), b[1]),
         "batches": [batch],
     }
-    assert len(BLOCKS) == 3
+    for name in ("a.ckpt", "b.ckpt"):
+        torch.save({"state_dict": Classifier().state_dict()}, name)
+    assert len(BLOCKS) == 5
     for block in BLOCKS:
         exec(block, names)
     names["trainer"].callbacks.extend(names["callbacks"])
     names["trainer"].fit(Classifier(), images())
     keys = set(names["trainer"].callback_metrics)
     optional = {"hessian/top_eigenvalue", "hessian/weighted_trace", "hessian/weighted_trace_stderr"}
-    table = set(re.findall(r"^\| `([^`<]+)` \|", PAGE, re.M)) - optional
+    table = set(re.findall(r"^\| `([^`<]+/[^`<]+)` \|", PAGE, re.M)) - optional
     assert len(table) == 8
     assert table <= keys, table - keys
     assert "pretrain/sensitivity/gamma_0.02" in keys
