@@ -150,7 +150,7 @@ def ours(module: nn.Module, batch: Any, memory: dict[str, Any]) -> dict[str, Met
         known = memory if method == "auto" else {}
         return lambda products, seed: hessian_trace(objective, products, method=method, seed=seed, memory=known).value
 
-    return {"ours": by("auto"), "ours, products only": by("opaque"), "Hutchinson": by("hutchinson")}
+    return {"ours": by("auto"), "ours, products only": by("matvec"), "Hutchinson": by("hutchinson")}
 
 
 def peers(module: nn.Module, batch: Any) -> dict[str, Method]:
