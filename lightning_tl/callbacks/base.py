@@ -32,8 +32,9 @@ class Measurement(Callback):
         at_start: Measure before the first step (with ``probe_batches`` > 1: once they have been seen).
         at_epoch_end: Measure at the end of every training epoch.
         at_validation: Measure after every validation within fit.
-        overhead: Skip measurements that would take more than this share of the run's time (0.05: 5 %). What is
-            measured then depends on the machine: such a run is exempt from resuming to equal values.
+        overhead: Skip a measurement if this callback would then have taken more than this share of the time so far
+            (0.05: 5 %); ``at_start`` is always measured. What is measured depends on the machine: such a run is exempt
+            from resuming to equal values.
         include: Regular expression of parameter names to measure; default: all trainable ones.
         exclude: Regular expression of parameter names to leave out.
         groups: Regular expression → group name; default: by first-level module.
@@ -185,8 +186,8 @@ class LossMeasurement(Measurement):
 
     Args:
         loss_fn: ``(module, batch) -> scalar tensor``. Default: the module's own ``training_step``, in eval mode
-            (dropout off, BatchNorm by its running statistics), with logging muted; modules that return losses in train
-            mode alone (detectors): train mode with dropout off and BatchNorm frozen.
+            (dropout off, BatchNorm by its running statistics), with logging muted; modules that return losses only in
+            train mode (detectors): train mode with dropout off and BatchNorm frozen.
         probe: A batch (tensor, list, tuple or dict) or a DataLoader to measure on; ``val``: the first batches of the
             run's validation loader, which should not shuffle. Default: the first training batches.
         probe_batches: How many batches; the loss is their mean.

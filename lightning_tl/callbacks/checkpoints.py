@@ -62,7 +62,7 @@ def measure_checkpoints(
     Args:
         module: The module, a LightningModule unless ``loss_fn`` is given; it ends with its own weights.
         checkpoints: Their paths, in the order in which to measure.
-        batches: Micro-batches to measure the loss on; not needed for ``distance`` alone.
+        batches: Micro-batches to measure the loss on; not needed if only ``distance`` is measured.
         out: A folder for ``measurements.csv`` and ``measurements.png``; an earlier table there is replaced.
         quantities: Any of ``distance``, ``trace``, ``sensitivity``, ``direction`` (the loss along the straight line
             from the reference through the checkpoint, with its quadratic approximation; Springer et al., App. D).

@@ -70,7 +70,7 @@ class Probe:
         if not self.ready:
             return False
         if trainer.world_size > 1:
-            # checkpoints are written by process 0 alone: it must know the batches of all
+            # checkpoints are written only by process 0: it must know the batches of all
             everyones: list[Any] = [None] * trainer.world_size
             torch.distributed.all_gather_object(everyones, plain(self.batches))
             self._everyones = everyones

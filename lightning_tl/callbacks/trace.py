@@ -28,11 +28,12 @@ class HessianTrace(LossMeasurement):
     """Log the trace of the loss's Hessian with its standard error, in all and by parameter group.
 
     Where the loss ends in ``F.cross_entropy``, ``F.mse_loss`` or ``F.binary_cross_entropy_with_logits``, that is used:
-    the trace of a ResNet classifier of few classes is then exact. Otherwise it is estimated from Hessian-vector
-    products (:func:`lightning_tl.measure.hessian_trace`).
+    the trace of a ResNet classifier of few classes (with ReLU) is then exact. Otherwise it is estimated
+    (:func:`lightning_tl.measure.hessian_trace`).
 
     Args:
-        products: The budget of one measurement in Hessian-vector products, each about four forward passes.
+        products: The budget of one measurement in Hessian-vector products, each of the cost of three to ten forward
+            passes (in small networks on a CPU).
         tolerance: Stop a measurement early once the standard error is below this share of the value.
         max_seconds: Stop a measurement early after this time (not reproducible).
         noise: ``init``, ``relative`` or ``isotropic``: also log Tr(ΣH), Σ being the variances of that noise as for

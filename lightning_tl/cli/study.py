@@ -58,8 +58,12 @@ def run(study: Study, out: Path) -> int:
 
     begun = time.monotonic()
     failures = run_study(study, out)
-    if (out / "results.csv").is_file():
-        _conclude(study, out)
+    try:
+        _conclude(study, out, failures)
+    except UserError as error:
+        if not failures:
+            raise
+        print(f"error: {error}", file=sys.stderr)  # as too few runs are left for a law: the failures say why
     for name, error in failures.items():
         log = out / "runs" / name / "log.txt"
         print(f"failed: {name}: {in_one_line(error)}" + (f" (its output: {log})" if log.is_file() else ""))
@@ -67,9 +71,14 @@ def run(study: Study, out: Path) -> int:
     return 1 if failures else 0
 
 
-def _conclude(study: Study, out: Path) -> None:
+def _conclude(study: Study, out: Path, failures: dict[str, str]) -> None:
+    """Fit and analyse what there is, and write the report; where no fine-tuning was done, of the failures only."""
     from lightning_tl.cli import law, report
 
+    if not _has_rows(out / "results.csv"):
+        if failures:
+            report.main([str(out)])
+        return
     if study.law is not None:
         options = [f"--{name}={value}" for name, value in study.law.items()]
         law.main([str(out / "results.csv"), f"--out={out}", *options])
@@ -80,6 +89,10 @@ def _conclude(study: Study, out: Path) -> None:
         print("\n".join([*record["answer"], "", *record["sentences"]]))
     if study.law is not None or study.analysis is not None:
         report.main([str(out)])
+
+
+def _has_rows(table: Path) -> bool:
+    return table.is_file() and len(table.read_text(encoding="utf-8").splitlines()) > 1  # the first has the names
 
 
 def status(study: Study, out: Path, everything: bool, watch: float = 0.0) -> int:

@@ -25,7 +25,7 @@ _KINDS: dict[str, Kind] = {"sinclass": "label", "objdet": "boxes", "semseg": "ma
 
 
 class Scenes:
-    """White digits on black; an image is a function of its seed and index alone.
+    """White digits on black; an image is a function of its seed and index only.
 
     Args:
         digits: Which of the 5,000 digits to take from, ``[D]``.
@@ -94,7 +94,7 @@ def _places(rng: np.random.Generator, count: int) -> list[tuple[int, int]]:
 
 
 class DigitScenes(SampledDataModule):
-    """Images of 64 px with one to four real handwritten digits, for classification, detection or segmentation.
+    """Images of 64 px with one (classification) or one to four (detection, segmentation) real handwritten digits.
 
     For trying any of the tasks on real images without a data set at hand. Training images are made of the digits that
     :class:`Digits` draws its shots from, validation and test images of its other two parts.

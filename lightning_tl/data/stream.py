@@ -1,4 +1,4 @@
-"""Which samples a step sees: a function of (seed, step) alone, so that a resumed run is the run."""
+"""Which samples a step sees: a function of (seed, step) only, so that a resumed run sees the same."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class StepBatches(DistributedSampler[Any]):
     The stream of samples is one random permutation of all of them after another; step ``t`` takes the samples
     ``[t·B, (t + 1)·B)`` of it, ``B`` being the batch size times the number of processes, and each process the next
     ``batch_size`` of these. So a batch may span two passes, every batch is full, each sample is seen equally often
-    (± 1), and what a step sees depends on ``B`` alone, not on how many processes share it.
+    (± 1), and what a step sees depends only on ``B``, not on how many processes share it.
 
     Args:
         length: Number of samples.

@@ -1,4 +1,4 @@
-"""The augmentations of photographs, a family a kind of task (Mikami et al., arXiv 2108.11018, Appendix A)."""
+"""The augmentations of photographs, one family for each kind of task (Mikami et al., arXiv 2108.11018, Appendix A)."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ class CropTransform:
 
 @dataclass
 class ScaleCropTransform:
-    """Resize at random, cut out a square, mirror; in evaluation resize alone: for masks and normals.
+    """Resize at random, cut out a square, mirror; in evaluation only resize: for masks and normals.
 
     Args:
         crop: Side of the output in pixels; smaller images are padded.

@@ -23,7 +23,7 @@ class TraceEstimate:
         groups: The trace by parameter group; the groups add up to the value.
         group_stderr: Standard errors by group.
         seconds: Wall time.
-        weighted: The estimate of Tr ΣH, where scales were given; its products are those spent on it alone.
+        weighted: The estimate of Tr ΣH, where scales were given; its products are those spent only on it.
         memory: What the next measurement of the same run may start from; plain tensors and numbers.
     """
 

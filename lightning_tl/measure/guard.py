@@ -1,4 +1,4 @@
-"""Leave no trace: weights, buffers, gradients, modes, plain attributes, random states and the autocast cache."""
+"""Leave no trace: weights, buffers, gradients, modes, plain attributes and random states."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def untouched(module: nn.Module, weights: bool = True) -> Iterator[None]:
 
     Restored: parameters and their ``.grad`` and ``requires_grad``, buffers, every module's ``training`` flag, every
     attribute of every module (numbers, tensors, and the content of lists, dicts, sets and deques one level deep: step
-    counters, collected outputs, torchmetrics states), the random states of Python, NumPy, torch on the CPU and CUDA,
-    and the autocast cache.
+    counters, collected outputs, torchmetrics states), and the random states of Python, NumPy and torch (CPU and CUDA).
+    The autocast cache is emptied.
 
     Args:
         module: The module that the body runs, changes or both.
@@ -64,7 +64,7 @@ def measuring(module: nn.Module, mode: str = "eval", weights: bool = True) -> It
     Args:
         module: The module to measure.
         mode: ``eval``, or ``frozen-train``: train mode with dropout and normalisation statistics in eval mode, for
-            detectors that return losses in train mode alone.
+            detectors that return losses only in train mode.
         weights: As in :func:`untouched`.
     """
     with ExitStack() as stack:

@@ -28,9 +28,10 @@ _NO_DOUBLE_BACKWARD = (
 class Hessian:
     """The Hessian of an objective at its present weights, as a linear map: ``with Hessian(objective) as H: H(v)``.
 
-    Products are exact (reverse over reverse, Pearlmutter 1994) where the graph can be differentiated twice, else
-    central differences of gradients, (∇L(θ + hv) − ∇L(θ − hv)) / 2h, which is said once in the log. With one batch
-    the graph of the gradient is built once and kept until the context is left.
+    Products are exact where the graph can be differentiated twice: the gradient of ⟨∇L, v⟩, by reverse mode. Else they
+    are central differences of gradients, (∇L(θ + hv) − ∇L(θ − hv)) / 2h, which is said once in the log; at a finite h
+    these also see the kinks of ReLUs, by which they can be far off. With one batch the graph of the gradient is built
+    once and kept until the context is left.
 
     Args:
         objective: Inside its ``measuring()`` context.

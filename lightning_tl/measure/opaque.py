@@ -21,7 +21,7 @@ from lightning_tl.measure.params import Layout
 # Its prediction is optimistic by up to 1.3 in the error, hence 0.35 and not 0.5.
 RESIDUAL_SHARE = 0.35
 # The errors of the leave-one-out estimates are not independent: over spectra from flat to steep the root mean square
-# error was 1.0 to 1.35 times what independence predicts (tests/measure/test_trace.py).
+# error was mostly 0.9 to 1.4 times what independence predicts.
 XTRACE_STDERR = 1.15
 # From this many products on a sketch of this measurement beats a stale subspace of the last one.
 ENOUGH = 12

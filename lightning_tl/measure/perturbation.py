@@ -206,7 +206,7 @@ def _moving(objective: Objective) -> Iterator:
 
 
 def _draw(noise: Sequence[Tensor], scales: Sequence[Tensor], seed: int, draw: int) -> None:
-    """Fill tensors with ε at γ = 1; a function of seed and draw alone, equal on all processes."""
+    """Fill tensors with ε at γ = 1; a function of seed and draw only, equal on all processes."""
     generators: dict[torch.device, torch.Generator] = {}
     for tensor, scale in zip(noise, scales, strict=True):
         if tensor.device not in generators:

@@ -200,7 +200,7 @@ class SplitTrace:
         return [found, scaled]
 
     def _wrong_norms(self, samples: int) -> set[int]:
-        """Return the parameters whose norms differ from the gradient's, for a direction in one sample alone.
+        """Return the parameters whose norms differ from the gradient's, for a direction in a single sample.
 
         What fails: layers whose leading dimension is not the sample, weights that are used twice, statistics over the
         batch, subclasses that compute something else.

@@ -1,4 +1,4 @@
-"""From records to tables: results.csv, a row a fine-tuning; measurements.csv, a row a measured value."""
+"""From records to tables: results.csv, one row per fine-tuning; measurements.csv, one row per measured value."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def collect(
 
 
 def result_rows(runs: Sequence[Run], sets: Sequence[DataSet], records: Records) -> list[dict[str, Any]]:
-    """Return a row a finished fine-tuning; those from scratch once for each data set they are compared with."""
+    """Return one row per finished fine-tuning; those from scratch once for each data set they are compared with."""
     by_name = {run.name: run for run in runs}
     axes = {each.name: {f"render.{key}": value for key, value in each.point.items()} for each in sets}
     rows = []

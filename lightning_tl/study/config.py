@@ -104,7 +104,7 @@ class Complexity:
     Source: Mikami et al. (arXiv 2108.11018), §4.5, whose network was trained on COCO.
 
     Attributes:
-        checkpoint: Of the network (default: the first fine-tuning from scratch, which saw real images alone).
+        checkpoint: Of the network (default: the first fine-tuning from scratch, which saw only real images).
         images: Of each rendering, at most.
         size: Side of what the network sees, pixels.
         standardize: ``imagenet``, or ``image``: each by its own mean and deviation.
@@ -137,7 +137,7 @@ class Study:
     Attributes:
         title: Heading of the report.
         render: Data sets; every pre-training runs on each of them. None: the pre-trainings name their data.
-        pretrain: Pre-trainings, each shared by all fine-tunings that start from it. None: fine-tunings alone.
+        pretrain: Pre-trainings, each shared by all fine-tunings that start from it. None: only fine-tunings.
         finetune: Fine-tunings; each point starts from each pre-training.
         scratch: Also fine-tune from random weights.
         choose: A value of fine-tuning to choose first.

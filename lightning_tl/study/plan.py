@@ -243,7 +243,7 @@ def _finetunings(study: Study, pretrain: list[Run], chosen: Mapping[str, Any]) -
 
 
 def _own(study: Study) -> list[dict[str, Any]]:
-    """Return the exclusions that speak of fine-tuning's own axes alone, which hold for scratch too."""
+    """Return the exclusions that name only fine-tuning's own axes, which hold for scratch too."""
     return [rule for rule in study.finetune.exclude if rule.keys() <= study.finetune.axes]
 
 

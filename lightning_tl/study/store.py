@@ -149,7 +149,7 @@ def _do_stored(call: Call, folder: Path) -> Outcome:
 
 
 def _has_checkpoint(run: Path) -> bool:
-    """Tell whether all of a finished run is here; the study's own machine may have its record alone."""
+    """Tell whether all of a finished run is here; the study's own machine may have only its record."""
     checkpoint = str(load_json(run / "record.json", missing={}).get("checkpoint", ""))
     return checkpoint != "" and (run / checkpoint).is_file()
 

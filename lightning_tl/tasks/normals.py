@@ -24,8 +24,8 @@ def has_normal(targets: Tensor) -> Tensor:
 class SurfaceNormals(DensePrediction):
     """``normal``: DeepLabV3 with the loss 1 − n·n̂; score: 1 − mean angular error / 180°.
 
-    Of the usual measures this one alone lets test error = 1 − score be what a power law is about: it is proportional
-    to the error in degrees, and it moves from the first step on, where the share of pixels within 11.25° is still 0.
+    With this score, test error = 1 − score is proportional to the mean error in degrees; with the share of pixels below
+    a threshold, another usual measure, it would not be.
 
     Logged beside score and error, for each stage in ``val`` and ``test``: ``<stage>/mean_angle`` and
     ``<stage>/median_angle`` in degrees, ``<stage>/within_11.25``, ``<stage>/within_22.5``, ``<stage>/within_30``:
@@ -85,7 +85,7 @@ class AngularErrors(Metric):
         """Add outputs ``[B, 3, H, W]`` of any length and unit targets ``[B, 3, H, W]``, zeros being no normal."""
         valid = has_normal(targets)
         predicted, true = (F.normalize(x.float(), dim=1).movedim(1, -1)[valid] for x in (outputs, targets))
-        # by the arc tangent: the arc cosine is wrong by up to 0.03° at small angles in float32
+        # by the arc tangent: the arc cosine is wrong by up to 0.04° at small angles in float32
         angle = torch.rad2deg(torch.atan2(torch.linalg.cross(predicted, true).norm(dim=1), (predicted * true).sum(1)))
         self.counts += torch.bincount((angle * (_BINS / 180)).long().clamp(0, _BINS - 1), minlength=_BINS)
         self.within += torch.stack([(angle < threshold).sum() for threshold in THRESHOLDS])

@@ -107,7 +107,7 @@ class Schedule:
 
         Args:
             batch: Images a step, over all processes.
-            train_images: Images in a pass; needed for lengths in epochs alone.
+            train_images: Images in a pass; needed only for lengths in epochs.
 
         Raises:
             UserError: The warm-up is not shorter than the training.

@@ -141,6 +141,19 @@ def test_one_run_that_fails_leaves_the_others_and_is_told(finished, tmp_path, ca
     assert "61 images asked for" in said
 
 
+def test_where_no_fine_tuning_is_done_the_failures_are_named(tmp_path, capfd):
+    settings = {"finetune": {"config": "finetune/digits", "product": {"data.shots": [1000, 2000]}}, "workers": 1}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(settings))
+    out = tmp_path / "out"
+    assert command.main(["run", f"--config={tmp_path / 'study.yaml'}", f"--out={out}"]) == 1
+    said = capfd.readouterr()
+    for shots in (1000, 2000):
+        assert f"failed: finetune-scratch-shots{shots}-" in said.out
+        assert f"data.shots is {shots}" in said.out
+        assert f"data.shots is {shots}" in (out / "report.html").read_text()
+    assert "no rows" not in said.err
+
+
 def test_status_of_a_study_that_is_done_or_not_begun(finished, tmp_path, capsys):
     path, out, _ = finished
     assert command.main(["status", f"--config={path}", f"--out={out}", "--all"]) == 0

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from study.test_shipped import planned
+from shipped import planned, read
 
 from lightning_tl.cli.main import main
 
@@ -18,7 +18,8 @@ EXAMPLE, LOGGER = re.findall(r"```yaml\n(.*?)```", PAGE, re.S)
 def test_the_example_is_planned(tmp_path):
     path = tmp_path / "study.yaml"
     path.write_text(EXAMPLE)
-    study, runs = planned(path, tmp_path)
+    study = read(path)
+    runs = planned(study, tmp_path)
     starts = {run.name: run for run in runs if run.stage == "pretrain"}
     assert len(starts) == 2 * 4
     fine = [run for run in runs if run.stage == "finetune"]
