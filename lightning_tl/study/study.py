@@ -27,14 +27,15 @@ def run_study(study: Study, out: Path) -> dict[str, str]:
 
     Args:
         study: What to run.
-        out: Folder of everything that is made. Two processes on one folder share the work.
+        out: Folder of everything that is made. Two processes on one folder share the training runs; while one renders,
+            the other raises an error.
 
     Returns:
         Name → error of the runs that failed; the others are done.
 
     Raises:
         UserError: The study is wrong.
-        DataGenError: What rendering needs is missing, or a scene cannot be rendered.
+        DataGenError: What rendering needs is missing, a scene cannot be rendered, or another process is rendering here.
     """
     study.check()
     if study.complexity is not None:
