@@ -22,7 +22,7 @@ from lightning_tl.laws.fitted import FittedLaw
 from lightning_tl.laws.forms import Array, Form
 from lightning_tl.laws.pairing import Cells
 from lightning_tl.laws.problem import FIXED, Prior, Problem
-from lightning_tl.laws.search import Search
+from lightning_tl.laws.space import Space, lowest
 
 MODES = ("free", "auto", "shared", "pooled")
 #: Spreads of log D between groups that ``pooled`` chooses from: none (shared) to any (free).
@@ -74,7 +74,7 @@ def fit_together(
     if coefficient == "free" or (coefficient != "auto" and len(groups) < 2):
         return [fit_cells(form, points, **vars(settings)) for points in groups]
     if coefficient == "auto":
-        value = alternate(form, groups, settings.space)
+        value = alternate(form, groups, settings.space)[0]
         return [_held(form, points, value, settings) for points in groups]
     spread = 0.0 if coefficient == "shared" else choose_spread(form, groups, settings)
     return _pooled(form, groups, spread, settings, _curves(form, groups))
@@ -87,19 +87,23 @@ def _held(form: Form, points: Cells, value: float, settings: Settings) -> Fitted
 # ---- the paper's alternation -----------------------------------------------------------------------------------------
 
 
-def alternate(form: Form, groups: Sequence[Cells], space: str = "log", start: float = 0.5, most: int = 5000) -> float:
-    """Return the common coefficient by the alternation of Mikami et al., App. D.
+def alternate(
+    form: Form, groups: Sequence[Cells], space: str = "log", start: float = 0.5, common: bool = True
+) -> tuple[float, float]:
+    """Return the common coefficient and alpha by the alternation of Mikami et al., App. D.
 
-    From D = 0.5: fit each group's alpha with D held, then each group's D with its alpha held there, and take the median
-    of these D; until it settles. (Along the valley of alpha and D each round moves little: stopped early, the result
-    would be near its start.)
+    From D = 0.5: with D held, fit each group's alpha, and take the median over all groups; with alpha held at that for
+    all of them, fit each group's D, and take the median; until it settles.
 
     Args:
-        form: The law; it needs alpha on its grid (the transfer law and the full law).
+        form: The law; it needs alpha as a nonlinear parameter (the transfer law and the full law).
         groups: The points of each group.
         space: ``"log"`` or ``"linear"``.
         start: First value.
-        most: Most rounds.
+        common: Hold alpha at the median for all groups, as the paper does; else each group's D is fitted at its own.
+
+    Returns:
+        The medians of D and of alpha.
 
     Raises:
         UserError: The form has nothing to alternate with.
@@ -108,50 +112,59 @@ def alternate(form: Form, groups: Sequence[Cells], space: str = "log", start: fl
 
     if "alpha" not in form.outer:
         raise UserError(f"{form.formula} has no alpha to alternate with; fit {form.parameters[0]} free")
+    free = [fit_cells(form, points, space=space) for points in groups]
     logs = np.linspace(np.log(1e-3), np.log(1e5), 121)
-    rounds = []
-    for points in groups:
-        free = fit_cells(form, points, space=space)
-        held, (alphas, values) = _profile(free, logs)[1], _coefficient_by_alpha(free.search)
-        # Where a round leads from each log D: a table of both halves, one after the other.
-        rounds.append(PchipInterpolator(logs, PchipInterpolator(np.log(alphas), values)(np.log(held))))
-    value = float(np.log(start))
-    for _ in range(most):
-        new = float(np.clip(np.median([lead(value) for lead in rounds]), logs[0], logs[-1]))
-        if abs(new - value) < 1e-7:
+    alphas = np.geomspace(*form.outer["alpha"], 121)
+    # Along the valley of alpha and D a round moves little, so there are many of them: both halves are tabulated.
+    halves = [
+        (PchipInterpolator(logs, np.log(held_profile(law, logs)[1])),
+         PchipInterpolator(np.log(alphas), _coefficient_by_alpha(law, alphas)))
+        for law in free
+    ]  # fmt: skip
+    log, alpha = float(np.log(start)), 1.0
+    for _ in range(5000):
+        each = np.array([to_alpha(log) for to_alpha, _ in halves])
+        alpha = float(np.median(each))
+        held = np.full(len(each), alpha) if common else each
+        new = float(np.median([to_log(at) for at, (_, to_log) in zip(held, halves, strict=True)]))
+        new = float(np.clip(new, logs[0], logs[-1]))
+        if abs(new - log) < 1e-8:
             break
-        value = new
-    return float(np.exp(value))
+        log = new
+    return float(np.exp(log)), float(np.exp(alpha))
 
 
-def _coefficient_by_alpha(search: Search) -> tuple[Array, Array]:
-    """Return alphas and the log coefficient of the best fit with alpha held at each."""
-    outer = np.tile(search.outer, (241, 1))
-    outer[:, 0] = np.geomspace(*search.problem.form.outer["alpha"], 241)
-    plateau, _ = search.profiled(outer)
+def _coefficient_by_alpha(law: FittedLaw, alphas: Array) -> Array:
+    """Return the log coefficient of the best fit with alpha held at each of ``alphas``, shape (a,)."""
+    search, form = law.search, law.search.problem.form
+    if len(search.box) == 1:
+        outer = alphas[:, None]
+        plateau = search.profiled(outer)[0]
+    else:  # the other outer parameters follow: from those of every minimum, and of its neighbours over a grid
+        starts = np.concatenate([search.minima, search.starts(search.grid(5))])
+        place = np.repeat(starts, len(alphas), axis=0)
+        place[:, 0] = np.tile(alphas, len(starts))
+        place, rss = search.down(place, steps=60, held=1)
+        best = np.argmin(rss.reshape(len(starts), -1), axis=0)
+        outer, plateau = search.unplaced(place.reshape(len(starts), len(alphas), -1)[best, np.arange(len(alphas))])
     linear = search.problem.residual(outer, plateau)[1]
-    name = search.problem.form.parameters[0]
-    offset, coefficients = search.problem.form.quantity(name, search.problem.sizes)(outer, plateau)
-    values = offset + linear @ coefficients
-    keep = np.isfinite(values)
-    return outer[keep, 0], values[keep]
+    offset, coefficients = form.quantity(form.parameters[0], search.problem.sizes)(outer, plateau)
+    return np.maximum(offset + linear @ coefficients, np.log(1e-9))
 
 
-def _profile(free: FittedLaw, logs: Array) -> tuple[Array, Array]:
-    """Return the RSS and alpha of the best fit with the log coefficient held at each of ``logs``, shapes (j,)."""
-    search, problem, name = free.search, free.search.problem, free.form.parameters[0]
-    outer, plateau = search.coarse(60 if len(search.outer) == 1 else 400)
-    quantity = problem.form.quantity(name, problem.sizes)
-    residual, linear = problem.residual(outer, plateau)
-    rss = np.sum(residual**2, axis=-1)
-    starts = []
-    for log in logs:
-        away = float(np.sign(log - search.best(quantity))) or 1.0
-        starts.append(int(np.argmin(rss + problem.rise(quantity, outer, plateau, linear, log, away))))
-    held = Problem(free.form, problem.points, free.space, (Prior(name, 1.0), *free.priors))
-    values = [np.log(p.value) if p.name in free.form.scales else p.value for p in free.priors]
+def held_profile(law: FittedLaw, logs: Array) -> tuple[Array, Array]:
+    """Return the RSS and alpha of the best fit with the log coefficient held at each of ``logs``, shapes (j,).
+
+    Args:
+        law: A fitted law whose coefficient is free; what else it holds stays.
+        logs: Log coefficients, ascending.
+    """
+    problem, name = law.search.problem, law.form.parameters[0]
+    held = Problem(law.form, problem.points, law.space, (Prior(name, 1.0), *law.priors))
+    values = [np.log(p.value) if p.name in law.form.scales else p.value for p in law.priors]
     aims = np.array([[*held.target, log, *values] for log in logs])
-    outer, plateau = search.polish(outer[starts], plateau[starts], aims, problem=held)
+    place = lowest(Space(held), aims)
+    outer, plateau = Space(held).unplaced(place)
     return np.sum(held.residual(outer, plateau, aims)[0] ** 2, axis=-1), outer[:, 0]
 
 
@@ -163,15 +176,9 @@ def profile_coefficient(law: FittedLaw, alphas: Array, logs: Array) -> Array:
         alphas: Values of alpha, shape (a,).
         logs: Values of log D, shape (d,).
     """
-    points, target, rows = law.cells, law.search.problem.target, []
-    flat = points.weight @ (target - np.average(target, weights=points.weight)) ** 2
-    for log in logs:
-        held = Problem(law.form, law.search.problem.points, law.space, (Prior(law.form.parameters[0], np.exp(log)),))
-        rss = law.search.profiled(alphas[:, None], problem=held)[1]
-        # A fall too small for the grid of plateaus: C alone is left to fit.
-        fall = np.exp(log - alphas * np.log(points.n.min()) - points.log_error.max())
-        rows.append(np.where(fall < 1e-4, flat, rss))
-    return np.array(rows)
+    name, problem = law.form.parameters[0], law.search.problem
+    held = [Problem(law.form, problem.points, law.space, (Prior(name, float(np.exp(log))),)) for log in logs]
+    return np.array([Space(each).profiled(alphas[:, None])[1] for each in held])
 
 
 # ---- shared and partially pooled -------------------------------------------------------------------------------------
@@ -212,7 +219,7 @@ def _curves(form: Form, groups: Sequence[Cells]) -> _Curves:
     low, high = np.clip([min(guesses) - 3, max(guesses) + 3], np.log(1e-6), np.log(1e9))
     for _ in range(3):
         logs = np.linspace(low, high, 41)
-        rss = np.array([_profile(law, logs)[0] for law in free])
+        rss = np.array([held_profile(law, logs)[0] for law in free])
         total = rss.sum(axis=0)
         inside = np.flatnonzero(total <= total.min() + 25 * variance)
         if len(inside) > 12:
@@ -263,7 +270,7 @@ def _equal(groups: Sequence[Cells], curves: _Curves, name: str, settings: Settin
     total = curves.rss.sum(axis=0)
     best, tiny = float(curves.logs[int(np.argmin(total))]), 0.01
     for _ in range(3):  # Newton steps on the exact sums of squares
-        near = np.array([_profile(law, best + tiny * np.array([-1.0, 0.0, 1.0]))[0] for law in curves.free])
+        near = np.array([held_profile(law, best + tiny * np.array([-1.0, 0.0, 1.0]))[0] for law in curves.free])
         slope, bend = (near[:, 2] - near[:, 0]) / (2 * tiny), (near[:, 2] + near[:, 0] - 2 * near[:, 1]) / tiny**2
         if bend.sum() > 0:
             best += float(np.clip(-slope.sum() / bend.sum(), -0.05, 0.05))

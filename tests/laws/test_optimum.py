@@ -16,7 +16,7 @@ from .tables_random import KINDS, case
 #: Above the best sum of squares of the other solver, relative to it.
 ABOVE = 1e-6
 #: Residuals of this size are rounding: where a law goes through every point, sums of squares are only compared above it.
-ROUNDING = 1e-9
+ROUNDING = 1e-8
 
 
 def fitted(given: Case) -> FittedLaw:
