@@ -41,7 +41,7 @@ _OPTIONS: tuple[tuple[str, Any, Any, str], ...] = (
     ("cost_per_image", float | None, None, "cost of one rendered image, in any unit; with budget"),
     ("budget", float | None, None, "what may be spent on images, in the same unit"),
     ("model_size", str, "backbone_params", "column of the model's parameters, for C against model size"),
-    ("complexity", str, "complexity", "column of the data's complexity, for alpha and C against it"),
+    ("complexity", str, "complexity", "column of the data's complexity (larger: more complex), for alpha and C against it"),
     ("plots", str, "png", "format of the figures: png, pdf or svg; none draws none"),
 )  # fmt: skip
 

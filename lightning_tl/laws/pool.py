@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -113,25 +114,46 @@ def alternate(
     if "alpha" not in form.outer:
         raise UserError(f"{form.formula} has no alpha to alternate with; fit {form.parameters[0]} free")
     free = [fit_cells(form, points, space=space) for points in groups]
-    logs = np.linspace(np.log(1e-3), np.log(1e5), 121)
-    alphas = np.geomspace(*form.outer["alpha"], 121)
-    # Along the valley of alpha and D a round moves little, so there are many of them: both halves are tabulated.
-    halves = [
-        (PchipInterpolator(logs, np.log(held_profile(law, logs)[1])),
-         PchipInterpolator(np.log(alphas), _coefficient_by_alpha(law, alphas)))
-        for law in free
-    ]  # fmt: skip
-    log, alpha = float(np.log(start)), 1.0
-    for _ in range(5000):
-        each = np.array([to_alpha(log) for to_alpha, _ in halves])
-        alpha = float(np.median(each))
-        held = np.full(len(each), alpha) if common else each
-        new = float(np.median([to_log(at) for at, (_, to_log) in zip(held, halves, strict=True)]))
-        new = float(np.clip(new, logs[0], logs[-1]))
-        if abs(new - log) < 1e-8:
-            break
-        log = new
-    return float(np.exp(log)), float(np.exp(alpha))
+    # Along the valley of alpha and D a round moves little, so there are thousands of them: both halves are tabulated,
+    # over everything first, then again around where the rounds have led.
+    log, at = float(np.log(start)), np.log(form.outer["alpha"])
+    logs, ats = np.linspace(np.log(1e-3), np.log(1e5), 121), np.linspace(*at, 121)
+    for width in (0.2, 0.02, 0.0):
+        tables = [
+            (
+                PchipInterpolator(logs, np.log(held_profile(law, logs)[1])),
+                PchipInterpolator(ats, _coefficient_by_alpha(law, np.exp(ats))),
+            )
+            for law in free
+        ]
+        log, median = _settled(tables, log, logs, ats, common)
+        logs = np.linspace(log - width, log + width, 9)
+        ats = np.linspace(max(median - width, at[0]), min(median + width, at[1]), 9)
+    return float(np.exp(log)), float(np.exp(median))
+
+
+def _settled(tables: Sequence[tuple[Any, Any]], log: float, logs: Array, ats: Array, common: bool) -> tuple[float, float]:
+    """Return log D and log alpha where the rounds from log D end; tables give each group's log alpha and log D.
+
+    With a larger D held every alpha is larger, and with a larger alpha every D: so the rounds move in one direction, to
+    the first D that a round leaves as it is.
+    """
+    fine = np.linspace(logs[0], logs[-1], 4001)
+    each = np.clip([to_alpha(fine) for to_alpha, _ in tables], ats[0], ats[-1])
+    median = np.median(each, axis=0)
+    held = np.broadcast_to(median, each.shape) if common else each
+    moved = np.median([to_log(at) for at, (_, to_log) in zip(held, tables, strict=True)], axis=0) - fine
+    start = int(np.clip(np.searchsorted(fine, log), 0, len(fine) - 1))
+    upwards = moved[start] > 0
+    way = np.arange(start, len(fine)) if upwards else np.arange(start, -1, -1)
+    turned = np.flatnonzero((moved[way] > 0) != upwards)
+    if len(turned) and turned[0]:
+        before, after = way[turned[0] - 1], way[turned[0]]
+        part = moved[before] / (moved[before] - moved[after])
+        log = float(fine[before] + part * (fine[after] - fine[before]))
+    elif not len(turned):
+        log = float(fine[way[-1]])
+    return log, float(np.interp(log, fine, median))
 
 
 def _coefficient_by_alpha(law: FittedLaw, alphas: Array) -> Array:
