@@ -18,7 +18,7 @@ _STUCK = 1e6
 
 
 def slopes(residual: Residual, place: Array, which: Any, here: Array, high: Array) -> Array:
-    """Return d residual / d place, shape (b, m, d), by differences towards larger coordinates, at ``high`` smaller ones.
+    """Return d residual / d place, shape (b, m, d), by differences upwards, at the upper bound downwards.
 
     Args:
         residual: Residuals.
@@ -90,7 +90,7 @@ def descend(
 
 
 def _inside(at: Array, gradient: Array, square: Array, low: Array, high: Array) -> tuple[Array, Array]:
-    """Return the trial places of one step, and by how much the quadratic model says that they lower the sums of squares.
+    """Return the places that one step leads to, and by how much the quadratic model says that it lowers the RSS.
 
     Coordinates that the step takes out of the box stop at its bound, and the others are solved anew with them there.
     """
@@ -116,7 +116,7 @@ def _inside(at: Array, gradient: Array, square: Array, low: Array, high: Array) 
 def _solved(square: Array, gradient: Array) -> Array:
     """Solve small symmetric systems (b, d, d); a singular one moves along its gradient."""
     try:
-        return np.linalg.solve(square, gradient[..., None])[..., 0]
+        return np.linalg.solve(square, gradient[..., None])[..., 0].astype(float)
     except np.linalg.LinAlgError:
         ridge = 1e-9 * np.einsum("bii->bi", square)[..., None] * np.eye(square.shape[1])
         return np.linalg.solve(square + ridge, gradient[..., None])[..., 0]

@@ -13,8 +13,8 @@ from lightning_tl.errors import UserError
 from lightning_tl.laws.forms import Array, Form, Quantity, Sizes
 from lightning_tl.laws.pairing import Cells, half_width, widened
 from lightning_tl.laws.problem import Points, Prior, Problem
-from lightning_tl.laws.search import Search
 from lightning_tl.laws.region import Region, noise_variance, region_of, threshold
+from lightning_tl.laws.search import Search
 
 #: Sizes beyond this are reported as out of reach.
 MOST_IMAGES = 1e12

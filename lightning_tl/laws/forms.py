@@ -33,8 +33,8 @@ WHOLE = float(0.5 - 0.5 * np.log(2e-150))
 def split(coordinate: Array) -> tuple[Array, Array]:
     """Return the share that a coordinate stands for and 1 - share, each to full precision.
 
-    Up to 1/2 the coordinate is the share itself; above, it is ``1/2 - log(2 (1 - share)) / 2``. A held D makes 1 - share
-    as small as ``D n^-alpha / error``, far below what a number near 1 can resolve.
+    Up to 1/2 the coordinate is the share itself; above, it is ``1/2 - log(2 (1 - share)) / 2``. With D held, 1 - share
+    may have to be as small as ``D n^-alpha / error``, far below what a number near 1 can resolve.
     """
     upper = coordinate > 0.5
     rest = np.where(upper, 0.5 * np.exp(1 - 2 * coordinate), 1 - coordinate)

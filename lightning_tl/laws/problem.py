@@ -160,7 +160,9 @@ class Problem:
         for i, root in self._soft:
             missing = self._missing(i, outer, plateau, values)
             soft.append(root * (missing if held is None else missing - held @ self._needs[i]))
-        return np.concatenate([rows, *(np.broadcast_to(row[..., None], (*rows.shape[:-1], 1)) for row in soft)], axis=-1)
+        return np.concatenate(
+            [rows, *(np.broadcast_to(row[..., None], (*rows.shape[:-1], 1)) for row in soft)], axis=-1
+        )
 
     def _scale(self, outer: Array, plateau: Array, values: Array) -> Array:
         """Return the held scale in linear space."""

@@ -70,7 +70,7 @@ class Space:
     def _plateaus(self, outer: Array, target: Array | None = None, thin: int = 1) -> Array:
         """Return plateaus to try at outer points (p, k), ascending, shape (p, j).
 
-        Where a scale is held or has a prior, those at which it has that value for curves through the data are among them.
+        Where the scale is held or has a prior, those at which curves through the points have that value are among them.
         """
         found = np.broadcast_to(_SHARES[::thin], (len(outer), len(_SHARES[::thin])))
         wanted = self.problem.rest_for_scale(outer, _GUESSES, target)
@@ -103,7 +103,9 @@ class Space:
     def _rss(self, outer: Array, plateau: Array, target: Array | None = None) -> Array:
         """Return the sums of squares at plateaus (p, j) of outer points (p, k)."""
         points = np.broadcast_to(outer[:, None, :], (*plateau.shape, outer.shape[1]))
-        return np.sum(self.problem.residual(points, plateau, None if target is None else target[:, None])[0] ** 2, axis=-1)
+        return np.sum(
+            self.problem.residual(points, plateau, None if target is None else target[:, None])[0] ** 2, axis=-1
+        )
 
     def distinct(self, place: Array, rss: Array, most: int, apart: float) -> tuple[Array, Array]:
         """Return places that are apart, the lowest first, at most ``most``."""
@@ -134,7 +136,9 @@ class Space:
             return np.concatenate([fixed[which], at], axis=1) if held else at
 
         def residual(at: Array, which: NDArray[np.int64]) -> Array:
-            return self.problem.residual(*self.unplaced(whole(at, which)), None if targets is None else targets[which])[0]
+            return self.problem.residual(*self.unplaced(whole(at, which)), None if targets is None else targets[which])[
+                0
+            ]
 
         def reach(at: Array) -> tuple[Array, Array]:
             return _reach(at, self.ratios[held:])

@@ -23,6 +23,8 @@ LAW_FIGURES = {
     "law_linearised": "Error minus the transfer gap C: where the law holds, a straight line of slope −α.",
     "law_parameters": "Pre-training rate α and transfer gap C with their 95 % intervals.",
     "law_extrapolation": "The law fitted without the largest sizes, which it predicts.",
+    "law_fine_tuning": "Test error against fine-tuning size s, both on logarithmic axes, one curve for each "
+    "pre-training size n, with the fitted laws and their 95 % intervals.",
     "law_landscape": "How well other values of α and D fit.",
     "law_model_size": "Transfer gap C against the model's size.",
     "law_complexity": "α and C against the complexity of the pre-training data (larger: more complex).",
@@ -152,7 +154,7 @@ def _complexity(folder: Path) -> list[Section]:
     network = Path(next(iter(found.values()))["checkpoint"])
     words = (
         "The entropy H, in nats, of a Gaussian fitted to the features of "
-        f"{network.parent.parent.name or network.name}: the larger, the more complex. Intervals are of the images drawn."
+        f"{network.parent.parent.name or network.name}: larger is more complex. Intervals are of the images drawn."
     )
     return [
         Section("How complex the renderings are", [words], table=(("rendering", "H", "95 % interval", "images"), rows))

@@ -81,8 +81,12 @@ class Objective:
         values = self._values(free)
         falling, flat = self._terms(values)
         error = falling + flat + values["floor"]
-        rest = np.log(np.maximum(error, 1e-300) / self.case.error) if self.case.space == "log" else error - self.case.error
-        priors = [np.sqrt(weight) * (values[name] - wanted) for name, (wanted, weight) in (self.case.priors or {}).items()]
+        rest = (
+            np.log(np.maximum(error, 1e-300) / self.case.error) if self.case.space == "log" else error - self.case.error
+        )
+        priors = [
+            np.sqrt(weight) * (values[name] - wanted) for name, (wanted, weight) in (self.case.priors or {}).items()
+        ]
         return np.concatenate([self.white @ rest, priors])
 
     def slopes(self, free: Array) -> Array:
@@ -99,7 +103,9 @@ class Objective:
         }
         scale = 1 / np.maximum(error, 1e-300) if self.case.space == "log" else np.ones_like(error)
         rows = self.white @ np.stack([columns[name] * scale for name in self.free], axis=1)
-        priors = [np.sqrt(weight) * (np.array(self.free) == name) for name, (_, weight) in (self.case.priors or {}).items()]
+        priors = [
+            np.sqrt(weight) * (np.array(self.free) == name) for name, (_, weight) in (self.case.priors or {}).items()
+        ]
         return np.vstack([rows, *priors])
 
     def rss(self, free: Array) -> float:

@@ -63,7 +63,10 @@ def case(kind: int, seed: int) -> Case:
         if rng.uniform() < 0.3:  # several runs at some sizes
             n = np.concatenate([n, rng.choice(n, int(rng.integers(1, len(n) + 1)))])
         s = np.ones_like(n)
-    level, alpha = float(np.exp(rng.uniform(np.log(0.02), np.log(0.9)))), float(np.exp(rng.uniform(np.log(0.02), np.log(2))))
+    level, alpha = (
+        float(np.exp(rng.uniform(np.log(0.02), np.log(0.9)))),
+        float(np.exp(rng.uniform(np.log(0.02), np.log(2)))),
+    )
     share = float(rng.choice([0.0, rng.uniform(), 1 - 10 ** rng.uniform(-3, 0), 1.0], p=[0.1, 0.5, 0.35, 0.05]))
     beta, floor = (float(rng.uniform(0.05, 0.8)), 0.0) if full else (0.0, 0.0)
     if form == "full+E":
@@ -79,7 +82,9 @@ def case(kind: int, seed: int) -> Case:
         error = np.clip(np.round(error, 2), 0.01, 1.0)
     weight = np.exp(rng.uniform(-2, 2, len(n))) if rng.uniform() < 0.2 else None
     truth = {
-        "log_d": np.log(level * max((1 - share) * (1 - floor), 1e-3)) + alpha * np.log(n.min()) + beta * np.log(s.min()),
+        "log_d": np.log(level * max((1 - share) * (1 - floor), 1e-3))
+        + alpha * np.log(n.min())
+        + beta * np.log(s.min()),
         "alpha": alpha,
         "beta": beta,
     }

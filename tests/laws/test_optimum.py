@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 
 from lightning_tl.laws.fitted import FittedLaw
 from lightning_tl.laws.forms import FORMS
 from lightning_tl.laws.pairing import Cells
 from lightning_tl.laws.problem import Prior
 
-from .multistart import NAMES, Case, Objective, best
-from .tables_random import KINDS, case
+from .multistart import Case, Objective, best
 
 #: Above the best sum of squares of the other solver, relative to it.
 ABOVE = 1e-6
-#: Residuals of this size are rounding: where a law goes through every point, sums of squares are only compared above it.
+#: Residuals of this size are rounding: sums of squares of a law through every point are compared above it only.
 ROUNDING = 1e-8
 
 
@@ -60,7 +58,7 @@ def excess(given: Case, count: int = 40) -> tuple[float, float, float]:
 
 
 def test_a_held_coefficient_is_fitted_in_the_better_of_two_basins() -> None:
-    """Nearly straight (alpha to 0) and bent curves are both minima here, and a hair's breadth apart in a coarse grid."""
+    """A nearly straight curve (alpha to 0) and a bent one are both minima here, each narrower than a coarse grid."""
     sizes = np.array([1000, 2000, 4000, 8000, 16_000, 20_000, 32_000, 40_000.0])
     for seed in range(10):
         error = (0.3 * sizes**-0.315 + 0.922) * np.exp(0.0008 * np.random.default_rng(seed).standard_normal(8))

@@ -124,7 +124,10 @@ def test_wrong_arguments(arguments: dict, message: str) -> None:
         (["--target-error", "5"], "target error 5 is not between 0 and 1; an error of 10 % is 0.1"),
         (["--budget", "10"], "cost_per_image and budget go together"),
         (["--budget", "10", "--cost-per-image", "0"], "cost per image is 0; it must be over 0"),
-        (["--fix-d", "guess"], "'guess' is no way to treat D; give a number or one of free, auto, shared, pooled"),
+        (
+            ["--fix-d", "guess"],
+            "'guess' is no way to treat D; give a number or one of free, auto, median, shared, pooled",
+        ),
         (["--fix-d", "-2"], "D is fixed at -2"),
         (["--target-size", "shots"], "no column 'shots' (target size)"),
         (["--cluster", "seeds"], "no column 'seeds' (cluster)"),
