@@ -143,7 +143,7 @@ def appendix_d(simulations: int, seed: int) -> None:
 
 
 def extrapolate(simulations: int, seed: int) -> None:
-    """Fit on n < 64,000, predict 64,000 to 1,280,000: which treatment of D predicts best, and what does it take D for?"""
+    """Fit on n < 64,000, predict 64,000 to 1,280,000: which treatment of D predicts best, and which D does it find?"""
     sizes = np.append(1000 * 2.0 ** np.arange(11), 1.28e6)
     small = sizes < 64_000
     modes: list[str | float] = ["free", "auto", "median", "shared", "pooled", 0.48, "power law"]
@@ -184,9 +184,7 @@ def extrapolate(simulations: int, seed: int) -> None:
             cells_ += [spread_of(said[mode]["D"]), spread_of(said[mode]["alpha"])]
             rows.append([f"{groups}", f"{spread:g}", f"{100 * noise:g} %", str(mode), *cells_])
     print("RMSE in error at 64,000 to 1,280,000 images; D = 0.48 with a spread of log D between groups")
-    print(
-        "D and alpha are medians over a table's groups; in brackets, 5 to 95 % of the tables; alpha less the true median"
-    )
+    print("D and alpha: median over the groups; in brackets 5 to 95 % of the tables; alpha less the true median")
     head = ["groups", "spread", "noise", "D is", "RMSE, mean", "median", "better than the power law"]
     show([*head, "outcomes inside 95 %", "D", "alpha - true"], rows)
 

@@ -149,7 +149,7 @@ def best(given: Case, count: int = 40, seed: int = 0, more: tuple[Array, ...] = 
         if name in objective.free:
             without = Objective(replace(given, held={**(given.held or {}), name: 0.0}))
             keep = [place for place, free in enumerate(objective.free) if free != name]
-            starts = without.starts(max(count // 2, 1), np.random.default_rng(seed))
+            starts = without.starts(count // 2, np.random.default_rng(seed))
             least = min(least, _least(without, [*starts, *(start[keep] for start in more)]))
     return least
 
