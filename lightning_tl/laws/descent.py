@@ -92,16 +92,18 @@ def descend(
 def _inside(at: Array, gradient: Array, square: Array, low: Array, high: Array) -> tuple[Array, Array]:
     """Return the places that one step leads to, and by how much the quadratic model says that it lowers the RSS.
 
-    Coordinates that the step takes out of the box stop at its bound, and the others are solved anew with them there.
+    Coordinates that the step takes out of the box stop at its bound, one after the other, and the rest are solved anew.
     """
     step = _solved(square, gradient)
-    stopped = np.zeros(at.shape, bool)
+    stopped, rows = np.zeros(at.shape, bool), np.arange(len(at))
     for _ in range(at.shape[1]):
         trial = at - step
-        out = (trial < low) | (trial > high)
-        if not np.any(out & ~stopped):
+        beyond = np.where(stopped, 0.0, np.abs(trial - np.clip(trial, low, high)))
+        part = np.divide(beyond, np.abs(step), out=np.zeros_like(step), where=beyond > 0)
+        if not part.any():
             break
-        stopped |= out
+        first = np.argmax(part, axis=1)  # the bound that the step meets first
+        stopped[rows, first] |= part[rows, first] > 0
         at_bound = np.where(stopped, at - np.clip(trial, low, high), 0.0)
         rest = np.where(stopped, at_bound, gradient - np.einsum("bij,bj->bi", square, at_bound))
         reduced = np.where(stopped[:, :, None] | stopped[:, None, :], 0.0, square)
