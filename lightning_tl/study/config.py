@@ -99,7 +99,7 @@ class Choice:
 
 @dataclass
 class Complexity:
-    """How complex each rendering is to a network: −H of its features, as ``lightning-tl dataset complexity`` gives it.
+    """How complex each rendering is to a network: the entropy H of its features, as ``dataset complexity`` gives it.
 
     Source: Mikami et al. (arXiv 2108.11018), §4.5, whose network was trained on COCO.
 
