@@ -15,7 +15,7 @@ from lightning_tl.models import build_backbone
 from lightning_tl.study.collect import collect
 from lightning_tl.study.complexity import measure_complexity
 from lightning_tl.study.config import Complexity, RenderStage, Stage, Study
-from lightning_tl.study.plan import DataSet, Run
+from lightning_tl.study.planned import DataSet, Run
 from lightning_tl.study.report import write_report
 from lightning_tl.study.study import run_study
 
