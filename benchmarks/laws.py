@@ -22,6 +22,7 @@ from lightning_tl.laws import FittedLaw, FullLaw, PowerLaw, TransferLaw, fit
 from lightning_tl.laws.bootstrap import bootstrap
 from lightning_tl.laws.pairing import cells
 from lightning_tl.laws.pool import fit_together
+from lightning_tl.laws.region import region_of
 
 SIZES = 1000 * 2.0 ** np.arange(7)
 LEVEL = 0.3  # error at 1000 images
@@ -50,7 +51,7 @@ def show(head: list[str], rows: list[list[str]]) -> None:
 
 def bounded(law: FittedLaw, name: str, limit: float) -> bool:
     """Whether a likelihood-ratio analysis with this limit on the RSS bounds a parameter on both sides."""
-    region = law.search.region(limit)
+    region = region_of(law.search, limit)
     low, high = region.extent(law.search.problem.form.quantity(name, law.search.problem.sizes))
     return bool(np.isfinite(low)) if name == "C" else low > 1.001e-3 and high < 9.99
 

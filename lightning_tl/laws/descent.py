@@ -12,27 +12,37 @@ from lightning_tl.laws.forms import Array
 #: Residuals (b, m) at places (b, d) of the starts whose numbers are given, shape (b,).
 Residual = Callable[[Array, Any], Array]
 #: Step of the differences that slopes are taken from.
-_STEP = 1e-7
+_STEP = 3e-7
+#: Tolerance under which slopes are taken by central differences.
+_EXACT = 1e-10
 #: Damping at which a start gives up: no step, however short, lowers its sum of squares.
 _STUCK = 1e6
 
 
-def slopes(residual: Residual, place: Array, which: Any, here: Array, high: Array) -> Array:
-    """Return d residual / d place, shape (b, m, d), by differences upwards, at the upper bound downwards.
+def slopes(residual: Residual, place: Array, which: Any, here: Array, box: tuple[Array, Array], exact: bool) -> Array:
+    """Return d residual / d place by differences, shape (b, m, d).
 
     Args:
         residual: Residuals.
         place: Places, shape (b, d).
         which: Numbers of the starts they belong to.
         here: Residuals there, shape (b, m).
-        high: Largest place, shape (d,).
+        box: Least and largest place, each of shape (d,).
+        exact: Take central differences inside the box: in a long, narrow valley the error of one-sided ones, a
+            millionth, moves the minimum.
     """
     columns = []
     for i in range(place.shape[1]):
-        step = np.where(place[:, i] + _STEP > high[i], -_STEP, _STEP)
-        aside = place.copy()
+        step = np.where(place[:, i] + _STEP > box[1][i], -_STEP, _STEP)
+        aside, other = place.copy(), place.copy()
         aside[:, i] += step
-        columns.append((residual(aside, which) - here) / step[:, None])
+        column = (residual(aside, which) - here) / step[:, None]
+        if exact:
+            inside = (place[:, i] - _STEP > box[0][i]) & (place[:, i] + _STEP < box[1][i])
+            other[:, i] -= np.where(inside, step, 0.0)
+            back = (here - residual(other, which)) / step[:, None]
+            column = np.where(inside[:, None], (column + back) / 2, column)
+        columns.append(column)
     return np.stack(columns, axis=2)
 
 
@@ -69,7 +79,7 @@ def descend(
     diagonal = np.arange(count)
     for _ in range(steps):
         at, rest = place[active], here[active]
-        jacobian = slopes(residual, at, active, rest, high)
+        jacobian = slopes(residual, at, active, rest, (low, high), tolerance < _EXACT)
         gradient = np.einsum("bmi,bm->bi", jacobian, rest)
         square = np.einsum("bmi,bmj->bij", jacobian, jacobian)
         square[:, diagonal, diagonal] *= 1 + damping[active, None]
@@ -79,10 +89,15 @@ def descend(
         there = residual(trial, active)
         after = np.sum(there**2, axis=1)
         better = after < rss[active]
-        settled = ((promised >= 0) & (promised <= tolerance * rss[active])) | (damping[active] > _STUCK)
+        # A step that is damped much promises little wherever it starts.
+        free = (promised >= 0) & (damping[active] <= 1)
+        settled = (free & (promised <= tolerance * rss[active])) | (damping[active] > _STUCK)
+        # As much as was promised: less damping; much less, as in a valley that is more bent than the model knows: more.
+        kept = (rss[active] - after) / np.maximum(promised, 1e-300)
+        more = np.where(better, 4.0, 10.0) * np.maximum(damping[active], 1e-6)
+        damping[active] = np.where(kept > 0.75, damping[active] / 10, np.where(kept < 0.25, more, damping[active]))
         moved = active[better]
         place[moved], here[moved], rss[moved] = trial[better], there[better], after[better]
-        damping[active] = np.where(better, damping[active] / 10, np.maximum(damping[active], 1e-6) * 10)
         active = active[~settled]
         if not len(active):
             break

@@ -82,7 +82,7 @@ def fit_together(
         return [_held(form, points, value, settings) for points in groups]
     if coefficient == "median":
         own = [fit_cells(form, points, **vars(settings)).params[name] for points in groups]
-        value = float(np.clip(np.median(own), *_HELD))
+        value = float(np.exp(np.median(np.log(np.clip(own, *_HELD)))))
         return [_held(form, points, value, settings) for points in groups]
     spread = 0.0 if coefficient == "shared" else choose_spread(form, groups, settings)
     return _pooled(form, groups, spread, settings, _curves(form, groups))
@@ -100,7 +100,8 @@ def alternate(form: Form, groups: Sequence[Cells], space: str = "log", start: fl
 
     From D = 0.5: with D held, fit each group's alpha, and take the median over all groups; with alpha held at that for
     all of them, fit each group's D, and take the median; until it settles. What is returned is the limit; rounds that
-    end earlier would leave the result nearer to its start.
+    end earlier would leave the result nearer to its start. Medians are of logs, which matters where groups are even in
+    number: then it is the geometric mean of the middle two.
 
     Args:
         form: The law; it needs alpha as a nonlinear parameter (the transfer law and the full law).
@@ -143,9 +144,9 @@ def _settled(free: Sequence[FittedLaw], log: float, logs: Array, ats: Array) -> 
 
     fine = np.linspace(logs[0], logs[-1], 4001)
     each = np.array([PchipInterpolator(logs, np.log(held_profile(law, logs)[1]))(fine) for law in free])
-    median = np.clip(np.log(np.median(np.exp(each), axis=0)), ats[0], ats[-1])
+    median = np.clip(np.median(each, axis=0), ats[0], ats[-1])
     found = [PchipInterpolator(ats, _coefficient_by_alpha(law, np.exp(ats)))(median) for law in free]
-    moved = np.log(np.median(np.exp(found), axis=0)) - fine
+    moved = np.clip(np.median(found, axis=0), *np.log(_HELD)) - fine
     start = int(np.clip(np.searchsorted(fine, log), 0, len(fine) - 1))
     upwards = moved[start] > 0
     way = np.arange(start, len(fine)) if upwards else np.arange(start, -1, -1)

@@ -189,7 +189,7 @@ def _rays(search: Search, centre: Array, threshold: float, count: int, seed: int
     def residual(place: Array, _: None) -> Array:
         return search.problem.residual(*search.unplaced(place))[0]
 
-    jacobian = slopes(residual, centre, None, residual(centre, None), high)[0]
+    jacobian = slopes(residual, centre, None, residual(centre, None), (low, high), exact=False)[0]
     values, vectors = np.linalg.eigh(jacobian.T @ jacobian)
     slack = max(threshold - search.rss, 1e-30)
     unit = vectors * np.sqrt(slack / np.maximum(values, slack / 100))

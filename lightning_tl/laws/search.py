@@ -85,7 +85,7 @@ class Search(Space):
         starts = self._starts()
         here = self.problem.residual(*self.unplaced(starts))[0]
         jacobian = slopes(
-            lambda at, _: self.problem.residual(*self.unplaced(at))[0], starts, None, here, self.limits()[1]
+            lambda at, _: self.problem.residual(*self.unplaced(at))[0], starts, None, here, self.limits(), exact=False
         )
         size = max(_AT_ONCE // here.size, 1)
         found = [self._refit(targets[i : i + size], starts, jacobian) for i in range(0, len(targets), size)]
@@ -112,7 +112,7 @@ class Search(Space):
         at, rss = self.down(starts[np.concatenate(chosen)], steps=6, targets=np.tile(targets, (descents, 1)))
         order = np.argsort(rss.reshape(descents, count), axis=0)[:finish]
         at = at.reshape(descents, count, -1)[order, rows].reshape(finish * count, -1)
-        at, rss = self.down(at, steps=60, tolerance=1e-9, targets=np.tile(targets, (finish, 1)))
+        at, rss = self.down(at, steps=60, targets=np.tile(targets, (finish, 1)))
         best = np.argmin(rss.reshape(finish, count), axis=0)
         return at.reshape(finish, count, -1)[best, rows]
 
