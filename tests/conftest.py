@@ -18,10 +18,21 @@ import numpy as np
 import pytest
 import s3 as s3_servers
 from PIL import Image
+from skips import unexplained
 
 CATEGORIES = {1: "disc", 2: "bar", 4: "frame"}  # ids need not be contiguous
 SIDE, VIEWS, SCENES_PER_SHARD = 32, 2, 8
 CACHES = {".pytest_cache", ".hypothesis", ".ruff_cache", ".mypy_cache", ".import_linter_cache", "__pycache__"}
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Fail where a test was skipped for a reason that is not on the list."""
+    silent = unexplained(terminalreporter.stats.get("skipped", []))
+    if silent:
+        terminalreporter.section("skipped without a reason that is in tests/skips.py")
+        for line in silent:
+            terminalreporter.line(line)
+        terminalreporter._session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.fixture(autouse=True)

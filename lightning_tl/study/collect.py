@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_tl.measured import measurements_table
-from lightning_tl.study.plan import DataSet, Run
+from lightning_tl.study.planned import DataSet, Run
 from lightning_tl.study.records import RESULT_COLUMNS, write_results, write_whole
 
 Records = Mapping[str, Mapping[str, Any]]

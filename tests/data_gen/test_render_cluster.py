@@ -12,13 +12,13 @@ from pathlib import Path
 
 import fsspec
 import pytest
+import ray
 
 from data_gen import cluster, farm, pool
 from data_gen.errors import DataGenError
 from data_gen.farm import render
 from data_gen.folders import LOCK
 
-ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.filterwarnings("ignore")
 HERE = Path(__file__).parent
 WORKER = [str(HERE / "fake_worker.py")]
