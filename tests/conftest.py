@@ -1,4 +1,4 @@
-"""What all tests share: one thread, no files left behind, a small rendered data set made without the renderer."""
+"""What all tests share: seeds, one thread, no files left behind, a small data set made without the renderer."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import random
 import shutil
 import tarfile
 from collections.abc import Iterator
@@ -33,6 +34,16 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         for line in silent:
             terminalreporter.line(line)
         terminalreporter._session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Seed what draws without a generator of its own, fixtures included: a test is the same in any order."""
+    import torch
+
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
 
 
 @pytest.fixture(autouse=True)

@@ -34,7 +34,7 @@ def torchvisions(**more):
 
 def data():
     generator = torch.Generator().manual_seed(1)
-    images = [torch.randn(3, *SIZE, generator=generator) for _ in range(2)]
+    images = [torch.randn(3, *SIZE, generator=generator, dtype=torch.float64) for _ in range(2)]
     targets = [
         {"boxes": torch.tensor([[10.0, 12, 60, 70], [50, 5, 120, 50]]), "labels": torch.tensor([1, 3])},
         {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)},
@@ -44,31 +44,30 @@ def data():
 
 @pytest.fixture(scope="module")
 def both():
+    """Both networks in double precision: a rounding error may let another region survive, or be drawn."""
     theirs = randomised(torchvisions(box_score_thresh=0.0, box_batch_size_per_image=32))
     ours = ObjectDetection(
         3, backbone="resnet50", detector={"box_score_thresh": 0.0, "box_batch_size_per_image": 32}
     ).eval()
     ours.load_state_dict(backbone_and_head(theirs.state_dict(), MOVES), strict=True)
-    return ours, theirs
+    return ours.double(), theirs.double()
 
 
 def test_detections_are_torchvisions(both):
     ours, theirs = both
     images, _ = data()
     with torch.no_grad():
-        found, expected = ours(images), theirs(images)
-    for a, b in zip(found, expected, strict=True):
+        detections, expected = ours(images), theirs(images)
+    for a, b in zip(detections, expected, strict=True):
         assert len(b["boxes"]) == 100
         assert torch.equal(a["labels"], b["labels"])
-        torch.testing.assert_close(a["boxes"], b["boxes"], rtol=1e-5, atol=1e-3)  # px
-        torch.testing.assert_close(a["scores"], b["scores"], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(a["boxes"], b["boxes"], rtol=1e-6, atol=1e-6)  # px
+        torch.testing.assert_close(a["scores"], b["scores"], rtol=1e-6, atol=1e-9)
 
 
 def test_losses_and_gradients_are_torchvisions(both):
-    # in double precision: a rounding error may let another region survive, and be drawn
-    ours, theirs = (net.train().double() for net in both)
+    ours, theirs = (net.train() for net in both)
     images, targets = data()
-    images = [image.double() for image in images]
     try:
         batch, scaled = theirs.transform(images, targets)  # draws a size, even where there is one alone
         torch.manual_seed(0)
@@ -90,20 +89,20 @@ def test_losses_and_gradients_are_torchvisions(both):
         for name, parameter in ours.named_parameters():  # every layer is trained
             torch.testing.assert_close(parameter.grad, named[name], rtol=1e-6, atol=1e-9)
     finally:
-        ours.eval().float(), theirs.eval().float()
+        ours.eval(), theirs.eval()
 
 
 def test_images_of_other_sizes_are_padded(both):
     ours, _ = both
-    images = [torch.rand(3, 40, 70), torch.rand(3, 64, 50)]
+    images = [torch.rand(3, 40, 70, dtype=torch.float64), torch.rand(3, 64, 50, dtype=torch.float64)]
     batch = ours.head.image_list(images)
     assert batch.tensors.shape == (2, 3, 64, 96)
     assert batch.image_sizes == [(40, 70), (64, 50)]
     assert torch.equal(batch.tensors[0, :, :40, :70], images[0])
     assert batch.tensors[0, :, 40:].abs().sum() == 0
     with torch.no_grad():
-        found = ours(images)
-    assert (found[0]["boxes"].amax(0) <= torch.tensor([70.0, 40, 70, 40])).all()
+        detections = ours(images)
+    assert (detections[0]["boxes"].amax(0) <= torch.tensor([70.0, 40, 70, 40])).all()
 
 
 @pytest.mark.parametrize(
