@@ -26,8 +26,8 @@ import torch.nn.functional as F
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-from lightning_tl.data.augment import BatchTransform
-from lightning_tl.data.loading import BatchedDataModule, Batches
+from lightning_tl.data.batch_transform import BatchTransform
+from lightning_tl.data.batched_module import BatchedDataModule, Batches
 from lightning_tl.tasks import Classification, WarmupCosine
 
 

@@ -14,13 +14,13 @@ from typing import Any, Literal, Protocol
 from data_gen.check import check_environment
 from data_gen.devices import default_workers
 from data_gen.errors import DataGenError
-from data_gen.folders import locked, staging
-from data_gen.pool import LocalPool
-from data_gen.process import Message
+from data_gen.local_pool import LocalPool
+from data_gen.manifest import Split
+from data_gen.scene_sampler import RenderConfig, check_config, config_to_dict
 from data_gen.sources import Catalogue, open_catalogue
-from data_gen.spec import RenderConfig, check_config, config_to_dict
-from data_gen.split import Split
 from data_gen.storage import Shard, is_url
+from data_gen.temporary_folders import locked, staging
+from data_gen.worker_process import Message
 
 _MOST_LOST = 20
 Engine = Literal["local", "ray"]
@@ -214,7 +214,7 @@ def _pool(
 ) -> Pool:
     start = {"config": _with_full_paths(config_to_dict(config)), "contents": catalogue.fingerprint}
     if engine == "ray":
-        from data_gen.cluster import RayPool
+        from data_gen.ray_pool import RayPool
 
         return RayPool(config, start, record, address, workers)
     check_environment()

@@ -15,10 +15,10 @@ from pathlib import Path
 
 from data_gen.check import check_environment
 from data_gen.errors import DataGenError
-from data_gen.shards import view_members
+from data_gen.manifest import MANIFEST
+from data_gen.scene_sampler import SPLITS, config_from_dict, sample_scene
+from data_gen.shard_writer import view_members
 from data_gen.sources import open_catalogue
-from data_gen.spec import SPLITS, config_from_dict, sample_scene
-from data_gen.split import MANIFEST
 from data_gen.storage import open_folder
 
 
@@ -56,12 +56,12 @@ def _reproduce(out: str, split: str, scene: int, spec_alone: bool) -> None:
     if spec_alone:
         return
     check_environment()
-    from data_gen import blender
+    from data_gen.blender.renderer import Renderer
 
     folder = place / "reproduced"
     folder.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary:
-        for view in blender.Renderer(config, Path(temporary), catalogue).render(spec):
+        for view in Renderer(config, Path(temporary), catalogue).render(spec):
             for name, content in view_members(view, config.image):
                 (folder / f"{split}-{name}").write_bytes(content)
     print(f"rendered into {folder}", file=sys.stderr)

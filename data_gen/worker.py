@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from data_gen.errors import DataGenError, StoreError
-from data_gen.shards import view_members, write_shard
+from data_gen.scene_sampler import RenderConfig, config_from_dict, sample_scene
+from data_gen.shard_writer import view_members, write_shard
 from data_gen.sources import Catalogue, open_catalogue
-from data_gen.spec import RenderConfig, config_from_dict, sample_scene
 from data_gen.storage import is_url, put_shard
 
 
@@ -55,13 +55,13 @@ def _serve(out: TextIO) -> None:
     config = config_from_dict(start["config"])
     # Blender makes a folder of its own as it is imported, and leaves it where the process does not end in its way
     os.environ["TMPDIR"] = start["temporary"]
-    from data_gen import blender
+    from data_gen.blender.renderer import Renderer, versions
 
     catalogue = open_catalogue(config, Path(start["record"]))
     if catalogue.fingerprint != start["contents"]:
         raise DataGenError("files of the sources were changed while rendering: run the same command again")
-    renderer = blender.Renderer(config, Path(start["temporary"]), catalogue)
-    _send(out, {"ready": {**blender.versions(), "device": renderer.device}})
+    renderer = Renderer(config, Path(start["temporary"]), catalogue)
+    _send(out, {"ready": {**versions(), "device": renderer.device}})
     for line in lines:
         _render_shard(renderer, config, catalogue, json.loads(line), Path(start["staging"]), out)
 

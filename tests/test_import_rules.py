@@ -24,11 +24,11 @@ def test_who_may_import_whom():
 @pytest.mark.parametrize(
     "file,line,contract",
     [
-        ("lightning_tl/data/stream.py", "import lightning_tl.run", "models and data, then tasks"),
+        ("lightning_tl/data/sample_order.py", "import lightning_tl.run", "models and data, then tasks"),
         ("lightning_tl/laws/forms.py", "import torch", "the laws stand alone"),
         ("lightning_tl/models/weights.py", "import data_gen", "training never touches the renderer"),
-        ("data_gen/spec.py", "import lightning_tl.errors", "the renderer stands alone"),
-        ("data_gen/spec.py", "def late():\n    import bpy", "Blender is imported by one file"),
+        ("data_gen/scene_sampler.py", "import lightning_tl.errors", "the renderer stands alone"),
+        ("data_gen/scene_sampler.py", "def late():\n    import bpy", "Blender is imported by one file"),
     ],
 )
 def test_a_forbidden_import_is_found(tmp_path, file, line, contract):

@@ -9,8 +9,8 @@ import numpy as np
 
 from data_gen.errors import DataGenError, nearest
 from data_gen.library import figures, shapes
-from data_gen.library.digits import stroke_digit, styled
-from data_gen.library.geometry import Mesh, normalise
+from data_gen.library.digit_strokes import stroke_digit, styled
+from data_gen.library.mesh import Mesh, normalise
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def build(category: str, shape: dict[str, float | str], glyph: Mesh | None = Non
     Args:
         category: a name from :data:`CATEGORIES`.
         shape: ``{"seed": …}`` and, to lay it on its back, ``"lying": 1``; for digits also ``thickness``, ``depth``,
-            ``wobble``, ``slant``, ``width``, ``turn`` (see :class:`data_gen.spec.DigitsConfig`).
+            ``wobble``, ``slant``, ``width``, ``turn`` (see :class:`data_gen.scene_sampler.DigitsConfig`).
         glyph: the digit's mesh where it comes from a font; else it is drawn with strokes.
     """
     rng = np.random.default_rng(int(shape["seed"]))

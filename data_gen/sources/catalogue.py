@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_gen.config import check_config
+from data_gen.config_check import check_config
 from data_gen.errors import DataGenError
 from data_gen.library import CATEGORIES, Category, resolve
-from data_gen.settings import RenderConfig, SourceConfig
-from data_gen.sources.find import bop_is_textureless, chosen, find_models
+from data_gen.render_config import RenderConfig, SourceConfig
+from data_gen.sources.find_models import bop_is_textureless, chosen, find_models
 from data_gen.sources.lens import Lens, read_lens
 from data_gen.sources.meshes import read_model
 from data_gen.sources.surfaces import Panorama, PbrMaterial, find_hdris, find_materials, named_material

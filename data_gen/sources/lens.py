@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_gen.errors import DataGenError
-from data_gen.settings import ImageConfig
+from data_gen.render_config import ImageConfig
 
 _KEYS = ("fx", "fy", "cx", "cy", "width", "height")
 

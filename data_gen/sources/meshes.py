@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_gen.errors import DataGenError
-from data_gen.library.geometry import Floats, Mesh, normalise, rotation
+from data_gen.library.mesh import Floats, Mesh, normalise, rotation
 
 FORMATS = (".obj", ".ply", ".glb", ".gltf", ".stl")
 UNITS = {"m": 1.0, "cm": 0.01, "mm": 0.001, "inch": 0.0254}
@@ -45,7 +45,7 @@ class Model:
     """A mesh with its look.
 
     Attributes:
-        mesh: upright (z up), normalised as :func:`data_gen.library.geometry.normalise` does; slots are of ``surfaces``.
+        mesh: upright (z up), normalised as :func:`data_gen.library.mesh.normalise` does; slots are of ``surfaces``.
         uv: texture coordinates of the triangles' corners, ``[F, 3, 2]``, or ``None``.
         colours: sRGB colours of the triangles' corners, 8 bit, ``[F, 3, 3]``, or ``None``.
         surfaces: one a slot.

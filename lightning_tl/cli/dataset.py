@@ -25,8 +25,8 @@ def _preview(argv: list[str]) -> int:
     if given.count < 1 or given.side < 16:
         raise UserError(f"--count is {given.count} and --side {given.side}; they must be at least 1 and 16")
     from lightning_tl.data.preview import contact_sheet
-    from lightning_tl.data.remote import place
-    from lightning_tl.data.shards import RenderedImages
+    from lightning_tl.data.rendered_images import RenderedImages
+    from lightning_tl.data.shard_cache import place
 
     root = place(given.root)
     out = given.out or (root if isinstance(root, Path) else Path()) / "preview.png"
@@ -49,8 +49,8 @@ def _validate(argv: list[str]) -> int:
     parser.add_argument("--workers", type=int, default=min(8, os.cpu_count() or 1), help="Processes that read shards.")
     given = parse(parser, argv)
     _at_least(given, workers=1, examples=1)
-    from lightning_tl.inspection.table import as_json, summary
     from lightning_tl.inspection.validate import validate
+    from lightning_tl.inspection.validation_report import as_json, summary
 
     found = validate(given.root, given.workers)
     print(summary(found, given.examples))
@@ -102,7 +102,7 @@ def _complexity(argv: list[str]) -> int:
     parser.add_argument("--out", type=Path | None, default=None, help="JSON file.")
     given = parse(parser, argv)
     _at_least(given, images=8, size=8, draws=20, seed=0)
-    from lightning_tl.inspection.report import complexity
+    from lightning_tl.inspection.complexity_report import complexity
 
     text, found = complexity(
         given.root,

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from lightning_tl.data.folders import image_files
-from lightning_tl.data.geometry import IGNORED
-from lightning_tl.data.images import mask, open_image
-from lightning_tl.data.sampled import OnError, Pool, SampledDataModule
-from lightning_tl.data.samples import MEND_FILE, Kind
+from lightning_tl.data.image_dataset import MEND_FILE, Kind
+from lightning_tl.data.image_files import mask, open_image
+from lightning_tl.data.image_folder import image_files
+from lightning_tl.data.image_geometry import IGNORED
+from lightning_tl.data.image_module import ImageDataModule, OnError, Pool
 from lightning_tl.data.transforms import ScaleCropTransform
 from lightning_tl.errors import UserError
 
@@ -76,7 +76,7 @@ class ScenePairs:
         return image, np.where(stored == 0, IGNORED, stored - 1).astype(np.uint8)
 
 
-class ADE20K(SampledDataModule):
+class ADE20K(ImageDataModule):
     """Semantic segmentation in ADE20K's layout: ``ROOT/images/training/*.jpg``, ``ROOT/annotations/training/*.png``.
 
     ``ROOT/images/validation`` and its masks are the test. Validation images are split off the training images, the same

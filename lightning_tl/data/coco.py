@@ -10,9 +10,9 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 from PIL import Image
 
-from lightning_tl.data.images import open_image
-from lightning_tl.data.sampled import OnError, Pool, SampledDataModule
-from lightning_tl.data.samples import MEND_FILE, Kind
+from lightning_tl.data.image_dataset import MEND_FILE, Kind
+from lightning_tl.data.image_files import open_image
+from lightning_tl.data.image_module import ImageDataModule, OnError, Pool
 from lightning_tl.data.transforms import ResizeTransform
 from lightning_tl.errors import UserError
 
@@ -194,7 +194,7 @@ class InstanceImages:
         }
 
 
-class CocoDetection(SampledDataModule):
+class CocoDetection(ImageDataModule):
     """Detection, or several labels, on COCO or any data set in its format.
 
     COCO's own validation set is the test, as its test set has no public labels. Validation images are split off the

@@ -9,8 +9,8 @@ from PIL import Image
 from scipy.ndimage import maximum_filter
 
 from lightning_tl.data.digits import load_digits, split_digits
-from lightning_tl.data.sampled import Pool, SampledDataModule
-from lightning_tl.data.samples import Kind
+from lightning_tl.data.image_dataset import Kind
+from lightning_tl.data.image_module import ImageDataModule, Pool
 from lightning_tl.data.transforms import CropTransform, Given, ResizeTransform, ScaleCropTransform, build_transform
 from lightning_tl.errors import UserError
 
@@ -93,7 +93,7 @@ def _places(rng: np.random.Generator, count: int) -> list[tuple[int, int]]:
     return places
 
 
-class DigitScenes(SampledDataModule):
+class DigitScenes(ImageDataModule):
     """Images of 64 px with one (classification) or one to four (detection, segmentation) real handwritten digits.
 
     For trying any of the tasks on real images without a data set at hand. Training images are made of the digits that

@@ -7,8 +7,8 @@ from functools import cache
 import numpy as np
 import torch
 
-from lightning_tl.data.augment import BatchTransform
-from lightning_tl.data.loading import BatchedDataModule, Batches
+from lightning_tl.data.batch_transform import BatchTransform
+from lightning_tl.data.batched_module import BatchedDataModule, Batches
 from lightning_tl.data.subsets import balanced_subset
 from lightning_tl.errors import UserError
 

@@ -11,11 +11,11 @@ from lightning.pytorch.utilities import rank_zero_info
 from PIL import Image
 from torch import Tensor
 
-from lightning_tl.data.augment import BatchTransform
-from lightning_tl.data.loading import BatchedDataModule, Batches, Split
-from lightning_tl.data.remote import place
-from lightning_tl.data.samples import Kind, Samples
-from lightning_tl.data.shards import RenderedImages, read_manifest
+from lightning_tl.data.batch_transform import BatchTransform
+from lightning_tl.data.batched_module import BatchedDataModule, Batches, Split
+from lightning_tl.data.image_dataset import ImageDataset, Kind
+from lightning_tl.data.rendered_images import RenderedImages, read_manifest
+from lightning_tl.data.shard_cache import place
 from lightning_tl.data.transforms import CropTransform, Given, ResizeTransform, ScaleCropTransform, build_transform
 from lightning_tl.errors import UserError
 
@@ -199,4 +199,4 @@ class Rendered(BatchedDataModule):
         targets = None if labels is None else labels(images)
         if targets is not None and isinstance(self.transform, BatchTransform):
             return Batches(images.rgb, targets, self.transform, self.seed)
-        return Samples(RenderedSamples(images, self.target, targets), self.transform, self.seed)
+        return ImageDataset(RenderedSamples(images, self.target, targets), self.transform, self.seed)

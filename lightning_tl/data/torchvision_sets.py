@@ -12,10 +12,10 @@ import torch
 import torchvision
 from PIL import Image
 
-from lightning_tl.data.geometry import IGNORED
-from lightning_tl.data.images import mask
-from lightning_tl.data.sampled import OnError, Pool, SampledDataModule
-from lightning_tl.data.samples import MEND_FILE, Kind
+from lightning_tl.data.image_dataset import MEND_FILE, Kind
+from lightning_tl.data.image_files import mask
+from lightning_tl.data.image_geometry import IGNORED
+from lightning_tl.data.image_module import ImageDataModule, OnError, Pool
 from lightning_tl.data.transforms import CropTransform, ScaleCropTransform, build_transform
 from lightning_tl.errors import UserError, nearest
 
@@ -121,7 +121,7 @@ class TorchvisionSamples:
         return classes.astype(np.uint8)
 
 
-class TorchvisionDataset(SampledDataModule):
+class TorchvisionDataset(ImageDataModule):
     """Any data set of torchvision that gives (image, class) or (image, mask).
 
     Its splits are found by torchvision's own names (``train=True``, ``split="train"``, ``image_set="train"``, and so

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from lightning_tl.data.shards import RenderedImages
+from lightning_tl.data.rendered_images import RenderedImages
 from lightning_tl.errors import UserError
 from lightning_tl.inspection.export import Frame, write
 

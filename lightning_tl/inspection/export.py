@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from lightning_tl.data.shards import RenderedImages
+from lightning_tl.data.rendered_images import RenderedImages
 from lightning_tl.errors import UserError, nearest
 from lightning_tl.inspection.members import pixels
 from lightning_tl.inspection.splits import split_folders

@@ -12,11 +12,11 @@ import torch
 from PIL import Image, ImageOps
 from torch import nn
 
-from lightning_tl.data.augment import BatchTransform
-from lightning_tl.data.folders import image_files
-from lightning_tl.data.images import decode, open_image
-from lightning_tl.data.remote import Url, place
-from lightning_tl.data.shards import RenderedImages
+from lightning_tl.data.batch_transform import BatchTransform
+from lightning_tl.data.image_files import decode, open_image
+from lightning_tl.data.image_folder import image_files
+from lightning_tl.data.rendered_images import RenderedImages
+from lightning_tl.data.shard_cache import Url, place
 from lightning_tl.errors import UserError
 from lightning_tl.inspection.splits import split_folders
 from lightning_tl.models import build_backbone, load_backbone

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from lightning_tl.data.shards import RenderedImages
+from lightning_tl.data.rendered_images import RenderedImages
 from lightning_tl.errors import UserError
 from lightning_tl.inspection.export import Frame
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lightning_tl.data.remote import Url, place, read
-from lightning_tl.data.shards import read_manifest
+from lightning_tl.data.rendered_images import read_manifest
+from lightning_tl.data.shard_cache import Url, place, read
 
 SPLITS = ("train", "val")
 

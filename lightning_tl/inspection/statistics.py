@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lightning_tl.data.shards import RenderedImages
+from lightning_tl.data.rendered_images import RenderedImages
 from lightning_tl.inspection.export import frames, write
 from lightning_tl.inspection.splits import split_folders
 from lightning_tl.progress import progress_bar

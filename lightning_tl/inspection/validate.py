@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from lightning_tl.data.remote import Url, place, read
-from lightning_tl.data.shards import Manifest, read_manifest
+from lightning_tl.data.rendered_images import Manifest, read_manifest
+from lightning_tl.data.shard_cache import Url, place, read
 from lightning_tl.errors import UserError
 from lightning_tl.inspection.duplicates import near_duplicates
 from lightning_tl.inspection.faults import Fault
-from lightning_tl.inspection.images import THUMBNAIL, Expected, check_image
+from lightning_tl.inspection.image_checks import THUMBNAIL, Expected, check_image
 from lightning_tl.inspection.members import tar_members
 from lightning_tl.inspection.splits import split_folders
 from lightning_tl.progress import progress_bar

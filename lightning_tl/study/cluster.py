@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from data_gen.cluster import connect
+from data_gen.ray_pool import connect
 from lightning_tl.errors import UserError
 from lightning_tl.study.runs import Call, Outcome, do_run
 from lightning_tl.study.store import do_stored, fetch_run

@@ -94,7 +94,7 @@ def _network(
 
 
 def _measure(settings: Complexity, root: str, checkpoint: Path) -> dict[str, Any]:
-    from lightning_tl.inspection.report import complexity
+    from lightning_tl.inspection.complexity_report import complexity
 
     options = {"images": settings.images, "size": settings.size, "standardize": settings.standardize}
     return complexity(root, checkpoint, **options)[1]  # type: ignore[arg-type]

@@ -142,11 +142,11 @@ def _engine(study: Study) -> Engine:
 
 
 def _render(each: DataSet, out: Path, study: Study, title: str) -> None:
-    from data_gen.config import load_config
+    from data_gen.config_check import load_config
     from data_gen.farm import render
     from lightning_tl.data.preview import contact_sheet
-    from lightning_tl.data.remote import place
-    from lightning_tl.data.shards import RenderedImages
+    from lightning_tl.data.rendered_images import RenderedImages
+    from lightning_tl.data.shard_cache import place
 
     folder = out / "renders" / each.name
     root = place(f"{study.store or out}/renders/{each.name}")

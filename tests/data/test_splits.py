@@ -9,7 +9,7 @@ import pytest
 
 from data.sets import write_ade20k, write_coco, write_dtd, write_folder, write_voc
 from lightning_tl.data import ADE20K, CocoDetection, Digits, DigitScenes, ImageFolder, Rendered, TorchvisionDataset
-from lightning_tl.data.loading import BatchedDataModule
+from lightning_tl.data.batched_module import BatchedDataModule
 from lightning_tl.data.transforms import CropTransform, ResizeTransform, ScaleCropTransform
 from lightning_tl.errors import UserError
 

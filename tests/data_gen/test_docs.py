@@ -15,9 +15,9 @@ import trimesh
 import yaml
 
 from data_gen.errors import DataGenError
-from data_gen.settings import RenderConfig, SourceConfig
+from data_gen.render_config import RenderConfig, SourceConfig
+from data_gen.scene_sampler import config_from_dict, load_config, sample_scene
 from data_gen.sources import open_catalogue
-from data_gen.spec import config_from_dict, load_config, sample_scene
 from lightning_tl.cli.main import main
 from lightning_tl.cli.parsing import command_parser, parse
 

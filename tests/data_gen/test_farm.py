@@ -1,4 +1,4 @@
-"""The farm with a renderer that takes milliseconds (see fake_worker.py); test_render.py has Blender's own."""
+"""The farm with a renderer that takes milliseconds (see fake_worker.py); blender/test_renderer.py has Blender's own."""
 
 import fcntl
 import json
@@ -13,18 +13,18 @@ from pathlib import Path
 
 import pytest
 
-from data_gen import farm, pool
+from data_gen import farm, local_pool
 from data_gen.errors import DataGenError
 from data_gen.farm import render
-from data_gen.folders import LOCK
-from data_gen.shards import read_shard
+from data_gen.shard_writer import read_shard
+from data_gen.temporary_folders import LOCK
 
 HERE = Path(__file__).parent
 
 
 @pytest.fixture(autouse=True)
 def fake(monkeypatch):
-    monkeypatch.setattr(pool, "worker_arguments", lambda: [str(HERE / "fake_worker.py")])
+    monkeypatch.setattr(local_pool, "worker_arguments", lambda: [str(HERE / "fake_worker.py")])
     monkeypatch.setattr(farm, "check_environment", lambda: None)
 
 
@@ -123,8 +123,8 @@ def test_progress_counts_what_is_there(tiny, tmp_path):
 
 def test_workers_are_recycled(tiny, tmp_path, monkeypatch):
     starts = []
-    begin = pool.LocalPool.start
-    monkeypatch.setattr(pool.LocalPool, "start", lambda self: starts.append(1) or begin(self))
+    begin = local_pool.LocalPool.start
+    monkeypatch.setattr(local_pool.LocalPool, "start", lambda self: starts.append(1) or begin(self))
     render(tiny(), tmp_path / "a", 36, 0, 1, recycle_scenes=6)
     assert len(starts) == 3
     render(tiny(), tmp_path / "b", 36, 0, 1)
@@ -212,8 +212,8 @@ def test_a_scene_that_raises(tiny, tmp_path, monkeypatch):
 
 def test_workers_that_have_grown_are_recycled(tiny, tmp_path, monkeypatch):
     starts = []
-    begin = pool.LocalPool.start
-    monkeypatch.setattr(pool.LocalPool, "start", lambda self: starts.append(1) or begin(self))
+    begin = local_pool.LocalPool.start
+    monkeypatch.setattr(local_pool.LocalPool, "start", lambda self: starts.append(1) or begin(self))
     render(tiny(), tmp_path, 18, 0, 1, recycle_mib=1)
     assert len(starts) == 3
 

@@ -11,9 +11,9 @@ import trimesh
 
 from data_gen.errors import DataGenError
 from data_gen.library import CATEGORIES
+from data_gen.scene_sampler import config_from_dict, config_to_dict, sample_scene
 from data_gen.sources import catalogue as module
 from data_gen.sources import open_catalogue
-from data_gen.spec import config_from_dict, config_to_dict, sample_scene
 
 
 def _config(*sources, **more):

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from data_gen.errors import DataGenError
-from data_gen.settings import ImageConfig
+from data_gen.render_config import ImageConfig
+from data_gen.scene_sampler import config_from_dict, sample_scene
 from data_gen.sources.lens import read_lens
-from data_gen.spec import config_from_dict, sample_scene
 
 
 @pytest.mark.parametrize("factor", [1, 0.5, 0.1])

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from data_gen.errors import DataGenError
+from data_gen.scene_sampler import config_from_dict, sample_scene
 from data_gen.sources.surfaces import find_hdris, find_materials
-from data_gen.spec import config_from_dict, sample_scene
 
 
 def test_materials_as_they_are_downloaded(tmp_path):
