@@ -14,9 +14,9 @@ from typing import Any, Literal
 
 import yaml
 
-from data_gen.errors import DataGenError, nearest
 from data_gen.library import resolve
 from data_gen.render_config import RenderConfig, SourceConfig
+from lightning_tl.errors import UserError, nearest
 
 
 def config_to_dict(config: RenderConfig) -> dict[str, Any]:
@@ -28,7 +28,7 @@ def config_from_dict(values: Mapping[str, Any]) -> RenderConfig:
     """Build and check a configuration from nested plain values; what is missing keeps its default.
 
     Raises:
-        DataGenError: an unknown key or category, a value of the wrong kind or out of its range.
+        UserError: an unknown key or category, a value of the wrong kind or out of its range.
     """
     config = typing.cast(RenderConfig, _build(RenderConfig, values, ""))
     check_config(config)
@@ -39,7 +39,7 @@ def load_config(source: str | Path | Mapping[str, Any]) -> RenderConfig:
     """Read a configuration from a YAML file, or from a mapping as :func:`config_from_dict` does.
 
     Raises:
-        DataGenError: there is no such file, it is no YAML mapping, or its values are wrong (with the file's name).
+        UserError: there is no such file, it is no YAML mapping, or its values are wrong (with the file's name).
     """
     if isinstance(source, Mapping):
         return config_from_dict(source)
@@ -47,15 +47,15 @@ def load_config(source: str | Path | Mapping[str, Any]) -> RenderConfig:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise DataGenError(f"cannot read the render configuration {path}: {error.strerror}") from None
+        raise UserError(f"cannot read the render configuration {path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DataGenError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if values is not None and not isinstance(values, Mapping):
-        raise DataGenError(f"{path} should hold keys and values, such as 'appearance: single', not {values!r}")
+        raise UserError(f"{path} should hold keys and values, such as 'appearance: single', not {values!r}")
     try:
         return config_from_dict(values or {})
-    except DataGenError as error:
-        raise DataGenError(f"{path}: {error}") from None
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 # Keys that came after the first data sets. At their defaults they stay out of the hash, so that those can be grown.
@@ -103,16 +103,16 @@ def scene_hash(config: RenderConfig, contents: str = "") -> int:
 def _build(kind: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(kind):
         if not isinstance(value, Mapping):
-            raise DataGenError(f"'{where}' should hold keys and values, not {value!r}")
+            raise UserError(f"'{where}' should hold keys and values, not {value!r}")
         hints = typing.get_type_hints(kind)
         for key in value:
             if key not in hints:
-                raise DataGenError(f"unknown key '{_join(where, key)}'{nearest(key, hints)}")
+                raise UserError(f"unknown key '{_join(where, key)}'{nearest(key, hints)}")
         return typing.cast(Any, kind)(**{key: _build(hints[key], value[key], _join(where, key)) for key in value})
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin is Literal:
         if value not in args or isinstance(value, bool):
-            raise DataGenError(f"'{where}' cannot be {value!r}{nearest(value, args)}")
+            raise UserError(f"'{where}' cannot be {value!r}{nearest(value, args)}")
         return value
     if origin is tuple and isinstance(value, (list, tuple)) and len(value) == len(args):
         return tuple(_build(k, v, f"{where}[{i}]") for i, (k, v) in enumerate(zip(args, value, strict=True)))
@@ -122,7 +122,7 @@ def _build(kind: Any, value: Any, where: str) -> Any:
         return float(value)
     if isinstance(kind, type) and isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
         return value
-    raise DataGenError(f"'{where}' should be {_words(kind)}, not {value!r}")
+    raise UserError(f"'{where}' should be {_words(kind)}, not {value!r}")
 
 
 def _join(where: str, key: object) -> str:
@@ -196,7 +196,7 @@ def check_config(config: RenderConfig) -> None:
     """Check values, ranges and categories of a configuration, however it was built.
 
     Raises:
-        DataGenError: naming the key, the value and what it may be.
+        UserError: naming the key, the value and what it may be.
     """
     _build(RenderConfig, config_to_dict(config), "")
     _check_sources(config)
@@ -206,30 +206,28 @@ def check_config(config: RenderConfig) -> None:
             value = getattr(value, name)
         for number in value if isinstance(value, (tuple, list)) else (value,):
             if not (math.isfinite(number) and low <= number <= high):
-                raise DataGenError(f"'{key}' is {number}, but must be from {low} to {high}")
+                raise UserError(f"'{key}' is {number}, but must be from {low} to {high}")
         if isinstance(value, (tuple, list)) and value[0] > value[1]:
-            raise DataGenError(f"'{key}' is [{value[0]}, {value[1]}], but the low end comes first")
+            raise UserError(f"'{key}' is [{value[0]}, {value[1]}], but the low end comes first")
     if 0 < config.image.height < 8:
-        raise DataGenError(f"'image.height' is {config.image.height}, but must be 0 (as the width) or at least 8")
+        raise UserError(f"'image.height' is {config.image.height}, but must be 0 (as the width) or at least 8")
     reach = config.objects.size[1] / 2 + (config.objects.area if config.appearance == "multiple" else 0)
     if config.room.walls and reach > config.room.size / 2 - 0.1:
-        raise DataGenError(
+        raise UserError(
             f"objects reach {reach:g} m from the middle ('objects.area' and half of 'objects.size'), too far for a "
             f"room of {config.room.size:g} m with walls: widen 'room.size', or make those smaller"
         )
     if config.lights.hdris and config.room.walls:
-        raise DataGenError("'lights.hdris' cannot light a closed room: set 'room.walls' to 0")
+        raise UserError("'lights.hdris' cannot light a closed room: set 'room.walls' to 0")
     if config.lights.hdris and config.light == "fix":
-        raise DataGenError(
-            "'lights.hdris' is drawn from where 'light' is random, but it is 'fix': leave one of them out"
-        )
+        raise UserError("'lights.hdris' is drawn from where 'light' is random, but it is 'fix': leave one of them out")
     if config.room.materials and config.background == "fix" and not config.room.fixed_material:
-        raise DataGenError(
+        raise UserError(
             "'room.materials' is drawn from where 'background' is random, but it is 'fix': name one material as "
             "'room.fixed_material', or leave 'room.materials' out"
         )
     if config.room.fixed_material and not config.room.materials:
-        raise DataGenError("'room.fixed_material' names one of 'room.materials': give that folder")
+        raise UserError("'room.fixed_material' names one of 'room.materials': give that folder")
 
 
 def _check_sources(config: RenderConfig) -> None:
@@ -237,26 +235,26 @@ def _check_sources(config: RenderConfig) -> None:
     if not config.sources:
         resolve(config.categories, config.texture == "with")
     elif config.categories != RenderConfig().categories:
-        raise DataGenError("'categories' is for data sets without 'sources': put it into a source of kind: builtin")
+        raise UserError("'categories' is for data sets without 'sources': put it into a source of kind: builtin")
     elif not any(s.role == "object" for s in config.sources):
-        raise DataGenError("'sources' holds distractors alone: add a source with role: object")
+        raise UserError("'sources' holds distractors alone: add a source with role: object")
     for i, source in enumerate(config.sources):
         where = f"sources[{i}]"
         if not (math.isfinite(source.weight) and source.weight > 0):
-            raise DataGenError(
+            raise UserError(
                 f"'{where}.weight' is {source.weight}, but must be above 0; to leave a source out, delete it"
             )
         if source.models < 0:
-            raise DataGenError(f"'{where}.models' is {source.models}, but must be 0 (all) or more")
+            raise UserError(f"'{where}.models' is {source.models}, but must be 0 (all) or more")
         if source.max_faces < 100:
-            raise DataGenError(f"'{where}.max_faces' is {source.max_faces}, but must be at least 100")
+            raise UserError(f"'{where}.max_faces' is {source.max_faces}, but must be at least 100")
         if source.csv and source.kind != "folder":
-            raise DataGenError(f"'{where}.csv' goes with kind: folder, not {source.kind}")
+            raise UserError(f"'{where}.csv' goes with kind: folder, not {source.kind}")
         if source in builtin:
             if source.path:
-                raise DataGenError(
+                raise UserError(
                     f"'{where}.path' is '{source.path}', but the built-in library has no folder: kind: folder?"
                 )
             resolve(source.categories or ["all"], key=f"{where}.categories")
         elif not source.path:
-            raise DataGenError(f"'{where}.path' is missing: the folder of the {source.kind} source")
+            raise UserError(f"'{where}.path' is missing: the folder of the {source.kind} source")

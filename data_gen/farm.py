@@ -13,15 +13,18 @@ from typing import Any, Literal, Protocol
 
 from data_gen.check import check_environment
 from data_gen.devices import default_workers
-from data_gen.errors import DataGenError
 from data_gen.local_pool import LocalPool
 from data_gen.manifest import Split
 from data_gen.scene_sampler import RenderConfig, check_config, config_to_dict
+from data_gen.shard_writer import ShardRecord
 from data_gen.sources import Catalogue, open_catalogue
-from data_gen.storage import Shard, is_url
-from data_gen.temporary_folders import locked, staging
+from data_gen.temporary_folders import staging
 from data_gen.worker_process import Message
+from lightning_tl._io.locks import lock_owner, try_lock
+from lightning_tl._io.urls import is_url
+from lightning_tl.errors import UserError
 
+LOCK = ".render.lock"
 _MOST_LOST = 20
 Engine = Literal["local", "ray"]
 
@@ -144,7 +147,7 @@ def render(
         address: of the cluster (``auto``, ``host:6379``, ``ray://host:10001``); ``None`` starts one here.
 
     Raises:
-        DataGenError: anything wrong with the arguments, the folder or store, the machine, the cluster or a scene, in
+        UserError: anything wrong with the arguments, the folder or store, the machine, the cluster or a scene, in
             one message.
         KeyboardInterrupt: on Ctrl-C, with all workers ended; what is finished is kept.
     """
@@ -152,12 +155,12 @@ def render(
     check_config(config)
     for key, given, valid in (("on_error", on_error, ("continue", "skip")), ("engine", engine, ("local", "ray"))):
         if given not in valid:
-            raise DataGenError(f"'{key}' cannot be {given!r}; valid: {', '.join(valid)}")
+            raise UserError(f"'{key}' cannot be {given!r}; valid: {', '.join(valid)}")
     for name, value, least in (("images", images, 1), ("val_images", val_images, 0), ("workers", workers, 1)):
         if name == "workers" and value is None:
             continue
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise DataGenError(f"'{name}' must be a whole number of at least {least}, not {value!r}")
+            raise UserError(f"'{name}' must be a whole number of at least {least}, not {value!r}")
     out = str(out).rstrip("/") if is_url(out) else str(out).removeprefix("file://")
     with _held(out) as record:
         catalogue = open_catalogue(config, record, _checking(say))
@@ -199,8 +202,13 @@ def _held(out: str) -> Iterator[Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DataGenError(f"cannot make the output folder {out}: {error.strerror}") from None
-    with locked(folder):
+        raise UserError(f"cannot make the output folder {out}: {error.strerror}") from None
+    with try_lock(folder / LOCK) as held:
+        if not held:
+            raise UserError(
+                f"another process (id {lock_owner(folder / LOCK)}) is rendering into {folder}: wait for it, end it, or "
+                "choose another folder"
+            )
         yield folder / "sources.json"
 
 
@@ -320,12 +328,12 @@ class _Farm:
         worker.tail = message.get("tail", worker.tail)
         if "error" in message:
             if message["error"] == "user":
-                raise DataGenError(message["message"])
+                raise UserError(message["message"])
             if message["error"] == "import":
-                raise DataGenError(f"Blender cannot be imported: {message['message']}; try `python -m data_gen.check`")
+                raise UserError(f"Blender cannot be imported: {message['message']}; try `python -m data_gen.check`")
             if message["error"] == "store":
                 if task in self.excused:
-                    raise DataGenError(message["message"])
+                    raise UserError(message["message"])
                 worker.lost = True
             worker.failed = message["message"]
             worker.scene = message.get("scene", worker.scene)
@@ -344,7 +352,7 @@ class _Farm:
             self.report()
         elif task is not None:
             worker.task, worker.in_shard = None, 0
-            task.split.finish(task.shard, Shard(message["sha256"], message["bytes"]))
+            task.split.finish(task.shard, ShardRecord(message["sha256"], message["bytes"]))
 
     def _failed(self, worker: _Worker, waiting: deque[_Task], pool: Pool) -> None:
         """Give a dead worker's shard to another, once; then its scene goes, or takes the shard along.
@@ -361,7 +369,7 @@ class _Farm:
             self.false_starts += 1
             if worker.lost and self.false_starts < 3 * max(1, pool.room()):
                 return
-            raise DataGenError(f"a render worker died before it began: {reason}")
+            raise UserError(f"a render worker died before it began: {reason}")
         if worker.lost and task not in self.excused:
             self.excused.add(task)
             waiting.appendleft(task)
@@ -379,14 +387,14 @@ class _Farm:
         if max(len(self.lost), sum(len(s.skipped) for s in self.splits)) >= _MOST_LOST:
             raise self.lost_scenes()
 
-    def lost_scenes(self) -> DataGenError:
+    def lost_scenes(self) -> UserError:
         """Make the error that names the scenes that could not be rendered, and how to look into them."""
         lost = self.lost or {(s.name, scene): why for s in self.splits for scene, why in s.skipped.items()}
         (split, scene), reason = next(iter(lost.items()))
         names = ", ".join(f"scene {number} of {name}" for name, number in sorted(lost))
         left = sum(len(s.missing) for s in self.splits)
         state = f"{left} shards are missing, what is finished is kept" if left else "all others are there"
-        return DataGenError(
+        return UserError(
             f"{names} (seed {self.config.seed}) cannot be rendered: two workers failed at it; {state}. See one alone:\n"
             f"  {sys.executable} -m data_gen.reproduce {self.out} --split {split} --scene {scene}\n"
             "run the same command again to try again, or with --on-error skip to leave such scenes out.\n"

@@ -13,11 +13,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from data_gen.errors import DataGenError
 from data_gen.scene_sampler import RenderConfig, config_from_dict, config_to_dict
-from data_gen.shard_writer import shard_name
+from data_gen.shard_writer import SHARDS, ShardRecord, parse_record, shard_name
 from data_gen.sources import Catalogue, open_catalogue
-from data_gen.storage import SHARDS, Shard, open_folder, read_record
+from lightning_tl._io.checksums import file_sha256
+from lightning_tl._io.folders import open_folder
+from lightning_tl.errors import UserError
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -38,7 +39,7 @@ class Split:
         catalogue: what the configuration's sources hold; by default they are opened.
 
     Raises:
-        DataGenError: there is a data set of another configuration, or a shard that is not what it was; or the store
+        UserError: there is a data set of another configuration, or a shard that is not what it was; or the store
             cannot be used.
     """
 
@@ -50,11 +51,11 @@ class Split:
         self.catalogue = catalogue or open_catalogue(config)
         self.per_shard = config.scenes_per_shard * config.camera.views
         self.wanted = -(-images // self.per_shard)
-        self.folder.make()
+        self.folder.make(SHARDS)
         old = self._read_manifest()
         self.requested = max(images, old.get("requested", 0))
         self.software: dict[str, str] = old.get("software", {})
-        self._done: dict[int, Shard] = {}
+        self._done: dict[int, ShardRecord] = {}
         self.skipped = self._read_skipped()
         self.clear()
         self._find(old.get("shards", []))
@@ -67,14 +68,14 @@ class Split:
             old = json.loads(content)
             version, config = old["format_version"], old["config"]
         except (ValueError, KeyError, TypeError):
-            raise DataGenError(f"{path} is damaged: delete it and run again; finished shards are kept") from None
+            raise UserError(f"{path} is damaged: delete it and run again; finished shards are kept") from None
         if version != FORMAT_VERSION:
-            raise DataGenError(f"{path} is of format version {version}, not {FORMAT_VERSION}: choose another folder")
+            raise UserError(f"{path} is of format version {version}, not {FORMAT_VERSION}: choose another folder")
         difference = _first_difference(_comparable(config), _comparable(config_to_dict(self.config)), "")
         if not difference and old.get("contents", "") != self.catalogue.fingerprint:
             difference = "the files of its sources have changed since"
         if difference:
-            raise DataGenError(
+            raise UserError(
                 f"{self.root} holds a data set of another configuration: {difference}; "
                 "choose another folder, or the same configuration"
             )
@@ -82,24 +83,30 @@ class Split:
 
     def _find(self, listed: list[dict[str, Any]]) -> None:
         """Check the shards that are there against what was recorded of them."""
-        known = {shard["name"]: Shard(shard["sha256"], shard.get("bytes", -1)) for shard in listed}
-        files = self.folder.files()
+        known = {shard["name"]: ShardRecord(shard["sha256"], shard.get("bytes", -1)) for shard in listed}
+        files = self.folder.files(SHARDS)
         self._recorded = {int(name[:6]) for name in files if _RECORD.fullmatch(name)}
         for name, size in sorted(files.items()):
             if not _SHARD.fullmatch(name):
                 continue
-            expected = known.get(name) or read_record(self.folder.read(f"{SHARDS}/{name}.sha256"))
-            if expected is not None and self.folder.is_intact(name, size, expected):
-                self._done[int(name.removesuffix(".tar"))] = Shard(expected.sha256, size)
+            expected = known.get(name) or parse_record(self.folder.read(f"{SHARDS}/{name}.sha256"))
+            if expected is not None and self._is_intact(name, size, expected):
+                self._done[int(name.removesuffix(".tar"))] = ShardRecord(expected.sha256, size)
             elif expected is None or name in known or not self.folder.remote:
                 path = self.folder.at(f"{SHARDS}/{name}")
                 mend = "delete it" if self.folder.remote else f"delete it with 'rm {path}'"
                 found = "size" if self.folder.remote and expected is not None else "SHA-256"
-                raise DataGenError(
+                raise UserError(
                     f"{path} is corrupted (its {found} is not the recorded one): "
                     f"{mend} and run the same command again, it will be rendered anew"
                 )
             # else a put was interrupted on a store that shows parts of files: it is rendered and put again
+
+    def _is_intact(self, name: str, size: int, expected: ShardRecord) -> bool:
+        """Compare a shard's hash with its record; on a store its size, as fetching all shards would take hours."""
+        if self.folder.remote:
+            return expected.size in (size, -1)
+        return file_sha256(Path(self.folder.at(f"{SHARDS}/{name}"))) == expected.sha256
 
     def clear(self) -> None:
         """Take away what dead processes left half done; only while no other process writes here."""
@@ -136,7 +143,7 @@ class Split:
         try:
             return {int(scene): str(why) for scene, why in json.loads(content).items()}
         except (ValueError, AttributeError):
-            raise DataGenError(
+            raise UserError(
                 f"{self.folder.at(SKIPPED)} is damaged: delete {self.folder.at()} and render it again"
             ) from None
 
@@ -154,21 +161,21 @@ class Split:
         """Note the versions that render, or compare them with those that rendered what is there.
 
         Raises:
-            DataGenError: Renderer, Blender, BlenderProc or the kind of device differ: new images would not be like
+            UserError: Renderer, Blender, BlenderProc or the kind of device differ: new images would not be like
                 the old ones.
         """
         for key in ("renderer", "blender", "blenderproc", "device"):
             there, here = (versions.get(key, _FIRST.get(key)) for versions in (self.software, software))
             if self.software and there != here:
-                raise DataGenError(
+                raise UserError(
                     f"{self.folder.at()} was rendered with {key} {there}, installed is {here}: "
                     "their images differ; install that version, or render into another folder"
                 )
         self.software = self.software or dict(software)
 
-    def finish(self, index: int, shard: Shard) -> None:
+    def finish(self, index: int, record: ShardRecord) -> None:
         """Note that a shard is written, and bring the manifest up to date."""
-        self._done[index] = shard
+        self._done[index] = record
         self._recorded.add(index)
         self.write_manifest()
 
@@ -212,7 +219,7 @@ def _comparable(values: dict[str, Any]) -> dict[str, Any]:
     """Fill in what an older version did not write, and leave out where files lie: their contents are compared."""
     try:
         filled = config_to_dict(config_from_dict(values))
-    except DataGenError:  # a key or a category that is no more
+    except UserError:  # a key or a category that is no more
         return values
     for source in filled["sources"]:
         source["path"] = ""

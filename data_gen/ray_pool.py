@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from data_gen.devices import gpu_of, visible_gpus
-from data_gen.errors import DataGenError
 from data_gen.render_config import RenderConfig
 from data_gen.scene_sampler import config_from_dict
 from data_gen.temporary_folders import staging, temporary
 from data_gen.worker_process import Message, WorkerProcess, worker_arguments
+from lightning_tl.errors import UserError
 
 _LAST = {"ready", "sha256", "error", "ended"}  # after one of these a worker says nothing until it is given a shard
 _GRACE = 2.0
@@ -32,7 +32,7 @@ class RayPool:
         workers: at most how many; ``None``: as many as the cluster has room for at any time.
 
     Raises:
-        DataGenError: Ray is not installed, there is no cluster at the address, or no room for one worker on it.
+        UserError: Ray is not installed, there is no cluster at the address, or no room for one worker on it.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class RayPool:
         self._closing: list[Any] = []
         if workers is None and self.room() < 1:
             self.close()
-            raise DataGenError(
+            raise UserError(
                 f"a worker takes 1 CPU and {self._gpus} GPUs, the cluster has {found.get('CPU', 0):g} and "
                 f"{found.get('GPU', 0):g} in all: start nodes, or give 'workers' where it grows on demand"
             )
@@ -153,7 +153,7 @@ class _Actor:
         here: Message = {"node": f"node {ray.util.get_node_ip_address()}"}
         try:
             passes, shards = (self._stack.enter_context(c) for c in (temporary(config, 1), staging()))
-        except DataGenError as error:
+        except UserError as error:
             return [here, {"error": "user", "message": f"{error} (on {here['node']})"}]
         record = shards / "sources.json"
         record.write_bytes(self._record)
@@ -193,12 +193,12 @@ def connect(address: str | None) -> tuple[Any, bool]:
         The module ``ray``, and whether it was connected by this call (and not by who called).
 
     Raises:
-        DataGenError: Ray is not installed, cannot be started, or there is no cluster at the address.
+        UserError: Ray is not installed, cannot be started, or there is no cluster at the address.
     """
     try:
         import ray
     except ImportError:
-        raise DataGenError("'engine: ray' needs Ray: pip install 'lightning-tl[cluster]'") from None
+        raise UserError("'engine: ray' needs Ray: pip install 'lightning-tl[cluster]'") from None
     if ray.is_initialized():
         return ray, False
     missing = f"'address': no Ray cluster at {address} ({{}}); start one with `ray start --head`"
@@ -207,11 +207,11 @@ def connect(address: str | None) -> tuple[Any, bool]:
         try:
             socket.create_connection((host, int(port)), timeout=10).close()
         except OSError as error:
-            raise DataGenError(missing.format(error)) from None
+            raise UserError(missing.format(error)) from None
     try:
         ray.init(address=address, log_to_driver=False, include_dashboard=False if address is None else None)
     except Exception as error:  # of a plain kind where a node does not come up in time
         if address is None:
-            raise DataGenError(f"Ray cannot be started here ({error}): try again, or give an 'address'") from error
-        raise DataGenError(missing.format(error)) from error
+            raise UserError(f"Ray cannot be started here ({error}): try again, or give an 'address'") from error
+        raise UserError(missing.format(error)) from error
     return ray, True

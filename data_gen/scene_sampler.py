@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from data_gen.config_check import check_config, config_from_dict, config_to_dict, load_config, scene_hash
-from data_gen.errors import DataGenError
 from data_gen.library import Category, MaterialSpec
 from data_gen.library.materials import Colour, sample_colour, sample_material
 from data_gen.library.mesh import Floats, rotation
@@ -26,6 +25,7 @@ from data_gen.render_config import (
 )
 from data_gen.scene_spec import LightSpec, MeshSpec, ObjectSpec, SceneSpec
 from data_gen.sources import Catalogue, Lens, Source, open_catalogue
+from lightning_tl.errors import UserError
 
 __all__ = [
     "SPLITS",
@@ -77,10 +77,10 @@ def sample_scene(
         catalogue: what the configuration's sources hold; by default they are opened for this one scene.
 
     Raises:
-        DataGenError: an unknown split or category, or a camera that fits nowhere.
+        UserError: an unknown split or category, or a camera that fits nowhere.
     """
     if split not in SPLITS:
-        raise DataGenError(f"unknown split '{split}'; valid: {', '.join(SPLITS)}")
+        raise UserError(f"unknown split '{split}'; valid: {', '.join(SPLITS)}")
     found = catalogue or open_catalogue(config)
     entropy = (scene_hash(config, found.fingerprint), seed, SPLITS.index(split))
     rng = np.random.default_rng((*entropy, 0, scene_index))
@@ -368,7 +368,7 @@ def _cameras(
                 cameras.append(_look_at(eye, target, roll))
                 break
         else:
-            raise DataGenError(
+            raise UserError(
                 "no camera fits: in 400 tries none was inside the room and 'camera.min_distance' "
                 f"({c.min_distance} m) away from all objects; lower it, 'objects.area' or 'objects.count', "
                 "or widen 'room.size'"

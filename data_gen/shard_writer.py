@@ -1,7 +1,7 @@
-"""Tar shards of images with labels, written atomically.
+"""Tar shards of images with labels, written in one step.
 
-A shard is written beside its place, flushed to the disk and renamed; its hash is put beside it (``000000.tar.sha256``)
-before that. So a process may die at any moment, and nothing that was finished is lost.
+A shard is written beside its place, flushed to the disk and renamed; before that, a record of its hash and size is
+written as ``000000.tar.sha256``. So a process may die at any moment, and no finished shard is lost.
 """
 
 from __future__ import annotations
@@ -9,20 +9,36 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import struct
 import tarfile
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data_gen.errors import disk_full, is_disk_full
 from data_gen.labels import View
-from data_gen.scene_sampler import ImageConfig
-from data_gen.storage import Shard, hash_file, hash_record, write_atomically
+from data_gen.render_config import ImageConfig
+from lightning_tl._io.atomic import replacing, sync_to_disk, write_atomically
+from lightning_tl._io.stores import put
+from lightning_tl.errors import UserError, disk_full, is_disk_full
+
+SHARDS = "shards"
+"""The folder of the shards in that of a split."""
+
+
+class ShardRecord(NamedTuple):
+    """What identifies a finished shard.
+
+    Attributes:
+        sha256: of the file, in hexadecimal.
+        size: bytes; -1 where it was not recorded.
+    """
+
+    sha256: str
+    size: int
 
 
 def shard_name(index: int) -> str:
@@ -86,50 +102,74 @@ class _Hashed:
         return self.file.write(data)
 
 
-def write_shard(path: Path, members: Iterable[tuple[str, bytes]]) -> Shard:
-    """Write a shard and the file with its hash, so that they are there whole or not at all.
+def write_shard(path: Path, members: Iterable[tuple[str, bytes]]) -> ShardRecord:
+    """Write a shard and its record, so that both are there whole or not at all.
 
     Args:
         path: where; the folder must exist.
         members: names and contents in order.
 
-    Returns:
-        The SHA-256 and the size of the file.
-
     Raises:
-        DataGenError: the disk is full.
+        UserError: the disk is full.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     written = 0
     try:
-        with beside.open("wb") as raw:
-            hashed = _Hashed(raw)
-            with tarfile.open(fileobj=hashed, mode="w|", format=tarfile.USTAR_FORMAT) as tar:  # type: ignore[call-overload]
-                for name, content in members:
-                    info = tarfile.TarInfo(name)  # time and owner stay 0
-                    info.size = len(content)
-                    written += len(content)
-                    tar.addfile(info, io.BytesIO(content))
-            raw.flush()
-            os.fsync(raw.fileno())
-        shard = Shard(hashed.sha256.hexdigest(), hashed.size)
-        write_atomically(hash_file(path), hash_record(path.name, shard))
-        beside.replace(path)
-        _sync_folder(path.parent)
-    except BaseException as error:
-        beside.unlink(missing_ok=True)
-        if isinstance(error, OSError) and is_disk_full(error):
-            raise disk_full(path, max(written, 1 << 20)) from None
+        with replacing(path) as beside:
+            with beside.open("wb") as raw:
+                hashed = _Hashed(raw)
+                with tarfile.open(fileobj=hashed, mode="w|", format=tarfile.USTAR_FORMAT) as tar:  # type: ignore[call-overload]
+                    for name, content in members:
+                        info = tarfile.TarInfo(name)  # time and owner stay 0
+                        info.size = len(content)
+                        written += len(content)
+                        tar.addfile(info, io.BytesIO(content))
+            sync_to_disk(beside)
+            record = ShardRecord(hashed.sha256.hexdigest(), hashed.size)
+            write_atomically(record_path(path), format_record(path.name, record), sync=True)
+        sync_to_disk(path.parent)
+    except OSError as error:
+        if is_disk_full(error):
+            raise UserError(disk_full(error.filename, max(written, 1 << 20))) from None
         raise
-    return shard
+    return record
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def record_path(shard: Path) -> Path:
+    """Return where the record of a shard is written."""
+    return shard.with_name(shard.name + ".sha256")
+
+
+def format_record(name: str, record: ShardRecord) -> bytes:
+    """Return the content of a record's file, which ``sha256sum -c`` reads."""
+    return f"{record.sha256}  {name}\n# {record.size} bytes\n".encode()
+
+
+def parse_record(content: bytes | None) -> ShardRecord | None:
+    """Return what a record's file says; ``None`` where there is none, or it is damaged."""
+    words = (content or b"").decode(errors="replace").split()
+    if not words:
+        return None
+    return ShardRecord(words[0], int(words[3]) if len(words) > 3 and words[3].isdigit() else -1)
+
+
+def put_shard(file: Path, url: str) -> None:
+    """Put a shard and its record on a store, and delete the local files.
+
+    The record goes first. So the shard counts as soon as it is there whole; a part of it, on a store that shows parts,
+    does not.
+
+    Args:
+        file: the shard, as :func:`write_shard` wrote it.
+        url: where it goes.
+
+    Raises:
+        StoreError: the store cannot be reached, refuses, or has no such bucket.
+    """
+    record = record_path(file)
+    put(f"{url}.sha256", record)
+    put(url, file)
+    file.unlink()
+    record.unlink()
 
 
 def read_shard(path: Path) -> Iterator[tuple[str, bytes]]:

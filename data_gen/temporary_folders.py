@@ -1,8 +1,7 @@
-"""The folders of a run: the output, held by one process at a time, and places for what is in flight."""
+"""Temporary folders of a render: in memory for passes in flight, on the disk for shards on their way to a store."""
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import tempfile
@@ -10,30 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from data_gen.errors import DataGenError, disk_full
 from data_gen.render_config import RenderConfig
+from lightning_tl.errors import UserError, disk_full
 
-LOCK = ".render.lock"
-_TEMPORARY = "lightning-tl-render-"
-
-
-@contextmanager
-def locked(out: Path) -> Iterator[None]:
-    """Hold the folder for this process; the lock goes with the process, however it ends."""
-    with (out / LOCK).open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            owner = file.read().strip() or "unknown"
-            raise DataGenError(
-                f"another process (id {owner}) is rendering into {out}: wait for it, end it, or choose another folder"
-            ) from None
-        file.seek(0)
-        file.truncate()
-        file.write(f"{os.getpid()}\n")
-        file.flush()
-        yield
+_PREFIX = "lightning-tl-render-"
 
 
 @contextmanager
@@ -50,7 +29,7 @@ def temporary(config: RenderConfig, workers: int) -> Iterator[Path]:
             with _made(place) as folder:
                 yield folder
             return
-    raise disk_full(places[-1] / _TEMPORARY, 2 * needed)
+    raise UserError(disk_full(places[-1] / _PREFIX, 2 * needed))
 
 
 @contextmanager
@@ -63,14 +42,14 @@ def staging() -> Iterator[Path]:
 
 
 def _clear(place: Path) -> None:
-    for old in place.glob(f"{_TEMPORARY}*-*"):
-        if not _alive(old.name.removeprefix(_TEMPORARY).split("-")[0]):
+    for old in place.glob(f"{_PREFIX}*-*"):
+        if not _alive(old.name.removeprefix(_PREFIX).split("-")[0]):
             shutil.rmtree(old, ignore_errors=True)
 
 
 @contextmanager
 def _made(place: Path) -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix=f"{_TEMPORARY}{os.getpid()}-", dir=place))
+    folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=place))
     try:
         yield folder
     finally:

@@ -29,13 +29,13 @@ from numpy.typing import NDArray
 from data_gen.blender import nodes
 from data_gen.blender.exr import read_exr
 from data_gen.devices import choose_device
-from data_gen.errors import DataGenError
 from data_gen.labels import View, camera_normals, depth_mm, film_filter, tone_map, view_labels
 from data_gen.library import MaterialSpec, Mesh, build
 from data_gen.library.mesh import Floats, merge, prism, rotation
 from data_gen.scene_sampler import ImageConfig, LightSpec, ObjectSpec, RenderConfig, SceneSpec
 from data_gen.sources import Catalogue, Model, Surface, open_catalogue
 from data_gen.sources.model_cache import Models
+from lightning_tl.errors import UserError
 
 # BlenderProc would install its requirements into Blender's own Python; with pip's bpy they are here already
 SetupUtility.setup_pip = staticmethod(lambda *args, **kwargs: "")
@@ -72,7 +72,7 @@ class Renderer:
         catalogue: what the configuration's sources hold; by default they are opened.
 
     Raises:
-        DataGenError: there is no device of the kind that the configuration wants.
+        UserError: there is no device of the kind that the configuration wants.
     """
 
     def __init__(self, config: RenderConfig, temporary: Path, catalogue: Catalogue | None = None) -> None:
@@ -340,7 +340,7 @@ def _load_image(path: str, is_data: bool) -> typing.Any:
     try:
         image = bpy.data.images.load(path, check_existing=True)
     except RuntimeError as error:
-        raise DataGenError(f"{path} cannot be read any more ({error}): was it changed while rendering?") from None
+        raise UserError(f"{path} cannot be read any more ({error}): was it changed while rendering?") from None
     if is_data:
         image.colorspace_settings.name = "Non-Color"
     return image

@@ -8,9 +8,9 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from data_gen.errors import DataGenError, nearest
 from data_gen.render_config import SourceConfig
 from data_gen.sources.meshes import FORMATS
+from lightning_tl.errors import UserError, nearest
 
 Found = dict[str, list[Path]]
 
@@ -31,12 +31,12 @@ def find_models(source: SourceConfig, where: str) -> Found:
         The files of each category, sorted.
 
     Raises:
-        DataGenError: the folder is not there or holds none, or a table that comes with it is wrong.
+        UserError: the folder is not there or holds none, or a table that comes with it is wrong.
     """
     root = Path(source.path)
     if not root.is_dir():
         what = "is a file, not a folder" if root.exists() else "does not exist"
-        raise DataGenError(f"'{where}.path': {root} {what}; relative paths are from {Path.cwd()}")
+        raise UserError(f"'{where}.path': {root} {what}; relative paths are from {Path.cwd()}")
     if source.kind == "bop":
         return _bop(root, where)
     if source.kind == "shapenet":
@@ -54,7 +54,7 @@ def _folder(root: Path, where: str) -> Found:
     if not found:
         others = Counter(p.suffix.lower() for p in _files(root) if p.suffix)
         there = ", ".join(f"{n} {suffix}" for suffix, n in others.most_common(4)) or "nothing"
-        raise DataGenError(
+        raise UserError(
             f"'{where}.path': no mesh in {root} (read are {', '.join(FORMATS)}; there is {there}): "
             "put a folder of them there for each category"
         )
@@ -73,25 +73,25 @@ def _table(root: Path, path: Path, where: str) -> Found:
             columns = [c.strip() for c in rows.fieldnames or []]
             for needed in ("file", "category"):
                 if needed not in columns:
-                    raise DataGenError(f"{path}: no column '{needed}'; the first line should be file,category")
+                    raise UserError(f"{path}: no column '{needed}'; the first line should be file,category")
             rows.fieldnames = columns
             entries = [(rows.line_num, (row["file"] or "").strip(), (row["category"] or "").strip()) for row in rows]
     except OSError as error:
-        raise DataGenError(f"'{where}.csv': cannot read {path}: {error.strerror}") from None
+        raise UserError(f"'{where}.csv': cannot read {path}: {error.strerror}") from None
     except (UnicodeDecodeError, csv.Error) as error:
-        raise DataGenError(f"{path}: is no table of comma-separated text in UTF-8 ({error})") from None
+        raise UserError(f"{path}: is no table of comma-separated text in UTF-8 ({error})") from None
     if not entries:
-        raise DataGenError(f"{path}: has no line below its header")
+        raise UserError(f"{path}: has no line below its header")
     found: Found = {}
     seen: dict[str, int] = {}
     for line, name, category in entries:
         if not name or not category:
-            raise DataGenError(f"{path}, line {line}: '{'file' if not name else 'category'}' is empty")
+            raise UserError(f"{path}, line {line}: '{'file' if not name else 'category'}' is empty")
         if name in seen:
-            raise DataGenError(f"{path}, line {line}: {name} stands in line {seen[name]} too")
+            raise UserError(f"{path}, line {line}: {name} stands in line {seen[name]} too")
         seen[name] = line
         if not (root / name).is_file():
-            raise DataGenError(f"{path}, line {line}: no such file: {root / name} (files are relative to {root})")
+            raise UserError(f"{path}, line {line}: no such file: {root / name} (files are relative to {root})")
         found.setdefault(category, []).append(root / name)
     return found
 
@@ -102,7 +102,7 @@ def _bop(root: Path, where: str) -> Found:
     name = folder.parent.name if folder.name.startswith("models") else folder.name
     meshes = {p.stem: p for p in sorted(folder.glob("obj_*.ply"))}
     if not meshes:
-        raise DataGenError(
+        raise UserError(
             f"'{where}.path': no obj_*.ply in {folder}: give a BOP data set's folder, with models/obj_000001.ply in it"
         )
     info = folder / "models_info.json"
@@ -110,10 +110,10 @@ def _bop(root: Path, where: str) -> Found:
         try:
             listed = {f"obj_{int(key):06d}" for key in json.loads(info.read_text(encoding="utf-8"))}
         except (ValueError, TypeError):
-            raise DataGenError(f"{info}: is no JSON object by object id: download the models again") from None
+            raise UserError(f"{info}: is no JSON object by object id: download the models again") from None
         lacking = sorted(listed - set(meshes))
         if lacking:
-            raise DataGenError(
+            raise UserError(
                 f"{info}: lists {', '.join(lacking[:5])}, but {folder} has no such .ply file: download the models again"
             )
     return {f"{name}_{stem.removeprefix('obj_')}": [path] for stem, path in meshes.items()}
@@ -135,7 +135,7 @@ def _shapenet(root: Path, where: str) -> Found:
         if meshes:
             found[names.get(synset.name, synset.name)] = meshes
     if not found:
-        raise DataGenError(
+        raise UserError(
             f"'{where}.path': no synsetId/modelId/models/model_normalized.obj in {root}: give the folder that holds "
             "the synsets' folders, such as 02691156"
         )
@@ -149,7 +149,7 @@ def _synsets(root: Path) -> dict[str, str]:
     try:
         listed = {str(e["synsetId"]): str(e["name"]).split(",")[0].strip() for e in json.loads(path.read_text())}
     except (ValueError, TypeError, KeyError):
-        raise DataGenError(
+        raise UserError(
             f"{path}: is no list of synsets with 'synsetId' and 'name': download it again, or delete it"
         ) from None
     often = Counter(listed.values())
@@ -160,9 +160,9 @@ def chosen(found: Found, names: list[str], where: str) -> Found:
     """Keep the categories that the configuration names; all where it names none.
 
     Raises:
-        DataGenError: one that the source does not hold.
+        UserError: one that the source does not hold.
     """
     for name in names:
         if name not in found:
-            raise DataGenError(f"'{where}.categories': no category '{name}' in this source{nearest(name, found)}")
+            raise UserError(f"'{where}.categories': no category '{name}' in this source{nearest(name, found)}")
     return {name: files for name, files in found.items() if not names or name in names}

@@ -6,11 +6,11 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from data_gen.errors import DataGenError
 from data_gen.render_config import SourceConfig
 from data_gen.scene_spec import MeshSpec
 from data_gen.sources.catalogue import up_axis
 from data_gen.sources.meshes import Model, read_model
+from lightning_tl.errors import UserError
 
 _BYTES = 512 << 20
 
@@ -34,7 +34,7 @@ class Models:
             reduce: brings a mesh to the number of triangles that its source allows.
 
         Raises:
-            DataGenError: it is no longer what it was when the catalogue was made.
+            UserError: it is no longer what it was when the catalogue was made.
         """
         if spec in self._kept:
             self._kept.move_to_end(spec)
@@ -43,7 +43,7 @@ class Models:
         path = Path(source.path) / spec.file
         model = read_model(path, up_axis(source, spec.file))
         if model.sha256 != spec.sha256:
-            raise DataGenError(f"{path}: it, or a file that it refers to, was changed while rendering: run again")
+            raise UserError(f"{path}: it, or a file that it refers to, was changed while rendering: run again")
         self._kept[spec] = reduce(model, source.max_faces)
         while len(self._kept) > 1 and sum(map(_size, self._kept.values())) > _BYTES:
             self._kept.popitem(last=False)

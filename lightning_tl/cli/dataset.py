@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from lightning_tl._io.atomic import write_atomically
+from lightning_tl._io.urls import to_place
 from lightning_tl.cli.parsing import command_parser, parse
 from lightning_tl.errors import UserError, nearest
 
@@ -26,9 +28,8 @@ def _preview(argv: list[str]) -> int:
         raise UserError(f"--count is {given.count} and --side {given.side}; they must be at least 1 and 16")
     from lightning_tl.data.preview import contact_sheet
     from lightning_tl.data.rendered_images import RenderedImages
-    from lightning_tl.data.shard_cache import place
 
-    root = place(given.root)
+    root = to_place(given.root)
     out = given.out or (root if isinstance(root, Path) else Path()) / "preview.png"
     out.parent.mkdir(parents=True, exist_ok=True)
     contact_sheet(RenderedImages(root / given.split), given.count, given.side).save(out)
@@ -65,7 +66,7 @@ def _stats(argv: list[str]) -> int:
     parser.add_argument("--count", type=int, default=24, help="Images on a contact sheet.")
     given = parse(parser, argv)
     _at_least(given, count=1)
-    from lightning_tl.inspection.statistics import write_statistics
+    from lightning_tl.inspection.statistics_page import write_statistics
 
     print(write_statistics(given.root, given.out, given.count))
     return 0
@@ -148,6 +149,5 @@ def _at_least(given: Any, **least: int) -> None:
 
 def _write_json(path: Path | None, content: dict[str, Any]) -> None:
     if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(content, indent=2))
+        write_atomically(path, json.dumps(content, indent=2))
         print(path)

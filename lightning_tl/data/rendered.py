@@ -11,11 +11,11 @@ from lightning.pytorch.utilities import rank_zero_info
 from PIL import Image
 from torch import Tensor
 
+from lightning_tl._io.urls import to_place
 from lightning_tl.data.batch_transform import BatchTransform
 from lightning_tl.data.batched_module import BatchedDataModule, Batches, Split
 from lightning_tl.data.image_dataset import ImageDataset, Kind
 from lightning_tl.data.rendered_images import RenderedImages, read_manifest
-from lightning_tl.data.shard_cache import place
 from lightning_tl.data.transforms import CropTransform, Given, ResizeTransform, ScaleCropTransform, build_transform
 from lightning_tl.errors import UserError
 
@@ -168,7 +168,7 @@ class Rendered(BatchedDataModule):
             raise UserError(f"data.target is '{target}'; valid: {', '.join(get_args(Target))}")
         whole = target in ("mulclass", "sinclass")
         super().__init__(batch_size, seed, steps_per_epoch, eval_batch_size or (256 if whole else 8), num_workers)
-        self.root, self.n, self.target, self.task = place(root), n, target, target
+        self.root, self.n, self.target, self.task = to_place(root), n, target, target
         if whole:
             self.transform = build_transform(transform, target, BatchTransform, CropTransform, ResizeTransform)
         elif target == "objdet":

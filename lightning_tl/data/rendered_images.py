@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import os
@@ -16,8 +15,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from lightning_tl._io.checksums import file_sha256
+from lightning_tl._io.folders import read_file
+from lightning_tl._io.urls import Url, to_place
 from lightning_tl.data.image_files import Undecodable, decode, open_image
-from lightning_tl.data.shard_cache import Url, cached, fetch, fetch_all, place, read
+from lightning_tl.data.shard_cache import cached, fetch, fetch_all
 from lightning_tl.errors import UserError
 
 _KEPT_OPEN = 128  # shards; processes may commonly have a thousand files
@@ -51,9 +53,9 @@ def read_manifest(folder: str | Path) -> Manifest:
     Raises:
         UserError: No manifest, not JSON, of another format version, or a key is missing; a store cannot be reached.
     """
-    folder = place(folder)
+    folder = to_place(folder)
     path = folder / "manifest.json"
-    text = read(path) if isinstance(path, Url) else path.read_bytes() if path.is_file() else None
+    text = read_file(path)
     if text is None:
         above = isinstance(folder, Path) and (folder / "train").is_dir()
         hint = f"; its splits are {folder}/train and {folder}/val" if above else ""
@@ -138,11 +140,8 @@ class RenderedImages:
             mend = "delete it, and it is fetched again"
         if not path.is_file():
             raise UserError(f"{path}: this shard is in the manifest but not on disk: run the same render again")
-        if self.verify:
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            if digest != entry["sha256"]:
-                raise UserError(f"{path}: corrupted: its sha256 is not the manifest's: {mend}")
+        if self.verify and file_sha256(path) != entry["sha256"]:
+            raise UserError(f"{path}: corrupted: its sha256 is not the manifest's: {mend}")
         by_key: dict[str, dict[str, tuple[int, int]]] = {}
         try:
             with tarfile.open(path) as archive:

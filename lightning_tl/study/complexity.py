@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from data_gen.storage import file_sha256
+from lightning_tl._io.checksums import file_sha256
 from lightning_tl.errors import UserError
 from lightning_tl.study.config import Complexity
 from lightning_tl.study.plan import DataSet, Run

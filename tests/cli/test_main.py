@@ -171,10 +171,10 @@ def test_exit_codes(monkeypatch, capsys, error, code, message):
 
 
 def test_data_gens_errors_are_told_too(monkeypatch, capsys):
-    from data_gen.errors import DataGenError
     from lightning_tl.cli import report
+    from lightning_tl.errors import UserError
 
-    monkeypatch.setattr(report, "main", raising(DataGenError("no Blender")))
+    monkeypatch.setattr(report, "main", raising(UserError("no Blender")))
     assert main(["report", "x"]) == 2
     assert capsys.readouterr().err == "error: no Blender\n"
 

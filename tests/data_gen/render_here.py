@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 from data_gen import farm, local_pool, ray_pool
-from data_gen.errors import DataGenError
 from data_gen.scene_sampler import config_from_dict
+from lightning_tl.errors import UserError
 
 if __name__ == "__main__":
     config, out, images, val, workers = sys.argv[1:6]
@@ -30,6 +30,6 @@ if __name__ == "__main__":
             engine=sys.argv[7] if sys.argv[7:] else "local",
             address=sys.argv[8] if sys.argv[8:] else None,
         )
-    except DataGenError as error:
+    except UserError as error:
         sys.exit(f"error: {error}")
     print(summary.rendered)

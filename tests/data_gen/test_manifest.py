@@ -6,10 +6,10 @@ from pathlib import Path
 import mesh_files
 import pytest
 
-from data_gen.errors import DataGenError
 from data_gen.manifest import Split
 from data_gen.scene_sampler import config_from_dict
 from data_gen.shard_writer import write_shard
+from lightning_tl.errors import UserError
 
 
 def _fill(split, indices):
@@ -37,7 +37,8 @@ def test_the_manifest_lists_shards_without_a_gap_and_loses_none(tiny, tmp_path):
 
 def test_left_overs_of_a_dead_process_are_cleared(tiny, tmp_path):
     Split(tmp_path / "train", tiny(), 6)
-    left = [tmp_path / "train" / "shards" / ".000000.tar.77.tmp", tmp_path / "train" / ".manifest.json.77.tmp"]
+    names = ("shards/.000000.tar.0a1b2c3d.tmp", ".manifest.json.0a1b2c3d.tmp")
+    left = [tmp_path / "train" / name for name in names]
     for path in left:
         path.write_bytes(b"half")
     Split(tmp_path / "train", tiny(), 6)
@@ -52,7 +53,7 @@ def test_tampering_is_told_with_the_file_and_the_cure(tiny, tmp_path, listed):
     data = bytearray(path.read_bytes())
     data[600] ^= 1
     path.write_bytes(data)
-    with pytest.raises(DataGenError) as caught:
+    with pytest.raises(UserError) as caught:
         Split(tmp_path / "train", tiny(), 18)
     assert f"{path} is corrupted" in str(caught.value)
     assert f"'rm {path}'" in str(caught.value)
@@ -63,7 +64,7 @@ def test_tampering_is_told_with_the_file_and_the_cure(tiny, tmp_path, listed):
 def test_a_shard_of_unknown_origin_is_not_taken(tiny, tmp_path):
     split = Split(tmp_path / "train", tiny(), 6)
     Path(split.shard_path(0)).write_bytes(b"x" * 1024)
-    with pytest.raises(DataGenError, match=r"000000\.tar is corrupted"):
+    with pytest.raises(UserError, match=r"000000\.tar is corrupted"):
         Split(tmp_path / "train", tiny(), 6)
 
 
@@ -77,7 +78,7 @@ def test_a_shard_of_unknown_origin_is_not_taken(tiny, tmp_path):
 )
 def test_another_configuration_in_the_folder(tiny, tmp_path, change, key):
     _fill(Split(tmp_path / "train", tiny(), 6), [0])
-    with pytest.raises(DataGenError) as caught:
+    with pytest.raises(UserError) as caught:
         Split(tmp_path / "train", tiny(**change), 6)
     assert "another configuration" in str(caught.value)
     assert key in str(caught.value)
@@ -95,7 +96,7 @@ def test_another_configuration_in_the_folder(tiny, tmp_path, change, key):
 def test_damaged_manifests(tiny, tmp_path, content, message):
     Split(tmp_path / "train", tiny(), 6)
     (tmp_path / "train" / "manifest.json").write_text(content)
-    with pytest.raises(DataGenError, match=message):
+    with pytest.raises(UserError, match=message):
         Split(tmp_path / "train", tiny(), 6)
 
 
@@ -112,7 +113,7 @@ def test_a_data_set_of_an_earlier_version_can_be_grown(tiny, tmp_path):
     grown = Split(tmp_path / "train", tiny(), 12)
     grown.set_software({"blender": "4.2.23", "blenderproc": "2.8.0", "device": "CPU"})
     assert grown.missing == [1]
-    with pytest.raises(DataGenError, match="rendered with device CPU, installed is OPTIX"):
+    with pytest.raises(UserError, match="rendered with device CPU, installed is OPTIX"):
         grown.set_software({"blender": "4.2.23", "blenderproc": "2.8.0", "device": "OPTIX"})
 
 
@@ -124,7 +125,7 @@ def test_changed_files_of_a_source_are_told(tmp_path):
     config = config_from_dict({"sources": [{"kind": "folder", "path": str(moved)}]})
     assert Split(tmp_path / "train", config, 6).missing == []  # where they lie does not matter
     mesh_files.bare(moved / "b.stl")
-    with pytest.raises(DataGenError, match="another configuration: the files of its sources have changed since"):
+    with pytest.raises(UserError, match="another configuration: the files of its sources have changed since"):
         Split(tmp_path / "train", config, 6)
 
 
@@ -134,7 +135,7 @@ def test_another_blender_is_refused(tiny, tmp_path):
     _fill(split, [0])
     grown = Split(tmp_path / "train", tiny(), 12)
     grown.set_software({"blender": "4.2.23", "blenderproc": "2.8.0"})
-    with pytest.raises(DataGenError, match=r"was rendered with blender 4\.2\.23, installed is 4\.5\.1"):
+    with pytest.raises(UserError, match=r"was rendered with blender 4\.2\.23, installed is 4\.5\.1"):
         grown.set_software({"blender": "4.5.1", "blenderproc": "2.8.0"})
-    with pytest.raises(DataGenError, match=r"was rendered with renderer 1, installed is 2: their images differ"):
+    with pytest.raises(UserError, match=r"was rendered with renderer 1, installed is 2: their images differ"):
         grown.set_software({"renderer": "2", "blender": "4.2.23", "blenderproc": "2.8.0"})

@@ -14,9 +14,8 @@ import fsspec
 import pytest
 
 from data_gen import farm, local_pool, ray_pool
-from data_gen.errors import DataGenError
-from data_gen.farm import render
-from data_gen.temporary_folders import LOCK
+from data_gen.farm import LOCK, render
+from lightning_tl.errors import UserError
 
 ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -123,7 +122,7 @@ def test_scenes_that_fail_are_told_and_left_out_as_by_one_machine(nodes, tiny, t
     ray.init(address=nodes.address)
     messages = []
     for engine in ("local", "ray"):
-        with pytest.raises(DataGenError) as caught:
+        with pytest.raises(UserError) as caught:
             render(tiny(), tmp_path / engine, 36, 6, 1, engine=engine)
         messages.append(str(caught.value).replace(str(tmp_path / engine), "OUT"))
     assert messages[0] == messages[1]
@@ -140,10 +139,10 @@ def test_scenes_that_fail_are_told_and_left_out_as_by_one_machine(nodes, tiny, t
 def test_a_cluster_without_room_and_a_node_without_blender(nodes, tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("FAKE_IMPORT", "1")
     ray.init(address=nodes.address)
-    with pytest.raises(DataGenError, match=r"a worker takes 1 CPU and 0 GPUs, the cluster has 0 and 0 in all"):
+    with pytest.raises(UserError, match=r"a worker takes 1 CPU and 0 GPUs, the cluster has 0 and 0 in all"):
         render(tiny(), tmp_path, 6, engine="ray")
     nodes.add_node(num_cpus=1)
-    with pytest.raises(DataGenError, match=r"Blender cannot be imported: .* \(on node [\d.]+\); try `python -m"):
+    with pytest.raises(UserError, match=r"Blender cannot be imported: .* \(on node [\d.]+\); try `python -m"):
         render(tiny(), tmp_path, 6, engine="ray")
     # a class that is pickled by the name of a module which the node does not have
     actor = type("Actor", (ray_pool._Actor,), {"__module__": "data_gen_of_the_driver"})
@@ -152,10 +151,10 @@ def test_a_cluster_without_room_and_a_node_without_blender(nodes, tiny, tmp_path
     monkeypatch.setitem(sys.modules, "data_gen_of_the_driver", there)
     with monkeypatch.context() as patch:
         patch.setattr(ray_pool, "_Actor", actor)
-        with pytest.raises(DataGenError, match=r"cannot run on a node .*data_gen_of_the_driver.*: install the same"):
+        with pytest.raises(UserError, match=r"cannot run on a node .*data_gen_of_the_driver.*: install the same"):
             render(tiny(), tmp_path, 6, engine="ray")
     gpu = tiny(image={"size": 24, "device": "cuda"})
-    with pytest.raises(DataGenError, match=r"a worker takes 1 CPU and 1 GPUs, the cluster has 1 and 0 in all"):
+    with pytest.raises(UserError, match=r"a worker takes 1 CPU and 1 GPUs, the cluster has 1 and 0 in all"):
         render(gpu, tmp_path / "gpu", 6, engine="ray")
 
 
@@ -191,7 +190,7 @@ def test_a_killed_driver_takes_its_workers_along_and_the_next_goes_on(nodes, tin
 
 
 def test_no_cluster_at_the_address(tiny, tmp_path):
-    with pytest.raises(DataGenError, match=r"no Ray cluster at 127\.0\.0\.1:1 .*start one with `ray start --head`"):
+    with pytest.raises(UserError, match=r"no Ray cluster at 127\.0\.0\.1:1 .*start one with `ray start --head`"):
         render(tiny(), tmp_path, 6, engine="ray", address="127.0.0.1:1")
 
 
@@ -200,15 +199,15 @@ def test_a_ray_that_does_not_start(tiny, tmp_path, monkeypatch):
         raise Exception("The current node timed out during startup.")
 
     monkeypatch.setattr(ray, "init", late)
-    with pytest.raises(DataGenError, match=r"Ray cannot be started here \(The current node timed out .* an 'address'"):
+    with pytest.raises(UserError, match=r"Ray cannot be started here \(The current node timed out .* an 'address'"):
         render(tiny(), tmp_path, 6, engine="ray")
-    with pytest.raises(DataGenError, match=r"no Ray cluster at auto \(The current node timed out"):
+    with pytest.raises(UserError, match=r"no Ray cluster at auto \(The current node timed out"):
         render(tiny(), tmp_path, 6, engine="ray", address="auto")
 
 
 def test_without_ray_or_with_another_engine(tiny, tmp_path, monkeypatch):
-    with pytest.raises(DataGenError, match="'engine' cannot be 'slurm'; valid: local, ray"):
+    with pytest.raises(UserError, match="'engine' cannot be 'slurm'; valid: local, ray"):
         render(tiny(), tmp_path, 6, engine="slurm")
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(DataGenError, match=r"'engine: ray' needs Ray: pip install 'lightning-tl\[cluster\]'"):
+    with pytest.raises(UserError, match=r"'engine: ray' needs Ray: pip install 'lightning-tl\[cluster\]'"):
         render(tiny(), tmp_path, 6, engine="ray")

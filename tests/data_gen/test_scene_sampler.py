@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import yaml
 
-from data_gen.errors import DataGenError
 from data_gen.library import CATEGORIES
 from data_gen.scene_sampler import RenderConfig, config_from_dict, config_to_dict, load_config, sample_scene
+from lightning_tl.errors import UserError
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "render"
 
@@ -20,11 +20,15 @@ def _scenes(config, count=20, split="train", seed=0):
 
 
 def test_importing_is_light():
+    """Workers start often: of the library and of others' packages they import what they need, when they need it."""
     code = """
-import sys, data_gen.scene_sampler, data_gen.farm, data_gen.shard_writer
-print({"bpy", "blenderproc", "lightning_tl", "torch", "PIL", "scipy", "cv2", "trimesh"} & set(sys.modules))
+import sys, data_gen.scene_sampler, data_gen.farm, data_gen.shard_writer, data_gen.worker
+heavy = {"bpy", "blenderproc", "torch", "PIL", "scipy", "cv2", "trimesh", "fsspec", "filelock", "jsonargparse"}
+print(sorted(heavy & set(sys.modules)))
+print(sorted({".".join(name.split(".")[:2]) for name in sys.modules if name.startswith("lightning_tl.")}))
 """
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
+    assert said == "[]\n['lightning_tl._io', 'lightning_tl.errors']\n"
 
 
 def test_a_scene_is_a_pure_function(tiny):
@@ -172,14 +176,14 @@ BAD = [
 
 @pytest.mark.parametrize(("values", "message"), BAD)
 def test_bad_configurations_get_one_clear_message(values, message):
-    with pytest.raises(DataGenError) as caught:
+    with pytest.raises(UserError) as caught:
         config_from_dict(values)
     assert message in str(caught.value)
 
 
 def test_bad_files(tmp_path):
     path = tmp_path / "bad.yaml"
-    with pytest.raises(DataGenError, match="cannot read the render configuration"):
+    with pytest.raises(UserError, match="cannot read the render configuration"):
         load_config(path)
     for text, message in [
         ("a: [", "not valid YAML"),
@@ -187,13 +191,13 @@ def test_bad_files(tmp_path):
         ("sed: 1", r"bad\.yaml: unknown key"),
     ]:
         path.write_text(text)
-        with pytest.raises(DataGenError, match=message):
+        with pytest.raises(UserError, match=message):
             load_config(path)
 
 
 def test_bad_scenes(tiny):
-    with pytest.raises(DataGenError, match="unknown split 'test'"):
+    with pytest.raises(UserError, match="unknown split 'test'"):
         sample_scene(tiny(), 0, "test", 0)
     crowded = tiny(room={"walls": 4}, camera={"min_distance": 5})
-    with pytest.raises(DataGenError, match="no camera fits"):
+    with pytest.raises(UserError, match="no camera fits"):
         sample_scene(crowded, 0, "train", 0)

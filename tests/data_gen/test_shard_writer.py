@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_gen import shard_writer
-from data_gen.errors import DataGenError
 from data_gen.labels import View
 from data_gen.scene_sampler import ImageConfig
-from data_gen.shard_writer import encode_png, read_shard, view_members, write_shard
-from data_gen.storage import Shard, file_sha256, write_atomically
+from data_gen.shard_writer import ShardRecord, encode_png, read_shard, view_members, write_shard
+from lightning_tl._io.checksums import file_sha256
+from lightning_tl._io.folders import open_folder
+from lightning_tl.errors import UserError
 
 RNG = np.random.default_rng(0)
 MEMBERS = [("0000000-00.rgb.png", b"one" * 1000), ("0000000-00.json", b"{}"), ("0000000-01.rgb.png", b"")]
@@ -57,7 +57,7 @@ def test_shards_round_trip_without_time_or_owner(tmp_path):
     digest = write_shard(tmp_path / "000000.tar", MEMBERS)
     assert list(read_shard(tmp_path / "000000.tar")) == MEMBERS
     path = tmp_path / "000000.tar"
-    assert digest == Shard(file_sha256(path), path.stat().st_size)
+    assert digest == ShardRecord(file_sha256(path), path.stat().st_size)
     with tarfile.open(tmp_path / "000000.tar") as tar:
         assert {(m.mtime, m.uid, m.gid, m.uname, m.gname, m.mode) for m in tar} == {(0, 0, 0, "", "", 0o644)}
     assert write_shard(tmp_path / "000001.tar", MEMBERS) == digest
@@ -77,11 +77,13 @@ def test_a_full_disk_simulated(tmp_path, monkeypatch):
     def full(descriptor):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(shard_writer.os, "fsync", full)
-    with pytest.raises(DataGenError, match=r"the disk is full: writing .*000000\.tar needs about .* MiB, .* are free"):
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(
+        UserError, match=r"the disk is full while writing .*/000000\.tar \(about 1\.0 MiB; .* MiB are free under .*\)"
+    ):
         write_shard(tmp_path / "000000.tar", MEMBERS)
-    with pytest.raises(DataGenError, match="the disk is full"):
-        write_atomically(tmp_path / "manifest.json", b"{}")
+    with pytest.raises(UserError, match="the disk is full"):
+        open_folder(tmp_path).write("manifest.json", b"{}")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -93,7 +95,7 @@ def test_a_full_disk_for_real(tmp_path):
     if libc.mount(b"tmpfs", str(place).encode(), b"tmpfs", 0, b"size=64k") != 0:
         pytest.skip("cannot mount here")
     try:
-        with pytest.raises(DataGenError, match="the disk is full"):
+        with pytest.raises(UserError, match="the disk is full"):
             write_shard(place / "000000.tar", [("a", bytes(300_000))])
         assert list(place.iterdir()) == []
     finally:

@@ -15,12 +15,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_gen.farm import render
+from data_gen.farm import LOCK, render
 from data_gen.labels import FLIP
 from data_gen.library import CATEGORIES
 from data_gen.scene_sampler import config_from_dict, config_to_dict, load_config, sample_scene
 from data_gen.shard_writer import read_shard
-from data_gen.temporary_folders import LOCK
 
 HERE = Path(__file__).parents[1]
 pytestmark = pytest.mark.render

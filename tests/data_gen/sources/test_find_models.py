@@ -3,9 +3,9 @@
 import mesh_files
 import pytest
 
-from data_gen.errors import DataGenError
 from data_gen.render_config import SourceConfig
 from data_gen.sources.find_models import bop_is_textureless, chosen, find_models
+from lightning_tl.errors import UserError
 
 
 def _find(kind, path, **options):
@@ -57,7 +57,7 @@ def test_broken_tables(tmp_path, content, message):
     mesh_files.folder(tmp_path)
     if content is not None:
         (tmp_path / "t.csv").write_bytes(content)
-    with pytest.raises(DataGenError) as caught:
+    with pytest.raises(UserError) as caught:
         _find("folder", tmp_path, csv="t.csv")
     assert message in str(caught.value)
     assert "t.csv" in str(caught.value)
@@ -83,13 +83,13 @@ def test_a_bop_data_set(tmp_path):
 def test_broken_bop_data_sets(tmp_path):
     root = mesh_files.bop(tmp_path / "lm")
     (root / "models" / "obj_000005.ply").unlink()
-    with pytest.raises(DataGenError, match=r"models_info\.json: lists obj_000005, but .* has no such \.ply"):
+    with pytest.raises(UserError, match=r"models_info\.json: lists obj_000005, but .* has no such \.ply"):
         _find("bop", root)
     (root / "models" / "models_info.json").write_text("[")
-    with pytest.raises(DataGenError, match=r"models_info\.json: is no JSON object by object id"):
+    with pytest.raises(UserError, match=r"models_info\.json: is no JSON object by object id"):
         _find("bop", root)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataGenError, match=r"no obj_\*\.ply in .*: give a BOP data set's folder"):
+    with pytest.raises(UserError, match=r"no obj_\*\.ply in .*: give a BOP data set's folder"):
         _find("bop", tmp_path / "empty")
 
 
@@ -111,29 +111,29 @@ def test_synsets_of_one_name_are_told_apart(tmp_path):
 
 
 def test_broken_shapenets(tmp_path):
-    with pytest.raises(DataGenError, match=r"no synsetId/modelId/models/model_normalized\.obj in"):
+    with pytest.raises(UserError, match=r"no synsetId/modelId/models/model_normalized\.obj in"):
         _find("shapenet", tmp_path)
     root = mesh_files.shapenet(tmp_path / "a")
     (root / "taxonomy.json").write_text('[{"synset": 1}]')
-    with pytest.raises(DataGenError, match=r"taxonomy\.json: is no list of synsets"):
+    with pytest.raises(UserError, match=r"taxonomy\.json: is no list of synsets"):
         _find("shapenet", root)
 
 
 @pytest.mark.parametrize("kind", ["folder", "bop", "shapenet"])
 def test_folders_that_are_none(tmp_path, kind):
-    with pytest.raises(DataGenError, match=r"'sources\[0\]\.path': .*none does not exist; relative paths are from"):
+    with pytest.raises(UserError, match=r"'sources\[0\]\.path': .*none does not exist; relative paths are from"):
         _find(kind, tmp_path / "none")
     (tmp_path / "file").touch()
-    with pytest.raises(DataGenError, match="is a file, not a folder"):
+    with pytest.raises(UserError, match="is a file, not a folder"):
         _find(kind, tmp_path / "file")
 
 
 def test_a_folder_without_a_mesh_says_what_is_there(tmp_path):
-    with pytest.raises(DataGenError, match=r"no mesh in .* there is nothing"):
+    with pytest.raises(UserError, match=r"no mesh in .* there is nothing"):
         _find("folder", tmp_path)
     (tmp_path / "a.fbx").touch()
     (tmp_path / "b.fbx").touch()
-    with pytest.raises(DataGenError, match=r"read are \.obj, .*; there is 2 \.fbx\)"):
+    with pytest.raises(UserError, match=r"read are \.obj, .*; there is 2 \.fbx\)"):
         _find("folder", tmp_path)
 
 
@@ -141,5 +141,5 @@ def test_choosing_categories(tmp_path):
     found = _find("folder", mesh_files.folder(tmp_path))
     assert list(chosen(found, ["chapel", "mug"], "sources[0]")) == ["chapel", "mug"]
     assert chosen(found, [], "sources[0]") == found
-    with pytest.raises(DataGenError, match=r"'sources\[0\]\.categories': no category 'mugg' .*did you mean 'mug'"):
+    with pytest.raises(UserError, match=r"'sources\[0\]\.categories': no category 'mugg' .*did you mean 'mug'"):
         chosen(found, ["mugg"], "sources[0]")

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from lightning_tl.inspection.statistics import SplitStats
+from lightning_tl.inspection.split_statistics import SplitStats
 
 _COLORS = ("#0072b2", "#d55e00")
 _QUANTITIES = {
