@@ -23,6 +23,7 @@ import yaml
 
 from lightning_tl.study.collect import collect
 from lightning_tl.study.config import Stage, Study
+from lightning_tl.study.expansion import expand
 from lightning_tl.study.plan import plan
 from lightning_tl.study.schedule import load_records
 from lightning_tl.study.status import lines, table
@@ -55,7 +56,7 @@ def listing(count: int, out: Path) -> None:
     """Print how long finished runs take to list and to collect."""
     study = Study(Stage("finetune/digits", product={"data.draw": list(range(count))}), law=None)
     begun = time.perf_counter()
-    runs = plan(study, out)
+    runs = plan(expand(study), out)
     planned = time.perf_counter() - begun
     for run in runs:
         folder = out / "runs" / run.name

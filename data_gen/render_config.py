@@ -23,8 +23,8 @@ class SourceConfig:
         role: ``object`` (labelled) or ``distractor`` (rendered, not labelled).
         weight: how often an object is of this source, against the other sources of its role.
         categories: only these; empty: all. For ``builtin`` also the groups ``digits``, ``shapes``, ``all``.
-        csv: table with columns ``file`` and ``category``, which then alone says what is used; its files are relative
-            to ``path``, it too.
+        csv: table with columns ``file`` and ``category``: only what it lists is used. It and its files are relative to
+            ``path``.
         units: of the files: ``m``, ``cm``, ``mm`` or ``inch``; empty: ``mm`` for ``bop``, else ``m``.
         up: the axis that points up in the files; empty: ``z``, but ``y`` for ``.glb``, ``.gltf`` and ``shapenet``.
         scale: ``fit``: sizes are drawn from ``objects.size``, as for built-in objects; ``metric``: the files' own.
@@ -91,7 +91,7 @@ class ObjectsConfig:
             looked from the front (elevation e becomes 90° − e). Meant for digits.
         pattern_scale: repetitions of a pattern a metre, on objects of textured categories.
         contrast: least difference in lightness between an object's first colour and the floor's, 0 … 0.35.
-        glossy: share of materials that shine; a purely diffuse surface is a third cheaper.
+        glossy: share of materials that shine.
         distractors: fewest and most unlabelled objects of a scene, from the sources of that role; without one from the
             built-in shapes.
     """
@@ -175,7 +175,8 @@ class RoomConfig:
     """What stands around the objects.
 
     Args:
-        walls: 4 closes the room (the paper's cube); 0 leaves a wide floor under an even sky, at half the cost.
+        walls: 4 closes the room (the paper's cube); 0 leaves a wide floor under an even sky, at 0.55
+            to 0.7 of the cost.
         size: side of the room, metres; its height is the same.
         patterned: share of floors (and walls) with a pattern, where the background is random.
         pattern_scale: repetitions of a pattern a metre.

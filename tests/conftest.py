@@ -6,14 +6,26 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import s3 as s3_servers
 from rendered_set import write_renders
+from skips import unexplained
 
 CACHES = {".pytest_cache", ".hypothesis", ".ruff_cache", ".mypy_cache", ".import_linter_cache", "__pycache__"}
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Fail where a test was skipped for a reason that is not on the list."""
+    silent = unexplained(terminalreporter.stats.get("skipped", []))
+    if silent:
+        terminalreporter.section("skipped without a reason that is in tests/skips.py")
+        for line in silent:
+            terminalreporter.line(line)
+        terminalreporter._session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.fixture(autouse=True)

@@ -1,8 +1,4 @@
-"""An S3 server on this machine, moto's, for the tests that want one; they are skipped where it or s3fs is missing.
-
-Its requirements and the pinned ones exclude each other, so they go into an environment of their own:
-``pip install s3fs 'moto[server]'`` after the others, without the constraints.
-"""
+"""An S3 server on this machine, moto's, for the tests that want one."""
 
 from __future__ import annotations
 
@@ -18,8 +14,9 @@ import pytest
 @contextmanager
 def served() -> Iterator[str]:
     """Start a server in this process, on a free port; yield its address."""
-    pytest.importorskip("s3fs")
-    server = pytest.importorskip("moto.server").ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    from moto.server import ThreadedMotoServer  # seconds of imports
+
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
     yield f"http://{host}:{port}"

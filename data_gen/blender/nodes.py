@@ -78,7 +78,7 @@ def box_uv(mesh: Mesh, scale: float) -> NDArray[np.float32]:
 
 
 def _shader(tree: Any, roughness: float | None) -> tuple[Any, Any]:
-    """Make the surface and return it with its colour's socket; the diffuse one is the cheaper by a third."""
+    """Make the surface and return it with its colour's socket."""
     tree.nodes.clear()
     output = tree.nodes.new("ShaderNodeOutputMaterial")
     if roughness is None:

@@ -29,8 +29,8 @@ _OPTIONS: tuple[tuple[str, Any, Any, str], ...] = (
     ("where", str | None, None, "a pandas query that selects rows"),
     ("form", str | None, None, "transfer: D*n^-alpha + C (default); power: C = 0; full: "
      "delta*(gamma + n^-alpha)*s^-beta; full+E: with a floor"),
-    ("fix_d", str, "free", "the coefficient D (delta): free, a number, auto, shared or pooled"),
-    ("share_by", str | None, None, "with fix_d auto, shared or pooled: D is common to groups that agree in these"),
+    ("fix_d", str, "free", "the coefficient D (delta): free, a number, auto, median, shared or pooled"),
+    ("share_by", str | None, None, "where groups have D in common: only groups that agree in these columns"),
     ("space", str, "log", "log: residuals of log error, linear: of error"),
     ("loss", str, "squares", "squares, or huber where single runs went wrong"),
     ("level", float, 0.95, "confidence level of intervals"),
@@ -41,7 +41,7 @@ _OPTIONS: tuple[tuple[str, Any, Any, str], ...] = (
     ("cost_per_image", float | None, None, "cost of one rendered image, in any unit; with budget"),
     ("budget", float | None, None, "what may be spent on images, in the same unit"),
     ("model_size", str, "backbone_params", "column of the model's parameters, for C against model size"),
-    ("complexity", str, "complexity", "column of the data's complexity, for alpha and C against it"),
+    ("complexity", str, "complexity", "column of the data's complexity (larger: more complex), to plot alpha and C"),
     ("plots", str, "png", "format of the figures: png, pdf or svg; none draws none"),
 )  # fmt: skip
 

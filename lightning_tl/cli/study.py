@@ -64,9 +64,9 @@ def run(study: Study, out: Path) -> int:
         if not failures:
             raise
         print(f"error: {error}", file=sys.stderr)  # as too few runs are left for a law: the failures say why
-    for name, error in failures.items():
+    for name, reason in failures.items():
         log = out / "runs" / name / "log.txt"
-        print(f"failed: {name}: {in_one_line(error)}" + (f" (its output: {log})" if log.is_file() else ""))
+        print(f"failed: {name}: {in_one_line(reason)}" + (f" (its output: {log})" if log.is_file() else ""))
     print(f"{(time.monotonic() - begun) / 60:.1f} minutes")
     return 1 if failures else 0
 

@@ -135,7 +135,7 @@ class BatchedDataModule(pl.LightningDataModule):
         seed: Of order and augmentation.
         steps_per_epoch: Training batches between two validations (``None``: one pass over the images).
         eval_batch_size: Images in a batch of validation and test.
-        num_workers: Loader processes. 0 is fastest for small images, which stay decoded in memory.
+        num_workers: Loader processes. 0: batches are made in the training process.
     """
 
     def __init__(

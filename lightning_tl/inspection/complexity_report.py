@@ -55,10 +55,9 @@ def complexity(
     lines = [
         reference.told.splitlines()[0],
         f"{root}: {own.images} images, {own.dimensions} features",
-        f"entropy          H = {own.value:.2f} nats (95 % interval {low:.2f} to {high:.2f})",
-        f"complexity      -H = {-own.value:.2f} nats ({-high:.2f} to {-low:.2f})",
-        "-H is what Mikami et al. call complexity, of a backbone trained on COCO; compare values of one checkpoint, "
-        "size and number of images alone.",
+        f"complexity       H = {own.value:.2f} nats (95 % interval {low:.2f} to {high:.2f})",
+        "H is the entropy of the features: larger is more complex. Compare only values of one checkpoint, size, "
+        "standardisation and number of images.",
     ]
     if own.estimator != "unbiased":
         lines.append(

@@ -241,6 +241,6 @@ def _checked(features: Floats) -> Floats:
 
 
 def as_json(own: Entropy, apart: Gap | None) -> dict[str, Any]:
-    """Return what was measured, as plain values; ``complexity`` is −H."""
-    found: dict[str, Any] = {"entropy": asdict(own), "complexity": -own.value}
+    """Return what was measured, as plain values; ``complexity`` is the entropy H in nats: larger is more complex."""
+    found: dict[str, Any] = {"entropy": asdict(own), "complexity": own.value}
     return found if apart is None else found | {"gap": asdict(apart)}

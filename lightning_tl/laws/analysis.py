@@ -26,8 +26,8 @@ class Method:
     """How a table is fitted: all of it goes into the manifest.
 
     Attributes:
-        coefficient: D (delta): ``free``, a number, ``auto``, ``shared`` or ``pooled`` (see :mod:`~.pool`).
-        share_by: With ``auto``, ``shared`` and ``pooled``: only groups that agree in these columns have D in common.
+        coefficient: D (delta): a number or one of :data:`~.pool.MODES` (see :mod:`~.pool`).
+        share_by: Where groups have D in common: only groups that agree in these columns have D in common.
         space: ``"log"`` or ``"linear"``.
         loss: ``"squares"`` or ``"huber"``.
         level: Confidence level of intervals.

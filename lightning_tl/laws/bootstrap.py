@@ -79,9 +79,7 @@ def bootstrap(law: FittedLaw, count: int = 1000, seed: int = 0) -> Bootstrap:
     targets = centre + _residuals(problem.target - centre, law.cells.cluster, count, rng, law.shared > 0, own)
     if problem.linear_space:
         targets = np.maximum(targets, fitted * 1e-3)
-    outer, plateau = search.coarse(48, thin=2)
-    starts = np.argmin(problem.rss_many(outer, plateau, targets), axis=0)
-    outer, plateau = search.polish(outer[starts], plateau[starts], targets, steps=20, tolerance=1e-6)
+    outer, plateau = search.refitted(targets)
     linear = problem.residual(outer, plateau, targets)[1]
     luck = _draws(law.cells.offsets, count, rng)
     samples = {}

@@ -13,7 +13,8 @@ from lightning_tl.errors import UserError
 from lightning_tl.laws.forms import Array, Form, Quantity, Sizes
 from lightning_tl.laws.pairing import Cells, half_width, widened
 from lightning_tl.laws.problem import Points, Prior, Problem
-from lightning_tl.laws.search import Region, Search, noise_variance, threshold
+from lightning_tl.laws.region import Region, noise_variance, region_of, threshold
+from lightning_tl.laws.search import Search
 
 #: Sizes beyond this are reported as out of reach.
 MOST_IMAGES = 1e12
@@ -131,15 +132,16 @@ class FittedLaw:
         if self.space == "linear":
             slope = slope * self.predict(self.cells.n, self.cells.s)[:, None]
         slope = slope * np.sqrt(self.cells.weight)[:, None]
-        rows = [slope]
+        rows, names = [slope], np.array(self.form.parameters)
         for prior in self.priors:
             unit = self.params[prior.name] if prior.name in self.form.scales else 1.0
-            rows.append(np.sqrt(prior.weight) / unit * (np.array(self.form.parameters) == prior.name)[None])
-        slope = np.vstack(rows)
+            rows.append(np.sqrt(prior.weight) / unit * (names == prior.name)[None])
+        held = {prior.name for prior in self.priors if prior.fixed}
+        slope = np.where([name in held for name in names], 0.0, np.vstack(rows))
         size = np.abs(slope).max(axis=0)
         scale = np.where(size > 0, size, 1)
         covariance = np.linalg.pinv((slope / scale).T @ (slope / scale)) / np.outer(scale, scale) * self.noise**2
-        moved = set(self.form.levels) - {prior.name for prior in self.priors if prior.fixed}
+        moved = set(self.form.levels) - held
         draw = self.cells.draw_variance
         return {
             name: float(np.sqrt(covariance[i, i] + (draw * self.params[name] ** 2 if name in moved else 0)))
@@ -169,7 +171,7 @@ class FittedLaw:
         """Return the confidence region of this level, once computed."""
         if level not in self._regions:
             limit = threshold(self._search.rss, self.noise**2, self.freedom, level)
-            self._regions[level] = self._search.region(limit)
+            self._regions[level] = region_of(self._search, limit)
         return self._regions[level]
 
     def _natural(self, name: str, value: float) -> float:

@@ -1,9 +1,10 @@
 """The laws themselves: what each predicts, its bounds, and which of its parameters are linear in log error.
 
 A form is written as ``log error = shape(outer, plateau; n, s) + columns(n, s) @ linear``: the ``columns`` carry the
-parameters in which log error is linear (solved exactly), ``outer`` and ``plateau`` those in which it is not (searched
-on a grid, see :mod:`lightning_tl.laws.search`). ``plateau`` is the part of the error at the smallest size that does not
-depend on n, in [0, 1]: a bounded stand-in for C (or gamma) that does not change when errors or sizes change their unit.
+parameters in which log error is linear (solved exactly), ``outer`` and ``plateau`` those in which it is not (searched,
+see :mod:`lightning_tl.laws.search`). ``plateau`` stands for C (or gamma): it is the share of the error at the smallest
+size that does not depend on n, which is bounded and does not change when errors or sizes change their unit. It is kept
+as a coordinate that resolves the shares near 0 and those near 1 alike (:func:`split`).
 
 Source of the forms: Mikami et al., *A Scaling Law for Syn2real Transfer*, arXiv 2108.11018, Eqs. 1 and 2.
 """
@@ -25,6 +26,26 @@ Bounds = Mapping[str, tuple[float, float]]
 _ALPHA: Bounds = {"alpha": (1e-3, 10.0)}
 _BETA: Bounds = {"beta": (1e-3, 10.0)}
 _NONE: Bounds = {}
+#: Coordinate of the share 1, at which 1 - share is 1e-150.
+WHOLE = float(0.5 - 0.5 * np.log(2e-150))
+
+
+def split(coordinate: Array) -> tuple[Array, Array]:
+    """Return the share that a coordinate stands for and 1 - share, each to full precision.
+
+    Up to 1/2 the coordinate is the share itself; above, it is ``1/2 - log(2 (1 - share)) / 2``. With D held, 1 - share
+    may have to be as small as ``D n^-alpha / error``, far below what a number near 1 can resolve.
+    """
+    upper = coordinate > 0.5
+    rest = np.where(upper, 0.5 * np.exp(1 - 2 * coordinate), 1 - coordinate)
+    return np.where(upper, 1 - rest, coordinate), rest
+
+
+def coordinate(rest: Array) -> Array:
+    """Return the coordinate at which 1 - share is ``rest``, in [0, 1]; the inverse of :func:`split`."""
+    inside = np.clip(rest, 1e-150, 1.0)
+    found = np.where(inside < 0.5, 0.5 - 0.5 * np.log(2 * inside), 1 - inside)
+    return np.where(rest < 1e-150, WHOLE, found)
 
 
 @dataclass(frozen=True)
@@ -63,6 +84,8 @@ class Form:
     levels: tuple[str, ...]
     #: Bounds of the nonlinear parameters (searched on a logarithmic grid).
     outer: Bounds = _NONE
+    #: Those of them that are shares, kept as coordinates as ``plateau`` is (searched on a grid of shares).
+    shares: tuple[str, ...] = ()
     #: Parameters of ``columns`` after the first, which are nonlinear in linear space, with their bounds there.
     log_linear: Bounds = _NONE
     has_plateau: bool = True
@@ -90,14 +113,15 @@ class Form:
 
     def describe(self) -> dict[str, Any]:
         """Return name, formula and bounds as plain types, for a fit's manifest."""
-        bounds = {name: list(limits) for name, limits in self.outer.items()}
+        bounds = {name: [0.0, 1.0] if name in self.shares else list(limits) for name, limits in self.outer.items()}
         return {"name": self.name, "formula": self.formula, "parameters": list(self.parameters), "bounds": bounds}
 
 
 def _decay(outer: Array, plateau: Array, sizes: Sizes) -> Array:
-    """Return plateau + (1 - plateau) (n / n_ref)^-alpha, shape (..., m)."""
+    """Return p + (1 - p) (n / n_ref)^-alpha, p being the plateau's share, shape (..., m)."""
     decay = np.exp(-outer[..., :1] * np.log(sizes.n / sizes.n_ref))
-    return plateau[..., None] + (1 - plateau[..., None]) * decay
+    share, rest = split(plateau)
+    return share[..., None] + rest[..., None] * decay
 
 
 def _log(value: Array) -> Array:
@@ -106,9 +130,14 @@ def _log(value: Array) -> Array:
         return np.log(value)
 
 
-def _falling(plateau: Array) -> Array:
-    """Return the log of the share that falls with n; not quite 0 of all, as delta times gamma must stay a number."""
-    return np.log(np.maximum(1 - plateau, 1e-100))
+def _level(plateau: Array) -> Array:
+    """Return the log of the share that does not fall with n."""
+    return _log(split(plateau)[0])
+
+
+def _falling(plateau: Array, least: float = 0.0) -> Array:
+    """Return the log of the share that falls with n; at the end of the range nothing does."""
+    return _log(np.maximum(np.where(plateau < WHOLE, split(plateau)[1], 0.0), least))
 
 
 class PowerLaw(Form):
@@ -159,7 +188,7 @@ class TransferLaw(Form):
         return np.ones((len(sizes.n), 1))
 
     def shape(self, outer: Array, plateau: Array, sizes: Sizes) -> Array:
-        """Return log(plateau + (1 - plateau) (n / n_ref)^-alpha)."""
+        """Return log(p + (1 - p) (n / n_ref)^-alpha), p being the plateau's share."""
         return np.log(_decay(outer, plateau, sizes))
 
     def quantity(self, name: str, sizes: Sizes) -> Quantity:
@@ -167,8 +196,8 @@ class TransferLaw(Form):
         if name == "alpha":
             return lambda outer, plateau: (outer[..., 0], np.zeros(1))
         if name == "C":
-            return lambda outer, plateau: (_log(plateau), np.ones(1))
-        return lambda outer, plateau: (_log(1 - plateau) + outer[..., 0] * np.log(sizes.n_ref), np.ones(1))
+            return lambda outer, plateau: (_level(plateau), np.ones(1))
+        return lambda outer, plateau: (_falling(plateau) + outer[..., 0] * np.log(sizes.n_ref), np.ones(1))
 
     def predict(self, params: dict[str, float], n: Array, s: Array) -> Array:
         """See :meth:`Form.predict`."""
@@ -198,8 +227,9 @@ class FullLaw(Form):
         self.parameters = ("delta", "gamma", "alpha", "beta", *(("E",) if floor else ()))
         self.scales = ("delta", "gamma", *(("E",) if floor else ()))
         self.levels = ("delta", *(("E",) if floor else ()))
-        # E / error at the smallest sizes; its lower end stands for E = 0
-        self.outer = {**_ALPHA, **_BETA, "E": (1e-5, 0.9999)} if floor else _ALPHA
+        # E as its share of the error at the smallest sizes
+        self.outer = {**_ALPHA, **_BETA, "E": (0.0, WHOLE)} if floor else _ALPHA
+        self.shares = ("E",) if floor else ()
         self.log_linear = _NONE if floor else _BETA
 
     def columns(self, sizes: Sizes) -> Array:
@@ -208,35 +238,37 @@ class FullLaw(Form):
         return ones[:, None] if self.floor else np.stack([ones, -np.log(sizes.s / sizes.s_ref)], axis=1)
 
     def shape(self, outer: Array, plateau: Array, sizes: Sizes) -> Array:
-        """Return log(plateau + (1 - plateau) (n / n_ref)^-alpha), with a floor the log of the whole sum."""
+        """Return log(p + (1 - p) (n / n_ref)^-alpha), with a floor the log of the whole sum."""
         decay = _decay(outer, plateau, sizes)
         if not self.floor:
             return np.log(decay)
-        share = self._share(outer)[..., None]
-        return np.log((1 - share) * decay * np.exp(-outer[..., 1:2] * np.log(sizes.s / sizes.s_ref)) + share)
-
-    def _share(self, outer: Array) -> Array:
-        return np.where(outer[..., 2] <= self.outer["E"][0] * 1.001, 0.0, outer[..., 2])
+        floor, rest = split(outer[..., 2])
+        error = rest[..., None] * decay * np.exp(-outer[..., 1:2] * np.log(sizes.s / sizes.s_ref)) + floor[..., None]
+        return np.log(np.maximum(error, 1e-300))
 
     def quantity(self, name: str, sizes: Sizes) -> Quantity:
         """See :meth:`Form.quantity`."""
         n_ref, s_ref = np.log(sizes.n_ref), np.log(sizes.s_ref)
         ones = np.array([1.0] if self.floor else [1.0, 0.0])
+
+        def falling(plateau: Array) -> Array:  # not quite 0 of all, as delta times gamma must stay a number
+            return _falling(plateau, 1e-150)
+
         if name == "alpha":
             return lambda outer, plateau: (outer[..., 0], 0 * ones)
         if name == "gamma":  # C / D of the transfer law, at any s
-            return lambda outer, plateau: (_log(plateau) - _falling(plateau) - outer[..., 0] * n_ref, 0 * ones)
+            return lambda outer, plateau: (_level(plateau) - falling(plateau) - outer[..., 0] * n_ref, 0 * ones)
         if not self.floor:
             if name == "beta":
                 return lambda outer, plateau: (np.zeros(plateau.shape), np.array([0.0, 1.0]))
-            return lambda outer, plateau: (_falling(plateau) + outer[..., 0] * n_ref, np.array([1.0, s_ref]))
+            return lambda outer, plateau: (falling(plateau) + outer[..., 0] * n_ref, np.array([1.0, s_ref]))
         if name == "beta":
             return lambda outer, plateau: (outer[..., 1], 0 * ones)
         if name == "E":
-            return lambda outer, plateau: (_log(self._share(outer)), ones)
+            return lambda outer, plateau: (_level(outer[..., 2]), ones)
 
         def delta(outer: Array, plateau: Array) -> tuple[Array, Array]:
-            rest = _log(1 - self._share(outer)) + _falling(plateau)
+            rest = _falling(outer[..., 2]) + falling(plateau)
             return rest + outer[..., 0] * n_ref + outer[..., 1] * s_ref, ones
 
         return delta
@@ -265,7 +297,7 @@ class Unfolded(Form):
         self.form = form
         self.formula, self.parameters, self.scales = form.formula, form.parameters, form.scales
         self.levels, self.has_plateau, self.uses_s = form.levels, form.has_plateau, form.uses_s
-        self.outer = {**form.outer, **form.log_linear}
+        self.outer, self.shares = {**form.outer, **form.log_linear}, form.shares
 
     def columns(self, sizes: Sizes) -> Array:
         """Return ones: the scale."""

@@ -115,8 +115,8 @@ def _complexity_sentence(fits: Sequence[GroupFit]) -> list[str]:
     x = [item.group.traits["complexity"] for item in known]
     found = spearmanr(x, [item.law.params["C"] for item in known if item.law])
     return [
-        f"Over {len(known)} groups with an identified C its rank correlation with the data's complexity is "
-        f"{found.statistic:+.2f} (p = {found.pvalue:.2g})."
+        f"Over {len(known)} groups with an identified C its rank correlation with the data's complexity (larger: more "
+        f"complex) is {found.statistic:+.2f} (p = {found.pvalue:.2g})."
     ]
 
 

@@ -76,9 +76,11 @@ def figures(fits: Sequence[GroupFit]) -> dict[str, Figure]:
     """Return every figure that a table's fits give, by name.
 
     ``law`` always; with a fitted group also ``law_linearised``, ``law_parameters``, ``law_landscape`` and
-    ``law_extrapolation``; ``law_model_size`` and ``law_complexity`` where the table has such a column.
+    ``law_extrapolation``; ``law_fine_tuning`` where there are several fine-tuning sizes, ``law_model_size`` and
+    ``law_complexity`` where the table has such a column.
     """
     from lightning_tl.laws import plots_parameters as more
+    from lightning_tl.laws.plots_fine_tuning import fine_tuning_figure
 
     found = {"law": law_figure(fits)}
     fitted = [item for item in fits if item.law is not None]
@@ -89,6 +91,7 @@ def figures(fits: Sequence[GroupFit]) -> dict[str, Figure]:
     if any(item.hold_out is not None for item in fitted):
         found["law_extrapolation"] = extrapolation_figure(fitted)
     for name, figure in (
+        ("law_fine_tuning", fine_tuning_figure(fitted)),
         ("law_landscape", more.landscape_figure(fitted)),
         ("law_model_size", more.model_size_figure(fitted)),
         ("law_complexity", more.complexity_figure(fitted)),
@@ -283,7 +286,7 @@ def _first(drawn: int, curves: int) -> str:
     return f" (the first {drawn} of {curves})" if drawn == _MOST_FACETS < curves else ""
 
 
-def _short(value: float) -> str:
+def short(value: float) -> str:
     """Return a size as 500, 2k or 1.28M: several decades fit under a narrow axes."""
     for unit, name in ((1e6, "M"), (1e3, "k")):
         if value >= unit:
@@ -303,7 +306,7 @@ def plain_ticks(axes: Axes) -> None:
         axes.yaxis.set_major_locator(LogLocator(subs=subs))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
 
 
 def linearised_figure(fits: Sequence[GroupFit], title: str | None = None) -> Figure:

@@ -126,7 +126,7 @@ def complexity_figure(fits: Sequence[GroupFit], title: str | None = None) -> Fig
             for i, (kind, places) in enumerate(kinds.items()):
                 mine = [items[place] for place in places]
                 _intervals(axes, x[places], mine, name, COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)], kind)
-            axes.set_xlabel("data complexity")
+            axes.set_xlabel("data complexity (larger: more complex)")
             axes.set_ylabel({"alpha": "pre-training rate alpha", "C": "transfer gap C (test error)"}.get(name, name))
             if name == "alpha":
                 axes.set_ylim(0, _most_alpha(items))

@@ -1,10 +1,12 @@
-"""The coefficient D (delta in the full law): free, given, fixed as the paper does, shared by groups, or partly pooled.
+"""The coefficient D (delta in the full law): free, given, held as in the paper, shared by groups, or partly pooled.
 
 D and alpha trade off within one curve, so what several curves say of D together sharpens each one's alpha and C:
 
 * ``free``: each group its own (the default).
 * a number: held at that value.
-* ``auto``: one value for all, by the alternation of Mikami et al., App. D.
+* ``auto``: one value for all, by the alternation of Mikami et al., App. D: medians of D and of alpha over the groups.
+* ``median``: one value for all, the median of the groups' own. That alternation ends there if each group's D is fitted
+  at its own alpha instead of at the median; it predicts better than ``auto``.
 * ``shared``: one value for all, by one least-squares fit to all groups; its uncertainty stays in every interval.
 * ``pooled``: each group its own, drawn towards a common one as far as that predicts the held-out largest sizes best.
 """
@@ -22,9 +24,11 @@ from lightning_tl.laws.fitted import FittedLaw
 from lightning_tl.laws.forms import Array, Form
 from lightning_tl.laws.pairing import Cells
 from lightning_tl.laws.problem import FIXED, Prior, Problem
-from lightning_tl.laws.search import Search
+from lightning_tl.laws.space import Space, lowest
 
-MODES = ("free", "auto", "shared", "pooled")
+MODES = ("free", "auto", "median", "shared", "pooled")
+#: Least and largest coefficient that groups are given in common.
+_HELD = (1e-3, 1e5)
 #: Spreads of log D between groups that ``pooled`` chooses from: none (shared) to any (free).
 SPREADS = (0.0, 0.1, 0.2, 0.4, 0.8, np.inf)
 
@@ -70,11 +74,15 @@ def fit_together(
     if coefficient not in MODES:
         raise UserError(f"'{coefficient}' is no way to treat {name}; give a number or one of {', '.join(MODES)}")
     if settings.space == "linear" and coefficient in ("shared", "pooled"):
-        raise UserError(f"{name} {coefficient} needs --space log; in linear space it is free, auto or a number")
+        raise UserError(f"{name} {coefficient} needs --space log; in linear space it is free, auto, median or a number")
     if coefficient == "free" or (coefficient != "auto" and len(groups) < 2):
         return [fit_cells(form, points, **vars(settings)) for points in groups]
     if coefficient == "auto":
-        value = alternate(form, groups, settings.space)
+        value = alternate(form, groups, settings.space)[0]
+        return [_held(form, points, value, settings) for points in groups]
+    if coefficient == "median":
+        own = [fit_cells(form, points, **vars(settings)).params[name] for points in groups]
+        value = float(np.clip(np.median(own), *_HELD))
         return [_held(form, points, value, settings) for points in groups]
     spread = 0.0 if coefficient == "shared" else choose_spread(form, groups, settings)
     return _pooled(form, groups, spread, settings, _curves(form, groups))
@@ -87,71 +95,101 @@ def _held(form: Form, points: Cells, value: float, settings: Settings) -> Fitted
 # ---- the paper's alternation -----------------------------------------------------------------------------------------
 
 
-def alternate(form: Form, groups: Sequence[Cells], space: str = "log", start: float = 0.5, most: int = 5000) -> float:
-    """Return the common coefficient by the alternation of Mikami et al., App. D.
+def alternate(form: Form, groups: Sequence[Cells], space: str = "log", start: float = 0.5) -> tuple[float, float]:
+    """Return the common coefficient and alpha by the alternation of Mikami et al., App. D.
 
-    From D = 0.5: fit each group's alpha with D held, then each group's D with its alpha held there, and take the median
-    of these D; until it settles. (Along the valley of alpha and D each round moves little: stopped early, the result
-    would be near its start.)
+    From D = 0.5: with D held, fit each group's alpha, and take the median over all groups; with alpha held at that for
+    all of them, fit each group's D, and take the median; until it settles. What is returned is the limit; rounds that
+    end earlier would leave the result nearer to its start.
 
     Args:
-        form: The law; it needs alpha on its grid (the transfer law and the full law).
+        form: The law; it needs alpha as a nonlinear parameter (the transfer law and the full law).
         groups: The points of each group.
         space: ``"log"`` or ``"linear"``.
         start: First value.
-        most: Most rounds.
+
+    Returns:
+        The medians of D and of alpha.
 
     Raises:
         UserError: The form has nothing to alternate with.
     """
-    from scipy.interpolate import PchipInterpolator
-
     if "alpha" not in form.outer:
         raise UserError(f"{form.formula} has no alpha to alternate with; fit {form.parameters[0]} free")
-    logs = np.linspace(np.log(1e-3), np.log(1e5), 121)
-    rounds = []
-    for points in groups:
-        free = fit_cells(form, points, space=space)
-        held, (alphas, values) = _profile(free, logs)[1], _coefficient_by_alpha(free.search)
-        # Where a round leads from each log D: a table of both halves, one after the other.
-        rounds.append(PchipInterpolator(logs, PchipInterpolator(np.log(alphas), values)(np.log(held))))
-    value = float(np.log(start))
-    for _ in range(most):
-        new = float(np.clip(np.median([lead(value) for lead in rounds]), logs[0], logs[-1]))
-        if abs(new - value) < 1e-7:
-            break
-        value = new
-    return float(np.exp(value))
+    free = [fit_cells(form, points, space=space) for points in groups]
+    # Along the valley of alpha and D a round moves little, so there are thousands of them: both halves are tabulated,
+    # over everything first, then again around where the rounds have led.
+    ends = [float(np.log(end)) for end in form.outer["alpha"]]
+    logs, ats = np.linspace(np.log(_HELD[0]), np.log(_HELD[1]), 121), np.linspace(ends[0], ends[1], 121)
+    log, median = _settled(free, float(np.log(start)), logs, ats)
+    for width in (0.2, 0.02):
+        for _ in range(20):  # until the rounds end inside the table
+            centre = log
+            logs = np.linspace(centre - width, centre + width, 9)
+            ats = np.linspace(max(median - width, ends[0]), min(median + width, ends[1]), 9)
+            log, median = _settled(free, centre, logs, ats)
+            if abs(log - centre) < 0.9 * width:
+                break
+    return float(np.exp(log)), float(np.exp(median))
 
 
-def _coefficient_by_alpha(search: Search) -> tuple[Array, Array]:
-    """Return alphas and the log coefficient of the best fit with alpha held at each."""
-    outer = np.tile(search.outer, (241, 1))
-    outer[:, 0] = np.geomspace(*search.problem.form.outer["alpha"], 241)
-    plateau, _ = search.profiled(outer)
+def _settled(free: Sequence[FittedLaw], log: float, logs: Array, ats: Array) -> tuple[float, float]:
+    """Return log D and log alpha where the rounds from log D end, from tables over ``logs`` and log alphas ``ats``.
+
+    With a larger D held every alpha is larger, and with a larger alpha every D: so the rounds move in one direction, to
+    the first D that a round leaves as it is.
+    """
+    from scipy.interpolate import PchipInterpolator
+
+    fine = np.linspace(logs[0], logs[-1], 4001)
+    each = np.array([PchipInterpolator(logs, np.log(held_profile(law, logs)[1]))(fine) for law in free])
+    median = np.clip(np.log(np.median(np.exp(each), axis=0)), ats[0], ats[-1])
+    found = [PchipInterpolator(ats, _coefficient_by_alpha(law, np.exp(ats)))(median) for law in free]
+    moved = np.log(np.median(np.exp(found), axis=0)) - fine
+    start = int(np.clip(np.searchsorted(fine, log), 0, len(fine) - 1))
+    upwards = moved[start] > 0
+    way = np.arange(start, len(fine)) if upwards else np.arange(start, -1, -1)
+    turned = np.flatnonzero((moved[way] > 0) != upwards)
+    if len(turned) and turned[0]:
+        before, after = way[turned[0] - 1], way[turned[0]]
+        part = moved[before] / (moved[before] - moved[after])
+        log = float(fine[before] + part * (fine[after] - fine[before]))
+    elif not len(turned):
+        log = float(fine[way[-1]])
+    return log, float(np.interp(log, fine, median))
+
+
+def _coefficient_by_alpha(law: FittedLaw, alphas: Array) -> Array:
+    """Return the log coefficient of the best fit with alpha held at each of ``alphas``, shape (a,)."""
+    search, form = law.search, law.search.problem.form
+    if len(search.box) == 1:
+        outer = alphas[:, None]
+        plateau = search.profiled(outer)[0]
+    else:  # the other outer parameters follow: from those of every minimum, and of its neighbours over a grid
+        starts = np.concatenate([search.minima, search.starts(search.grid(5))])
+        place = np.repeat(starts, len(alphas), axis=0)
+        place[:, 0] = np.tile(alphas, len(starts))
+        place, rss = search.down(place, steps=60, held=1)
+        best = np.argmin(rss.reshape(len(starts), -1), axis=0)
+        outer, plateau = search.unplaced(place.reshape(len(starts), len(alphas), -1)[best, np.arange(len(alphas))])
     linear = search.problem.residual(outer, plateau)[1]
-    name = search.problem.form.parameters[0]
-    offset, coefficients = search.problem.form.quantity(name, search.problem.sizes)(outer, plateau)
-    values = offset + linear @ coefficients
-    keep = np.isfinite(values)
-    return outer[keep, 0], values[keep]
+    offset, coefficients = form.quantity(form.parameters[0], search.problem.sizes)(outer, plateau)
+    return np.maximum(offset + linear @ coefficients, np.log(1e-9))
 
 
-def _profile(free: FittedLaw, logs: Array) -> tuple[Array, Array]:
-    """Return the RSS and alpha of the best fit with the log coefficient held at each of ``logs``, shapes (j,)."""
-    search, problem, name = free.search, free.search.problem, free.form.parameters[0]
-    outer, plateau = search.coarse(60 if len(search.outer) == 1 else 400)
-    quantity = problem.form.quantity(name, problem.sizes)
-    residual, linear = problem.residual(outer, plateau)
-    rss = np.sum(residual**2, axis=-1)
-    starts = []
-    for log in logs:
-        away = float(np.sign(log - search.best(quantity))) or 1.0
-        starts.append(int(np.argmin(rss + problem.rise(quantity, outer, plateau, linear, log, away))))
-    held = Problem(free.form, problem.points, free.space, (Prior(name, 1.0), *free.priors))
-    values = [np.log(p.value) if p.name in free.form.scales else p.value for p in free.priors]
+def held_profile(law: FittedLaw, logs: Array) -> tuple[Array, Array]:
+    """Return the RSS and alpha of the best fit with the log coefficient held at each of ``logs``, shapes (j,).
+
+    Args:
+        law: A fitted law whose coefficient is free; what else it holds stays.
+        logs: Log coefficients, ascending.
+    """
+    problem, name = law.search.problem, law.form.parameters[0]
+    held = Problem(law.form, problem.points, law.space, (Prior(name, 1.0), *law.priors))
+    values = [np.log(p.value) if p.name in law.form.scales else p.value for p in law.priors]
     aims = np.array([[*held.target, log, *values] for log in logs])
-    outer, plateau = search.polish(outer[starts], plateau[starts], aims, problem=held)
+    place = lowest(Space(held), aims)
+    outer, plateau = Space(held).unplaced(place)
     return np.sum(held.residual(outer, plateau, aims)[0] ** 2, axis=-1), outer[:, 0]
 
 
@@ -163,15 +201,9 @@ def profile_coefficient(law: FittedLaw, alphas: Array, logs: Array) -> Array:
         alphas: Values of alpha, shape (a,).
         logs: Values of log D, shape (d,).
     """
-    points, target, rows = law.cells, law.search.problem.target, []
-    flat = points.weight @ (target - np.average(target, weights=points.weight)) ** 2
-    for log in logs:
-        held = Problem(law.form, law.search.problem.points, law.space, (Prior(law.form.parameters[0], np.exp(log)),))
-        rss = law.search.profiled(alphas[:, None], problem=held)[1]
-        # A fall too small for the grid of plateaus: C alone is left to fit.
-        fall = np.exp(log - alphas * np.log(points.n.min()) - points.log_error.max())
-        rows.append(np.where(fall < 1e-4, flat, rss))
-    return np.array(rows)
+    name, problem = law.form.parameters[0], law.search.problem
+    held = [Problem(law.form, problem.points, law.space, (Prior(name, float(np.exp(log))),)) for log in logs]
+    return np.array([Space(each).profiled(alphas[:, None])[1] for each in held])
 
 
 # ---- shared and partially pooled -------------------------------------------------------------------------------------
@@ -212,7 +244,7 @@ def _curves(form: Form, groups: Sequence[Cells]) -> _Curves:
     low, high = np.clip([min(guesses) - 3, max(guesses) + 3], np.log(1e-6), np.log(1e9))
     for _ in range(3):
         logs = np.linspace(low, high, 41)
-        rss = np.array([_profile(law, logs)[0] for law in free])
+        rss = np.array([held_profile(law, logs)[0] for law in free])
         total = rss.sum(axis=0)
         inside = np.flatnonzero(total <= total.min() + 25 * variance)
         if len(inside) > 12:
@@ -263,7 +295,7 @@ def _equal(groups: Sequence[Cells], curves: _Curves, name: str, settings: Settin
     total = curves.rss.sum(axis=0)
     best, tiny = float(curves.logs[int(np.argmin(total))]), 0.01
     for _ in range(3):  # Newton steps on the exact sums of squares
-        near = np.array([_profile(law, best + tiny * np.array([-1.0, 0.0, 1.0]))[0] for law in curves.free])
+        near = np.array([held_profile(law, best + tiny * np.array([-1.0, 0.0, 1.0]))[0] for law in curves.free])
         slope, bend = (near[:, 2] - near[:, 0]) / (2 * tiny), (near[:, 2] + near[:, 0] - 2 * near[:, 1]) / tiny**2
         if bend.sum() > 0:
             best += float(np.clip(-slope.sum() / bend.sum(), -0.05, 0.05))

@@ -1,9 +1,9 @@
-"""The least-squares problem of one fit: sums of squares over a form's grid, with the linear part solved exactly.
+"""The least-squares problem of one fit: sums of squares at given nonlinear parameters, with the linear part solved.
 
 In log space (the default, Mikami et al. §4.1) the residual is ``log error - shape - columns @ linear``. In linear space
 it is ``error - scale * exp(shape)``, with the scale solved. Points may be weighted; points that share a pre-training
-run may be correlated (then residuals are whitened); and log space may hold a prior on a parameter, which is one more
-row of the problem and serves for given, shared and partially pooled coefficients alike.
+run may be correlated (then residuals are whitened). A prior on a parameter is one more row of the problem, which serves
+for partially pooled coefficients; a parameter that is held is substituted, so that it holds exactly.
 """
 
 from __future__ import annotations
@@ -14,8 +14,12 @@ import numpy as np
 
 from lightning_tl.laws.forms import Array, Form, Quantity, Sizes, Unfolded
 
-#: Weight of a prior that holds its parameter fixed: far above any data's, far below what rounding would feel.
+#: A prior of this weight or more holds its parameter.
 FIXED = 1e6
+#: Floor of log scales: where D would be 0 a held D is missed by far, and no infinity spreads.
+_LEAST_LOG = -1e4
+#: Log scales are cut off here in linear space, where they are exponentiated and squared.
+_MOST_LOG = 300.0
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,7 @@ class Prior:
     Attributes:
         name: The parameter.
         value: Its value, in natural units.
-        weight: Residual variance over the prior's variance (of the log, for scales); :data:`FIXED` holds it.
+        weight: Residual variance over the prior's variance (of the log, for scales); from :data:`FIXED` on it is held.
     """
 
     name: str
@@ -34,7 +38,7 @@ class Prior:
 
     @property
     def fixed(self) -> bool:
-        """Whether it holds the parameter fixed."""
+        """Whether it holds the parameter."""
         return self.weight >= FIXED
 
 
@@ -57,11 +61,6 @@ class Points:
     shared: float = 0.0
 
 
-def _finite(offset: Array) -> Array:
-    """Return log scales with a floor: where D would be 0 a prior on D is missed by far, and no infinity spreads."""
-    return np.maximum(offset, -60.0)
-
-
 class Problem:
     """Sums of squares of one fit.
 
@@ -78,14 +77,30 @@ class Problem:
         self.points = points
         self.sizes = points.sizes
         self.target = np.exp(points.log_error) if self.linear_space else points.log_error
+        self.priors = priors
         self._values = np.array([self._inner(prior) for prior in priors])
         self._root = np.sqrt(points.weight)
         self._mix = self._whitening()
-        self._priors = [(self.form.quantity(prior.name, self.sizes), np.sqrt(prior.weight)) for prior in priors]
-        # One residual for each point, and one for each prior.
-        columns = self._whiten(self.form.columns(self.sizes).T).T
-        grid = np.ones((1, len(self.form.outer))), np.full(1, 0.5)
-        self.columns = np.vstack([columns, *[root * of(*grid)[1][None] for of, root in self._priors]])
+        self._quantities = [self.form.quantity(prior.name, self.sizes) for prior in priors]
+        self._soft = [(i, float(np.sqrt(prior.weight))) for i, prior in enumerate(priors) if not prior.fixed]
+        self._fixed = [i for i, prior in enumerate(priors) if prior.fixed]
+        # How each prior's parameter depends on the linear ones: the same at every grid point.
+        everywhere = np.ones((1, len(self.form.outer))), np.full(1, 0.5)
+        count = self.form.columns(self.sizes).shape[1]
+        needs = np.array([of(*everywhere)[1] for of in self._quantities]).reshape(-1, count)
+        held = needs[self._fixed]
+        self._lift: Array = np.linalg.pinv(held).astype(float) if len(held) else np.zeros((count, 0))
+        # Directions in which the linear parameters can still move.
+        self._free: Array = np.linalg.svd(held)[2][len(held) :].T if len(held) else np.eye(count)
+        self._all = self._whiten(self.form.columns(self.sizes).T).T
+        self._needs = needs
+        # One residual for each point, and one for each soft prior.
+        soft = [root * needs[i] @ self._free for i, root in self._soft]
+        scale = [i for i, prior in enumerate(priors) if prior.name == form.parameters[0]] if form.has_plateau else []
+        self._scaled = scale[0] if scale else None
+        if scale:
+            self._unscaled = Problem(form, points, space, tuple(p for i, p in enumerate(priors) if i != scale[0]))
+        self.columns: Array = np.vstack([self._all @ self._free, *soft])
         self.covariance: Array = np.linalg.pinv(self.columns.T @ self.columns).astype(float)
         self._solver = self.covariance @ self.columns.T
 
@@ -113,32 +128,63 @@ class Problem:
         rows = rows * self._root
         return rows if self._mix is None else rows - rows @ self._mix
 
-    def rows(self, outer: Array, plateau: Array, target: Array | None = None) -> Array:
-        """Return whitened ``target - shape`` (log space) or ``exp(shape)`` (linear space), priors' rows appended."""
+    def _missing(self, prior: int, outer: Array, plateau: Array, values: Array) -> Array:
+        """Return a prior's value less the part of its parameter that is not linear."""
+        return values[..., prior] - np.maximum(self._quantities[prior](outer, plateau)[0], _LEAST_LOG)
+
+    def _held(self, outer: Array, plateau: Array, values: Array) -> Array:
+        """Return the part of the linear parameters that what is held determines, shape (..., q)."""
+        held = np.zeros(len(self._free))
+        for lift, i in zip(self._lift.T, self._fixed, strict=True):
+            held = held + self._missing(i, outer, plateau, values)[..., None] * lift
+        return held
+
+    def rows(self, outer: Array, plateau: Array, target: Array | None = None, held: Array | None = None) -> Array:
+        """Return whitened ``target - shape`` less what is held (log space) or ``exp(shape)`` (linear space).
+
+        In log space a row for each soft prior is appended.
+        """
         shape = self.form.shape(outer, plateau, self.sizes)
         if self.linear_space:
             return self._whiten(np.exp(shape))
         wanted, values = self._wanted(target)
         rows = self._whiten(wanted - shape)
-        priors = [
-            root * (values[..., i] - _finite(of(outer, plateau)[0]))[..., None]
-            for i, (of, root) in enumerate(self._priors)
-        ]
-        return np.concatenate([rows, *priors], axis=-1) if priors else rows
+        if not self.priors:
+            return rows
+        if self._fixed:
+            held = self._held(outer, plateau, values) if held is None else held
+            rows = rows - held @ self._all.T
+        if not self._soft:
+            return rows
+        soft = []
+        for i, root in self._soft:
+            missing = self._missing(i, outer, plateau, values)
+            soft.append(root * (missing if held is None else missing - held @ self._needs[i]))
+        return np.concatenate(
+            [rows, *(np.broadcast_to(row[..., None], (*rows.shape[:-1], 1)) for row in soft)], axis=-1
+        )
+
+    def _scale(self, outer: Array, plateau: Array, values: Array) -> Array:
+        """Return the held scale in linear space."""
+        return np.exp(np.minimum(self._missing(0, outer, plateau, values), _MOST_LOG))
 
     def residual(self, outer: Array, plateau: Array, target: Array | None = None) -> tuple[Array, Array]:
-        """Return the residuals (..., m) and the solved linear parameters (..., q) at grid points.
+        """Return the residuals (..., m) and the linear parameters (..., q) at grid points.
 
         In linear space the linear parameter is the log of the scale.
         """
-        rows = self.rows(outer, plateau, target)
-        if not self.linear_space:
-            linear = rows @ self._solver.T
-            return rows - linear @ self.columns.T, linear
         points, values = self._wanted(target)
+        held = self._held(outer, plateau, values) if self._fixed and not self.linear_space else None
+        rows = self.rows(outer, plateau, target, held)
+        if not self.linear_space:
+            if held is not None and not self._free.shape[1]:
+                return rows, held
+            free = rows @ self._solver.T
+            linear = free @ self._free.T
+            return rows - free @ self.columns.T, linear if held is None else held + linear
         wanted = self._whiten(points)
-        if self._priors:  # held by a fixed scale
-            scale = np.exp(values[..., 0] - _finite(self._priors[0][0](outer, plateau)[0]))
+        if self.priors:
+            scale = self._scale(outer, plateau, values)
         else:
             scale = np.maximum(np.sum(rows * wanted, axis=-1) / np.sum(rows**2, axis=-1), 1e-300)
         return wanted - scale[..., None] * rows, np.log(scale)[..., None]
@@ -147,17 +193,45 @@ class Problem:
         """Return the sum of squares at grid points outer (..., k), plateau (...)."""
         return np.sum(self.residual(outer, plateau)[0] ** 2, axis=-1)
 
+    @property
+    def scale_known(self) -> bool:
+        """Whether the scale of the part that falls with n is held or has a prior."""
+        return self._scaled is not None
+
+    def rest_for_scale(self, outer: Array, plateaus: Array, target: Array | None = None) -> Array | None:
+        """Return which part that falls with n would give the scale its prior's value; ``None`` without such a prior.
+
+        Args:
+            outer: Outer parameters, shape (p, k).
+            plateaus: Plateaus whose curves, fitted to the points, tell the level of the error, shape (j,).
+            target: A target for each outer point, shape (p, m); default the problem's own.
+
+        Returns:
+            1 - share (see :func:`lightning_tl.laws.forms.split`), in [0, 1], shape (p, j).
+        """
+        if self._scaled is None:
+            return None
+        values = self._wanted(target)[1][..., self._scaled]
+        rest = None if target is None else np.delete(target, len(self.target) + self._scaled, axis=-1)[:, None, :]
+        points = np.broadcast_to(outer[:, None, :], (len(outer), len(plateaus), outer.shape[1]))
+        shares = np.broadcast_to(plateaus, points.shape[:2])
+        linear = self._unscaled.residual(points, shares, rest)[1]
+        # With the plateau 0 all of the error falls with n: the scale's log is less by the log of the part that does.
+        whole = self._quantities[self._scaled](outer, np.zeros(len(outer)))[0]
+        needed = np.asarray(values - whole)[:, None] - linear @ self._needs[self._scaled]
+        return np.exp(np.clip(needed, _LEAST_LOG, 0.0))
+
     def rss_many(self, outer: Array, plateau: Array, targets: Array) -> Array:
         """Return the sums of squares (g, b) of b targets (b, m) at g grid points, by one matrix product."""
         rows = self.rows(outer, plateau, np.zeros(len(self.target)))
         wanted = self._whiten(targets)
-        if self.linear_space and self._priors:  # held by a fixed scale
-            rows = rows * np.exp(self._values[0] - _finite(self._priors[0][0](outer, plateau)[0]))[:, None]
+        if self.linear_space and self.priors:
+            rows = rows * self._scale(outer, plateau, self._values)[:, None]
             return np.sum(wanted**2, axis=1) - 2 * rows @ wanted.T + np.sum(rows**2, axis=1)[:, None]
         if self.linear_space:
             return np.sum(wanted**2, axis=1) - (rows @ wanted.T) ** 2 / np.sum(rows**2, axis=1)[:, None]
-        if self._priors:
-            wanted = np.concatenate([wanted, np.zeros((len(targets), len(self._priors)))], axis=1)
+        if self._soft:
+            wanted = np.concatenate([wanted, np.zeros((len(targets), len(self._soft)))], axis=1)
         wanted = wanted - (wanted @ self._solver.T) @ self.columns.T
         rows = rows - (rows @ self._solver.T) @ self.columns.T
         return np.sum(wanted**2, axis=1) + 2 * rows @ wanted.T + np.sum(rows**2, axis=1)[:, None]
@@ -165,11 +239,12 @@ class Problem:
     # ---- how the sum of squares grows with a quantity, at a grid point ----------------------------------------------
 
     def _spread(self, coefficients: Array) -> float:
-        return float(coefficients @ self.covariance @ coefficients)
+        free = coefficients @ self._free
+        return float(free @ self.covariance @ free)
 
     def _information(self, outer: Array, plateau: Array) -> Array:
         """Return the weight of the squared scale in linear space, shape (g,); infinite where it is held."""
-        if self._priors:
+        if self.priors:
             return np.full(plateau.shape, np.inf)
         return np.sum(self.rows(outer, plateau) ** 2, axis=-1)
 

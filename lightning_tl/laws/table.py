@@ -49,7 +49,8 @@ class Columns:
             each stand at one size names pre-training runs, one whose values stand at several names draws;
             ``pretrain:seed`` and ``draw:fold`` say it.
         model_size: Parameters of the model, for the law of C against it.
-        complexity: A measure of the pre-training data's complexity.
+        complexity: A measure of the pre-training data's complexity, larger where it is more complex (in our own
+            tables the entropy H of features).
         pretrain: Columns that, with the size, name the pre-training run that rows share.
         draw: Columns that name the draw of fine-tuning data that rows share across sizes.
         where: A pandas query that selects rows.

@@ -74,7 +74,7 @@ class Hessian:
                 self.differences = True
                 _log.warning(
                     "%s has an operation without a double backward (%s); Hessian-vector products are taken by finite "
-                    "differences of gradients from here on",
+                    "differences of gradients from here on, which can be far off where the network has kinks (ReLU)",
                     type(self.objective.module).__name__,
                     str(error).splitlines()[0][:120],
                 )

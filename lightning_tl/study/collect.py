@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning_tl.study.plan import DataSet, Run
+from lightning_tl.study.planned import DataSet, Run
 from lightning_tl.study.records import RESULT_COLUMNS, write_results, write_table
 
 Records = Mapping[str, Mapping[str, Any]]

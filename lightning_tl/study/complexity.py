@@ -10,7 +10,7 @@ from typing import Any
 from lightning_tl._io.checksums import file_sha256
 from lightning_tl.errors import UserError
 from lightning_tl.study.config import Complexity
-from lightning_tl.study.plan import DataSet, Run
+from lightning_tl.study.planned import DataSet, Run
 from lightning_tl.study.records import fingerprint, load_json, write_json
 from lightning_tl.study.store import fetch_run
 
@@ -36,8 +36,8 @@ def measure_complexity(
         store: URL where renderings and checkpoints are, if not in that folder.
 
     Returns:
-        By rendering: the columns ``complexity`` (−H), ``complexity_low`` and ``complexity_high`` (its 95 % interval),
-        nats.
+        By rendering: the columns ``complexity`` (the entropy H of the features), ``complexity_low`` and
+        ``complexity_high`` (its 95 % interval), in nats.
 
     Raises:
         UserError: No network to measure with, or as ``lightning-tl dataset complexity``.
@@ -103,7 +103,7 @@ def _measure(settings: Complexity, root: str, checkpoint: Path) -> dict[str, Any
 def _columns(entropy: Mapping[str, Any]) -> dict[str, Any]:
     low, high = entropy["interval"]
     return {
-        "complexity": round(-entropy["value"], 4),
-        "complexity_low": round(-high, 4),
-        "complexity_high": round(-low, 4),
+        "complexity": round(entropy["value"], 4),
+        "complexity_low": round(low, 4),
+        "complexity_high": round(high, 4),
     }

@@ -99,7 +99,7 @@ class Choice:
 
 @dataclass
 class Complexity:
-    """How complex each rendering is to a network: −H of its features, as ``lightning-tl dataset complexity`` gives it.
+    """How complex each rendering is to a network: the entropy H of its features, as ``dataset complexity`` gives it.
 
     Source: Mikami et al. (arXiv 2108.11018), §4.5, whose network was trained on COCO.
 
@@ -150,7 +150,7 @@ class Study:
         law: Options of ``lightning-tl law`` for the table, such as ``{target_error: 0.1}``; null: no law is fitted.
         retries: How often a run that failed is tried again.
         engine: ``local``: processes here. ``ray``: a Ray cluster.
-        workers: Runs at a time; default: one a CPU core.
+        workers: Runs at a time; default: as many as the CPU cores, or the Ray cluster, have room for.
         threads: CPU threads (with Ray: CPUs) of a run.
         gpus: GPUs of a run, with Ray.
         address: Of the Ray cluster; default: one is started here.
@@ -188,7 +188,7 @@ class Study:
             if getattr(self, name) < least:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be at least {least}")
         if self.workers is not None and self.workers < 1:
-            raise UserError(f"workers is {self.workers}; it must be at least 1, or null for one a CPU core")
+            raise UserError(f"workers is {self.workers}; it must be at least 1, or null for as many as have room")
         if self.store is not None and self.engine != "ray":
             raise UserError("store is for engine: ray, whose nodes may share no folder; here runs go to --out")
         if self.store is not None and not is_url(self.store):

@@ -36,7 +36,7 @@ def forgotten(finetuned: Any, start: Path) -> dict[str, float]:
         start: Folder of the pre-training run that it started from.
 
     Returns:
-        By name, losses in nats:
+        By name, losses in the units of the pre-training's loss (for classification nats):
 
         * ``pretrain_loss_before``, ``pretrain_loss_after``: pre-trained and fine-tuned backbone, statistics
           re-estimated (:data:`BN_IMAGES` training images in the order and augmentation of the pre-training's first

@@ -24,9 +24,11 @@ LAW_FIGURES = {
     "law_linearised": "Error minus the transfer gap C: where the law holds, a straight line of slope −α.",
     "law_parameters": "Pre-training rate α and transfer gap C with their 95 % intervals.",
     "law_extrapolation": "The law fitted without the largest sizes, which it predicts.",
+    "law_fine_tuning": "Test error against fine-tuning size s, both on logarithmic axes, one curve for each "
+    "pre-training size n, with the fitted laws and their 95 % intervals.",
     "law_landscape": "How well other values of α and D fit.",
     "law_model_size": "Transfer gap C against the model's size.",
-    "law_complexity": "α and C against the complexity of the pre-training data.",
+    "law_complexity": "α and C against the complexity of the pre-training data (larger: more complex).",
 }
 
 
@@ -146,18 +148,17 @@ def _complexity(folder: Path) -> list[Section]:
     if not found:
         return []
     rows = [
-        (name, f"{entry['complexity']:.1f}", f"{-high:.1f} to {-low:.1f}", entry["entropy"]["images"])
-        for name, entry in sorted(found.items(), key=lambda pair: pair[1]["complexity"])
+        (name, f"{entry['entropy']['value']:.1f}", f"{low:.1f} to {high:.1f}", entry["entropy"]["images"])
+        for name, entry in sorted(found.items(), key=lambda pair: pair[1]["entropy"]["value"])
         for low, high in [entry["entropy"]["interval"]]
     ]
     network = Path(next(iter(found.values()))["checkpoint"])
     words = (
-        "−H in nats, H being the entropy of a Gaussian fitted to the features of "
-        f"{network.parent.parent.name or network.name}: the lower, the more varied the images. Intervals are of the "
-        "images drawn."
+        "The entropy H, in nats, of a Gaussian fitted to the features of "
+        f"{network.parent.parent.name or network.name}: larger is more complex. Intervals are of the images drawn."
     )
     return [
-        Section("How complex the renderings are", [words], table=(("rendering", "−H", "95 % interval", "images"), rows))
+        Section("How complex the renderings are", [words], table=(("rendering", "H", "95 % interval", "images"), rows))
     ]
 
 

@@ -32,7 +32,7 @@ class Call:
         folder: Its folder; checkpoints and record go there.
         key: A hash of all that its result depends on; a record of another key is not its record.
         args: Of ``lightning-tl fit``, but for the folder.
-        test: Test the network after the last step.
+        test: Test the network that ``test_at`` names.
         start: Folder of the pre-training that it starts from; or None.
         forgetting: Measure the pre-training's loss under its head afterwards.
         test_at: Which network is tested: after the ``last`` step, or of the ``best`` validation.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lightning_tl.study.plan import DataSet, Run
+from lightning_tl.study.planned import DataSet, Run
 from lightning_tl.study.records import load_json
 
 # Without a note for so long a run is taken for interrupted; notes come every second while it trains.

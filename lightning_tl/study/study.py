@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from lightning_tl.progress import progress_bar
+from lightning_tl.study.choice import choose
 from lightning_tl.study.collect import collect
 from lightning_tl.study.complexity import given_checkpoint, measure_complexity
 from lightning_tl.study.config import Study
-from lightning_tl.study.plan import DataSet, Run, choose, data_sets, plan
+from lightning_tl.study.expansion import Expansion, expand
+from lightning_tl.study.plan import data_sets, plan
+from lightning_tl.study.planned import DataSet, Run
 from lightning_tl.study.records import load_json, write_json
 from lightning_tl.study.schedule import Engine, Records, load_records, run_all
 from lightning_tl.study.store import fetch_renders, fetch_runs, fetch_targets
@@ -27,19 +30,22 @@ def run_study(study: Study, out: Path) -> dict[str, str]:
 
     Args:
         study: What to run.
-        out: Folder of everything that is made. Two processes on one folder share the work.
+        out: Folder of everything that is made. Two processes on one folder share the training runs; while one renders,
+            the other raises an error.
 
     Returns:
         Name → error of the runs that failed; the others are done.
 
     Raises:
-        UserError: The study is wrong, what rendering needs is missing, or a scene cannot be rendered.
+        UserError: The study is wrong, what rendering needs is missing, a scene cannot be rendered, or another process
+            is rendering here.
     """
     study.check()
     if study.complexity is not None:
         given_checkpoint(study.complexity)  # it is needed last: say now that it is missing
     out = out.resolve()
-    sets = data_sets(study)
+    expansion = expand(study)
+    sets = data_sets(expansion)
     facts = Facts(out / "study.json", study)
     with facts.stage("render"):
         for number, each in enumerate(sets, start=1):
@@ -49,25 +55,26 @@ def run_study(study: Study, out: Path) -> dict[str, str]:
     engine = _engine(study)
     try:
         with facts.stage("train"):
-            failures = _train(study, sets, out, engine, facts)
+            failures = _train(expansion, sets, out, engine, facts)
     finally:
         engine.close()
     facts.write(failures=failures)
     return failures
 
 
-def _train(study: Study, sets: list[DataSet], out: Path, engine: Engine, facts: Facts) -> dict[str, str]:
+def _train(expansion: Expansion, sets: list[DataSet], out: Path, engine: Engine, facts: Facts) -> dict[str, str]:
+    study = expansion.study
     chosen: dict[str, Any] = {}
     failures: dict[str, str] = {}
     if study.choose is not None:
-        runs = _plan(study, out)
+        runs = _plan(expansion, out)
         with progress_bar("pre-train, and choose", "runs") as advance:
             records, failures = run_all(runs, out, engine, study.retries, study.threads, advance, store=study.store)
         if failures:
             return failures
-        chosen = choose(study, runs, records)
+        chosen = choose(study.choose, runs, records)
         facts.write(chosen=chosen)
-    runs = _plan(study, out, chosen)
+    runs = _plan(expansion, out, chosen)
     last = [time.monotonic()]
 
     def finished(records: Records) -> None:
@@ -106,25 +113,27 @@ def planned(study: Study, out: Path) -> tuple[list[DataSet], list[Run], Records]
     """Return data sets, runs and records as far as they can be known now, without running anything."""
     study.check()
     out = out.resolve()
-    sets = data_sets(study)
+    expansion = expand(study)
+    sets = data_sets(expansion)
     if study.store is not None:
         fetch_renders(study.store, out, sets)
     if any(not (out / "renders" / each.name / "val" / "manifest.json").is_file() for each in sets):
         return sets, [], {}
     if study.choose is None:
-        runs = _plan(study, out)
+        runs = _plan(expansion, out)
         return sets, runs, load_records(runs, out)
-    runs = _plan(study, out)
+    runs = _plan(expansion, out)
     records = load_records(runs, out)
     if len(records) == len(runs):
-        runs = _plan(study, out, choose(study, runs, records))
+        runs = _plan(expansion, out, choose(study.choose, runs, records))
         records = load_records(runs, out)
     return sets, runs, records
 
 
-def _plan(study: Study, out: Path, chosen: dict[str, Any] | None = None) -> list[Run]:
+def _plan(expansion: Expansion, out: Path, chosen: dict[str, Any] | None = None) -> list[Run]:
     """Return the runs, what a store has of them brought here."""
-    runs = plan(study, out, chosen)
+    study = expansion.study
+    runs = plan(expansion, out, chosen)
     if study.store is not None:
         fetch_runs(study.store, out, [run.name for run in runs])
     return runs

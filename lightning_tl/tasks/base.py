@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import copy
-import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import numpy as np
 import torch
+from lightning.pytorch import Callback
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
@@ -19,6 +18,9 @@ from torchmetrics import Metric
 from lightning_tl.errors import UserError
 from lightning_tl.models import KeyReport, build_backbone, load_backbone
 from lightning_tl.tasks.schedules import Schedule
+from lightning_tl.tasks.training import TrainingControl, batch_and_images
+
+_NOT_PLAIN = ("init_from", "optimizer", "scheduler", "schedule")
 
 
 class TransferTask(pl.LightningModule):
@@ -31,8 +33,11 @@ class TransferTask(pl.LightningModule):
     Logged: ``train/loss``; for each stage in ``val`` and ``test`` ``<stage>/loss``, ``<stage>/score`` and
     ``<stage>/error`` = 1 - score, and what else the metric returns.
 
-    With ``seed_everything``, torch's global generator is seeded anew for each training batch by (seed, batch, process):
-    dropout and whatever else draws from it is then the same in a run that was interrupted and resumed.
+    Seeds by batch, the length of the training and its end are the work of
+    :class:`~lightning_tl.tasks.training.TrainingControl`, a callback that every run gets.
+
+    A checkpoint holds the plain arguments, so that ``load_from_checkpoint(path)`` rebuilds the task; the optimiser and
+    its schedule are not among them.
 
     Args:
         num_classes: Outputs of the head. From the command line the data module's number is taken.
@@ -72,6 +77,7 @@ class TransferTask(pl.LightningModule):
             raise UserError(f"model.num_classes is {num_classes}; it must be at least 1")
         if scheduler is not None and schedule is not None:
             raise UserError("model.scheduler and model.schedule are both given; give one of them (null takes one away)")
+        self._save_plain_arguments()
         self.num_classes, self.backbone_name, self.in_chans = num_classes, backbone, in_chans
         self.init_from, self.optimizer = init_from, optimizer
         self.scheduler, self.schedule = scheduler, schedule
@@ -85,6 +91,18 @@ class TransferTask(pl.LightningModule):
         if init_from is not None:
             self.key_report = load_backbone(init_from, self.backbone)
             rank_zero_info(str(self.key_report))
+
+    def _save_plain_arguments(self) -> None:
+        """Keep the arguments, of subclasses too, that a checkpoint can hold as plain types."""
+        self.save_hyperparameters(ignore=_NOT_PLAIN, logger=False)
+        # from the command line Lightning keeps how it parsed them, too
+        for name in [name for name, value in self.hparams.items() if name.startswith("_") or not _plain(value)]:
+            self.hparams.pop(name)
+            self.hparams_initial.pop(name, None)
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Return what every training needs; a subclass that adds callbacks also returns these."""
+        return [TrainingControl()]
 
     def configure_models(self) -> None:
         """Make ``self.backbone`` and ``self.head``."""
@@ -180,18 +198,6 @@ class TransferTask(pl.LightningModule):
                 "choose a --model and a --data (or --data.target) that fit"
             )
 
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Seed torch's global generator for this batch."""
-        if "PL_GLOBAL_SEED" in os.environ:  # set by seed_everything
-            done = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed  # type: ignore[attr-defined]
-            words = np.random.SeedSequence([int(os.environ["PL_GLOBAL_SEED"]), 2, done, self.global_rank])
-            torch.manual_seed(int(words.generate_state(1, np.uint64)[0] >> 1))
-
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """End the training at its last step in the way that validates first, wherever in an epoch that step is."""
-        if 0 < self.trainer.max_steps <= self.trainer.global_step:
-            self.trainer.should_stop = True
-
     def _score(self, stage: str) -> Metric:
         return {"val": self.val_score, "test": self.test_score}[stage]
 
@@ -228,32 +234,14 @@ class TransferTask(pl.LightningModule):
             raise UserError(f"model.optimizer: {error}") from error
         for group in optimizer.param_groups:
             group["lr"] *= group.get("lr_factor", 1.0)
+        scheduler: Any
         if self.schedule is not None:
-            scheduler = self._scheduled(self.schedule, optimizer)
+            scheduler, _ = self.schedule.build(optimizer, *batch_and_images(self.trainer, self.schedule))
         elif self.scheduler is not None:
             scheduler = self.scheduler(optimizer)
         else:
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-    def _scheduled(self, schedule: Schedule, optimizer: torch.optim.Optimizer) -> Any:
-        loop, images = self.trainer.fit_loop, 0
-        batch = getattr(self.trainer.datamodule, "batch_size", None)  # type: ignore[attr-defined]
-        if schedule.in_epochs or batch is None:
-            loop.setup_data()
-            loader: Any = self.trainer.train_dataloader
-            batch = batch or loader.batch_size or loader.batch_sampler.batch_size
-            images = len(loader.dataset) if schedule.in_epochs else 0
-        batch *= self.trainer.accumulate_grad_batches * self.trainer.world_size
-        scheduler, steps = schedule.build(optimizer, batch, images)
-        if self.trainer.max_steps == -1:
-            loop.epoch_loop.max_steps = steps
-        elif self.trainer.max_steps != steps:
-            rank_zero_info(f"trainer.max_steps is {self.trainer.max_steps}; model.schedule has {steps} steps")
-        other = f", at the learning rate of a batch of {schedule.batch}" if schedule.batch not in (None, batch) else ""
-        scaled = " scaled to it" if other and schedule.scale_lr == "linear" else ""
-        rank_zero_info(f"{steps} steps of {batch} images{other}{scaled}")
-        return scheduler
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Write into the checkpoint what its network is."""
@@ -263,6 +251,15 @@ class TransferTask(pl.LightningModule):
             "in_chans": self.in_chans,
             "num_classes": self.num_classes,
         }
+
+
+def _plain(value: Any) -> bool:
+    """Whether a value is made of numbers, texts, lists and mappings only."""
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str) and _plain(entry) for key, entry in value.items())
+    if isinstance(value, list | tuple):
+        return all(map(_plain, value))
+    return value is None or type(value) in (bool, int, float, str)
 
 
 def shape_of(value: Any) -> str:

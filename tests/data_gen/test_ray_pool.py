@@ -12,12 +12,12 @@ from pathlib import Path
 
 import fsspec
 import pytest
+import ray
 
 from data_gen import farm, local_pool, ray_pool
 from data_gen.farm import LOCK, render
 from lightning_tl.errors import UserError
 
-ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.filterwarnings("ignore")
 HERE = Path(__file__).parent
 WORKER = [str(HERE / "fake_worker.py")]

@@ -157,7 +157,8 @@ def test_how_gaps_go_with_complexity_is_said() -> None:
     frame["complexity"] = frame["render"].str[-1].astype(float) * -10
     (told,) = advise(analyse(groups(frame, COLUMNS))).gaps
     assert told.startswith(
-        "Over 6 groups with an identified C its rank correlation with the data's complexity is -1.00"
+        "Over 6 groups with an identified C its rank correlation with the data's complexity (larger: more complex) "
+        "is -1.00"
     )
     few = frame[frame["render"].isin(["setting 0", "setting 1"])]
     (told,) = advise(analyse(groups(few, COLUMNS))).gaps

@@ -93,6 +93,17 @@ def test_weights_count_as_repeats() -> None:
     assert weighted.params == pytest.approx(repeated.params)
 
 
+@pytest.mark.parametrize("space", ["log", "linear"])
+def test_what_is_held_holds_whatever_the_weights(space: str) -> None:
+    """Weights may be inverse variances, thousands or millions: a held D is exact, and so are the others' fits."""
+    error = noisy(9)
+    plain = fit(n=SIZES, error=error, fixed={"D": 3.0}, space=space)
+    heavy = fit(n=SIZES, error=error, fixed={"D": 3.0}, space=space, weights=np.full(7, 1e8))
+    assert plain.params["D"] == pytest.approx(3.0, rel=1e-12)
+    assert heavy.params == pytest.approx(plain.params, rel=1e-6)
+    assert plain.stderr["D"] == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -124,7 +135,10 @@ def test_wrong_arguments(arguments: dict, message: str) -> None:
         (["--target-error", "5"], "target error 5 is not between 0 and 1; an error of 10 % is 0.1"),
         (["--budget", "10"], "cost_per_image and budget go together"),
         (["--budget", "10", "--cost-per-image", "0"], "cost per image is 0; it must be over 0"),
-        (["--fix-d", "guess"], "'guess' is no way to treat D; give a number or one of free, auto, shared, pooled"),
+        (
+            ["--fix-d", "guess"],
+            "'guess' is no way to treat D; give a number or one of free, auto, median, shared, pooled",
+        ),
         (["--fix-d", "-2"], "D is fixed at -2"),
         (["--target-size", "shots"], "no column 'shots' (target size)"),
         (["--cluster", "seeds"], "no column 'seeds' (cluster)"),

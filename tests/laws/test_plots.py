@@ -11,6 +11,7 @@ from matplotlib.colors import to_rgb
 from lightning_tl.laws import FullLaw
 from lightning_tl.laws.analysis import analyse
 from lightning_tl.laws.plots import COLOURS, figures, law_figure, linearised_figure, save
+from lightning_tl.laws.plots_fine_tuning import fine_tuning_figure
 from lightning_tl.laws.plots_parameters import complexity_figure, landscape_figure, model_size_figure
 from lightning_tl.laws.table import Columns, groups
 
@@ -129,9 +130,81 @@ def test_the_full_law_draws_a_curve_a_fine_tuning_size() -> None:
     frame = pd.DataFrame({"n": n, "s": s, "error": error})
     fits = analyse(groups(frame, Columns(size="n", target_size="s", by=())), FullLaw())
     made = figures(fits)
-    assert set(made) == {"law", "law_linearised", "law_parameters", "law_extrapolation"}
+    assert set(made) == {"law", "law_linearised", "law_parameters", "law_extrapolation", "law_fine_tuning"}
     labels = [text.get_text() for text in made["law"].axes[0].get_legend().get_texts()]
     assert labels == ["s = 100", "s = 400", "s = 1,600"]
+
+
+def of_several_fine_tuning_sizes(**more: object) -> pd.DataFrame:
+    """Two renderings, seven pre-training sizes and scratch, three fine-tuning sizes, two draws."""
+    rng, rows = np.random.default_rng(0), []
+    for render, gamma in (("a", 0.05), ("b", 0.1)):
+        for n in (0.0, *SIZES):
+            for s in (100.0, 400.0, 1600.0):
+                for draw in (0, 1):
+                    fall = n**-0.5 if n else 0.3
+                    error = 4 * (gamma + fall) * s**-0.3 * np.exp(0.02 * rng.standard_normal())
+                    rows.append({"render": render, "pretrain_images": n, "finetune_images": s, "draw_seed": draw,
+                                 "error": error, **more})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def test_error_over_fine_tuning_size_of_a_full_law() -> None:
+    table = of_several_fine_tuning_sizes()
+    fits = analyse(groups(table, Columns(target_size="finetune_images")), FullLaw())
+    figure = fine_tuning_figure(fits)
+    assert figure is not None
+    assert [axes.get_title() for axes in figure.axes] == ["a", "b"]
+    axes, law = figure.axes[0], fits[0].law
+    assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
+    assert axes.get_xlabel() == "fine-tuning size s (images)"
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert labels == ["no pre-training", "n = 1k", "n = 2k", "n = 4k", "n = 16k", "n = 32k", "n = 64k"]
+    lines = [line for line in axes.lines if len(line.get_xdata()) == 40]
+    for line, n in zip(lines, (1e3, 2e3, 4e3, 16e3, 32e3, 64e3), strict=True):
+        s = line.get_xdata()
+        assert (s.min(), s.max()) == (pytest.approx(100), pytest.approx(1600))
+        assert line.get_ydata() == pytest.approx(law.predict(np.full(len(s), n), s))
+    points = next(line for line in axes.lines if line.get_label() == "n = 1k")
+    mine = table[(table["render"] == "a") & (table["pretrain_images"] == 1000)]
+    assert sorted(points.get_ydata()) == pytest.approx(sorted(mine["error"]))
+    low, high = np.exp(law.log_level(1000.0, 100.0)[1])
+    edge = axes.collections[0].get_paths()[0].vertices
+    at = edge[np.isclose(edge[:, 0], 100)][:, 1]
+    assert (at.min(), at.max()) == (pytest.approx(low), pytest.approx(high))
+
+
+def test_error_over_fine_tuning_size_where_each_has_a_law() -> None:
+    fits = analyse(groups(of_several_fine_tuning_sizes()))
+    assert len(fits) == 6
+    assert "law_fine_tuning" in figures(fits)
+    figure = fine_tuning_figure(fits)
+    assert figure is not None
+    assert [axes.get_title() for axes in figure.axes] == ["a", "b"]
+    laws = {float(item.group.keys["finetune_images"]): item.law for item in fits if item.group.keys["render"] == "b"}
+    drawn = [line.get_ydata() for line in figure.axes[1].lines if list(line.get_xdata()) == [100, 400, 1600]]
+    expected = [laws[s].predict([64_000])[0] for s in (100.0, 400.0, 1600.0)]
+    assert any(np.allclose(values, expected) for values in drawn)
+
+
+def test_no_figure_over_one_fine_tuning_size(two, many) -> None:
+    table = of_several_fine_tuning_sizes()
+    one = table[table["finetune_images"] == 400]
+    # One size in all, or one of its own for each rendering: nothing to draw over it.
+    assert "law_fine_tuning" not in figures(analyse(groups(one)))
+    other = table[(table["finetune_images"] == 400) == (table["render"] == "a")]
+    other = other[(other["render"] == "a") | (other["finetune_images"] == 100)]
+    assert fine_tuning_figure(analyse(groups(other))) is None
+    assert fine_tuning_figure(two) is None
+    assert fine_tuning_figure(many) is None
+
+
+def test_fractions_are_named_so() -> None:
+    table = of_several_fine_tuning_sizes().rename(columns={"finetune_images": "finetune_fraction"})
+    table["finetune_fraction"] /= 1600
+    figure = fine_tuning_figure(analyse(groups(table)))
+    assert figure is not None
+    assert figure.axes[0].get_xlabel() == "fine-tuning size s (fraction)"
 
 
 def test_a_group_without_a_fit_is_still_drawn() -> None:

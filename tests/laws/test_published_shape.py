@@ -12,41 +12,71 @@ from lightning_tl.cli.law import main
 
 SIZES = np.array([*1000 * 2 ** np.arange(11), 1_280_000])
 MODELS = {"r50": (0.42, 0.30), "r101": (0.45, 0.27), "r152": (0.47, 0.25)}
+COLUMNS = [
+    "n_eval",
+    "value",
+    "pretrain.data",
+    "pscale",
+    "ptask",
+    "fdata",
+    "fratio",
+    "ftask",
+    "model",
+    "nparam",
+    "pdata",
+]
+POOL = ("64k", "1280k")  # the collection that pre-training images were drawn from
 FULL = {"alpha": 0.544, "beta": 0.322, "gamma": 0.478, "delta": 1.9}
 
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
-    """Rows of several tasks, models, fractions and pools, with the published columns; ``value`` is a score."""
+    """Rows of several tasks, models, fractions and renderings, with the published columns; ``value`` is a score."""
     rng = np.random.default_rng(0)
     rows = []
     for model, (alpha, gap) in MODELS.items():
-        for pool in ("poolA", "poolB"):
+        for pdata in ("bop", "bop-lv3"):
             for n in SIZES:
-                error = (0.48 * n**-alpha + gap + 0.05 * (pool == "poolB")) * np.exp(0.002 * rng.standard_normal())
-                rows.append((f"{pool}_{n}", 1 - error, "objdet", "objdet", model, 1.0, n, pool))
+                error = (0.48 * n**-alpha + gap + 0.05 * (pdata == "bop-lv3")) * np.exp(0.002 * rng.standard_normal())
+                rows.append(
+                    (10_000, 1 - error, n, POOL[int(n > 64_000)], "objdet", "coco", 1, "objdet", model, 23.9, pdata)
+                )
     images = 118_287
-    for fraction in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0):
+    for percent in (1, 2, 4, 10, 16, 32, 64):
         for n in SIZES[::2]:
-            error = FULL["delta"] * (FULL["gamma"] + n ** -FULL["alpha"]) * (fraction * images / 1000) ** -FULL["beta"]
+            error = FULL["delta"] * (FULL["gamma"] + n ** -FULL["alpha"]) * (percent * images / 1e5) ** -FULL["beta"]
             error *= np.exp(0.01 * rng.standard_normal())
-            rows.append((f"poolA_{n}", 1 - min(error, 1.0), "mulclass", "sinclass", "r50", fraction, n, "poolA"))
-    names = ["pretrain.data", "value", "ptask", "ftask", "model", "fratio", "pscale", "pdata"]
-    frame = pd.DataFrame(rows, columns=names)
+            score = 1 - min(error, 1.0)
+            rows.append(
+                (
+                    10_000,
+                    score,
+                    n,
+                    POOL[int(n > 64_000)],
+                    "mulclass",
+                    "imagenet",
+                    percent,
+                    "sinclass",
+                    "r50",
+                    23.9,
+                    "bop",
+                )
+            )
+    frame = pd.DataFrame(rows, columns=COLUMNS)
     path = tmp_path_factory.mktemp("published") / "results.csv"
     frame.sample(frac=1, random_state=0).to_csv(path, index=False)
     return path
 
 
 def law(table, out, *options: str) -> dict:
-    assert main([str(table), "--out", str(out), "--plots", "none", "--size", "pscale", "--score", "value",
+    assert main([str(table), "--out", str(out), "--plots", "none", "--size", "pretrain.data", "--score", "value",
                  "--score-is", "accuracy", *options]) == 0  # fmt: skip
     return json.loads((out / "fits.json").read_text())
 
 
 @pytest.mark.parametrize("fix_d", ["free", "shared", "0.48"])
 def test_extrapolation_beats_the_power_law(table, tmp_path, fix_d: str) -> None:
-    where = "ptask == 'objdet' and pdata == 'poolA'"
+    where = "ptask == 'objdet' and pdata == 'bop'"
     record = law(table, tmp_path, "--where", where, "--by", "model", "--hold-out-from", "64000", "--fix-d", fix_d)
     assert sorted(group["label"] for group in record["groups"]) == sorted(MODELS)
     held = {group["label"]: group["hold_out"] for group in record["groups"]}
@@ -61,14 +91,19 @@ def test_extrapolation_beats_the_power_law(table, tmp_path, fix_d: str) -> None:
     assert np.mean([out["rmse"] for out in held.values()]) < 0.0019
 
 
-def test_pools_are_told_apart_by_a_column_and_by_dotted_names(table, tmp_path) -> None:
+def test_renderings_are_told_apart_by_a_column_and_by_dotted_names(table, tmp_path) -> None:
     record = law(
-        table, tmp_path, "--where", "ptask == 'objdet' and `pretrain.data` != 'poolA_1000'", "--by", "model,pdata"
+        table,
+        tmp_path,
+        "--where",
+        "ptask == 'objdet' and not (`pretrain.data` == 1000 and pdata == 'bop')",
+        "--by",
+        "model,pdata",
     )
     assert len(record["groups"]) == 6
     rows = {group["label"]: len(group["runs"]) for group in record["groups"]}
-    assert rows["r50 / poolA"] == len(SIZES) - 1
-    assert rows["r50 / poolB"] == len(SIZES)
+    assert rows["r50 / bop"] == len(SIZES) - 1
+    assert rows["r50 / bop-lv3"] == len(SIZES)
 
 
 def test_the_full_law(table, tmp_path) -> None:
@@ -88,7 +123,7 @@ def test_appendix_d_is_not_told_apart(tmp_path) -> None:
     sizes, rng = 1000 * 2.0 ** np.arange(7), np.random.default_rng(1)
     pairs = {"first": (0.5, 0.4), "second": (1.0, 0.5)}
     rows = [
-        {"curve": name, "pscale": n, "value": 1 - (d * n**-alpha + 0.5) * np.exp(0.005 * rng.standard_normal())}
+        {"curve": name, "pretrain.data": n, "value": 1 - (d * n**-alpha + 0.5) * np.exp(0.005 * rng.standard_normal())}
         for name, (d, alpha) in pairs.items()
         for n in sizes
     ]

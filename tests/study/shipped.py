@@ -14,6 +14,7 @@ import yaml
 from lightning_tl.cli.main import main
 from lightning_tl.cli.parsing import command_parser
 from lightning_tl.study.config import Study
+from lightning_tl.study.expansion import expand
 from lightning_tl.study.plan import data_sets, plan
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -30,7 +31,7 @@ def read(path, *more):
 
 def planned(study, out):
     """Return a study's runs, as if its data sets were rendered."""
-    for each in data_sets(study):
+    for each in data_sets(expand(study)):
         for split, images in (("train", each.images), ("val", each.val_images)):
             manifest = out / "renders" / each.name / split / "manifest.json"
             manifest.parent.mkdir(parents=True)
@@ -39,7 +40,7 @@ def planned(study, out):
     if study.choose is not None:
         tried = {"tried": [], "chosen": study.choose.values[0]}
         chosen = dict.fromkeys(("scratch", "digits", "shapes"), tried)
-    return plan(study, out, chosen)
+    return plan(expand(study), out, chosen)
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Studies on a real Ray cluster of several nodes on this machine; needs Ray, and minutes."""
+"""Studies on a real Ray cluster of several nodes on this machine."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import threading
 from pathlib import Path
 
 import pytest
+import ray
 import yaml
 from study.test_study import records, rows, write
 
@@ -14,8 +15,7 @@ from lightning_tl.errors import UserError
 from lightning_tl.study.config import Stage
 from lightning_tl.study.study import run_study
 
-ray = pytest.importorskip("ray")
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 @pytest.fixture
@@ -34,6 +34,20 @@ def study(folder: Path, renders: Path, sizes=(8, 24), draws=(0, 1), **changes) -
     return Study(**stages, **settings)
 
 
+def test_the_table_of_two_nodes_is_that_of_one_machine(cluster, renders, tmp_path):
+    for _ in range(2):
+        cluster.add_node(num_cpus=1)
+    ray.init(address=cluster.address)
+    few = {"sizes": (8,), "draws": (0,)}
+    for engine in ("ray", "local"):
+        (tmp_path / engine).mkdir()
+        made = study(tmp_path / engine, renders, engine=engine, **few)
+        assert run_study(made, tmp_path / engine / "out") == {}
+    assert rows(tmp_path / "ray/out") == rows(tmp_path / "local/out")
+    assert len(records(tmp_path / "ray/out")) == len(records(tmp_path / "local/out")) > 1
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_nodes_are_lost_and_the_table_is_that_of_one_machine(cluster, renders, tmp_path):
     """Fifteen runs on four nodes, of which three are lost one after the other, in the midst of runs."""

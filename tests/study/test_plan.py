@@ -5,8 +5,10 @@ import pytest
 import yaml
 
 from lightning_tl.errors import UserError
+from lightning_tl.study.choice import choose
 from lightning_tl.study.config import Choice, RenderStage, Stage, Study
-from lightning_tl.study.plan import choose, data_sets, plan
+from lightning_tl.study.expansion import expand
+from lightning_tl.study.plan import data_sets, plan
 
 
 def manifests(out: Path, name: str, shards: list[str]) -> None:
@@ -53,14 +55,14 @@ def test_a_data_set_is_rendered_once_at_its_largest_size(files):
     given = study(files)
     given.render.set = {"image.size": 32}
     given.pretrain.exclude = [{"render": "shapes", "data.n": [16, 20]}]
-    found = {each.name: each for each in data_sets(given)}
+    found = {each.name: each for each in data_sets(expand(given))}
     assert {name: each.images for name, each in found.items()} == {"digits": 20, "shapes": 8}
     assert found["digits"].config == {"seed": 0, "image": {"size": 32}}
     assert found["shapes"].val_images == 8
 
 
 def test_runs_and_what_they_start_from(files, out):
-    runs = plan(study(files), out)
+    runs = plan(expand(study(files)), out)
     assert len({run.name for run in runs}) == len(runs) == 2 * 3 + 2 + 2 * 3 * 2
     by_name = {run.name: run for run in runs}
     for run in runs:
@@ -82,10 +84,10 @@ def test_runs_and_what_they_start_from(files, out):
 
 
 def test_a_change_changes_only_what_depends_on_it(files, out):
-    before = keys(plan(study(files), out))
+    before = keys(plan(expand(study(files)), out))
 
     def changed(given):
-        after = keys(plan(given, out))
+        after = keys(plan(expand(given), out))
         return {name for name in before if after.get(name) != before[name]}
 
     one = study(files)
@@ -116,14 +118,14 @@ def test_several_configurations_of_each_stage(files, out):
             product={"config": [files["fine"], files["pre"]]}, exclude=[{"config": files["pre"], "render": "shapes"}]
         ),
     )
-    labels = {run.label for run in plan(given, out)}
+    labels = {run.label for run in plan(expand(given), out)}
     assert {"digits-pre-n8", "digits-pre-fine-n8", "digits-pre-n8-pre", "scratch-pre", "scratch-fine"} <= labels
     assert "shapes-pre-n8-pre" not in labels
 
 
 def test_a_value_is_chosen_for_each_series_by_its_middle_size(files, out):
     given = study(files, choose=Choice("model.optimizer.lr", [0.1, 0.2]))
-    trials = [run for run in plan(given, out) if run.stage == "finetune"]
+    trials = [run for run in plan(expand(given), out) if run.stage == "finetune"]
     assert {run.label for run in trials} == {
         f"{origin}-draw0-lr{lr}" for origin in ("scratch", "digits-n16", "shapes-n16") for lr in ("0.1", "0.2")
     }
@@ -132,23 +134,23 @@ def test_a_value_is_chosen_for_each_series_by_its_middle_size(files, out):
         run.name: {"metrics": {"val/error": 0.1 if run.label.endswith(best[run.label.split("-draw")[0]]) else 0.3}}
         for run in trials
     }
-    chosen = choose(given, plan(given, out), records)
+    chosen = choose(given.choose, plan(expand(given), out), records)
     assert {origin: found["chosen"] for origin, found in chosen.items()} == {
         "scratch": 0.2,
         "digits": 0.1,
         "shapes": 0.2,
     }
-    runs = {run.label: run for run in plan(given, out, chosen)}
+    runs = {run.label: run for run in plan(expand(given), out, chosen)}
     assert "--model.optimizer.lr=0.1" in runs["digits-n8-draw1-lr0.1"].args
     assert "--model.optimizer.lr=0.2" in runs["shapes-n20-draw0-lr0.2"].args
     # trials are not tested; the runs with the chosen values are done with their test
-    started = {run.name: {"checkpoint": "best.ckpt"} for run in plan(given, out) if run.stage == "pretrain"}
+    started = {run.name: {"checkpoint": "best.ckpt"} for run in plan(expand(given), out) if run.stage == "pretrain"}
     assert not any(run.call(out, started, 1).test for run in trials)
     assert all(run.call(out, started, 1).test for run in runs.values() if run.stage == "finetune")
     assert not {run.name for run in trials} & {run.name for run in runs.values()}
     given.choose.metric = "val/eror"
     with pytest.raises(UserError, match=r"choose\.metric is val/eror, which run .* did not log; it has val/error"):
-        choose(given, plan(given, out), records)
+        choose(given.choose, plan(expand(given), out), records)
 
 
 @pytest.mark.parametrize(
@@ -171,8 +173,8 @@ def test_wrong_plans_are_named(files, out, change, words):
     change(given)
 
     def both():
-        data_sets(given)
-        plan(given, out)
+        data_sets(expand(given))
+        plan(expand(given), out)
 
     with pytest.raises(UserError, match=words):
         both()
@@ -182,4 +184,4 @@ def test_wrong_plans_are_named(files, out, change, words):
 def test_a_broken_configuration_is_named(files, out, text, words):
     Path(files["fine"]).write_text(text)
     with pytest.raises(UserError, match=f"fine.yaml: {words}"):
-        plan(study(files), out)
+        plan(expand(study(files)), out)

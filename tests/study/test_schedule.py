@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lightning_tl.study.plan import Run
+from lightning_tl.study.planned import Run
 from lightning_tl.study.runs import Outcome
 from lightning_tl.study.schedule import load_records, run_all
 

@@ -11,6 +11,7 @@ from shipped import CONFIGS, kinds, parsed, planned, read
 from data_gen.config_check import config_from_dict, load_config
 from lightning_tl import tasks
 from lightning_tl.cli import law
+from lightning_tl.study.expansion import expand
 from lightning_tl.study.plan import data_sets
 
 STUDIES = sorted((CONFIGS / "study").glob("*.yaml"))
@@ -46,7 +47,7 @@ def test_training_takes_its_configurations(path, tmp_path):
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 def test_rendering_and_the_law_take_their_options(path, tmp_path):
     study = read(path)
-    for each in data_sets(study):
+    for each in data_sets(expand(study)):
         config_from_dict(each.config)
     assert set(study.law or {}) <= {name for name, *_ in law._OPTIONS}
 
@@ -59,7 +60,7 @@ def test_the_papers_protocol(name, tmp_path):
     """What Mikami et al. do, in each large study: objects, images, fractions, steps and evaluations."""
     study = read(CONFIGS / f"study/{name}.yaml")
     runs = planned(study, tmp_path)
-    for each in data_sets(study):
+    for each in data_sets(expand(study)):
         config = config_from_dict(each.config)
         assert config.objects.count == (10, 10)
         assert len(config.sources) == 10
@@ -86,7 +87,7 @@ def test_the_built_in_library_is_one_option_away():
         text = (CONFIGS / f"study/{name}.yaml").read_text()
         option = re.search(r"# built-in shapes and patterns instead: --(render\.config) (\S+)\n", text)
         study = read(CONFIGS / f"study/{name}.yaml", f"--{option[1]}={option[2]}")
-        sets = data_sets(study)
+        sets = data_sets(expand(study))
         assert len(sets) == (8 if name == "complexity" else 1)
         for each in sets:
             config = config_from_dict(each.config)
@@ -97,7 +98,7 @@ def test_the_built_in_library_is_one_option_away():
 def test_complexity_varies_what_the_eight_settings_do():
     """The study's four axes give the configurations in render/complexity, under their names."""
     study = read(CONFIGS / "study/complexity.yaml", "--render.config=render/complexity/with-multiple-random-random")
-    sets = {each.name: config_from_dict(each.config) for each in data_sets(study)}
+    sets = {each.name: config_from_dict(each.config) for each in data_sets(expand(study))}
     shipped = {path.stem: load_config(path) for path in (CONFIGS / "render/complexity").glob("*.yaml")}
     assert sets.keys() == shipped.keys()
     for name, config in sets.items():

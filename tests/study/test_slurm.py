@@ -8,11 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 from study.test_study import records, write
-
-pytest.importorskip("ray")
-pytestmark = pytest.mark.slow
 
 PAGE = (Path(__file__).parents[2] / "docs/slurm.md").read_text()
 STAND_INS = {

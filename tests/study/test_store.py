@@ -24,7 +24,9 @@ from lightning_tl.errors import StoreError, UserError
 from lightning_tl.study import runs
 from lightning_tl.study import store as module
 from lightning_tl.study.config import Stage, Study
-from lightning_tl.study.plan import DataSet, Run, plan
+from lightning_tl.study.expansion import expand
+from lightning_tl.study.plan import plan
+from lightning_tl.study.planned import DataSet, Run
 from lightning_tl.study.runs import Call, do_run
 from lightning_tl.study.store import Mirror, do_stored, fetch_renders, fetch_run, fetch_runs
 
@@ -218,7 +220,7 @@ def test_status_from_a_machine_that_has_nothing(store, tmp_path, capsys):
     path = tmp_path / "study.yaml"
     settings = {"config": "finetune/digits", "product": {"data.draw": [0, 1, 2]}}
     path.write_text(yaml.safe_dump({"finetune": settings, "engine": "ray", "store": store}))
-    first, second, _ = plan(Study(Stage(**settings), engine="ray", store=store), tmp_path)
+    first, second, _ = plan(expand(Study(Stage(**settings), engine="ray", store=store)), tmp_path)
     record = {"key": first.key, "metrics": {"test/error": 0.25}, "seconds": 3.0}
     write(f"{store}/runs/{first.name}/record.json", record)
     state = {"key": second.key, "time": time.time(), "step": 3, "steps": 9, "spent": 2.0, "host": "there"}

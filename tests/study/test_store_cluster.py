@@ -11,13 +11,13 @@ import threading
 from pathlib import Path
 
 import pytest
+import ray
 import yaml
 from study.test_store import files
 from study.test_study import SMALL, records, rows
 
 from lightning_tl.cli import study as command
 
-ray = pytest.importorskip("ray")
 PRIVATE = ["unshare", "--mount", "--propagation", "private"]
 pytestmark = [
     pytest.mark.slow,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback, seed_everything
@@ -164,3 +165,55 @@ def test_a_fresh_network_is_built_beside_the_task_and_without_its_checkpoint(tmp
     for name, tensor in task.state_dict(keep_vars=True).items():
         assert id(tensor) == before[name][0]
         assert torch.equal(tensor, before[name][1])
+
+
+class Own(Classification):
+    """A subclass with an argument of its own, and one that no checkpoint can hold; it overrides the trainer's hooks."""
+
+    def __init__(self, *args, smoothing=0.0, weighting=None, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.smoothing, self.weighting = smoothing, weighting
+        self.started = 0
+
+    def on_train_batch_start(self, batch, batch_idx):
+        self.started += 1
+
+    def on_train_batch_end(self, outputs, batch, batch_idx):
+        return
+
+
+def test_a_checkpoint_rebuilds_the_task(tmp_path):
+    task = Own(3, backbone="resnet10_w8", in_chans=1, smoothing=0.1, weighting=len, optimizer=torch.optim.SGD)
+    run = trainer(tmp_path, max_steps=1)
+    run.fit(Own(3, backbone="resnet10_w8", smoothing=0.1, weighting=len), Toy("sinclass"))
+    run.save_checkpoint(tmp_path / "a.ckpt")
+    plain = {"num_classes": 3, "backbone": "resnet10_w8", "in_chans": 1, "channels_last": True, "smoothing": 0.1}
+    assert task.hparams == plain
+    again = Own.load_from_checkpoint(tmp_path / "a.ckpt")
+    assert again.smoothing == 0.1
+    assert again.in_chans == 3
+    state = torch.load(tmp_path / "a.ckpt", weights_only=True)["state_dict"]
+    assert all(torch.equal(value, state[name]) for name, value in again.state_dict().items())
+
+
+def test_a_subclass_that_overrides_the_hooks_loses_nothing(tmp_path, monkeypatch):
+    """Seeds by batch, and the end at the last step with its validation."""
+    monkeypatch.setenv("PL_GLOBAL_SEED", "3")
+    drawn = []
+
+    class Drawing(Own):
+        def training_step(self, batch, batch_idx):
+            drawn.append(float(torch.rand(())))
+            return super().training_step(batch, batch_idx)
+
+    task = Drawing(3, backbone="resnet10_w8", schedule=Cosine(images=24))
+    run = trainer(tmp_path, max_steps=-1)
+    run.fit(task, Toy("sinclass"))
+    assert task.started == run.global_step == 3
+    assert "val/error" in run.callback_metrics
+    expected = []
+    for step in range(3):
+        words = np.random.SeedSequence([3, 2, step, 0]).generate_state(1, np.uint64)
+        torch.manual_seed(int(words[0] >> 1))
+        expected.append(float(torch.rand(())))
+    assert drawn == expected

@@ -1,0 +1,225 @@
+"""Confidence regions of a law by profile likelihood: all parameters whose sum of squares stays under a threshold.
+
+Intervals of anything, parameters and predictions alike, are the extremes over the region, so they need neither symmetry
+nor a curvature at the optimum. The region may be in several pieces (a nearly straight curve and a bent one): it is
+followed from every minimum under the threshold.
+
+With m points, p parameters and residual variance s2 = RSS / (m - p), the threshold is RSS + s2 F(1, m - p): the
+classical interval for a linear model, which holds its level for few points; a chi-square threshold does not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import stdtrit
+
+from lightning_tl.laws.descent import slopes
+from lightning_tl.laws.forms import WHOLE, Array, Quantity, coordinate, split
+from lightning_tl.laws.search import Search
+
+#: Noise in log error under this is taken for rounding: no measured error rate is known to one part in a million.
+_NOISE_FLOOR = 1e-6
+#: Points of a region along one outer axis.
+_POINTS = 97
+
+
+@dataclass(frozen=True)
+class Region:
+    """Grid points inside a confidence region.
+
+    Attributes:
+        search: Where it comes from.
+        outer: Outer parameters, shape (g, k).
+        plateau: Plateau, shape (g,).
+        linear: Solved linear parameters, shape (g, q).
+        rss: Residual sum of squares, shape (g,).
+        threshold: Largest RSS inside.
+    """
+
+    search: Search
+    outer: Array
+    plateau: Array
+    linear: Array
+    rss: Array
+    threshold: float
+
+    def extent(self, quantity: Quantity, extra: float = 0.0) -> tuple[float, float]:
+        """Return the smallest and largest value of a quantity over the region: its profile-likelihood limits.
+
+        Args:
+            quantity: The quantity.
+            extra: Variance of a new observation in units of the residual variance; 0 for the law itself.
+        """
+        problem = self.search.problem
+        slack = np.maximum(self.threshold - self.rss, 0)
+        low, high = problem.reach(quantity, self.outer, self.plateau, self.linear, slack, extra)
+        if self.outer.shape[1] < 2:  # one axis is dense enough by itself
+            return float(low.min()), float(high.max())
+        return self._further(quantity, extra, low, -1), self._further(quantity, extra, high, +1)
+
+    def _further(self, quantity: Quantity, extra: float, values: Array, sign: int) -> float:
+        """Follow an extreme beyond the rays: shrinking clouds, shaped as the region is, around the best point."""
+        problem, rng = self.search.problem, np.random.default_rng(0)
+        points = self.search.places(self.outer, self.plateau)
+        low, high = self.search.limits()
+        best = int(np.argmax(sign * values))
+        value, centre = float(values[best]), points[best]
+        shape = np.linalg.cholesky(np.cov(points.T) + 1e-18 * np.eye(len(centre)))
+        for spread in 0.7 ** np.arange(14):
+            cloud = np.clip(centre + spread * rng.standard_normal((160, len(centre))) @ shape.T, low, high)
+            outer, plateau = self.search.unplaced(cloud)
+            residual, linear = problem.residual(outer, plateau)
+            slack = self.threshold - np.sum(residual**2, axis=-1)
+            inside = slack >= 0
+            if not inside.any():
+                continue
+            place = outer[inside], plateau[inside], linear[inside]
+            found = problem.reach(quantity, *place, slack[inside], extra)[int(sign > 0)]
+            lead = int(np.argmax(sign * found))
+            if sign * found[lead] > sign * value:
+                value, centre = float(found[lead]), cloud[inside][lead]
+        return value
+
+    def least_rss(self, quantity: Quantity, value: float) -> float:
+        """Return the least RSS with the quantity at ``value`` or beyond it, seen from the best fit.
+
+        "Or beyond" makes it monotone in the value also where a profile has two valleys; inf is out of reach.
+        """
+        away = float(np.sign(value - self.search.best(quantity))) or 1.0
+        gain = self.search.problem.rise(quantity, self.outer, self.plateau, self.linear, value, away)
+        return float(np.min(self.rss + gain))
+
+
+def region_of(search: Search, threshold: float) -> Region:
+    """Return the region in which the RSS is at most ``threshold``, as points that are dense enough for its extremes."""
+    outer, plateau = _on_one_axis(search, threshold) if len(search.box) < 2 else _on_rays(search, threshold)
+    residual, linear = search.problem.residual(outer, plateau)
+    rss = np.sum(residual**2, axis=-1)
+    # Rounding at the rim must not drop the points that define it.
+    keep = rss <= threshold * (1 + 1e-9) + 1e-30
+    return Region(search, outer[keep], plateau[keep], linear[keep], rss[keep], threshold)
+
+
+# ---- no outer axis, or one: the region is a set of intervals of it, each filled with plateaus ------------------------
+
+
+def _on_one_axis(search: Search, threshold: float) -> tuple[Array, Array]:
+    inside = search.minima[search.minima_rss <= threshold]
+    outer, plateau = search.unplaced(inside if len(inside) else search.minima[:1])
+    if len(search.box):
+        axis = _pieces(search, threshold, np.log(outer[:, 0]))
+        more, rss = search.profiled(np.exp(axis)[:, None])
+        keep = rss <= threshold
+        outer = np.concatenate([outer, np.exp(axis[keep])[:, None]])
+        plateau = np.concatenate([plateau, more[keep]])
+    return _filled(search, outer, plateau, threshold) if search.has_plateau else (outer, plateau)
+
+
+def _pieces(search: Search, threshold: float, minima: Array) -> Array:
+    """Return points of the logarithmic outer axis that fill the pieces of a region: their ends to 1e-4 of the whole."""
+    low, high = np.log(search.box[0])
+    axis = np.unique(np.concatenate([np.linspace(low, high, _POINTS), minima]))
+    inside = (search.profiled(np.exp(axis)[:, None])[1] <= threshold) | np.isin(axis, minima)
+    for _ in range(8):
+        rims = np.flatnonzero(inside[1:] != inside[:-1])
+        reach = np.ptp(axis[inside])
+        rims = rims[axis[rims + 1] - axis[rims] > 1e-4 * reach + 1e-9]
+        if not len(rims):
+            break
+        new = (axis[rims, None] + (axis[rims + 1] - axis[rims])[:, None] * np.linspace(0, 1, 14)[1:-1]).ravel()
+        inside = np.concatenate([inside, search.profiled(np.exp(new)[:, None])[1] <= threshold])
+        axis = np.concatenate([axis, new])
+        order = np.argsort(axis)
+        axis, inside = axis[order], inside[order]
+    first = np.flatnonzero(inside & ~np.concatenate([[False], inside[:-1]]))
+    last = np.flatnonzero(inside & ~np.concatenate([inside[1:], [False]]))
+    each = max(_POINTS // len(first), 25)
+    return np.concatenate([np.linspace(axis[a], axis[b], each) for a, b in zip(first, last, strict=True)])
+
+
+def _filled(search: Search, outer: Array, plateau: Array, threshold: float) -> tuple[Array, Array]:
+    """Return outer points repeated, with plateaus that fill the range under the threshold for each."""
+
+    def rss(at: Array) -> Array:
+        return search.problem.rss(outer, at)
+
+    limits = []
+    for end in (0.0, WHOLE):
+        good, bad = plateau.copy(), np.full_like(plateau, end)
+        good = np.where(rss(bad) <= threshold, end, good)
+        for _ in range(30):
+            middle = (good + bad) / 2
+            fits = rss(middle) <= threshold
+            good, bad = np.where(fits, middle, good), np.where(fits, bad, middle)
+        limits.append(good[:, None])
+    low, high = limits
+    # Denser towards both ends, where extremes of C and of predictions lie; even in shares, and in coordinates where a
+    # held D leaves only shares near 1.
+    steps = (1 - np.cos(np.linspace(0, np.pi, 31))) / 2
+    (_, most), (_, least) = split(low), split(high)
+    shares = coordinate(most + (least - most) * steps)
+    filled = np.concatenate([shares, low + (high - low) * steps[::3], plateau[:, None]], axis=1)
+    return np.repeat(outer, filled.shape[1], axis=0), np.clip(filled, low, high).ravel()
+
+
+# ---- several outer axes: rays from every minimum to the rim ----------------------------------------------------------
+
+
+def _on_rays(search: Search, threshold: float, count: int = 500) -> tuple[Array, Array]:
+    centres = search.minima[search.minima_rss <= threshold]
+    if not len(centres):
+        centres = search.minima[:1]
+    rays = [
+        _rays(search, centre[None], threshold, max(count // len(centres), 100), seed)
+        for seed, centre in enumerate(centres)
+    ]
+    return search.unplaced(np.concatenate(rays))
+
+
+def _rays(search: Search, centre: Array, threshold: float, count: int, seed: int) -> Array:
+    """Return places along rays from a minimum (1, d) to the rim of its piece of a region.
+
+    Rays are uniform where the curvature at the minimum is spherical; at the bounds they go on along them.
+    """
+    low, high = search.limits()
+
+    def residual(place: Array, _: None) -> Array:
+        return search.problem.residual(*search.unplaced(place))[0]
+
+    jacobian = slopes(residual, centre, None, residual(centre, None), high)[0]
+    values, vectors = np.linalg.eigh(jacobian.T @ jacobian)
+    slack = max(threshold - search.rss, 1e-30)
+    unit = vectors * np.sqrt(slack / np.maximum(values, slack / 100))
+    rays = np.random.default_rng(seed).standard_normal((count, len(values)))
+    rays = rays / np.linalg.norm(rays, axis=1, keepdims=True) @ unit.T
+
+    def inside(length: Array) -> NDArray[np.bool_]:
+        place = np.clip(centre + length[:, None] * rays, low, high)
+        return search.problem.rss(*search.unplaced(place)) <= threshold
+
+    good, bad = np.zeros(count), np.full(count, 64.0)
+    for _ in range(24):  # lengths span orders of magnitude: halve in log
+        middle = np.sqrt(np.maximum(good, 1e-3) * bad)
+        fits = inside(middle)
+        good, bad = np.where(fits, middle, good), np.where(fits, bad, middle)
+    lengths = (good[:, None] * np.array([0.3, 0.6, 0.8, 0.9, 0.97, 1.0])).ravel()
+    place = np.clip(centre + lengths[:, None] * np.repeat(rays, 6, axis=0), low, high)
+    return np.concatenate([centre, place])
+
+
+# ---- thresholds ------------------------------------------------------------------------------------------------------
+
+
+def threshold(rss: float, variance: float, freedom: int, level: float) -> float:
+    """Return the largest RSS inside a two-sided region of this level; infinite with no degrees of freedom."""
+    if freedom < 1:
+        return np.inf
+    return rss + variance * float(stdtrit(freedom, (1 + level) / 2)) ** 2
+
+
+def noise_variance(rss: float, freedom: int, unit: float = 1.0) -> float:
+    """Return the residual variance, with a floor under which noise is rounding; ``unit`` is a typical value."""
+    return max(rss / freedom, (_NOISE_FLOOR * unit) ** 2) if freedom > 0 else np.nan

@@ -1,0 +1,67 @@
+"""What every training of a task shares: a seed for each batch, its length, and an end that is validated."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
+
+from lightning_tl.tasks.schedules import Schedule
+
+
+class TrainingControl(Callback):
+    """Attached to every run of a task, whatever its module overrides.
+
+    * With ``seed_everything``, torch's global generator is seeded anew for each training batch by (seed, batch,
+      process): dropout and whatever else draws from it is then the same in a run that was interrupted and resumed.
+    * Where the trainer's ``max_steps`` is not given, it follows from the module's ``schedule``.
+    * The training ends at its last step in the way that validates first, wherever in an epoch that step is.
+    """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Set the length of the training."""
+        schedule = getattr(pl_module, "schedule", None)
+        if stage != "fit" or schedule is None:
+            return
+        batch, images = batch_and_images(trainer, schedule)
+        steps, _ = schedule.steps(batch, images)
+        if trainer.max_steps == -1:
+            trainer.fit_loop.epoch_loop.max_steps = steps
+        elif trainer.max_steps != steps:
+            rank_zero_info(f"trainer.max_steps is {trainer.max_steps}; model.schedule has {steps} steps")
+        other = f", at the learning rate of a batch of {schedule.batch}" if schedule.batch not in (None, batch) else ""
+        scaled = " scaled to it" if other and schedule.scale_lr == "linear" else ""
+        rank_zero_info(f"{steps} steps of {batch} images{other}{scaled}")
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Seed torch's global generator for this batch."""
+        if "PL_GLOBAL_SEED" in os.environ:  # set by seed_everything
+            done = trainer.fit_loop.epoch_loop.batch_progress.total.processed  # type: ignore[attr-defined]
+            words = np.random.SeedSequence([int(os.environ["PL_GLOBAL_SEED"]), 2, done, trainer.global_rank])
+            torch.manual_seed(int(words.generate_state(1, np.uint64)[0] >> 1))
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """End the training at its last step."""
+        if 0 < trainer.max_steps <= trainer.global_step:
+            trainer.should_stop = True
+
+
+def batch_and_images(trainer: Trainer, schedule: Schedule) -> tuple[int, int]:
+    """Return the images of a training step over all processes, and of a pass (0 where the schedule needs none).
+
+    The batch is the data module's ``batch_size``, where it has one, else that of its loader.
+    """
+    batch = getattr(trainer.datamodule, "batch_size", None)  # type: ignore[attr-defined]
+    images = 0
+    if schedule.in_epochs or batch is None:
+        trainer.fit_loop.setup_data()
+        loader: Any = trainer.train_dataloader
+        batch = batch or loader.batch_size or loader.batch_sampler.batch_size
+        images = len(loader.dataset) if schedule.in_epochs else 0
+    return batch * trainer.accumulate_grad_batches * trainer.world_size, images
