@@ -1,4 +1,4 @@
-"""What the data modules share: batches made whole, in an order and with an augmentation that (seed, step) fix."""
+"""The base of all data modules: whole batches, whose order and augmentation follow from (seed, step)."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ class Split(Protocol):
 
 
 class Batches(Dataset[Batch]):
-    """Images of one size with their targets, fetched a batch at a time.
+    """Images of one size with their targets, read one batch at a time.
 
     Args:
         images: Index → uint8 image ``[H, W, C]`` or ``[H, W]``.
-        targets: ``[N, …]``, one row an image.
+        targets: ``[N, …]``, one row per image.
         transform: From uint8 ``[B, C, H, W]`` to the network's input.
-        seed: Of the augmentation, where the indices are ``Pick``s of a training step.
-        cache_bytes: Decoded images are kept in memory where all of them together need no more than this, in all
-            loader processes.
+        seed: Seed of the augmentation, which is applied where the indices are ``Pick``s of a training step.
+        cache_bytes: Decoded images are kept in memory where all of them together, in all loader processes, need no
+            more than this.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Batches(Dataset[Batch]):
         return image
 
     def __getitem__(self, indices: int | Sequence[int | Pick]) -> Batch:
-        """Return a whole batch: float images ``[B, C, size, size]`` and their targets ``[B, …]``; or one of both."""
+        """Return a whole batch, float images ``[B, C, size, size]`` and their targets ``[B, …]``; or one sample."""
         if isinstance(indices, int):
             images, targets = self[[indices]]
             return images[0], targets[0]
@@ -83,8 +83,8 @@ class Batches(Dataset[Batch]):
         return self.transform(pixels), self.targets[numbers]
 
 
-class _Careful(Dataset[Any]):
-    """A split whose errors come out of a loader's process as values: raised there, they would become a traceback."""
+class _ErrorsAsValues(Dataset[Any]):
+    """A split whose errors are returned: raised in a loader process, they would become a traceback."""
 
     def __init__(self, split: Split) -> None:
         self.split = split
@@ -95,7 +95,7 @@ class _Careful(Dataset[Any]):
     def __getitem__(self, indices: Any) -> Any:
         if isinstance(indices, int):
             return UserError(
-                "another sampler was put in place of ours, as trainer.overfit_batches does: to train on a few images "
+                "the sampler was replaced by another one, as trainer.overfit_batches does: to train on a few images "
                 "set data.n or data.fraction instead"
             )
         try:
@@ -127,23 +127,30 @@ class Loader(DataLoader[Any]):
 class BatchedDataModule(pl.LightningDataModule):
     """A data module over splits that give whole batches; a subclass's ``setup`` fills ``splits``.
 
+    The arguments here are shared by all data modules: a subclass takes them as ``**shared`` and passes them on, and
+    names only those of which its default differs.
+
     Under DDP ``batch_size`` is that of one process, as everywhere in Lightning; each process takes its part of a
     step's batch, and in validation and test its part of the images.
 
     Args:
         batch_size: Images in a training batch.
-        seed: Of order and augmentation.
-        steps_per_epoch: Training batches between two validations (``None``: one pass over the images).
         eval_batch_size: Images in a batch of validation and test.
+        seed: Seed of the order and of the augmentation.
+        steps_per_epoch: Training batches between two validations (``None``: one pass over the images).
         num_workers: Loader processes. 0: batches are made in the training process.
+
+    Raises:
+        UserError: A number out of range.
     """
 
     def __init__(
         self,
-        batch_size: int,
-        seed: int,
-        steps_per_epoch: int | None,
+        *,
+        batch_size: int = 64,
         eval_batch_size: int = 256,
+        seed: int = 0,
+        steps_per_epoch: int | None = None,
         num_workers: int = 0,
     ) -> None:
         super().__init__()
@@ -174,7 +181,7 @@ class BatchedDataModule(pl.LightningDataModule):
     def _loader(self, split: str, sampler: StepBatches | EvalBatches) -> Loader:
         # by keyword: to predict, Lightning makes the loader anew with arguments of its own
         return Loader(
-            _Careful(self.splits[split]),
+            _ErrorsAsValues(self.splits[split]),
             sampler=sampler,
             batch_size=None,
             num_workers=self.num_workers,
@@ -191,8 +198,8 @@ class BatchedDataModule(pl.LightningDataModule):
     def _eval_dataloader(self, split: str) -> Loader:
         if split not in self.splits:
             raise UserError(
-                f"{type(self).__name__} has no {split} split: its setup must put one into self.splits['{split}'], of "
-                "images that no other split has"
+                f"{type(self).__name__} has no {split} split: its setup must put one into self.splits['{split}'], with "
+                "images that are in no other split"
             )
         sampler = EvalBatches(len(self.splits[split]), self.eval_batch_size, **self._process())
         if sampler.repeated:

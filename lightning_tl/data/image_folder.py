@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from lightning_tl.data.image_dataset import MEND_FILE, Kind
 from lightning_tl.data.image_files import EXTENSIONS, open_image
-from lightning_tl.data.image_module import ImageDataModule, OnError, Pool
+from lightning_tl.data.image_module import ImageDataModule, TrainingImages
 from lightning_tl.data.transforms import CropTransform
 from lightning_tl.errors import UserError, nearest
 
@@ -97,17 +98,10 @@ class ImageFolder(ImageDataModule):
         val_share: Share of each class to split off for validation, where there are no two folders beside ``train``.
         test_share: The same for the test, where there is neither ``val`` nor ``test``.
         transform: Crops, sizes, colours.
-        fraction: Share of each class's other training images to train on; they are listed in ``subset.txt`` in the
-            run's folder.
-        draw: Which draw of the fraction; of one draw, smaller fractions are inside larger ones.
         equal_classes: Draw the fraction with the same number of images from every class, instead of the same share. A
             class that has fewer gives all of its images.
-        on_error: Broken images: ``raise`` an error, or ``skip`` them and count them.
-        batch_size: Images in a training batch.
         eval_batch_size: Images in a batch of validation and test.
-        seed: Of order and augmentation.
-        steps_per_epoch: Training batches between two validations (``None``: one pass over the images).
-        num_workers: Loader processes.
+        shared: Arguments of :class:`ImageDataModule`.
 
     Raises:
         UserError: No such folder, no classes, a class without images or that only validation or test has.
@@ -121,30 +115,12 @@ class ImageFolder(ImageDataModule):
         val_share: float = 0.1,
         test_share: float = 0.1,
         transform: CropTransform | None = None,
-        fraction: float = 1.0,
-        draw: int = 0,
         equal_classes: bool = False,
-        on_error: OnError = "raise",
-        batch_size: int = 64,
         eval_batch_size: int = 64,
-        seed: int = 0,
-        steps_per_epoch: int | None = None,
-        num_workers: int = 0,
+        **shared: Any,
     ) -> None:
-        super().__init__(
-            transform or CropTransform(),
-            fraction,
-            draw,
-            on_error,
-            batch_size,
-            eval_batch_size,
-            seed,
-            steps_per_epoch,
-            num_workers,
-            val_share,
-            test_share,
-            equal_classes,
-        )
+        super().__init__(transform=transform or CropTransform(), eval_batch_size=eval_batch_size, **shared)
+        self.val_share, self.test_share, self.equal_classes = val_share, test_share, equal_classes
         self.root = Path(root)
         if not self.root.is_dir():
             raise UserError(f"data.root is {root}: no such folder")
@@ -162,9 +138,9 @@ class ImageFolder(ImageDataModule):
         """List the images of the splits that the stage needs."""
         numbers = {name: i for i, name in enumerate(self.classes)}
 
-        def training_images() -> Pool:
+        def training_images() -> TrainingImages:
             images = ImageClasses(self._train_folder, numbers)
-            return Pool(images, images.labels)
+            return TrainingImages(images, images.labels)
 
         def opener(split: str) -> Callable[[], ImageClasses] | None:
             folder = self.root / split
@@ -172,4 +148,4 @@ class ImageFolder(ImageDataModule):
                 return None
             return lambda: ImageClasses(folder, numbers)
 
-        self._fill(stage, training_images, opener("val"), opener("test"))
+        self.open_splits(stage, training_images, opener("val"), opener("test"))

@@ -150,7 +150,7 @@ def test_wrong_eval_batches():
     from lightning_tl.data.batched_module import BatchedDataModule
 
     with pytest.raises(UserError, match=r"data.eval_batch_size is 0; it must be at least 1"):
-        BatchedDataModule(4, 0, None, eval_batch_size=0)
+        BatchedDataModule(eval_batch_size=0)
 
 
 def test_batches_read_each_image_once_where_they_fit():

@@ -142,7 +142,7 @@ def test_a_missing_split_is_named():
         def setup(self, stage: str) -> None:
             self.splits["train"] = []
 
-    data = Half(4, 0, None)
+    data = Half()
     data.setup("test")
     with pytest.raises(UserError, match=r"Half has no test split: its setup must put one into self.splits\['test'\]"):
         data.test_dataloader()
