@@ -61,8 +61,8 @@ class _Local:
         self.process = WorkerProcess(worker_arguments(), pool._start, pool._temporary, pool._staging, gpu)
         pool._selector.register(self.process.stdout, selectors.EVENT_READ, self)
 
-    def give(self, message: Mapping[str, Any]) -> None:
-        self.process.give(message)
+    def send(self, message: Mapping[str, Any]) -> None:
+        self.process.send(message)
 
     def end(self) -> None:
         self._pool._selector.unregister(self.process.stdout)

@@ -126,7 +126,7 @@ class _RayLine:
         self._pool, self.actor, self.node, self.dead = pool, actor, "a node", False
         self.reply = actor.begin.remote()
 
-    def give(self, message: Mapping[str, Any]) -> None:
+    def send(self, message: Mapping[str, Any]) -> None:
         self.reply = self.actor.talk.remote(dict(message))
 
     def end(self) -> None:
@@ -164,7 +164,7 @@ class _Actor:
     def talk(self, message: Message | None = None) -> list[Message]:
         """Give the worker a message, if there is one, and return what it says within about a second."""
         if message is not None:
-            self._process.give(message)
+            self._process.send(message)
         said = self._process.read()
         end = time.monotonic() + 1
         while not any(_LAST & m.keys() for m in said):

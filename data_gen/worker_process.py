@@ -50,7 +50,7 @@ class WorkerProcess:
             env=environment,
         )
         self._buffer = b""
-        self.give({**start, "temporary": str(temporary), "staging": str(staging), "parent": os.getpid()})
+        self.send({**start, "temporary": str(temporary), "staging": str(staging), "parent": os.getpid()})
 
     @property
     def stdout(self) -> IO[bytes]:
@@ -59,7 +59,7 @@ class WorkerProcess:
             raise RuntimeError("a worker without a pipe")
         return self._process.stdout
 
-    def give(self, message: Mapping[str, Any]) -> None:
+    def send(self, message: Mapping[str, Any]) -> None:
         """Send a message; if it has died, reading will tell."""
         with suppress(BrokenPipeError):
             if self._process.stdin is not None:
