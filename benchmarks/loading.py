@@ -34,7 +34,7 @@ from torchvision.datasets import ImageFolder as TorchvisionImageFolder
 from torchvision.transforms import v2
 
 from lightning_tl.data import ImageFolder, Rendered, RenderedImages
-from lightning_tl.data.augment import IMAGENET_MEAN, IMAGENET_STD
+from lightning_tl.data.batch_transform import IMAGENET_MEAN, IMAGENET_STD
 
 CLASSES, BATCH = 10, 64
 

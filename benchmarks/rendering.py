@@ -32,7 +32,7 @@ from pathlib import Path
 import numpy as np
 
 from data_gen.farm import render
-from data_gen.spec import RenderConfig, config_from_dict, config_to_dict, load_config, sample_scene
+from data_gen.scene_sampler import RenderConfig, config_from_dict, config_to_dict, load_config, sample_scene
 
 RENDER = Path(__file__).parents[1] / "configs" / "render"
 ROOM = {"categories": ["all"], "image": {"size": 64, "samples": 4}}

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from data_gen.farm import render
-from data_gen.spec import RenderConfig, config_from_dict
+from data_gen.scene_sampler import RenderConfig, config_from_dict
 
 VIEWS = 10
 SHARD_BYTES = 100e6  # a shard of about so much: minutes of a core, and a put of a second

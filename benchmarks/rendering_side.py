@@ -19,11 +19,11 @@ import numpy as np
 
 
 def ours(config: Any, specs: list[Any], folder: Path) -> tuple[np.ndarray, dict[str, float]]:
-    from data_gen import blender
+    from data_gen.blender import renderer as module
 
-    renderer = blender.Renderer(config, folder)
+    renderer = module.Renderer(config, folder)
     inside = 0.0
-    render = blender._renderer.render
+    render = module._renderer.render
 
     def timed(*args: Any, **options: Any) -> Any:
         nonlocal inside
@@ -32,7 +32,7 @@ def ours(config: Any, specs: list[Any], folder: Path) -> tuple[np.ndarray, dict[
         inside += time.process_time() - start
         return result
 
-    blender._renderer.render = timed
+    module._renderer.render = timed
     list(renderer.render(specs[0]))  # what is done once
     inside, start = 0.0, time.process_time()
     images = [view.rgb for spec in specs for view in renderer.render(spec)]
@@ -42,11 +42,11 @@ def ours(config: Any, specs: list[Any], folder: Path) -> tuple[np.ndarray, dict[
 def stock(config: Any, specs: list[Any], folder: Path) -> tuple[np.ndarray, dict[str, float]]:
     import importlib
 
-    from data_gen import blender
+    from data_gen.blender import renderer as module
 
-    renderer = blender.Renderer(config, folder)  # for its scene; what it set of Cycles is set back here
-    bpy, bproc = blender.bpy, blender._renderer
-    blender._initializer._Initializer.set_default_parameters()
+    renderer = module.Renderer(config, folder)  # for its scene; what it set of Cycles is set back here
+    bpy, bproc = module.bpy, module._renderer
+    module._initializer._Initializer.set_default_parameters()
     scene, layer = bpy.context.scene, bpy.context.view_layer
     scene.render.use_compositing = True
     scene.render.image_settings.file_format = "PNG"
@@ -59,12 +59,12 @@ def stock(config: Any, specs: list[Any], folder: Path) -> tuple[np.ndarray, dict
     entity = importlib.import_module("blenderproc.api.types").MeshObject
 
     def render(spec: Any, first: bool) -> list[np.ndarray]:
-        blender._initializer.clean_up()
+        module._initializer.clean_up()
         scene.render.use_persistent_data = True
         scene.cycles.seed = spec.seed
         renderer._add_sky(spec)
         for lamp in spec.lights:
-            blender._add_light(lamp)
+            module._add_light(lamp)
         renderer._add_room(spec)
         for item in spec.objects:
             renderer._add_object(item)
@@ -72,9 +72,9 @@ def stock(config: Any, specs: list[Any], folder: Path) -> tuple[np.ndarray, dict
             if held.type == "MESH":
                 entity(held).set_cp("category_id", held.pass_index)
         height, width = config.image.shape
-        blender._camera.set_intrinsics_from_K_matrix(spec.intrinsics(width, height), width, height)
+        module._camera.set_intrinsics_from_K_matrix(spec.intrinsics(width, height), width, height)
         for pose in spec.cameras:
-            blender._camera.add_camera_pose(pose)
+            module._camera.add_camera_pose(pose)
         if first:  # each further call would add its nodes again
             bproc.enable_normals_output()
             bproc.enable_segmentation_output(map_by=["category_id", "instance", "name"])
@@ -89,7 +89,7 @@ def stock(config: Any, specs: list[Any], folder: Path) -> tuple[np.ndarray, dict
 if __name__ == "__main__":
     side, config_path, specs_path, out = sys.argv[1], *map(Path, sys.argv[2:])
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    from data_gen.spec import config_from_dict
+    from data_gen.scene_sampler import config_from_dict
 
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as temporary:
         run = {"ours": ours, "stock": stock}[side]

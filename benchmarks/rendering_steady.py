@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from data_gen.farm import render
-from data_gen.spec import config_from_dict
+from data_gen.scene_sampler import config_from_dict
 
 
 def worker_cost() -> tuple[float, float]:

@@ -26,8 +26,8 @@ import torch.nn.functional as F
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-from lightning_tl.data.augment import BatchTransform
-from lightning_tl.data.loading import BatchedDataModule, Batches
+from lightning_tl.data.batch_transform import BatchTransform
+from lightning_tl.data.batched_module import BatchedDataModule, Batches
 from lightning_tl.tasks import Classification, WarmupCosine
 
 
@@ -37,7 +37,7 @@ class Noise(BatchedDataModule):
     num_classes, task = 10, "sinclass"
 
     def __init__(self, side: int, batch: int, steps: int, number: int, workers: int) -> None:
-        super().__init__(batch, 0, steps, num_workers=workers)
+        super().__init__(batch_size=batch, steps_per_epoch=steps, num_workers=workers)
         pixels = np.random.default_rng(0).integers(0, 256, (number, side, side, 3), dtype=np.uint8)
         classes = torch.from_numpy(np.random.default_rng(1).integers(0, 10, number))
         self.splits = {"train": Batches(pixels.__getitem__, classes, BatchTransform(size=side, hflip=0.5), 0, 0)}

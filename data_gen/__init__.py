@@ -1,4 +1,5 @@
-"""Rendering of synthetic data sets with BlenderProc: specs, scenes, shards, worker processes.
+"""Rendering of synthetic data sets with BlenderProc: configurations, scenes, shards, worker processes.
 
-Nothing here imports ``lightning_tl``, and only :mod:`data_gen.blender` (run in worker processes) imports Blender.
+Of ``lightning_tl`` only ``errors`` and ``_io`` are imported, and only :mod:`data_gen.blender`, which runs in worker
+processes, imports Blender.
 """

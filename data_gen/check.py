@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from data_gen.errors import DataGenError
+from lightning_tl.errors import UserError
 
 _PACKAGES = ("bpy", "blenderproc", "cv2", "trimesh", "imageio", "git")
 
@@ -69,7 +69,7 @@ def check_libraries() -> None:
     """Make sure that the system has what Blender needs.
 
     Raises:
-        DataGenError: naming the libraries and the command that installs them on Debian and Ubuntu.
+        UserError: naming the libraries and the command that installs them on Debian and Ubuntu.
     """
     libraries = missing_libraries()
     if not libraries:
@@ -78,7 +78,7 @@ def check_libraries() -> None:
     unknown = [name for name in libraries if name not in _DEBIAN]
     steps = [f"apt-get install -y {names}"] if names else []
     steps += [f"the packages that hold {', '.join(unknown)}"] if unknown else []
-    raise DataGenError(
+    raise UserError(
         f"Blender needs system libraries that are missing ({', '.join(libraries)}). On Debian or Ubuntu, as root: "
         + " and ".join(steps)
     )
@@ -88,18 +88,18 @@ def check_environment() -> None:
     """Make sure that rendering can start.
 
     Raises:
-        DataGenError: the extra is not installed, Python is of a version that bpy has no wheel for, or system
+        UserError: the extra is not installed, Python is of a version that bpy has no wheel for, or system
             libraries are missing; with the command that mends it.
     """
     packages = missing_packages()
     if "bpy" in packages and sys.version_info[:2] != (3, 11):
         version = ".".join(map(str, sys.version_info[:2]))
-        raise DataGenError(
+        raise UserError(
             f"rendering needs Python 3.11, this is {version}: Blender as a Python package (bpy) has no wheel for it; "
             "make an environment with Python 3.11 and there `pip install 'lightning-tl[render]'`"
         )
     if packages:
-        raise DataGenError(f"rendering needs `pip install 'lightning-tl[render]'` (missing: {', '.join(packages)})")
+        raise UserError(f"rendering needs `pip install 'lightning-tl[render]'` (missing: {', '.join(packages)})")
     check_libraries()
 
 
@@ -107,7 +107,7 @@ def main() -> int:
     """Print which system libraries are missing, if any; return the exit code."""
     try:
         check_libraries()
-    except DataGenError as error:
+    except UserError as error:
         print(error, file=sys.stderr)
         return 1
     return 0

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 
-from data_gen.errors import DataGenError
+from lightning_tl.errors import UserError
 
 
 def choose_device(wanted: str, available: Mapping[str, Sequence[str]]) -> str:
@@ -21,7 +21,7 @@ def choose_device(wanted: str, available: Mapping[str, Sequence[str]]) -> str:
         ``"CPU"``, ``"CUDA"`` or ``"OPTIX"``.
 
     Raises:
-        DataGenError: there is none of the kind.
+        UserError: there is none of the kind.
     """
     if wanted == "cpu":
         return "CPU"
@@ -29,7 +29,7 @@ def choose_device(wanted: str, available: Mapping[str, Sequence[str]]) -> str:
         return next((kind for kind in ("OPTIX", "CUDA") if available.get(kind)), "CPU")
     if not available.get(wanted.upper()):
         others = [kind.lower() for kind, names in available.items() if names]
-        raise DataGenError(
+        raise UserError(
             f"'image.device' is {wanted}, but Blender finds no such GPU here (it finds: "
             f"{', '.join(others) or 'none'}): "
             "see whether `nvidia-smi` lists it and the driver is recent, or set 'image.device' to auto or cpu"

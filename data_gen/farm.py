@@ -1,4 +1,4 @@
-"""Renders what is missing of a data set with workers, here or on a cluster. This process never imports Blender."""
+"""Rendering: starts workers, here or on a cluster, for the shards that a data set lacks. Never imports Blender."""
 
 from __future__ import annotations
 
@@ -9,21 +9,25 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 from data_gen.check import check_environment
 from data_gen.devices import default_workers
-from data_gen.errors import DataGenError
-from data_gen.folders import locked, staging
-from data_gen.pool import LocalPool
-from data_gen.process import Message
+from data_gen.local_pool import LocalPool
+from data_gen.manifest import Split
+from data_gen.scene_sampler import RenderConfig, check_config, config_to_dict
+from data_gen.shard_writer import ShardRecord
 from data_gen.sources import Catalogue, open_catalogue
-from data_gen.spec import RenderConfig, check_config, config_to_dict
-from data_gen.split import Split
-from data_gen.storage import Shard, is_url
+from data_gen.temporary_folders import staging
+from data_gen.worker_process import Message
+from lightning_tl._io.locks import lock_owner, try_lock
+from lightning_tl._io.urls import is_url
+from lightning_tl.errors import UserError
 
+LOCK = ".render.lock"
 _MOST_LOST = 20
 Engine = Literal["local", "ray"]
+OnError = Literal["continue", "skip"]
 
 
 @dataclass(frozen=True)
@@ -31,11 +35,11 @@ class RenderSummary:
     """What :func:`render` did.
 
     Attributes:
-        images: images that are there now, by split (whole shards, so perhaps more than asked for).
-        rendered: images rendered by this call; 0 where all were there and only their hashes were verified.
+        images: number of images of each split now (whole shards, so there may be more than requested).
+        rendered: number of images that this call rendered; 0 where none was missing and the call only verified hashes.
         seconds: duration of the call.
         skipped: scenes that could not be rendered and were left out, by split.
-        notes: what the user should know of the sources: what is missing, left out or made smaller.
+        notes: what the user should know about the sources: what is missing, left out or made smaller.
     """
 
     images: dict[str, int]
@@ -45,39 +49,42 @@ class RenderSummary:
     notes: tuple[str, ...] = ()
 
 
-class Line(Protocol):
-    """The line to one worker."""
+class WorkerLine(Protocol):
+    """The connection to one worker."""
 
-    def give(self, message: Mapping[str, Any]) -> None:
-        """Send it a shard."""
+    def send(self, message: Mapping[str, Any]) -> None:
+        """Send the worker a shard to render."""
         ...
 
     def end(self) -> None:
-        """End it at once."""
+        """Stop the worker at once."""
         ...
 
 
 class Pool(Protocol):
-    """Where workers run."""
+    """Where workers run: :class:`.local_pool.LocalPool` or :class:`.ray_pool.RayPool`."""
 
     def room(self) -> int:
-        """Return how many workers there may be now."""
+        """Return how many workers can run now."""
         ...
 
-    def start(self) -> Line:
+    def start(self) -> WorkerLine:
         """Start a worker."""
         ...
 
-    def wait(self, seconds: float) -> Sequence[tuple[Line, list[Message]]]:
-        """Return what workers have said, waiting at most so long for the first.
+    def wait(self, seconds: float) -> Sequence[tuple[WorkerLine, list[Message]]]:
+        """Return the workers' new messages.
 
-        Beside a worker's own messages (see ``worker.py``) there are ``{"ended": how}`` and ``{"lost": how}``: its
-        process has died by itself, or with its machine.
+        In addition to a worker's own messages (see ``worker.py``) there are ``{"ended": how}``, its process has died,
+        and ``{"lost": how}``, its machine was lost.
+
+        Args:
+            seconds: longest time to wait for the first message.
         """
         ...
 
     def close(self) -> None:
-        """Give back what the pool holds."""
+        """Release what the pool holds."""
         ...
 
 
@@ -93,7 +100,7 @@ class _Task:
 
 @dataclass
 class _Worker:
-    line: Line
+    line: WorkerLine
     task: _Task | None = None
     ready: bool = False
     scenes: int = 0
@@ -114,52 +121,54 @@ def render(
     progress: Callable[[int, int], None] | None = None,
     recycle_scenes: int = 2000,
     recycle_mib: int = 4096,
-    on_error: Literal["continue", "skip"] = "continue",
+    on_error: OnError = "continue",
     say: Callable[[str], None] | None = None,
     engine: Engine = "local",
     address: str | None = None,
 ) -> RenderSummary:
-    """Render a data set, or what is missing of it; verify what is there.
+    """Render a data set, or the shards that it lacks, and verify the others.
 
-    The bytes depend on the configuration alone: not on the engine, the number of workers or nodes, nor on
+    The bytes depend only on the configuration: not on the engine, the number of workers or nodes, nor on
     interruptions. Whole shards are rendered, so ``images`` is rounded up to a multiple of
     ``scenes_per_shard × views``.
 
     Args:
         config: what to render.
-        out: folder, or URL that fsspec knows (``s3://bucket/set``); gets ``train/`` and ``val/``. Of what is in a
-            folder the hashes are verified, on a store the sizes. A folder is held by one process at a time; a store
-            cannot be, so only one may write a data set there. With ``ray`` a folder must be one that all nodes see.
-        images: training images, 1 or more.
-        val_images: validation images, 0 or more.
-        workers: processes, of one thread each; ``None``: one a core or GPU, with ``ray`` as many as the cluster has
-            room for at any time. On a cluster that grows on demand their number is the demand.
+        out: folder, or URL that fsspec knows (``s3://bucket/set``); gets ``train/`` and ``val/``. In a folder the
+            hashes of finished shards are verified, on a store their sizes. A folder is locked by one process at a time;
+            a store cannot be locked, so only one process may write a data set there. With ``ray`` all nodes must see
+            the folder.
+        images: number of training images, 1 or more.
+        val_images: number of validation images, 0 or more.
+        workers: number of processes, of one thread each; ``None``: one per core or GPU, with ``ray`` as many as the
+            cluster has room for at any time. A cluster that grows on demand grows to this number.
         progress: called with (images done, images in all) at the start and as scenes finish.
-        recycle_scenes: a worker is replaced by a fresh one after about so many scenes, so that memory stays flat.
-        recycle_mib: and after the shard in which it came to take so much memory.
-        on_error: what becomes of a scene that fails twice. ``continue``: all other shards are rendered, then an error
-            names it, and its shard is missing. ``skip``: it is left out of its shard and the manifest says so.
-        say: called with each of the notes on the sources, before rendering starts, and when a node is lost.
-        engine: ``local``: processes of this machine. ``ray``: of a Ray cluster.
-        address: of the cluster (``auto``, ``host:6379``, ``ray://host:10001``); ``None`` starts one here.
+        recycle_scenes: a worker is replaced by a new one after about this many scenes, so that its memory stays flat.
+        recycle_mib: a worker is also replaced after the shard in which its memory reaches this size.
+        on_error: what to do with a scene that fails twice. ``continue``: all other shards are rendered, then an error
+            names the scene, and its shard is missing. ``skip``: the scene is left out of its shard, and the manifest
+            lists it.
+        say: called with each note on the sources before rendering starts, and when a node is lost.
+        engine: ``local``: processes of this machine. ``ray``: processes of a Ray cluster.
+        address: address of the cluster (``auto``, ``host:6379``, ``ray://host:10001``); ``None`` starts one here.
 
     Raises:
-        DataGenError: anything wrong with the arguments, the folder or store, the machine, the cluster or a scene, in
+        UserError: anything wrong with the arguments, the folder or store, the machine, the cluster or a scene, in
             one message.
-        KeyboardInterrupt: on Ctrl-C, with all workers ended; what is finished is kept.
+        KeyboardInterrupt: on Ctrl-C, with all workers stopped; finished shards are kept.
     """
     started = time.monotonic()
     check_config(config)
-    for key, given, valid in (("on_error", on_error, ("continue", "skip")), ("engine", engine, ("local", "ray"))):
-        if given not in valid:
-            raise DataGenError(f"'{key}' cannot be {given!r}; valid: {', '.join(valid)}")
-    for name, value, least in (("images", images, 1), ("val_images", val_images, 0), ("workers", workers, 1)):
-        if name == "workers" and value is None:
+    for key, value, valid in (("on_error", on_error, get_args(OnError)), ("engine", engine, get_args(Engine))):
+        if value not in valid:
+            raise UserError(f"'{key}' cannot be {value!r}; valid: {', '.join(valid)}")
+    for name, count, least in (("images", images, 1), ("val_images", val_images, 0), ("workers", workers, 1)):
+        if name == "workers" and count is None:
             continue
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise DataGenError(f"'{name}' must be a whole number of at least {least}, not {value!r}")
+        if isinstance(count, bool) or not isinstance(count, int) or count < least:
+            raise UserError(f"'{name}' must be a whole number of at least {least}, not {count!r}")
     out = str(out).rstrip("/") if is_url(out) else str(out).removeprefix("file://")
-    with _held(out) as record:
+    with _locked_output(out) as record:
         catalogue = open_catalogue(config, record, _checking(say))
         for note in catalogue.notes:
             if say is not None:
@@ -172,7 +181,7 @@ def render(
         farm.report()
         if tasks:
             if is_url(out):
-                for split in splits:  # a store that refuses is known now, and not when the first shard is ready
+                for split in splits:  # so that a store that refuses is known now, not when the first shard is ready
                     split.write_manifest()
             farm.run(_pool(config, catalogue, record, engine, address, workers))
         for split in splits:
@@ -189,8 +198,8 @@ def render(
 
 
 @contextmanager
-def _held(out: str) -> Iterator[Path]:
-    """Hold the output folder, where it is one; yield the file for what is known of the sources."""
+def _locked_output(out: str) -> Iterator[Path]:
+    """Lock the output, if it is a folder; yield the path of the record of the sources."""
     if is_url(out):
         with staging() as folder:
             yield folder / "sources.json"
@@ -199,8 +208,13 @@ def _held(out: str) -> Iterator[Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DataGenError(f"cannot make the output folder {out}: {error.strerror}") from None
-    with locked(folder):
+        raise UserError(f"cannot make the output folder {out}: {error.strerror}") from None
+    with try_lock(folder / LOCK) as held:
+        if not held:
+            raise UserError(
+                f"another process (id {lock_owner(folder / LOCK)}) is rendering into {folder}: wait for it, end it, or "
+                "choose another folder"
+            )
         yield folder / "sources.json"
 
 
@@ -214,7 +228,7 @@ def _pool(
 ) -> Pool:
     start = {"config": _with_full_paths(config_to_dict(config)), "contents": catalogue.fingerprint}
     if engine == "ray":
-        from data_gen.cluster import RayPool
+        from data_gen.ray_pool import RayPool
 
         return RayPool(config, start, record, address, workers)
     check_environment()
@@ -222,17 +236,17 @@ def _pool(
 
 
 def _checking(say: Callable[[str], None] | None) -> Callable[[int, int], None] | None:
-    """Tell ten times how far the checking of many meshes has come; of few nothing."""
+    """Return a progress function that reports the checking of many meshes ten times, and that of few not at all."""
 
-    def tell(done: int, total: int) -> None:
+    def advance(done: int, total: int) -> None:
         if say is not None and total >= 200 and done * 10 // total > (done - 1) * 10 // total:
             say(f"checked {done} of {total} meshes")
 
-    return tell
+    return advance
 
 
 def _with_full_paths(config: dict[str, Any]) -> dict[str, Any]:
-    """A worker may have been started in another folder."""
+    """Return the configuration with absolute paths, as a worker may be started in another folder."""
     for values, key in (
         *((source, "path") for source in config["sources"]),
         (config["camera"], "intrinsics"),
@@ -269,23 +283,23 @@ class _Farm:
             self.progress(done, sum(s.wanted * s.per_shard for s in self.splits))
 
     def run(self, pool: Pool) -> None:
-        """Keep the workers busy until no task is left; close the pool."""
+        """Give tasks to workers until none is left; close the pool."""
         waiting = deque(self.tasks)
         try:
             while waiting or any(w.task for w in self.workers):
                 busy = sum(w.task is not None for w in self.workers)
                 if not self.workers and pool.room() == 0 and not self.waits:
-                    self._tell("the cluster has no room for a worker now: waiting for a node")
+                    self._report("the cluster has no room for a worker now: waiting for a node")
                 self.waits = pool.room() == 0
                 while len(self.workers) < min(pool.room(), len(waiting) + busy):
                     self.workers.append(_Worker(pool.start()))
                 for worker in self.workers:
                     if worker.ready and worker.task is None and waiting:
-                        self._give(worker, waiting.popleft())
+                        self._assign(worker, waiting.popleft())
                 for line, messages in pool.wait(1.0):
                     worker = next(w for w in self.workers if w.line is line)
                     for message in messages:
-                        self._hear(worker, message)
+                        self._receive(worker, message)
                 for worker in list(self.workers):
                     old = worker.ready and worker.task is None and self._is_old(worker)
                     if worker.failed or old:
@@ -301,31 +315,31 @@ class _Farm:
             for split in self.splits:
                 split.clear()
 
-    def _tell(self, what: str) -> None:
+    def _report(self, what: str) -> None:
         if self.say is not None:
             self.say(what)
 
     def _is_old(self, worker: _Worker) -> bool:
         return worker.scenes >= self.recycle_scenes or worker.memory >= self.recycle_mib
 
-    def _give(self, worker: _Worker, task: _Task) -> None:
+    def _assign(self, worker: _Worker, task: _Task) -> None:
         worker.task, worker.in_shard, worker.scene = task, 0, task.split.scenes(task.shard).start
         skip = sorted(set(task.split.scenes(task.shard)) & set(task.split.skipped))
         path = task.split.shard_path(task.shard)
         path = path if is_url(path) else str(Path(path).absolute())
-        worker.line.give({"split": task.split.name, "shard": task.shard, "path": path, "skip": skip})
+        worker.line.send({"split": task.split.name, "shard": task.shard, "path": path, "skip": skip})
 
-    def _hear(self, worker: _Worker, message: Message) -> None:
+    def _receive(self, worker: _Worker, message: Message) -> None:
         task = worker.task
         worker.tail = message.get("tail", worker.tail)
         if "error" in message:
             if message["error"] == "user":
-                raise DataGenError(message["message"])
+                raise UserError(message["message"])
             if message["error"] == "import":
-                raise DataGenError(f"Blender cannot be imported: {message['message']}; try `python -m data_gen.check`")
+                raise UserError(f"Blender cannot be imported: {message['message']}; try `python -m data_gen.check`")
             if message["error"] == "store":
                 if task in self.excused:
-                    raise DataGenError(message["message"])
+                    raise UserError(message["message"])
                 worker.lost = True
             worker.failed = message["message"]
             worker.scene = message.get("scene", worker.scene)
@@ -344,24 +358,24 @@ class _Farm:
             self.report()
         elif task is not None:
             worker.task, worker.in_shard = None, 0
-            task.split.finish(task.shard, Shard(message["sha256"], message["bytes"]))
+            task.split.finish(task.shard, ShardRecord(message["sha256"], message["bytes"]))
 
     def _failed(self, worker: _Worker, waiting: deque[_Task], pool: Pool) -> None:
-        """Give a dead worker's shard to another, once; then its scene goes, or takes the shard along.
+        """Give a dead worker's shard to another one; after a second failure skip the scene or give up the shard.
 
-        A worker that went with its node, or could not put its shard, says nothing of the scene: its shard has one more
-        chance.
+        A worker that was lost with its node, or could not put its shard on the store, says nothing about the scene: its
+        shard gets one more try.
         """
         task = worker.task
         if worker.lost:
             where = f"another renders {task}" if task else "another is started"
-            self._tell(f"{worker.failed.splitlines()[0]}; {where}")
+            self._report(f"{worker.failed.splitlines()[0]}; {where}")
         reason = f"{worker.failed}. The end of its messages:\n{worker.tail or '(none)'}"
         if task is None:
             self.false_starts += 1
             if worker.lost and self.false_starts < 3 * max(1, pool.room()):
                 return
-            raise DataGenError(f"a render worker died before it began: {reason}")
+            raise UserError(f"a render worker died before it began: {reason}")
         if worker.lost and task not in self.excused:
             self.excused.add(task)
             waiting.appendleft(task)
@@ -379,16 +393,16 @@ class _Farm:
         if max(len(self.lost), sum(len(s.skipped) for s in self.splits)) >= _MOST_LOST:
             raise self.lost_scenes()
 
-    def lost_scenes(self) -> DataGenError:
-        """Make the error that names the scenes that could not be rendered, and how to look into them."""
+    def lost_scenes(self) -> UserError:
+        """Return the error that names the scenes that could not be rendered, and the command that shows one."""
         lost = self.lost or {(s.name, scene): why for s in self.splits for scene, why in s.skipped.items()}
         (split, scene), reason = next(iter(lost.items()))
         names = ", ".join(f"scene {number} of {name}" for name, number in sorted(lost))
         left = sum(len(s.missing) for s in self.splits)
-        state = f"{left} shards are missing, what is finished is kept" if left else "all others are there"
-        return DataGenError(
-            f"{names} (seed {self.config.seed}) cannot be rendered: two workers failed at it; {state}. See one alone:\n"
+        state = f"{left} shards are missing, finished ones are kept" if left else "all others are there"
+        return UserError(
+            f"{names} (seed {self.config.seed}) cannot be rendered: two workers failed at it; {state}. To see one:\n"
             f"  {sys.executable} -m data_gen.reproduce {self.out} --split {split} --scene {scene}\n"
-            "run the same command again to try again, or with --on-error skip to leave such scenes out.\n"
+            "Run the same command again to try again, or with --on-error skip to leave such scenes out.\n"
             f"The first: {reason}"
         )

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_gen.library.geometry import Floats
-from data_gen.scene import SceneSpec
+from data_gen.library.mesh import Floats
+from data_gen.scene_spec import SceneSpec
 
 FLIP = np.diag([1.0, -1.0, -1.0])
 """Between a camera with y up and z towards it (Blender's, and the normals') and one with y down and z away (K's)."""

@@ -14,12 +14,12 @@ import tempfile
 from pathlib import Path
 
 from data_gen.check import check_environment
-from data_gen.errors import DataGenError
-from data_gen.shards import view_members
+from data_gen.manifest import MANIFEST
+from data_gen.scene_sampler import SPLITS, config_from_dict, sample_scene
+from data_gen.shard_writer import view_members
 from data_gen.sources import open_catalogue
-from data_gen.spec import SPLITS, config_from_dict, sample_scene
-from data_gen.split import MANIFEST
-from data_gen.storage import open_folder
+from lightning_tl._io.folders import open_folder
+from lightning_tl.errors import UserError
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     given = parser.parse_args(argv)
     try:
         _reproduce(given.out, given.split, given.scene, given.spec)
-    except DataGenError as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
@@ -43,11 +43,11 @@ def _reproduce(out: str, split: str, scene: int, spec_alone: bool) -> None:
     try:
         config = config_from_dict(json.loads(source.read(MANIFEST) or b"")["config"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataGenError(
+        raise UserError(
             f"{source.at(MANIFEST)} cannot be read ({error}): give the folder that was rendered into"
         ) from None
     if scene < 0:
-        raise DataGenError(f"--scene is {scene}, but must be 0 or more")
+        raise UserError(f"--scene is {scene}, but must be 0 or more")
     # of a data set on a store, what is made of it goes here
     place = Path() if source.remote else Path(out)
     catalogue = open_catalogue(config, None if source.remote else place / "sources.json")
@@ -56,12 +56,12 @@ def _reproduce(out: str, split: str, scene: int, spec_alone: bool) -> None:
     if spec_alone:
         return
     check_environment()
-    from data_gen import blender
+    from data_gen.blender.renderer import Renderer
 
     folder = place / "reproduced"
     folder.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary:
-        for view in blender.Renderer(config, Path(temporary), catalogue).render(spec):
+        for view in Renderer(config, Path(temporary), catalogue).render(spec):
             for name, content in view_members(view, config.image):
                 (folder / f"{split}-{name}").write_bytes(content)
     print(f"rendered into {folder}", file=sys.stderr)

@@ -21,11 +21,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from data_gen.errors import DataGenError, StoreError
-from data_gen.shards import view_members, write_shard
+from data_gen.scene_sampler import RenderConfig, config_from_dict, sample_scene
+from data_gen.shard_writer import put_shard, view_members, write_shard
 from data_gen.sources import Catalogue, open_catalogue
-from data_gen.spec import RenderConfig, config_from_dict, sample_scene
-from data_gen.storage import is_url, put_shard
+from lightning_tl._io.urls import is_url
+from lightning_tl.errors import StoreError, UserError
 
 
 def main() -> None:
@@ -39,7 +39,7 @@ def main() -> None:
         _serve(out)
         code = 0
     except Exception as error:
-        kind = "user" if isinstance(error, DataGenError) else "import" if isinstance(error, ImportError) else "worker"
+        kind = "user" if isinstance(error, UserError) else "import" if isinstance(error, ImportError) else "worker"
         if kind == "worker":
             traceback.print_exc()
         _send(out, {"error": kind, "message": str(error)})
@@ -55,13 +55,13 @@ def _serve(out: TextIO) -> None:
     config = config_from_dict(start["config"])
     # Blender makes a folder of its own as it is imported, and leaves it where the process does not end in its way
     os.environ["TMPDIR"] = start["temporary"]
-    from data_gen import blender
+    from data_gen.blender.renderer import Renderer, versions
 
     catalogue = open_catalogue(config, Path(start["record"]))
     if catalogue.fingerprint != start["contents"]:
-        raise DataGenError("files of the sources were changed while rendering: run the same command again")
-    renderer = blender.Renderer(config, Path(start["temporary"]), catalogue)
-    _send(out, {"ready": {**blender.versions(), "device": renderer.device}})
+        raise UserError("files of the sources were changed while rendering: run the same command again")
+    renderer = Renderer(config, Path(start["temporary"]), catalogue)
+    _send(out, {"ready": {**versions(), "device": renderer.device}})
     for line in lines:
         _render_shard(renderer, config, catalogue, json.loads(line), Path(start["staging"]), out)
 
@@ -92,7 +92,7 @@ def _render_shard(
         _send(out, {"sha256": shard.sha256, "bytes": shard.size})
     except StoreError as error:
         _send(out, {"error": "store", "message": str(error), "scene": scene})
-    except DataGenError as error:
+    except UserError as error:
         _send(out, {"error": "user", "message": str(error), "scene": scene})
     except Exception as error:
         traceback.print_exc()

@@ -10,6 +10,8 @@ from pathlib import Path
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from lightning_tl._io.atomic import replacing
+
 
 @rank_zero_only
 def keep_history(logger: CSVLogger, before_step: int | None = None) -> None:
@@ -30,10 +32,9 @@ def keep_history(logger: CSVLogger, before_step: int | None = None) -> None:
     writer = csv.DictWriter(kept, columns)
     writer.writeheader()
     writer.writerows(rows)
-    beside = path.with_name(f".{path.name}")
-    beside.write_text(kept.getvalue(), newline="")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that the file will be deleted
-        experiment = logger.experiment  # deletes it
-    beside.replace(path)
+    with replacing(path) as beside:
+        beside.write_text(kept.getvalue(), newline="")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that the file will be deleted
+            experiment = logger.experiment  # deletes it
     experiment.metrics_keys = columns

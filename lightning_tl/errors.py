@@ -1,11 +1,13 @@
-"""The one exception that bad input raises, and what its messages share."""
+"""The exception that bad input raises, and what its messages share. Standard library only."""
 
 from __future__ import annotations
 
 import difflib
 import errno
 import re
+import shutil
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 _UNKNOWN_OPTION = re.compile(r"unrecognized arguments: --?([\w.\-]+)", re.IGNORECASE)
@@ -13,32 +15,65 @@ _UNKNOWN_KEY = re.compile(
     r"(?:Group '(?P<group>[^']*)' )?(?:does not accept option|Option) '(?P<key>[^']*)'(?: is not accepted)?"
 )
 _WRONG_VALUE = re.compile(r'Parser key "([^"]+)"(?: element \d+)?:')
-_WRONG_CHOICE = re.compile(r"Expected a typing\.Literal\[(.*?)\]\. Got value: (\S+)")
-_QUOTED = re.compile(r"'([^']*)'")
+_WRONG_TYPE = re.compile(r"Expected a <class '(\w+)'>\. Got value: (.*)$")
+_WRONG_CHOICE = re.compile(r"Expected a typing\.Literal\[([^\]]*)\]\. Got value: (.*)$")
+_TYPES = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "a text",
+    "list": "a list",
+    "tuple": "a list of values, such as [low, high]",
+    "dict": "a group of keys and values",
+}
 _OPTIONS = "\n(options: "
 
 
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-
-
 class UserError(ValueError):
-    """Something the user gave is wrong: the message says what, where, and how to mend it.
+    """Something the user gave, or the machine they use, is wrong: the message says what, where, and how to mend it.
 
-    The command line prints the message alone; from Python it is an ordinary ``ValueError``.
+    The command line prints only the message; from Python it is an ordinary ``ValueError``.
     """
 
 
-def nearest(name: str, valid: Iterable[str]) -> str:
+class StoreError(UserError):
+    """A store cannot be used or reached, which may pass: what failed can be tried again."""
+
+
+def nearest(name: object, valid: Iterable[object]) -> str:
     """Return ``"; did you mean 'x'?"`` for the closest valid name, or the list of valid names where none is close."""
-    names = sorted(map(str, valid))
+    names = sorted(filter(None, map(str, valid)))
     close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.6)
     return f"; did you mean '{close[0]}'?" if close else f"; valid: {', '.join(names)}"
 
 
-def disk_full(error: OSError) -> str:
-    """Return what to say where writing failed for want of space."""
-    where = f" while writing {error.filename}" if error.filename else ""
+def one_line(error: BaseException) -> str:
+    """Return an exception's message in one line, or its type where it has none."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Return whether an exception means that there is no room left: a full disk or a spent quota."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def disk_full(path: str | Path | None = None, needed: int | None = None) -> str:
+    """Return what to say where there was no room to write.
+
+    Args:
+        path: the file that could not be written, where it is known: of an ``OSError`` its ``filename``.
+        needed: how many bytes it needs, where that is known.
+    """
+    where = f" while writing {path}" if path else ""
+    if path and needed is not None:
+        parents = Path(path).absolute().parents
+        folder = next(parent for parent in parents if parent.exists())
+        where += f" (about {_mib(needed)}; {_mib(shutil.disk_usage(folder).free)} are free under {folder})"
     return f"the disk is full{where}: free some space; the same command goes on from what is finished"
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:.1f} MiB"
 
 
 def user_error(error: BaseException | None) -> UserError | None:
@@ -67,10 +102,18 @@ def explain(parser: Any, message: str, error: BaseException | None = None) -> st
     elif unknown := _UNKNOWN_KEY.search(text):
         key = ".".join(filter(None, [unknown["group"], unknown["key"]]))
         text = f"unknown key '{key}' in the configuration{nearest(key, valid)}"
-    if choice := _WRONG_CHOICE.search(text):
-        text = text.replace(choice[0], f"'{choice[2]}' is unknown{nearest(choice[2], re.findall(_QUOTED, choice[1]))}")
     prog = parser.prog.replace(" [options]", "")
-    return f"{text}{_OPTIONS}{prog} --help)"
+    return f"{_in_words(text)}{_OPTIONS}{prog} --help)"
+
+
+def _in_words(text: str) -> str:
+    """Return a parser's complaint about a value in plain words, with the nearest of the valid choices."""
+    if (wrong := _WRONG_TYPE.search(text)) and wrong[1] in _TYPES:
+        return f"{text[: wrong.start()]}should be {_TYPES[wrong[1]]}, not {wrong[2]}"
+    if wrong := _WRONG_CHOICE.search(text):
+        choices = [choice.strip("'\"") for choice in wrong[1].split(", ")]
+        return f"{text[: wrong.start()]}'{wrong[2]}' is unknown{nearest(wrong[2], choices)}"
+    return text
 
 
 def _reason(error: BaseException | None) -> str:
@@ -79,4 +122,4 @@ def _reason(error: BaseException | None) -> str:
         return str(explained).split(_OPTIONS)[0]
     while error is not None and error.__cause__ is not None:
         error = error.__cause__
-    return "" if error is None else " ".join(str(error).split())
+    return "" if error is None else one_line(error)

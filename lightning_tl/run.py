@@ -21,7 +21,7 @@ import lightning_tl.data.ade20k
 import lightning_tl.data.coco
 import lightning_tl.data.digit_scenes
 import lightning_tl.data.digits
-import lightning_tl.data.folders
+import lightning_tl.data.image_folder
 import lightning_tl.data.rendered
 import lightning_tl.data.torchvision_sets
 import lightning_tl.tasks  # noqa: F401  imported so that YAML can name their classes without a path

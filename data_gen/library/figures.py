@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from data_gen.library.geometry import Floats, Mesh, box, circle, cylinder, ellipsoid, lathe, merge, prism, spline, sweep
+from data_gen.library.mesh import Floats, Mesh, box, circle, cylinder, ellipsoid, lathe, merge, prism, spline, sweep
 
 # toys and figures ---------------------------------------------------------------------------------------------------
 

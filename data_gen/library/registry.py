@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data_gen.errors import DataGenError, nearest
 from data_gen.library import figures, shapes
-from data_gen.library.digits import stroke_digit, styled
-from data_gen.library.geometry import Mesh, normalise
+from data_gen.library.digit_strokes import stroke_digit, styled
+from data_gen.library.mesh import Mesh, normalise
+from lightning_tl.errors import UserError, nearest
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def resolve(names: Sequence[str], textures: bool = True, key: str = "categories"
         key: where the names stand in the configuration, for messages.
 
     Raises:
-        DataGenError: a name is not known, or nothing is left.
+        UserError: a name is not known, or nothing is left.
     """
     chosen: set[str] = set()
     for name in names:
@@ -113,11 +113,11 @@ def resolve(names: Sequence[str], textures: bool = True, key: str = "categories"
         elif name in CATEGORIES:
             chosen.add(name)
         else:
-            raise DataGenError(f"unknown category '{name}' in '{key}'{nearest(name, [*GROUPS, *CATEGORIES])}")
+            raise UserError(f"unknown category '{name}' in '{key}'{nearest(name, [*GROUPS, *CATEGORIES])}")
     found = [c for c in CATEGORIES.values() if c.name in chosen and (textures or not c.textured)]
     if not found:
         why = "it is empty" if not names else f"texture: without leaves none of {', '.join(map(str, names))}"
-        raise DataGenError(f"no category to render: '{key}': {why}; add some, or choose texture: with")
+        raise UserError(f"no category to render: '{key}': {why}; add some, or choose texture: with")
     return found
 
 
@@ -127,7 +127,7 @@ def build(category: str, shape: dict[str, float | str], glyph: Mesh | None = Non
     Args:
         category: a name from :data:`CATEGORIES`.
         shape: ``{"seed": …}`` and, to lay it on its back, ``"lying": 1``; for digits also ``thickness``, ``depth``,
-            ``wobble``, ``slant``, ``width``, ``turn`` (see :class:`data_gen.spec.DigitsConfig`).
+            ``wobble``, ``slant``, ``width``, ``turn`` (see :class:`data_gen.scene_sampler.DigitsConfig`).
         glyph: the digit's mesh where it comes from a font; else it is drawn with strokes.
     """
     rng = np.random.default_rng(int(shape["seed"]))

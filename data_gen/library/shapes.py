@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from data_gen.library.geometry import Mesh, box, circle, cylinder, ellipsoid, lathe, merge, prism, spline, sweep
+from data_gen.library.mesh import Mesh, box, circle, cylinder, ellipsoid, lathe, merge, prism, spline, sweep
 
 Builder = Callable[[np.random.Generator], Mesh]
 

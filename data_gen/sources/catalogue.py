@@ -10,20 +10,20 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_gen.config import check_config
-from data_gen.errors import DataGenError
+from data_gen.config_check import check_config
 from data_gen.library import CATEGORIES, Category, resolve
-from data_gen.settings import RenderConfig, SourceConfig
-from data_gen.sources.find import bop_is_textureless, chosen, find_models
+from data_gen.render_config import RenderConfig, SourceConfig
+from data_gen.sources.find_models import bop_is_textureless, chosen, find_models
 from data_gen.sources.lens import Lens, read_lens
 from data_gen.sources.meshes import read_model
 from data_gen.sources.surfaces import Panorama, PbrMaterial, find_hdris, find_materials, named_material
+from lightning_tl._io.atomic import write_atomically
+from lightning_tl.errors import UserError
 
 FIRST_ID = 1001
 _LARGEST, _SMALLEST = 20.0, 0.001  # metres, of objects that keep their own size
@@ -108,7 +108,7 @@ def open_catalogue(
         progress: called with (meshes checked, meshes in all).
 
     Raises:
-        DataGenError: the configuration is wrong, or a file or folder that it names.
+        UserError: the configuration is wrong, or a file or folder that it names.
     """
     check_config(config)
     textures = config.texture == "with"
@@ -163,7 +163,7 @@ def open_catalogue(
     objects = tuple(s for s in opened if s.config.role == "object" and s.categories)
     distractors = tuple(s for s in opened if s.config.role == "distractor" and s.categories)
     if not objects:
-        raise DataGenError(
+        raise UserError(
             "no category to render: 'texture: without' leaves none of the sources' objects; choose texture: with"
         )
     contents = [[s.number, {n: [m.sha256 for m in ms] for n, ms in s.models.items()}] for s in opened if s.models]
@@ -211,19 +211,19 @@ def _check_models(
                     _check_size(path, model.extent, units, where)
                     reach = model.extent / 2 + (config.objects.area if config.appearance == "multiple" else 0)
                     if config.room.walls and reach > config.room.size / 2 - 0.1:
-                        raise DataGenError(
+                        raise UserError(
                             f"{path}: is {model.extent:.4g} m large, too much for a room of "
                             f"{config.room.size:g} m: widen 'room.size', set 'room.walls: 0', or '{where}.scale: fit'"
                         )
                 if model.faces > source.max_faces and source.oversized != "decimate":
-                    raise DataGenError(
+                    raise UserError(
                         f"{path}: has {model.faces} triangles, '{where}.max_faces' is {source.max_faces}: raise it, or "
                         f"set '{where}.oversized: decimate'"
                     )
                 if model.faces > source.max_faces:
                     reduced.append(f"{model.file} ({model.faces})")
                 models.setdefault(category, []).append(model)
-            except DataGenError as error:
+            except UserError as error:
                 if source.oversized == "skip" and "triangles, '" in str(error):
                     notes.append(f"left out: {error}")
                 else:
@@ -232,14 +232,12 @@ def _check_models(
     if faults and source.broken == "error":
         listing = "\n  ".join(faults[:10]) + (f"\n  … and {len(faults) - 10} more" if len(faults) > 10 else "")
         mend = f"mend or remove them, or set '{where}.broken: skip' to render without"
-        raise DataGenError(
-            faults[0] if len(faults) == 1 else f"{len(faults)} meshes cannot be used:\n  {listing}\n{mend}"
-        )
+        raise UserError(faults[0] if len(faults) == 1 else f"{len(faults)} meshes cannot be used:\n  {listing}\n{mend}")
     total = sum(len(paths) for paths in files.values())
     if faults:
         notes.append(f"{where}: {len(faults)} of {total} meshes cannot be used and are left out: " + _some(faults))
     if not models:
-        raise DataGenError(f"'{where}': none of its {total} meshes can be used; the first: {(faults or notes)[0]}")
+        raise UserError(f"'{where}': none of its {total} meshes can be used; the first: {(faults or notes)[0]}")
     if reduced:
         notes.append(f"{where}: {len(reduced)} meshes are reduced to {source.max_faces} triangles: " + _some(reduced))
     lacking = [f"{m.file}: {', '.join(m.missing)}" for ms in models.values() for m in ms if m.missing]
@@ -256,7 +254,7 @@ def _some(items: list[str]) -> str:
 
 def _check_size(path: Path, extent: float, units: str, where: str) -> None:
     if not _SMALLEST <= extent <= _LARGEST:
-        raise DataGenError(
+        raise UserError(
             f"{path}: is {extent:.4g} m large when read in '{units}': set '{where}.units' to what the file is in "
             f"(m, cm, mm, inch), or '{where}.scale: fit'"
         )
@@ -315,6 +313,5 @@ def _read_record(record: Path | None) -> dict[str, ModelFile]:
 
 
 def _write_record(record: Path, known: dict[str, ModelFile]) -> None:
-    beside = record.with_name(f".{record.name}.{os.getpid()}.tmp")  # several workers may write it at once
-    beside.write_text(json.dumps({key: dataclasses.asdict(fact) for key, fact in known.items()}))
-    beside.replace(record)
+    # several workers may write it at once
+    write_atomically(record, json.dumps({key: dataclasses.asdict(fact) for key, fact in known.items()}))

@@ -7,8 +7,8 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_gen.errors import DataGenError
-from data_gen.settings import ImageConfig
+from data_gen.render_config import ImageConfig
+from lightning_tl.errors import UserError
 
 _KEYS = ("fx", "fy", "cx", "cy", "width", "height")
 
@@ -38,37 +38,35 @@ def read_lens(path: Path, image: ImageConfig) -> Lens:
         image: whose shape must be that of the file's camera.
 
     Raises:
-        DataGenError: it cannot be read, a key is missing or wrong, or the images have another shape.
+        UserError: it cannot be read, a key is missing or wrong, or the images have another shape.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise DataGenError(f"'camera.intrinsics': cannot read {path}: {error.strerror}") from None
+        raise UserError(f"'camera.intrinsics': cannot read {path}: {error.strerror}") from None
     except ValueError as error:
-        raise DataGenError(f"{path}: is not valid JSON ({error})") from None
+        raise UserError(f"{path}: is not valid JSON ({error})") from None
     if not isinstance(values, dict):
-        raise DataGenError(f"{path}: should hold keys and values: {', '.join(_KEYS)}")
+        raise UserError(f"{path}: should hold keys and values: {', '.join(_KEYS)}")
     numbers = {}
     for key in _KEYS:
         value = values.get(key)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise DataGenError(
-                f"{path}: '{key}' is {'missing' if key not in values else repr(value)}; a number is needed"
-            )
+            raise UserError(f"{path}: '{key}' is {'missing' if key not in values else repr(value)}; a number is needed")
         if value <= 0 and key not in ("cx", "cy"):
-            raise DataGenError(f"{path}: '{key}' is {value}, but must be above 0 (pixels)")
+            raise UserError(f"{path}: '{key}' is {value}, but must be above 0 (pixels)")
         numbers[key] = float(value)
     width, height = numbers["width"], numbers["height"]
     rows, columns = image.shape
     expected = columns * height / width
     if abs(rows - expected) > 1:
-        raise DataGenError(
+        raise UserError(
             f"{path}: is for images of {width:g} × {height:g}, the render is {columns} × {rows}: "
             f"set 'image.height' to {round(expected)}"
         )
     fov = 2 * math.degrees(math.atan(width / 2 / numbers["fx"]))
     if not 5 <= fov <= 150:
-        raise DataGenError(
+        raise UserError(
             f"{path}: 'fx' {numbers['fx']:g} at a width of {width:g} is a field of view of {fov:.1f}°, "
             "but 5° to 150° can be rendered"
         )

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_gen.errors import DataGenError
-from data_gen.library.geometry import Floats, Mesh, normalise, rotation
+from data_gen.library.mesh import Floats, Mesh, normalise, rotation
+from lightning_tl.errors import UserError
 
 FORMATS = (".obj", ".ply", ".glb", ".gltf", ".stl")
 UNITS = {"m": 1.0, "cm": 0.01, "mm": 0.001, "inch": 0.0254}
@@ -45,7 +45,7 @@ class Model:
     """A mesh with its look.
 
     Attributes:
-        mesh: upright (z up), normalised as :func:`data_gen.library.geometry.normalise` does; slots are of ``surfaces``.
+        mesh: upright (z up), normalised as :func:`data_gen.library.mesh.normalise` does; slots are of ``surfaces``.
         uv: texture coordinates of the triangles' corners, ``[F, 3, 2]``, or ``None``.
         colours: sRGB colours of the triangles' corners, 8 bit, ``[F, 3, 3]``, or ``None``.
         surfaces: one a slot.
@@ -121,16 +121,16 @@ def read_model(path: Path, up: str = "z", units: str = "m") -> Model:
         units: of the file, one of :data:`UNITS`.
 
     Raises:
-        DataGenError: it cannot be read, or is nothing that could be rendered.
+        UserError: it cannot be read, or is nothing that could be rendered.
     """
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise DataGenError(f"{path}: cannot be read: {error.strerror}") from None
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     if not data.strip():
-        raise DataGenError(f"{path}: the file is empty: export or download it again")
+        raise UserError(f"{path}: the file is empty: export or download it again")
     if path.suffix.lower() not in FORMATS:
-        raise DataGenError(
+        raise UserError(
             f"{path}: {path.suffix or 'a file without an extension'} is not read; valid: {', '.join(FORMATS)}"
         )
     files = _Files(path.parent)
@@ -148,13 +148,11 @@ def read_model(path: Path, up: str = "z", units: str = "m") -> Model:
     area = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1) / 2
     kept = area > 1e-12 * span**2
     if not kept.any():
-        raise DataGenError(
-            f"{path}: degenerate: none of its {len(faces)} triangles has an area; repair it or take it out"
-        )
+        raise UserError(f"{path}: degenerate: none of its {len(faces)} triangles has an area; repair it or take it out")
     used, compact = np.unique(faces[kept], return_inverse=True)
     points = merged[used]
     if np.ptp(points[:, 2]) < 1e-5 * span:
-        raise DataGenError(
+        raise UserError(
             f"{path}: degenerate: it is flat and would lie within the floor; give it a thickness, or another 'up' axis"
         )
     count = int(kept.sum())
@@ -214,18 +212,18 @@ def _parts(path: Path, data: bytes, files: _Files) -> list[_Part]:
         scene = trimesh.load_scene(io.BytesIO(data), file_type=kind, resolver=resolver, process=False)
         placed = [(scene.geometry[name], *scene.graph.get(node)) for node, name in _nodes(scene)]
         parts = [_part(geometry, matrix, path, files) for geometry, matrix, _ in placed if hasattr(geometry, "faces")]
-    except DataGenError:
+    except UserError:
         raise
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise DataGenError(
+        raise UserError(
             f"{path}: cannot be read as {path.suffix[1:].upper()} ({reason}): is it complete? "
             "Export or download it again"
         ) from None
     parts = [p for p in parts if len(p.faces)]
     if not parts:
         what = "points without faces (a point cloud)" if placed else "nothing"
-        raise DataGenError(f"{path}: holds {what}: a mesh with triangles is needed")
+        raise UserError(f"{path}: holds {what}: a mesh with triangles is needed")
     return parts
 
 
@@ -237,7 +235,7 @@ def _part(geometry: Any, matrix: Floats, path: Path, files: _Files) -> _Part:
     faces = np.asarray(geometry.faces, np.int64).reshape(-1, 3)
     vertices = np.asarray(geometry.vertices, float).reshape(-1, 3)
     if len(faces) and (faces.min() < 0 or faces.max() >= len(vertices)):
-        raise DataGenError(
+        raise UserError(
             f"{path}: a face refers to vertex {int(faces.max())}, but there are {len(vertices)}: export it again"
         )
     visual = geometry.visual
@@ -302,6 +300,6 @@ def _pixels(picture: Any) -> NDArray[np.uint8]:
 def _check_numbers(path: Path, vertices: Floats, faces: NDArray[np.int64]) -> None:
     bad: NDArray[np.bool_] = np.asarray(~np.isfinite(vertices).all(1))
     if bad[faces].any():
-        raise DataGenError(
+        raise UserError(
             f"{path}: {int(bad.sum())} of {len(vertices)} vertices are not finite numbers: repair it or take it out"
         )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_gen.errors import DataGenError, nearest
+from lightning_tl.errors import UserError, nearest
 
 _MAP = re.compile(
     r"(.+)_(Color|NormalGL|Roughness|Displacement|AmbientOcclusion|Metalness|NormalDX|Opacity)$", re.IGNORECASE
@@ -63,7 +63,7 @@ def find_materials(root: Path, notes: list[str]) -> tuple[PbrMaterial, ...]:
         notes: gets a line on those that cannot be used.
 
     Raises:
-        DataGenError: no such folder, none in it, or none that can be used.
+        UserError: no such folder, none in it, or none that can be used.
     """
     sets: dict[tuple[str, str], dict[str, Path]] = {}
     for path in _below(root, "room.materials"):
@@ -80,14 +80,14 @@ def find_materials(root: Path, notes: list[str]) -> tuple[PbrMaterial, ...]:
             used = {kind: maps[kind] for kind in _USED if kind in maps}
             for path in used.values():
                 _check_image(path)
-        except DataGenError as error:
+        except UserError as error:
             faults.append(str(error))
             continue
         digest = hashlib.sha256(b"".join(hashlib.sha256(p.read_bytes()).digest() for p in used.values())).hexdigest()
         found.append(PbrMaterial(name, {kind: str(path) for kind, path in used.items()}, digest))
     if not found:
         why = "; ".join(faults[:3]) or "unpack those of ambientCG there: NAME/NAME_1K-JPG_Color.jpg, …"
-        raise DataGenError(f"'room.materials': no usable PBR material in {root}: {why}")
+        raise UserError(f"'room.materials': no usable PBR material in {root}: {why}")
     if faults:
         notes.append(f"room.materials: {len(faults)} of {len(sets)} materials cannot be used: {'; '.join(faults[:5])}")
     return tuple(found)
@@ -97,14 +97,14 @@ def named_material(materials: tuple[PbrMaterial, ...], name: str) -> PbrMaterial
     """Return the material of a name, such as ``Fabric001`` for the files ``Fabric001_1K-JPG_Color.jpg`` and so on.
 
     Raises:
-        DataGenError: there is none.
+        UserError: there is none.
     """
     own = {material.name.rpartition("/")[2]: material for material in materials}
     for key, material in own.items():
         if key == name or key.startswith(f"{name}_"):
             return material
     names = sorted(key.partition("_")[0] for key in own)
-    raise DataGenError(f"'room.fixed_material' is '{name}', which is not in 'room.materials'{nearest(name, names)}")
+    raise UserError(f"'room.fixed_material' is '{name}', which is not in 'room.materials'{nearest(name, names)}")
 
 
 def find_hdris(root: Path, notes: list[str]) -> tuple[Panorama, ...]:
@@ -115,21 +115,21 @@ def find_hdris(root: Path, notes: list[str]) -> tuple[Panorama, ...]:
         notes: gets a line on those that cannot be used.
 
     Raises:
-        DataGenError: no such folder, none in it, or none that can be used.
+        UserError: no such folder, none in it, or none that can be used.
     """
     paths = [p for p in _below(root, "lights.hdris") if p.suffix.lower() in PANORAMAS]
     found, faults = [], []
     for path in paths:
         try:
             mean = _panorama_mean(path)
-        except DataGenError as error:
+        except UserError as error:
             faults.append(str(error))
             continue
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         found.append(Panorama(path.relative_to(root).as_posix(), str(path), digest, mean))
     if not found:
         why = "; ".join(faults[:3]) or f"put files of {' or '.join(PANORAMAS)} there"
-        raise DataGenError(f"'lights.hdris': no usable panorama in {root}: {why}")
+        raise UserError(f"'lights.hdris': no usable panorama in {root}: {why}")
     if faults:
         notes.append(f"lights.hdris: {len(faults)} of {len(paths)} panoramas cannot be used: {'; '.join(faults[:5])}")
     return tuple(found)
@@ -138,7 +138,7 @@ def find_hdris(root: Path, notes: list[str]) -> tuple[Panorama, ...]:
 def _below(root: Path, key: str) -> list[Path]:
     if not root.is_dir():
         what = "is a file, not a folder" if root.exists() else "does not exist"
-        raise DataGenError(f"'{key}': {root} {what}; relative paths are from {Path.cwd()}")
+        raise UserError(f"'{key}': {root} {what}; relative paths are from {Path.cwd()}")
     return sorted(p for p in root.rglob("*") if p.is_file() and not p.name.startswith("."))
 
 
@@ -149,7 +149,7 @@ def _check_image(path: Path) -> None:
         with Image.open(path) as image:
             image.load()
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataGenError(f"{path} cannot be decoded ({error})") from None
+        raise UserError(f"{path} cannot be decoded ({error})") from None
 
 
 def _panorama_mean(path: Path) -> float:
@@ -162,14 +162,14 @@ def _panorama_mean(path: Path) -> float:
     try:
         pixels = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
     except cv2.error as error:
-        raise DataGenError(f"{path} cannot be decoded ({' '.join(str(error).split())[:100]})") from None
+        raise UserError(f"{path} cannot be decoded ({' '.join(str(error).split())[:100]})") from None
     if pixels is None:
-        raise DataGenError(f"{path} cannot be decoded: is it complete?")
+        raise UserError(f"{path} cannot be decoded: is it complete?")
     height, width = pixels.shape[:2]
     if width != 2 * height:
-        raise DataGenError(f"{path} is {width} × {height}, but a panorama is twice as wide as high")
+        raise UserError(f"{path} is {width} × {height}, but a panorama is twice as wide as high")
     weights = np.sin(np.pi * (np.arange(height) + 0.5) / height)
     mean = float((pixels.mean((1, 2)) * weights).sum() / weights.sum())
     if not np.isfinite(mean) or mean <= 0:
-        raise DataGenError(f"{path} is black, or holds numbers that are not finite")
+        raise UserError(f"{path} is black, or holds numbers that are not finite")
     return mean

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from lightning_tl._io.atomic import write_atomically
+from lightning_tl._io.urls import to_place
 from lightning_tl.cli.parsing import command_parser, parse
 from lightning_tl.errors import UserError, nearest
 
@@ -25,10 +27,9 @@ def _preview(argv: list[str]) -> int:
     if given.count < 1 or given.side < 16:
         raise UserError(f"--count is {given.count} and --side {given.side}; they must be at least 1 and 16")
     from lightning_tl.data.preview import contact_sheet
-    from lightning_tl.data.remote import place
-    from lightning_tl.data.shards import RenderedImages
+    from lightning_tl.data.rendered_images import RenderedImages
 
-    root = place(given.root)
+    root = to_place(given.root)
     out = given.out or (root if isinstance(root, Path) else Path()) / "preview.png"
     out.parent.mkdir(parents=True, exist_ok=True)
     contact_sheet(RenderedImages(root / given.split), given.count, given.side).save(out)
@@ -49,8 +50,8 @@ def _validate(argv: list[str]) -> int:
     parser.add_argument("--workers", type=int, default=min(8, os.cpu_count() or 1), help="Processes that read shards.")
     given = parse(parser, argv)
     _at_least(given, workers=1, examples=1)
-    from lightning_tl.inspection.table import as_json, summary
     from lightning_tl.inspection.validate import validate
+    from lightning_tl.inspection.validation_report import as_json, summary
 
     found = validate(given.root, given.workers)
     print(summary(found, given.examples))
@@ -65,7 +66,7 @@ def _stats(argv: list[str]) -> int:
     parser.add_argument("--count", type=int, default=24, help="Images on a contact sheet.")
     given = parse(parser, argv)
     _at_least(given, count=1)
-    from lightning_tl.inspection.statistics import write_statistics
+    from lightning_tl.inspection.statistics_page import write_statistics
 
     print(write_statistics(given.root, given.out, given.count))
     return 0
@@ -102,7 +103,7 @@ def _complexity(argv: list[str]) -> int:
     parser.add_argument("--out", type=Path | None, default=None, help="JSON file.")
     given = parse(parser, argv)
     _at_least(given, images=8, size=8, draws=20, seed=0)
-    from lightning_tl.inspection.report import complexity
+    from lightning_tl.inspection.complexity_report import complexity
 
     text, found = complexity(
         given.root,
@@ -148,6 +149,5 @@ def _at_least(given: Any, **least: int) -> None:
 
 def _write_json(path: Path | None, content: dict[str, Any]) -> None:
     if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(content, indent=2))
+        write_atomically(path, json.dumps(content, indent=2))
         print(path)

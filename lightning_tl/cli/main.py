@@ -6,9 +6,8 @@ import os
 import sys
 from importlib import import_module
 
-from data_gen.errors import DataGenError
 from lightning_tl import __version__
-from lightning_tl.errors import DISK_FULL, UserError, disk_full, nearest
+from lightning_tl.errors import UserError, disk_full, is_disk_full, nearest
 
 # name → (module in lightning_tl.cli, one line for --help)
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -59,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
         code = _run(sys.argv[1:] if argv is None else list(argv))
         sys.stdout.flush()  # here, or a closed pipe would be noticed only when Python exits
         return code
-    except (UserError, DataGenError) as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -69,9 +68,9 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        if error.errno not in DISK_FULL:
+        if not is_disk_full(error):
             raise
-        print(f"error: {disk_full(error)}", file=sys.stderr)
+        print(f"error: {disk_full(error.filename)}", file=sys.stderr)
         return 2
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from data_gen.farm import render
-from data_gen.spec import RenderConfig
+from data_gen.scene_sampler import RenderConfig
 from lightning_tl.cli.parsing import command_parser, parse
 from lightning_tl.progress import progress_bar
 

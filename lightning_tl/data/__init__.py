@@ -10,9 +10,9 @@ if TYPE_CHECKING:
     from lightning_tl.data.coco import CocoDetection
     from lightning_tl.data.digit_scenes import DigitScenes
     from lightning_tl.data.digits import Digits
-    from lightning_tl.data.folders import ImageFolder
+    from lightning_tl.data.image_folder import ImageFolder
     from lightning_tl.data.rendered import Rendered
-    from lightning_tl.data.shards import RenderedImages
+    from lightning_tl.data.rendered_images import RenderedImages
     from lightning_tl.data.torchvision_sets import TorchvisionDataset
 
 __all__ = [
@@ -31,9 +31,9 @@ _HOMES = {
     "CocoDetection": "coco",
     "DigitScenes": "digit_scenes",
     "Digits": "digits",
-    "ImageFolder": "folders",
+    "ImageFolder": "image_folder",
     "Rendered": "rendered",
-    "RenderedImages": "shards",
+    "RenderedImages": "rendered_images",
     "TorchvisionDataset": "torchvision_sets",
 }
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from lightning_tl.data.folders import image_files
-from lightning_tl.data.geometry import IGNORED
-from lightning_tl.data.images import mask, open_image
-from lightning_tl.data.sampled import OnError, Pool, SampledDataModule
-from lightning_tl.data.samples import MEND_FILE, Kind
+from lightning_tl.data.image_dataset import MEND_FILE, Kind
+from lightning_tl.data.image_files import mask, open_image
+from lightning_tl.data.image_folder import image_files
+from lightning_tl.data.image_geometry import IGNORED
+from lightning_tl.data.image_module import ImageDataModule, TrainingImages
 from lightning_tl.data.transforms import ScaleCropTransform
 from lightning_tl.errors import UserError
 
@@ -76,7 +77,7 @@ class ScenePairs:
         return image, np.where(stored == 0, IGNORED, stored - 1).astype(np.uint8)
 
 
-class ADE20K(SampledDataModule):
+class ADE20K(ImageDataModule):
     """Semantic segmentation in ADE20K's layout: ``ROOT/images/training/*.jpg``, ``ROOT/annotations/training/*.png``.
 
     ``ROOT/images/validation`` and its masks are the test. Validation images are split off the training images, the same
@@ -88,14 +89,9 @@ class ADE20K(SampledDataModule):
         num_classes: K: masks hold 1 to K, and 0 for what is not counted.
         transform: Crops, sizes, colours.
         val_share: Share of the training images to split off for validation.
-        fraction: Share of the other training images to train on; they are listed in ``subset.txt`` in the run's folder.
-        draw: Which draw of the fraction; of one draw, smaller fractions are inside larger ones.
-        on_error: Broken images: ``raise`` an error, or ``skip`` them and count them.
         batch_size: Images in a training batch.
         eval_batch_size: Images in a batch of validation and test; more than 1 only where all are of one size.
-        seed: Of order and augmentation.
-        steps_per_epoch: Training batches between two validations (``None``: one pass over the images).
-        num_workers: Loader processes.
+        shared: Arguments of :class:`ImageDataModule`.
 
     Raises:
         UserError: No such folders, an image without a mask, a mask of another size or with a class above K.
@@ -109,37 +105,26 @@ class ADE20K(SampledDataModule):
         num_classes: int = 150,
         transform: ScaleCropTransform | None = None,
         val_share: float = 0.1,
-        fraction: float = 1.0,
-        draw: int = 0,
-        on_error: OnError = "raise",
         batch_size: int = 16,
         eval_batch_size: int = 1,
-        seed: int = 0,
-        steps_per_epoch: int | None = None,
-        num_workers: int = 0,
+        **shared: Any,
     ) -> None:
         super().__init__(
-            transform or ScaleCropTransform(),
-            fraction,
-            draw,
-            on_error,
-            batch_size,
-            eval_batch_size,
-            seed,
-            steps_per_epoch,
-            num_workers,
-            val_share,
+            transform=transform or ScaleCropTransform(),
+            batch_size=batch_size,
+            eval_batch_size=eval_batch_size,
+            **shared,
         )
         if not 1 <= num_classes <= IGNORED:
             raise UserError(f"data.num_classes is {num_classes}; it must be between 1 and {IGNORED}")
-        self.root, self.num_classes = Path(root), num_classes
+        self.root, self.num_classes, self.val_share = Path(root), num_classes, val_share
         if not self.root.is_dir():
             raise UserError(f"data.root is {root}: no such folder")
 
     def setup(self, stage: str) -> None:
         """List the images of the splits that the stage needs."""
-        self._fill(
+        self.open_splits(
             stage,
-            lambda: Pool(ScenePairs(self.root, "training", self.num_classes)),
+            lambda: TrainingImages(ScenePairs(self.root, "training", self.num_classes)),
             val=lambda: ScenePairs(self.root, "validation", self.num_classes),
         )

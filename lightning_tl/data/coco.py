@@ -10,9 +10,9 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 from PIL import Image
 
-from lightning_tl.data.images import open_image
-from lightning_tl.data.sampled import OnError, Pool, SampledDataModule
-from lightning_tl.data.samples import MEND_FILE, Kind
+from lightning_tl.data.image_dataset import MEND_FILE, Kind
+from lightning_tl.data.image_files import open_image
+from lightning_tl.data.image_module import ImageDataModule, TrainingImages
 from lightning_tl.data.transforms import ResizeTransform
 from lightning_tl.errors import UserError
 
@@ -194,7 +194,7 @@ class InstanceImages:
         }
 
 
-class CocoDetection(SampledDataModule):
+class CocoDetection(ImageDataModule):
     """Detection, or several labels, on COCO or any data set in its format.
 
     COCO's own validation set is the test, as its test set has no public labels. Validation images are split off the
@@ -216,14 +216,9 @@ class CocoDetection(SampledDataModule):
         keep_empty: Train on images without a box too (crowds apart). Validation and test always have them.
         transform: Size, mirroring, colours.
         val_share: Share of the training images to split off for validation, where there is no ``test_images``.
-        fraction: Share of the other training images to train on; they are listed in ``subset.txt`` in the run's folder.
-        draw: Which draw of the fraction; of one draw, smaller fractions are inside larger ones.
-        on_error: Broken images: ``raise`` an error, or ``skip`` them and count them.
         batch_size: Images in a training batch.
         eval_batch_size: Images in a batch of validation and test.
-        seed: Of order and augmentation.
-        steps_per_epoch: Training batches between two validations (``None``: one pass over the images).
-        num_workers: Loader processes.
+        shared: Arguments of :class:`ImageDataModule`.
 
     Raises:
         UserError: A file or folder that is missing, a JSON that is damaged or contradicts itself or the images, splits
@@ -243,32 +238,21 @@ class CocoDetection(SampledDataModule):
         keep_empty: bool = False,
         transform: ResizeTransform | None = None,
         val_share: float = 0.1,
-        fraction: float = 1.0,
-        draw: int = 0,
-        on_error: OnError = "raise",
         batch_size: int = 8,
         eval_batch_size: int = 8,
-        seed: int = 0,
-        steps_per_epoch: int | None = None,
-        num_workers: int = 0,
+        **shared: Any,
     ) -> None:
         super().__init__(
-            transform or ResizeTransform(),
-            fraction,
-            draw,
-            on_error,
-            batch_size,
-            eval_batch_size,
-            seed,
-            steps_per_epoch,
-            num_workers,
-            val_share,
+            transform=transform or ResizeTransform(),
+            batch_size=batch_size,
+            eval_batch_size=eval_batch_size,
+            **shared,
         )
         if target not in ("objdet", "mulclass"):
             raise UserError(f"data.target is '{target}'; CocoDetection has: objdet, mulclass")
         if (test_images is None) != (test_annotations is None):
             raise UserError("data.test_images and data.test_annotations belong together: give both, or neither")
-        self.root, self.keep_empty, self.task = Path(root), keep_empty, target
+        self.root, self.keep_empty, self.task, self.val_share = Path(root), keep_empty, target, val_share
         self._files = {
             "train": (train_images, train_annotations),
             "val": (val_images, val_annotations),
@@ -282,17 +266,17 @@ class CocoDetection(SampledDataModule):
     def setup(self, stage: str) -> None:
         """Read the splits that the stage needs."""
         has_test = self._files["test"][0] is not None
-        self._fill(
+        self.open_splits(
             stage,
             self._training_images,
             val=lambda: self._evaluation_images("val"),
             test=(lambda: self._evaluation_images("test")) if has_test else None,
         )
 
-    def _training_images(self) -> Pool:
+    def _training_images(self) -> TrainingImages:
         instances = self._instances("train")
         folder = self.root / str(self._files["train"][0])
-        return Pool(
+        return TrainingImages(
             InstanceImages(instances, folder, self.task, crowds=False),
             evaluated=InstanceImages(instances, folder, self.task, crowds=True),
             usable=None if self.keep_empty else instances.with_boxes(),

@@ -9,8 +9,8 @@ from PIL import Image
 from scipy.ndimage import maximum_filter
 
 from lightning_tl.data.digits import load_digits, split_digits
-from lightning_tl.data.sampled import Pool, SampledDataModule
-from lightning_tl.data.samples import Kind
+from lightning_tl.data.image_dataset import Kind
+from lightning_tl.data.image_module import ImageDataModule, TrainingImages
 from lightning_tl.data.transforms import CropTransform, Given, ResizeTransform, ScaleCropTransform, build_transform
 from lightning_tl.errors import UserError
 
@@ -93,7 +93,7 @@ def _places(rng: np.random.Generator, count: int) -> list[tuple[int, int]]:
     return places
 
 
-class DigitScenes(SampledDataModule):
+class DigitScenes(ImageDataModule):
     """Images of 64 px with one (classification) or one to four (detection, segmentation) real handwritten digits.
 
     For trying any of the tasks on real images without a data set at hand. Training images are made of the digits that
@@ -104,13 +104,9 @@ class DigitScenes(SampledDataModule):
             pixel, 0 the background and 1 … 10 the digits, ink and 3 pixels about it.
         transform: Sizes, crops: keys of ``CropTransform`` (sinclass), ``ResizeTransform`` (objdet),
             ``ScaleCropTransform`` (semseg).
-        fraction: Share of the 1,000 training images to train on; of one draw, smaller ones are inside larger ones.
-        draw: Which draw of the fraction.
         batch_size: Images in a training batch.
         eval_batch_size: Images in a batch of validation and test.
-        seed: Of order and augmentation.
-        steps_per_epoch: Training batches between two validations (``None``: one pass over the images).
-        num_workers: Loader processes.
+        shared: Arguments of :class:`ImageDataModule`; the ``fraction`` is that of 1,000 training images.
 
     Raises:
         UserError: An unknown target, a transform of another task, a fraction that is none.
@@ -120,13 +116,9 @@ class DigitScenes(SampledDataModule):
         self,
         target: DigitTarget = "objdet",
         transform: Given = None,
-        fraction: float = 1.0,
-        draw: int = 0,
         batch_size: int = 16,
         eval_batch_size: int = 50,
-        seed: int = 0,
-        steps_per_epoch: int | None = None,
-        num_workers: int = 0,
+        **shared: Any,
     ) -> None:
         if target not in get_args(DigitTarget):
             raise UserError(f"data.target is '{target}'; valid: {', '.join(get_args(DigitTarget))}")
@@ -140,15 +132,10 @@ class DigitScenes(SampledDataModule):
         }
         family, settings = families[target]
         super().__init__(
-            build_transform(transform, target, family, **settings),
-            fraction,
-            draw,
-            "raise",
-            batch_size,
-            eval_batch_size,
-            seed,
-            steps_per_epoch,
-            num_workers,
+            transform=build_transform(transform, target, family, **settings),
+            batch_size=batch_size,
+            eval_batch_size=eval_batch_size,
+            **shared,
         )
         self.target, self.task = target, target
         self.num_classes = 11 if target == "semseg" else 10
@@ -160,6 +147,7 @@ class DigitScenes(SampledDataModule):
         parts = split_digits(shots=100, draw=0)
         train = Scenes(parts["train"], TRAIN, 0, self.target)
         single = self.target == "sinclass"
-        self._train(Pool(train, np.array([train.read(index)[1] for index in range(TRAIN)]) if single else None))
-        self._add("val", Scenes(parts["val"], VAL, 1, self.target))
-        self._add("test", Scenes(parts["test"], TEST, 2, self.target))
+        labels = np.array([train.read(index)[1] for index in range(TRAIN)]) if single else None
+        self.add_training_split(TrainingImages(train, labels))
+        self.add_split("val", Scenes(parts["val"], VAL, 1, self.target))
+        self.add_split("test", Scenes(parts["test"], TEST, 2, self.target))

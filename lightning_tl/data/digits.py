@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
 
-from lightning_tl.data.augment import BatchTransform
-from lightning_tl.data.loading import BatchedDataModule, Batches
+from lightning_tl.data.batch_transform import BatchTransform
+from lightning_tl.data.batched_module import BatchedDataModule, Batches
 from lightning_tl.data.subsets import balanced_subset
 from lightning_tl.errors import UserError
 
@@ -51,9 +52,7 @@ class Digits(BatchedDataModule):
         draw: Which draw.
         transform: Crops, size, colours.
         batch_size: Images in a training batch.
-        seed: Of order and augmentation.
-        steps_per_epoch: Training batches between two validations (``None``: one pass over the images).
-        num_workers: Loader processes.
+        shared: Arguments of :class:`BatchedDataModule`.
 
     Raises:
         UserError: More shots than the pool has.
@@ -68,11 +67,9 @@ class Digits(BatchedDataModule):
         draw: int = 0,
         transform: BatchTransform | None = None,
         batch_size: int = 50,
-        seed: int = 0,
-        steps_per_epoch: int | None = None,
-        num_workers: int = 0,
+        **shared: Any,
     ) -> None:
-        super().__init__(batch_size, seed, steps_per_epoch, num_workers=num_workers)
+        super().__init__(batch_size=batch_size, **shared)
         if not 1 <= shots <= POOL:
             raise UserError(f"data.shots is {shots}; it must be between 1 and {POOL}, the images a class to draw from")
         self.shots, self.draw = shots, draw

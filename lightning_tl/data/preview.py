@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 from PIL import Image, ImageDraw
 
-from lightning_tl.data.shards import RenderedImages
+from lightning_tl.data.rendered_images import RenderedImages
 
 _GAP, _TEXT = 4, 12
 

@@ -11,11 +11,11 @@ from lightning.pytorch.utilities import rank_zero_info
 from PIL import Image
 from torch import Tensor
 
-from lightning_tl.data.augment import BatchTransform
-from lightning_tl.data.loading import BatchedDataModule, Batches, Split
-from lightning_tl.data.remote import place
-from lightning_tl.data.samples import Kind, Samples
-from lightning_tl.data.shards import RenderedImages, read_manifest
+from lightning_tl._io.urls import to_place
+from lightning_tl.data.batch_transform import BatchTransform
+from lightning_tl.data.batched_module import BatchedDataModule, Batches, Split
+from lightning_tl.data.image_dataset import ImageDataset, Kind
+from lightning_tl.data.rendered_images import RenderedImages, read_manifest
 from lightning_tl.data.transforms import CropTransform, Given, ResizeTransform, ScaleCropTransform, build_transform
 from lightning_tl.errors import UserError
 
@@ -141,12 +141,9 @@ class Rendered(BatchedDataModule):
             1 … K - 1 the categories. ``normal``: the surface's unit vectors by pixel.
         transform: Crops, sizes, colours. Keys of ``BatchTransform`` or ``CropTransform`` (mulclass, sinclass),
             ``ResizeTransform`` (objdet), ``ScaleCropTransform`` (semseg, normal).
-        batch_size: Images in a training batch.
-        seed: Of order and augmentation.
-        steps_per_epoch: Training batches between two validations (``None``: one pass over the images). With a fixed
-            number every ``n`` is trained, and validated, alike.
-        num_workers: Loader processes.
         eval_batch_size: Images in a batch of validation and test (``None``: 256, for boxes, masks and normals 8).
+        shared: Arguments of :class:`BatchedDataModule`. With a fixed ``steps_per_epoch`` every ``n`` is trained, and
+            validated, alike.
 
     Raises:
         UserError: No data set there, fewer than ``n`` images, a corrupted shard, a transform of another task.
@@ -158,17 +155,14 @@ class Rendered(BatchedDataModule):
         n: int | None = None,
         target: Target = "mulclass",
         transform: Given = None,
-        batch_size: int = 64,
-        seed: int = 0,
-        steps_per_epoch: int | None = None,
-        num_workers: int = 0,
         eval_batch_size: int | None = None,
+        **shared: Any,
     ) -> None:
         if target not in get_args(Target):
             raise UserError(f"data.target is '{target}'; valid: {', '.join(get_args(Target))}")
         whole = target in ("mulclass", "sinclass")
-        super().__init__(batch_size, seed, steps_per_epoch, eval_batch_size or (256 if whole else 8), num_workers)
-        self.root, self.n, self.target, self.task = place(root), n, target, target
+        super().__init__(eval_batch_size=eval_batch_size or (256 if whole else 8), **shared)
+        self.root, self.n, self.target, self.task = to_place(root), n, target, target
         if whole:
             self.transform = build_transform(transform, target, BatchTransform, CropTransform, ResizeTransform)
         elif target == "objdet":
@@ -199,4 +193,4 @@ class Rendered(BatchedDataModule):
         targets = None if labels is None else labels(images)
         if targets is not None and isinstance(self.transform, BatchTransform):
             return Batches(images.rgb, targets, self.transform, self.seed)
-        return Samples(RenderedSamples(images, self.target, targets), self.transform, self.seed)
+        return ImageDataset(RenderedSamples(images, self.target, targets), self.transform, self.seed)

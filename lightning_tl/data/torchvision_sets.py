@@ -5,20 +5,21 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 import torchvision
 from PIL import Image
 
-from lightning_tl.data.geometry import IGNORED
-from lightning_tl.data.images import mask
-from lightning_tl.data.sampled import OnError, Pool, SampledDataModule
-from lightning_tl.data.samples import MEND_FILE, Kind
+from lightning_tl.data.image_dataset import MEND_FILE, Kind
+from lightning_tl.data.image_files import mask
+from lightning_tl.data.image_geometry import IGNORED
+from lightning_tl.data.image_module import ImageDataModule, TrainingImages
 from lightning_tl.data.transforms import CropTransform, ScaleCropTransform, build_transform
 from lightning_tl.errors import UserError, nearest
 
+TorchvisionTarget = Literal["sinclass", "semseg"]
 # how torchvision's data sets name their splits: parameter, and values for training, validation and test
 _SPLITS: tuple[tuple[str, dict[str, tuple[Any, ...]]], ...] = (
     ("train", {"train": (True,), "test": (False,)}),
@@ -121,7 +122,7 @@ class TorchvisionSamples:
         return classes.astype(np.uint8)
 
 
-class TorchvisionDataset(SampledDataModule):
+class TorchvisionDataset(ImageDataModule):
     """Any data set of torchvision that gives (image, class) or (image, mask).
 
     Its splits are found by torchvision's own names (``train=True``, ``split="train"``, ``image_set="train"``, and so
@@ -142,17 +143,10 @@ class TorchvisionDataset(SampledDataModule):
         test_share: The same for the test.
         download: Let torchvision fetch it if it is not there.
         transform: Keys of ``CropTransform`` (sinclass) or ``ScaleCropTransform`` (semseg).
-        fraction: Share of the other training images to train on, class by class where the data set lists its classes;
-            they are listed in ``subset.txt`` in the run's folder.
-        draw: Which draw of the fraction; of one draw, smaller fractions are inside larger ones.
         equal_classes: Draw the fraction with the same number of images from every class, instead of the same share. A
             class that has fewer gives all of its images.
-        on_error: Broken images: ``raise`` an error, or ``skip`` them and count them.
-        batch_size: Images in a training batch.
         eval_batch_size: Images in a batch of validation and test (``None``: 64, for semseg 1).
-        seed: Of order and augmentation.
-        steps_per_epoch: Training batches between two validations (``None``: one pass over the images).
-        num_workers: Loader processes.
+        shared: Arguments of :class:`ImageDataModule`.
 
     Raises:
         UserError: No such data set, what torchvision says of missing files, samples that do not fit the target.
@@ -162,7 +156,7 @@ class TorchvisionDataset(SampledDataModule):
         self,
         name: str,
         root: Path,
-        target: Literal["sinclass", "semseg"] = "sinclass",
+        target: TorchvisionTarget = "sinclass",
         num_classes: int | None = None,
         options: dict[str, Any] | None = None,
         train: dict[str, Any] | None = None,
@@ -172,32 +166,18 @@ class TorchvisionDataset(SampledDataModule):
         test_share: float = 0.1,
         download: bool = False,
         transform: dict[str, Any] | None = None,
-        fraction: float = 1.0,
-        draw: int = 0,
         equal_classes: bool = False,
-        on_error: OnError = "raise",
-        batch_size: int = 64,
         eval_batch_size: int | None = None,
-        seed: int = 0,
-        steps_per_epoch: int | None = None,
-        num_workers: int = 0,
+        **shared: Any,
     ) -> None:
-        if target not in ("sinclass", "semseg"):
-            raise UserError(f"data.target is '{target}'; TorchvisionDataset has: sinclass, semseg")
+        if target not in (valid := get_args(TorchvisionTarget)):
+            raise UserError(f"data.target is '{target}'; TorchvisionDataset has: {', '.join(valid)}")
         super().__init__(
-            build_transform(transform, target, CropTransform if target == "sinclass" else ScaleCropTransform),
-            fraction,
-            draw,
-            on_error,
-            batch_size,
-            eval_batch_size or (64 if target == "sinclass" else 1),
-            seed,
-            steps_per_epoch,
-            num_workers,
-            val_share,
-            test_share,
-            equal_classes,
+            transform=build_transform(transform, target, CropTransform if target == "sinclass" else ScaleCropTransform),
+            eval_batch_size=eval_batch_size or (64 if target == "sinclass" else 1),
+            **shared,
         )
+        self.val_share, self.test_share, self.equal_classes = val_share, test_share, equal_classes
         if (train is None) != (val is None) or (test is not None and val is None):
             raise UserError(
                 "data.train, data.val and data.test name the splits of the data set: give the first two, or all three, "
@@ -265,4 +245,4 @@ class TorchvisionDataset(SampledDataModule):
             return None if self._split(split) is None else lambda: self._open(split, self.num_classes)
 
         labels = self._first.labels() if self.task == "sinclass" else None
-        self._fill(stage, lambda: Pool(self._first, labels), opener("val"), opener("test"))
+        self.open_splits(stage, lambda: TrainingImages(self._first, labels), opener("val"), opener("test"))

@@ -12,8 +12,8 @@ import torch
 from jsonargparse import ArgumentError, ArgumentParser
 from torchvision.transforms import v2
 
-from lightning_tl.data.augment import IMAGENET_MEAN, IMAGENET_STD, BatchTransform
-from lightning_tl.data.geometry import Geometry
+from lightning_tl.data.batch_transform import IMAGENET_MEAN, IMAGENET_STD, BatchTransform
+from lightning_tl.data.image_geometry import Geometry
 from lightning_tl.errors import UserError, nearest
 
 Colors = tuple[float, float, float]

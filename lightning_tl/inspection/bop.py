@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Iterator
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from lightning_tl.data.shards import RenderedImages
+from lightning_tl._io.atomic import write_atomically
+from lightning_tl.data.rendered_images import RenderedImages
 from lightning_tl.errors import UserError
-from lightning_tl.inspection.export import Frame, write
+from lightning_tl.inspection.frames import Frame, Frames
 
 NOTES = [
     "Renders do not store the objects' poses: scene_gt.json has obj_id without cam_R_m2c and cam_t_m2c, and there are "
@@ -25,7 +25,7 @@ NOTES = [
 _NO_DEPTH = "These renders have no depth: there is no depth/ and px_count_valid is 0. Render with image.depth: true."
 
 
-def write_bop(splits: list[RenderedImages], out: Path, shown: Callable[..., Iterator[Frame]]) -> list[str]:
+def write_bop(splits: list[RenderedImages], out: Path, frames: Frames) -> list[str]:
     """Write ``<split>/<scene 6 digits>/`` with ``rgb/``, ``mask_visib/``, ``depth/`` and the three JSON files.
 
     ``cam_t_w2c`` is in millimetres, ``obj_id`` the category's id.
@@ -35,7 +35,7 @@ def write_bop(splits: list[RenderedImages], out: Path, shown: Callable[..., Iter
     """
     depths = True
     for images in splits:
-        for scene, views in groupby(shown(images), key=lambda frame: int(frame.labels["scene"])):
+        for scene, views in groupby(frames(images), key=lambda frame: int(frame.labels["scene"])):
             if scene > 999_999:
                 raise UserError(f"{images.manifest.folder}: scene {scene}; BOP's folders have six digits")
             folder = out / images.manifest.split / f"{scene:06d}"
@@ -50,9 +50,9 @@ def write_bop(splits: list[RenderedImages], out: Path, shown: Callable[..., Iter
                 truth[number] = [{"obj_id": thing["category"]} for thing in frame.labels["objects"]]
                 info[number] = _view(folder, frame, depth)
             for name, content in (("scene_gt", truth), ("scene_gt_info", info), ("scene_camera", cameras)):
-                write(folder / f"{name}.json", json.dumps(content))
+                write_atomically(folder / f"{name}.json", json.dumps(content))
     notes = NOTES if depths else [*NOTES, _NO_DEPTH]
-    write(out / "README.txt", "\n".join(notes) + "\n")
+    write_atomically(out / "README.txt", "\n".join(notes) + "\n")
     return notes
 
 
@@ -73,10 +73,10 @@ def _camera(frame: Frame) -> dict[str, Any]:
 def _view(folder: Path, frame: Frame, depth: tuple[bytes, np.ndarray] | None) -> list[dict[str, Any]]:
     name = f"{int(frame.labels['view']):06d}"
     suffix, content = frame.colours()
-    write(folder / "rgb" / (name + suffix), content)
+    write_atomically(folder / "rgb" / (name + suffix), content)
     measured = None
     if depth is not None:
-        write(folder / "depth" / f"{name}.png", depth[0])
+        write_atomically(folder / "depth" / f"{name}.png", depth[0])
         measured = depth[1] > 0
     instance = frame.images.instance(frame.index)
     rows = []
@@ -84,7 +84,7 @@ def _view(folder: Path, frame: Frame, depth: tuple[bytes, np.ndarray] | None) ->
         mask = instance == thing["instance"]
         file = io.BytesIO()
         Image.fromarray(mask.astype(np.uint8) * 255).save(file, "PNG")
-        write(folder / "mask_visib" / f"{name}_{place:06d}.png", file.getvalue())
+        write_atomically(folder / "mask_visib" / f"{name}_{place:06d}.png", file.getvalue())
         area, fraction = int(mask.sum()), float(thing["visible_fraction"])
         rows.append(
             {

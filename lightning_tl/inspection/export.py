@@ -3,105 +3,37 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lightning_tl.data.shards import RenderedImages
+from lightning_tl._io.atomic import remove_leftovers, write_atomically
+from lightning_tl.data.rendered_images import RenderedImages
 from lightning_tl.errors import UserError, nearest
-from lightning_tl.inspection.members import pixels
+from lightning_tl.inspection.bop import write_bop
+from lightning_tl.inspection.frames import Frame, Frames, read_frames
+from lightning_tl.inspection.hdf5 import write_hdf5
 from lightning_tl.inspection.splits import split_folders
 from lightning_tl.progress import progress_bar
 
 MARKER = "lightning-tl-export.json"
 
 
-@dataclass(frozen=True)
-class Frame:
-    """One image to be exported, with access to its members by ``images`` and ``index``."""
-
-    images: RenderedImages
-    index: int
-    key: str
-    labels: dict[str, Any]
-
-    @property
-    def split(self) -> str:
-        """Return the split's name."""
-        return self.images.manifest.split
-
-    def colours(self) -> tuple[str, bytes]:
-        """Return the colours' suffix, ``.png`` or ``.jpg``, and file content."""
-        _, content = self.images.member(self.index, "rgb.png", "rgb.jpg")
-        return (".png" if content.startswith(b"\x89PNG") else ".jpg"), content
-
-    def depth(self) -> tuple[bytes, np.ndarray] | None:
-        """Return the depth's file content and uint16 ``[H, W]``, millimetres; ``None`` where it was not rendered.
-
-        Raises:
-            UserError: It cannot be decoded.
-        """
-        try:
-            content = self.images.member(self.index, "depth.png")[1]
-        except UserError:
-            return None  # it is optional
-        try:
-            return content, pixels(content)
-        except (OSError, SyntaxError, ValueError) as error:
-            raise UserError(
-                f"{self.images.manifest.folder}: {self.key}.depth.png cannot be decoded ({error}): see lightning-tl "
-                "dataset validate"
-            ) from error
-
-
-def frames(images: RenderedImages) -> Iterator[Frame]:
-    """Yield a split's images in their order.
-
-    Raises:
-        UserError: Labels without objects, or of a category that the manifest lacks.
-    """
-    for index in range(len(images)):
-        key, _ = images.member(index, "json")
-        labels = images.labels(index)
-        at = f"{images.manifest.folder}: {key}.json"
-        try:
-            unknown = {thing["category"] for thing in labels["objects"]} - images.manifest.categories.keys()
-            lacking = {"instance", "bbox", "area", "visible_fraction"} - set.intersection(
-                *(set(thing) for thing in labels["objects"]), {"instance", "bbox", "area", "visible_fraction"}
-            )
-        except (KeyError, TypeError) as error:
-            raise UserError(f"{at} lacks {error}: see lightning-tl dataset validate") from error
-        if unknown or lacking:
-            what = f"category {min(unknown)} is not in the manifest" if unknown else f"an object lacks {min(lacking)}"
-            raise UserError(f"{at}: {what}: see lightning-tl dataset validate")
-        yield Frame(images, index, key, labels)
-
-
-def write(path: Path, content: bytes | str) -> None:
-    """Write a whole file: beside, then renamed; the folders above it are made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    part.write_bytes(content.encode() if isinstance(content, str) else content)
-    os.replace(part, path)
-
-
-def _coco(splits: list[RenderedImages], out: Path, shown: Callable[..., Iterator[Frame]]) -> list[str]:
+def _coco(splits: list[RenderedImages], out: Path, frames: Frames) -> list[str]:
     from faster_coco_eval.core import mask as rle
 
     for images in splits:
         manifest = images.manifest
         pictures: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []
-        for frame in shown(images):
+        for frame in frames(images):
             suffix, content = frame.colours()
             height, width = frame.labels["size"]
             number = frame.index + 1
             pictures.append({"id": number, "file_name": frame.key + suffix, "height": height, "width": width})
-            write(out / manifest.split / (frame.key + suffix), content)
+            write_atomically(out / manifest.split / (frame.key + suffix), content)
             instance = images.instance(frame.index)
             for thing in frame.labels["objects"]:
                 encoded = rle.encode(np.asfortranarray(instance == thing["instance"], np.uint8))
@@ -122,40 +54,41 @@ def _coco(splits: list[RenderedImages], out: Path, shown: Callable[..., Iterator
                 )
         categories = [{"id": number, "name": name} for number, name in manifest.categories.items()]
         whole = {"info": {}, "licenses": [], "images": pictures, "annotations": annotations, "categories": categories}
-        write(out / "annotations" / f"instances_{manifest.split}.json", json.dumps(whole))
+        write_atomically(out / "annotations" / f"instances_{manifest.split}.json", json.dumps(whole))
     return []
 
 
-def _yolo(splits: list[RenderedImages], out: Path, shown: Callable[..., Iterator[Frame]]) -> list[str]:
+def _yolo(splits: list[RenderedImages], out: Path, frames: Frames) -> list[str]:
     import yaml
 
     categories = splits[0].manifest.categories
     classes = {number: place for place, number in enumerate(sorted(categories))}
     for images in splits:
-        for frame in shown(images):
+        for frame in frames(images):
             suffix, content = frame.colours()
             height, width = frame.labels["size"]
-            write(out / "images" / frame.split / (frame.key + suffix), content)
+            write_atomically(out / "images" / frame.split / (frame.key + suffix), content)
             lines = []
             for thing in frame.labels["objects"]:
                 x, y, w, h = thing["bbox"]
                 box = ((x + w / 2) / width, (y + h / 2) / height, w / width, h / height)
                 lines.append(" ".join([str(classes[thing["category"]]), *(f"{value:.6f}" for value in box)]))
-            write(out / "labels" / frame.split / f"{frame.key}.txt", "".join(f"{line}\n" for line in lines))
+            write_atomically(out / "labels" / frame.split / f"{frame.key}.txt", "".join(f"{line}\n" for line in lines))
     folders = {images.manifest.split: f"images/{images.manifest.split}" for images in splits}
     names = {place: categories[number] for number, place in classes.items()}
     # without "path" the folders are those beside this file
-    write(out / "data.yaml", yaml.safe_dump({**folders, "names": names}, sort_keys=False, allow_unicode=True))
+    listing = yaml.safe_dump({**folders, "names": names}, sort_keys=False, allow_unicode=True)
+    write_atomically(out / "data.yaml", listing)
     return []
 
 
-def _imagefolder(splits: list[RenderedImages], out: Path, shown: Callable[..., Iterator[Frame]]) -> list[str]:
+def _imagefolder(splits: list[RenderedImages], out: Path, frames: Frames) -> list[str]:
     notes = []
     for images in splits:
         for name in images.manifest.categories.values():
             (out / images.manifest.split / _folder_name(name)).mkdir(parents=True, exist_ok=True)
         without = 0
-        for frame in shown(images):
+        for frame in frames(images):
             present = sorted({thing["category"] for thing in frame.labels["objects"]})
             if len(present) > 1:
                 raise UserError(
@@ -167,7 +100,7 @@ def _imagefolder(splits: list[RenderedImages], out: Path, shown: Callable[..., I
                 continue
             suffix, content = frame.colours()
             name = _folder_name(images.manifest.categories[present[0]])
-            write(out / frame.split / name / (frame.key + suffix), content)
+            write_atomically(out / frame.split / name / (frame.key + suffix), content)
         for folder in (out / images.manifest.split).iterdir():
             if not any(folder.iterdir()):  # readers take a class without images for a mistake
                 folder.rmdir()
@@ -181,23 +114,11 @@ def _folder_name(name: str) -> str:
     return name.replace("/", "_").replace("\\", "_").lstrip(".") or "_"
 
 
-def _bop(splits: list[RenderedImages], out: Path, shown: Callable[..., Iterator[Frame]]) -> list[str]:
-    from lightning_tl.inspection.bop import write_bop
-
-    return write_bop(splits, out, shown)
-
-
-def _hdf5(splits: list[RenderedImages], out: Path, shown: Callable[..., Iterator[Frame]]) -> list[str]:
-    from lightning_tl.inspection.hdf5 import write_hdf5
-
-    return write_hdf5(splits, out, shown)
-
-
-FORMATS: dict[str, Callable[[list[RenderedImages], Path, Callable[..., Iterator[Frame]]], list[str]]] = {
+FORMATS: dict[str, Callable[[list[RenderedImages], Path, Frames], list[str]]] = {
     "coco": _coco,
     "yolo": _yolo,
-    "bop": _bop,
-    "hdf5": _hdf5,
+    "bop": write_bop,
+    "hdf5": write_hdf5,
     "imagefolder": _imagefolder,
 }
 
@@ -226,14 +147,14 @@ def export(root: str | Path, form: str, out: Path) -> list[str]:
     total, done = sum(map(len, splits)), 0
     with progress_bar("exporting", "images") as advance:
 
-        def shown(images: RenderedImages) -> Iterator[Frame]:
+        def counted(images: RenderedImages) -> Iterator[Frame]:
             nonlocal done
-            for frame in frames(images):
+            for frame in read_frames(images):
                 yield frame
                 done += 1
                 advance(done, total)
 
-        return FORMATS[form](splits, out, shown)
+        return FORMATS[form](splits, out, counted)
 
 
 def _claim(out: Path, what: dict[str, Any]) -> None:
@@ -247,4 +168,5 @@ def _claim(out: Path, what: dict[str, Any]) -> None:
             before = None
         if before != what:
             raise UserError(f"{out}: holds something else than this export: give a new folder by --out, or empty it")
-    write(marker, json.dumps(what))
+        remove_leftovers(out)
+    write_atomically(marker, json.dumps(what))

@@ -12,11 +12,11 @@ import torch
 from PIL import Image, ImageOps
 from torch import nn
 
-from lightning_tl.data.augment import BatchTransform
-from lightning_tl.data.folders import image_files
-from lightning_tl.data.images import decode, open_image
-from lightning_tl.data.remote import Url, place
-from lightning_tl.data.shards import RenderedImages
+from lightning_tl._io.urls import Url, to_place
+from lightning_tl.data.batch_transform import BatchTransform
+from lightning_tl.data.image_files import decode, open_image
+from lightning_tl.data.image_folder import image_files
+from lightning_tl.data.rendered_images import RenderedImages
 from lightning_tl.errors import UserError
 from lightning_tl.inspection.splits import split_folders
 from lightning_tl.models import build_backbone, load_backbone
@@ -81,7 +81,7 @@ def open_images(root: str | Path, count: int, seed: int = 0) -> Images:
     Raises:
         UserError: No such folder, or no images in it.
     """
-    folder = place(root)
+    folder = to_place(root)
     if isinstance(folder, Url):
         return _Renders(split_folders(folder)[0], count)
     if not folder.is_dir():

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from lightning_tl.data.shards import RenderedImages
+from lightning_tl._io.atomic import replacing
+from lightning_tl.data.rendered_images import RenderedImages
 from lightning_tl.errors import UserError
-from lightning_tl.inspection.export import Frame
+from lightning_tl.inspection.frames import Frames
 
 
-def write_hdf5(splits: list[RenderedImages], out: Path, shown: Callable[..., Iterator[Frame]]) -> list[str]:
+def write_hdf5(splits: list[RenderedImages], out: Path, frames: Frames) -> list[str]:
     """Write ``<split>.h5``: ``rgb``, ``category``, ``instance``, ``normal`` and, where rendered, ``depth``; labels.
 
     Arrays are as in the renders, ``[N, H, W]`` or ``[N, H, W, 3]``, an image a chunk, gzip. ``key`` and ``labels``
@@ -28,13 +27,11 @@ def write_hdf5(splits: list[RenderedImages], out: Path, shown: Callable[..., Ite
     for images in splits:
         manifest, count = images.manifest, len(images)
         height, width = manifest.image_size
-        path = out / f"{manifest.split}.h5"
-        part = path.with_suffix(".part")
-        with h5py.File(part, "w") as file:
+        with replacing(out / f"{manifest.split}.h5") as beside, h5py.File(beside, "w") as file:
             file.attrs["categories"] = json.dumps(manifest.categories)
             file.attrs["split"] = manifest.split
             keys, labels = [], []
-            for frame in shown(images):
+            for frame in frames(images):
                 arrays = {
                     "rgb": images.rgb(frame.index),
                     "category": images.category(frame.index),
@@ -60,5 +57,4 @@ def write_hdf5(splits: list[RenderedImages], out: Path, shown: Callable[..., Ite
                 labels.append(json.dumps(frame.labels))
             for name, strings in (("key", keys), ("labels", labels)):
                 file.create_dataset(name, data=strings, dtype=h5py.string_dtype())
-        os.replace(part, path)
     return []

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lightning_tl.data.remote import Url, place, read
-from lightning_tl.data.shards import read_manifest
+from lightning_tl._io.folders import read_file
+from lightning_tl._io.urls import Url, to_place
+from lightning_tl.data.rendered_images import read_manifest
 
 SPLITS = ("train", "val")
 
@@ -19,7 +20,7 @@ def split_folders(root: str | Path) -> list[Path | Url]:
     Raises:
         UserError: Neither is there, or the store cannot be used or reached.
     """
-    folder = place(root)
+    folder = to_place(root)
     if _exists(folder / "manifest.json"):
         return [folder]
     found = [
@@ -33,4 +34,4 @@ def split_folders(root: str | Path) -> list[Path | Url]:
 
 
 def _exists(file: Path | Url) -> bool:
-    return read(file) is not None if isinstance(file, Url) else file.is_file()
+    return read_file(file) is not None

@@ -18,12 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from lightning_tl.data.remote import Url, place, read
-from lightning_tl.data.shards import Manifest, read_manifest
+from lightning_tl._io.folders import read_file
+from lightning_tl._io.urls import Url, to_place
+from lightning_tl.data.rendered_images import Manifest, read_manifest
 from lightning_tl.errors import UserError
 from lightning_tl.inspection.duplicates import near_duplicates
 from lightning_tl.inspection.faults import Fault
-from lightning_tl.inspection.images import THUMBNAIL, Expected, check_image
+from lightning_tl.inspection.image_checks import THUMBNAIL, Expected, check_image
 from lightning_tl.inspection.members import tar_members
 from lightning_tl.inspection.splits import split_folders
 from lightning_tl.progress import progress_bar
@@ -113,15 +114,9 @@ def validate(root: str | Path, workers: int = 1) -> Validation:
 
 def _more(folder: Path | Url) -> list[dict[str, Any]]:
     """Return the shards' rows with what readers of images have no need of."""
-    content = json.loads(_content(folder / "manifest.json") or b"{}")
+    content = json.loads(read_file(folder / "manifest.json") or b"{}")
     views = content.get("views_per_scene")
     return [{"scenes": shard.get("scenes"), "views": views} for shard in content["shards"]]
-
-
-def _content(file: Path | Url) -> bytes | None:
-    if isinstance(file, Url):
-        return read(file)
-    return file.read_bytes() if file.is_file() else None
 
 
 def _shards(manifest: Manifest, entries: list[dict[str, Any]]) -> Iterator[_Shard]:
@@ -154,7 +149,7 @@ def _all(shards: Iterator[_Shard], expected: Expected, workers: int) -> Iterator
 def _check_shard(shard: _Shard, expected: Expected) -> _Checked:
     checked = _Checked()
     say = partial(_say, checked.faults, shard.path)
-    content = _content(place(shard.path))
+    content = read_file(to_place(shard.path))
     if content is None:
         say("", "shard-missing", "not there: run the same lightning-tl render again")
         return checked

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from data_gen.cluster import connect
+from data_gen.ray_pool import connect
 from lightning_tl.errors import UserError
 from lightning_tl.study.runs import Call, Outcome, do_run
 from lightning_tl.study.store import do_stored, fetch_run
@@ -21,8 +21,7 @@ class RayEngine:
         workers: Runs at a time at most; default: as many as the cluster has room for.
 
     Raises:
-        DataGenError: Ray is not installed, or there is no cluster at the address.
-        UserError: There is no room for one run on it.
+        UserError: Ray is not installed, there is no cluster at the address, or no room for one run on it.
     """
 
     def __init__(self, address: str | None, threads: int, gpus: float, workers: int | None) -> None:

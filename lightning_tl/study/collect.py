@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lightning_tl._io.atomic import write_atomically
 from lightning_tl.measured import measurements_table
 from lightning_tl.study.planned import DataSet, Run
-from lightning_tl.study.records import RESULT_COLUMNS, write_results, write_whole
+from lightning_tl.study.records import RESULT_COLUMNS, write_results
 
 Records = Mapping[str, Mapping[str, Any]]
 Traits = Mapping[str, Mapping[str, Any]]
@@ -27,7 +28,7 @@ def collect(
     rows = [{**row, **known.get(row.get("render", ""), {})} for row in result_rows(runs, sets, records)]
     extra = sorted({key for row in rows for key in row} - set(RESULT_COLUMNS))
     write_results(out / "results.csv", rows, extra)
-    write_whole(out / "measurements.csv", measurements_table(measurement_rows(runs, records)))
+    write_atomically(out / "measurements.csv", measurements_table(measurement_rows(runs, records)))
 
 
 def result_rows(runs: Sequence[Run], sets: Sequence[DataSet], records: Records) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from data_gen.storage import file_sha256
+from lightning_tl._io.checksums import file_sha256
 from lightning_tl.errors import UserError
 from lightning_tl.study.config import Complexity
 from lightning_tl.study.planned import DataSet, Run
@@ -94,7 +94,7 @@ def _network(
 
 
 def _measure(settings: Complexity, root: str, checkpoint: Path) -> dict[str, Any]:
-    from lightning_tl.inspection.report import complexity
+    from lightning_tl.inspection.complexity_report import complexity
 
     options = {"images": settings.images, "size": settings.size, "standardize": settings.standardize}
     return complexity(root, checkpoint, **options)[1]  # type: ignore[arg-type]

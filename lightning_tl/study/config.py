@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from data_gen.storage import is_url
+from lightning_tl._io.urls import is_url
 from lightning_tl.errors import UserError, nearest
 from lightning_tl.study.grid import Point, excluder, points
 

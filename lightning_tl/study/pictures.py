@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from lightning_tl._io.atomic import replacing
 
 _MOST = 40
 
@@ -28,9 +29,8 @@ def save_target(data: Any, facts: Mapping[str, Any], folder: Path) -> None:
     images = next(iter(data.train_dataloader()))[0]
     tiles = [_pixels(image.float().numpy()) for image in list(images)[:_MOST]]
     folder.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.stem}.{os.getpid()}.png")
-    image_grid(tiles, columns=20, side=48).save(beside)
-    beside.replace(path)
+    with replacing(path) as beside:
+        image_grid(tiles, columns=20, side=48).save(beside, "PNG")
 
 
 def _pixels(image: np.ndarray) -> np.ndarray:

@@ -6,11 +6,11 @@ import csv
 import hashlib
 import io
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lightning_tl._io.atomic import write_atomically
 from lightning_tl.errors import UserError
 
 RESULT_COLUMNS = (
@@ -50,27 +50,6 @@ RESULT_COLUMNS = (
 def fingerprint(content: Any) -> str:
     """Return a hash of plain data, independent of the order of its keys."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
-def write_whole(path: Path, text: str, sync: bool = True) -> None:
-    """Write a file so that it is there whole or not at all, whenever the process is killed.
-
-    Args:
-        path: Its folder is made where it is missing.
-        text: All of it.
-        sync: Have it on the disk before it gets its name, so that a power cut leaves it whole too.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with beside.open("w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            if sync:
-                file.flush()
-                os.fsync(file.fileno())
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)  # left where the disk is full
 
 
 def load_json(path: Path, missing: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -117,9 +96,9 @@ def write_table(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, 
     writer = csv.DictWriter(table, columns, restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_whole(path, table.getvalue())
+    write_atomically(path, table.getvalue())
 
 
 def write_json(path: Path, content: Mapping[str, Any], sync: bool = True) -> None:
     """Write a JSON file whole."""
-    write_whole(path, json.dumps(content, indent=1, default=str) + "\n", sync)
+    write_atomically(path, json.dumps(content, indent=1, default=str) + "\n", sync)

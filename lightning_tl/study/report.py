@@ -11,8 +11,9 @@ from typing import Any
 import yaml
 
 from lightning_tl import page as html
+from lightning_tl._io.atomic import write_atomically
 from lightning_tl.errors import UserError
-from lightning_tl.study.records import load_json, write_whole
+from lightning_tl.study.records import load_json
 from lightning_tl.study.runs import in_one_line
 
 TITLE = "Is this pre-training worth anything?"
@@ -70,9 +71,9 @@ def write_report(folder: Path) -> Path:
         *_what_was_run(facts),
         *_every_run(folder),
     ]
-    write_whole(folder / "report.md", _markdown(title, answer, sections, folder))
+    write_atomically(folder / "report.md", _markdown(title, answer, sections, folder))
     answered = f'<div class="answer">{html.paragraphs(answer)}</div>' if answer else ""
-    write_whole(folder / "report.html", html.page(title, [answered, *map(_html, sections)]))
+    write_atomically(folder / "report.html", html.page(title, [answered, *map(_html, sections)]))
     return folder / "report.html"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import math
 import os
@@ -17,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from lightning_tl.errors import DISK_FULL, UserError, disk_full
+from lightning_tl._io.locks import try_lock
+from lightning_tl.errors import UserError, disk_full, is_disk_full
 from lightning_tl.study.records import load_json, read_record, write_json
 
 _STATE_SECONDS = 1.0  # between two notes of how far a run is
@@ -96,8 +96,8 @@ def do_locked(call: Call, keep: Callable[[], None] = lambda: None) -> Outcome:
         return Outcome(call.name, _train(call, folder, keep))
     except Exception as error:
         again = not isinstance(error, UserError)
-        if isinstance(error, OSError) and error.errno in DISK_FULL:
-            message, again = disk_full(error), False
+        if isinstance(error, OSError) and is_disk_full(error):
+            message, again = disk_full(error.filename), False
         else:
             message = traceback.format_exc() if again else str(error)
             with (folder / "log.txt").open("a") as log:
@@ -139,13 +139,8 @@ def locked(call: Call) -> Iterator[bool]:
     """Hold a run's lock, which ends with the process, however that ends; False where another process holds it."""
     path = Path(call.locks) / call.name
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        yield True
+    with try_lock(path) as held:
+        yield held
 
 
 def _train(call: Call, folder: Path, keep: Callable[[], None]) -> dict[str, Any]:

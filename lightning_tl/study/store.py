@@ -7,7 +7,6 @@ takes the run up, and what changed in it is put back while it trains, checkpoint
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import socket
 import time
@@ -16,11 +15,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from data_gen.errors import StoreError
-from data_gen.storage import file_system, put, told
-from lightning_tl.errors import DISK_FULL, disk_full
+from lightning_tl._io.atomic import replacing, write_atomically
+from lightning_tl._io.stores import delete, download, file_system, put, read_url, store_errors
+from lightning_tl.errors import StoreError, disk_full, is_disk_full
 from lightning_tl.study.plan import DataSet
-from lightning_tl.study.records import load_json, write_json, write_whole
+from lightning_tl.study.records import load_json, write_json
 from lightning_tl.study.runs import Call, Outcome, do_locked, locked
 
 _SHARE = 0.05  # of a run's time, that putting may take while it trains
@@ -53,7 +52,7 @@ class Mirror:
             StoreError: The store cannot be reached, or refuses.
         """
         system, root = file_system(self.url)
-        with told(self.url):
+        with store_errors(self.url):
             system.invalidate_cache()
             names = [str(path)[len(root) :].lstrip("/") for path in system.find(root)]
         for name in _in_order(names):
@@ -63,14 +62,8 @@ class Mirror:
     def _get(self, name: str) -> None:
         url, path = f"{self.url}/{name}", self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f".{path.name}.{os.getpid()}")
-        system, remote = file_system(url)
-        try:
-            with told(url):
-                system.get_file(remote, str(beside))
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
+        with replacing(path) as beside:
+            download(url, beside)
         self._known[name] = _stamp(path)
 
     def put(self) -> None:
@@ -93,9 +86,7 @@ class Mirror:
         self._next = now + (now - begun) / _SHARE
 
     def _delete(self, name: str) -> None:
-        system, path = file_system(f"{self.url}/{name}")
-        with told(self.url):
-            system.rm_file(path)
+        delete(f"{self.url}/{name}")
         del self._known[name]
 
     def put_in_time(self) -> None:
@@ -127,7 +118,7 @@ def do_stored(call: Call) -> Outcome:
         return Outcome(call.name, error=str(error))
     except OSError as error:
         place = f"{error.filename or folder} on {socket.gethostname()}"
-        message = disk_full(error) if error.errno in DISK_FULL else f"{place}: {error.strerror}"
+        message = disk_full(error.filename) if is_disk_full(error) else f"{place}: {error.strerror}"
         hint = "give by --out a folder that every node can make and has room in"
         return Outcome(call.name, error=f"{message}; {hint}", again=False)
 
@@ -157,14 +148,14 @@ def _has_checkpoint(run: Path) -> bool:
 def _write_configs(call: Call) -> None:
     for path, text in call.configs:
         if not Path(path).is_file():
-            write_whole(Path(path), text)
+            write_atomically(Path(path), text)
 
 
 def _put_targets(call: Call) -> None:
     url = f"{call.store}/targets"
     system, root = file_system(url)
     for path in Path(call.targets).glob("[!.]*.png"):
-        with told(url):
+        with store_errors(url):
             known = system.exists(f"{root}/{path.name}")
         if not known:
             put(f"{url}/{path.name}", path)
@@ -232,7 +223,7 @@ def fetch_runs(store: str, out: Path, names: Iterable[str]) -> None:
 
 def _begun(store: str) -> set[str]:
     system, root = file_system(f"{store}/runs")
-    with told(store):
+    with store_errors(store):
         system.invalidate_cache()
         try:
             return {str(path).rstrip("/").rsplit("/", 1)[-1] for path in system.ls(root, detail=False)}
@@ -242,9 +233,4 @@ def _begun(store: str) -> set[str]:
 
 def _read(url: str) -> dict[str, Any]:
     """Return what a JSON file on the store holds; nothing where there is none."""
-    system, path = file_system(url)
-    with told(url):
-        try:
-            return dict(json.loads(system.cat_file(path)))
-        except FileNotFoundError:
-            return {}
+    return dict(json.loads(read_url(url) or b"{}"))

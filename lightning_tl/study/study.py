@@ -37,8 +37,8 @@ def run_study(study: Study, out: Path) -> dict[str, str]:
         Name → error of the runs that failed; the others are done.
 
     Raises:
-        UserError: The study is wrong.
-        DataGenError: What rendering needs is missing, a scene cannot be rendered, or another process is rendering here.
+        UserError: The study is wrong, what rendering needs is missing, a scene cannot be rendered, or another process
+            is rendering here.
     """
     study.check()
     if study.complexity is not None:
@@ -150,14 +150,14 @@ def _engine(study: Study) -> Engine:
 
 
 def _render(each: DataSet, out: Path, study: Study, title: str) -> None:
-    from data_gen.config import load_config
+    from data_gen.config_check import load_config
     from data_gen.farm import render
+    from lightning_tl._io.urls import to_place
     from lightning_tl.data.preview import contact_sheet
-    from lightning_tl.data.remote import place
-    from lightning_tl.data.shards import RenderedImages
+    from lightning_tl.data.rendered_images import RenderedImages
 
     folder = out / "renders" / each.name
-    root = place(f"{study.store or out}/renders/{each.name}")
+    root = to_place(f"{study.store or out}/renders/{each.name}")
     with progress_bar(title, "images") as progress:
         render(
             load_config(each.config),

@@ -125,7 +125,7 @@ def test_wrong_fits_and_their_help(renders, tmp_path, capsys):
         (["preview", "{root}/train"], "train/train/manifest.json: no such file"),
         (["preview", "{root}", "--split=test"], "test/manifest.json: no such file"),
         (["preview", "{root}", "--cuont=3"], "unknown option --cuont; did you mean 'count'?"),
-        (["preview", "{root}", "--count=many"], "count: Expected a <class 'int'>. Got value: many"),
+        (["preview", "{root}", "--count=many"], "count: should be a whole number, not many"),
         (["preview"], "required: root"),
     ],
 )
@@ -172,10 +172,10 @@ def test_exit_codes(monkeypatch, capsys, error, code, message):
 
 
 def test_data_gens_errors_are_told_too(monkeypatch, capsys):
-    from data_gen.errors import DataGenError
     from lightning_tl.cli import report
+    from lightning_tl.errors import UserError
 
-    monkeypatch.setattr(report, "main", raising(DataGenError("no Blender")))
+    monkeypatch.setattr(report, "main", raising(UserError("no Blender")))
     assert main(["report", "x"]) == 2
     assert capsys.readouterr().err == "error: no Blender\n"
 

@@ -77,7 +77,7 @@ def test_options_from_a_file(run, tmp_path):
         (["--noise", "isotrope"], "noise: 'isotrope' is unknown; did you mean 'isotropic'"),
         (["--bn", "average"], "bn: 'average' is unknown; valid: interpolated, kept, re-estimated"),
         (["--split", "test"], "split: 'test' is unknown; valid: train, val"),
-        (["--gammas", "0.1", "x"], "gammas: .*Got value: x"),
+        (["--gammas", "0.1", "x"], "gammas: should be a number, not x"),
         (["--config", "a", "--ckpt", "b", "--rest", "reference"], "rest='reference' needs include="),
     ],
 )

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from data_gen import farm, pool
+from data_gen import farm, local_pool
 from lightning_tl.cli.main import main
 
 FAKE = Path(__file__).parents[1] / "data_gen" / "fake_worker.py"
@@ -24,7 +24,7 @@ CONFIG = {
 
 @pytest.fixture
 def command(tmp_path, monkeypatch):
-    monkeypatch.setattr(pool, "worker_arguments", lambda: [str(FAKE)])
+    monkeypatch.setattr(local_pool, "worker_arguments", lambda: [str(FAKE)])
     monkeypatch.setattr(farm, "check_environment", lambda: None)
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(CONFIG))
     out = tmp_path / "out"

@@ -17,7 +17,7 @@ from ports import free_port
 from torch import nn
 
 from lightning_tl.data import Rendered
-from lightning_tl.data.stream import EvalBatches, StepBatches
+from lightning_tl.data.sample_order import EvalBatches, StepBatches
 
 STEPS, EPOCH = 6, 4
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from PIL import Image
 
 from data.sets import write_ade20k, write_coco, write_folder
+from lightning_tl.cli.main import main
 from lightning_tl.run import RunCLI, run
 
 PAGE = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
@@ -51,15 +51,29 @@ def test_the_yaml_of_the_page(here, monkeypatch):
     assert seen == ["Rendered", "ImageFolder", "CocoDetection", "ADE20K", "TorchvisionDataset", "ImageFolder"]
 
 
-def test_the_code_of_the_page():
-    names = {"Image": Image}
-    exec(CODE, names)
-    data = names["Bright"]()
-    data.setup("fit")
+def test_the_code_of_the_page(tmp_path, monkeypatch, capsys):
+    (tmp_path / "my_data.py").write_text(f"from PIL import Image\n{CODE}")
+    monkeypatch.syspath_prepend(tmp_path)
+    from my_data import Bright
+
+    data = Bright()
+    for stage in ("fit", "test"):
+        data.setup(stage)
     images, labels = next(iter(data.train_dataloader()))
     assert images.shape == (4, 3, 32, 32)
     assert ((images.mean((1, 2, 3)) > 0) == (labels == 1)).all()
-    assert len(data.train_dataloader()) == 5
+    assert {name: len(split) for name, split in data.splits.items()} == {"train": 20, "val": 2, "test": 10}
+    # on the command line it has its own options and the shared ones, and a wrong one is named
+    command = ["fit", "--model=Classification", "--data=my_data.Bright"]
+    with pytest.raises(SystemExit):
+        main([*command, "--data.fraction=0.5", "--print_config"])
+    options = yaml.safe_load(capsys.readouterr().out)["data"]["init_args"]
+    own = {"size": 32, "batch_size": 4}
+    images = {"fraction": 0.5, "draw": 0, "on_error": "raise"}
+    batches = {"eval_batch_size": 256, "seed": 0, "steps_per_epoch": None, "num_workers": 0}
+    assert options == own | images | batches
+    assert main([*command, "--data.fractoin=0.5"]) == 2
+    assert "unknown key 'fractoin' in the configuration; did you mean 'fraction'?" in capsys.readouterr().err
 
 
 def test_every_module_is_on_the_page():

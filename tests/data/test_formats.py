@@ -12,7 +12,7 @@ from torchvision.transforms import v2
 
 from data.sets import CLASSES, instances, write_ade20k, write_cifar10, write_coco, write_dtd, write_folder, write_voc
 from lightning_tl.data import ADE20K, CocoDetection, ImageFolder, Rendered, RenderedImages, TorchvisionDataset
-from lightning_tl.data.augment import IMAGENET_MEAN, IMAGENET_STD
+from lightning_tl.data.batch_transform import IMAGENET_MEAN, IMAGENET_STD
 from lightning_tl.data.transforms import CropTransform, ResizeTransform, ScaleCropTransform
 
 SMALL = CropTransform(size=32, eval_resize=36)

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rendered_set import rewrite_shard
 
 from data.sets import annotation, instances, write_ade20k, write_coco, write_folder, write_voc
-from data.test_shards import rewrite_shard
 from lightning_tl.data import ADE20K, CocoDetection, ImageFolder, Rendered, TorchvisionDataset
 from lightning_tl.data.transforms import CropTransform, ResizeTransform, ScaleCropTransform
 from lightning_tl.errors import UserError

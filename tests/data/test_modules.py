@@ -12,9 +12,9 @@ from sklearn.datasets import load_digits as other_digits
 from sklearn.neighbors import KNeighborsClassifier
 
 from lightning_tl.data import Digits, Rendered, RenderedImages
-from lightning_tl.data.augment import BatchTransform
+from lightning_tl.data.batch_transform import BatchTransform
+from lightning_tl.data.batched_module import Batches
 from lightning_tl.data.digits import load_digits
-from lightning_tl.data.loading import Batches
 from lightning_tl.data.preview import category_color, contact_sheet, image_grid
 from lightning_tl.data.rendered import largest_category, visible_categories
 from lightning_tl.data.subsets import balanced_subset, fraction_subset, split_off
@@ -147,10 +147,10 @@ def test_wrong_batches(settings):
 
 
 def test_wrong_eval_batches():
-    from lightning_tl.data.loading import BatchedDataModule
+    from lightning_tl.data.batched_module import BatchedDataModule
 
     with pytest.raises(UserError, match=r"data.eval_batch_size is 0; it must be at least 1"):
-        BatchedDataModule(4, 0, None, eval_batch_size=0)
+        BatchedDataModule(eval_batch_size=0)
 
 
 def test_batches_read_each_image_once_where_they_fit():
@@ -196,7 +196,7 @@ def test_targets_agree_with_the_masks(renders):
 def test_an_image_without_objects_has_no_single_class(own_renders):
     import json
 
-    from data.test_shards import rewrite_shard
+    from rendered_set import rewrite_shard
 
     def empty(name, content):
         if name != "0000002-01.json":

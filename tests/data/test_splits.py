@@ -9,7 +9,7 @@ import pytest
 
 from data.sets import write_ade20k, write_coco, write_dtd, write_folder, write_voc
 from lightning_tl.data import ADE20K, CocoDetection, Digits, DigitScenes, ImageFolder, Rendered, TorchvisionDataset
-from lightning_tl.data.loading import BatchedDataModule
+from lightning_tl.data.batched_module import BatchedDataModule
 from lightning_tl.data.transforms import CropTransform, ResizeTransform, ScaleCropTransform
 from lightning_tl.errors import UserError
 
@@ -142,7 +142,7 @@ def test_a_missing_split_is_named():
         def setup(self, stage: str) -> None:
             self.splits["train"] = []
 
-    data = Half(4, 0, None)
+    data = Half()
     data.setup("test")
     with pytest.raises(UserError, match=r"Half has no test split: its setup must put one into self.splits\['test'\]"):
         data.test_dataloader()

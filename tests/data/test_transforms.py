@@ -8,10 +8,10 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from lightning_tl.data.augment import IMAGENET_MEAN, IMAGENET_STD, BatchTransform
-from lightning_tl.data.geometry import IGNORED, Geometry
-from lightning_tl.data.images import open_image
-from lightning_tl.data.samples import pixels, unit_normals
+from lightning_tl.data.batch_transform import IMAGENET_MEAN, IMAGENET_STD, BatchTransform
+from lightning_tl.data.image_dataset import pixels, unit_normals
+from lightning_tl.data.image_files import open_image
+from lightning_tl.data.image_geometry import IGNORED, Geometry
 from lightning_tl.data.transforms import (
     CropTransform,
     ResizeTransform,

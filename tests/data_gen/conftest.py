@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from data_gen.spec import RenderConfig, config_from_dict
+from data_gen.scene_sampler import RenderConfig, config_from_dict
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

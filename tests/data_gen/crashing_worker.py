@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import signal
 
-from data_gen import blender, worker
+from data_gen import worker
+from data_gen.blender import renderer
 
 
-class Renderer(blender.Renderer):
+class Renderer(renderer.Renderer):
     def render(self, spec):
         if os.environ.get("CRASH") == f"{spec.split}{spec.scene}":
             os.kill(os.getpid(), signal.SIGKILL)
@@ -16,5 +17,5 @@ class Renderer(blender.Renderer):
 
 
 if __name__ == "__main__":
-    blender.Renderer = Renderer
+    renderer.Renderer = Renderer
     worker.main()

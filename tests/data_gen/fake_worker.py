@@ -50,10 +50,10 @@ class Renderer:
 
 if __name__ == "__main__":
     if os.environ.get("FAKE_IMPORT"):
-        sys.modules["data_gen.blender"] = None  # importing it fails
+        sys.modules["data_gen.blender.renderer"] = None  # importing it fails
     else:
-        blender = types.ModuleType("data_gen.blender")
-        blender.Renderer = Renderer
-        blender.versions = lambda: {"blender": os.environ.get("FAKE_VERSION", "fake"), "blenderproc": "fake"}
-        sys.modules["data_gen.blender"] = blender
+        fake = types.ModuleType("data_gen.blender.renderer")
+        fake.Renderer = Renderer
+        fake.versions = lambda: {"blender": os.environ.get("FAKE_VERSION", "fake"), "blenderproc": "fake"}
+        sys.modules["data_gen.blender.renderer"] = fake
     worker.main()

@@ -12,8 +12,8 @@ from pathlib import Path
 if __name__ == "__main__":
     config_path, specs_path, views_path = map(Path, sys.argv[1:])
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    from data_gen.blender import Renderer
-    from data_gen.spec import config_from_dict
+    from data_gen.blender.renderer import Renderer
+    from data_gen.scene_sampler import config_from_dict
 
     with tempfile.TemporaryDirectory() as folder:
         renderer = Renderer(config_from_dict(json.loads(config_path.read_text())), Path(folder))

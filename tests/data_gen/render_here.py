@@ -9,15 +9,15 @@ import json
 import sys
 from pathlib import Path
 
-from data_gen import cluster, farm, pool
-from data_gen.errors import DataGenError
-from data_gen.spec import config_from_dict
+from data_gen import farm, local_pool, ray_pool
+from data_gen.scene_sampler import config_from_dict
+from lightning_tl.errors import UserError
 
 if __name__ == "__main__":
     config, out, images, val, workers = sys.argv[1:6]
     if sys.argv[6:]:
         other = str(Path(__file__).with_name(f"{sys.argv[6]}_worker.py"))
-        pool.worker_arguments = cluster.worker_arguments = lambda: [other]
+        local_pool.worker_arguments = ray_pool.worker_arguments = lambda: [other]
     if sys.argv[6:7] == ["fake"]:
         farm.check_environment = lambda: None
     try:
@@ -30,6 +30,6 @@ if __name__ == "__main__":
             engine=sys.argv[7] if sys.argv[7:] else "local",
             address=sys.argv[8] if sys.argv[8:] else None,
         )
-    except DataGenError as error:
+    except UserError as error:
         sys.exit(f"error: {error}")
     print(summary.rendered)

@@ -2,7 +2,7 @@ import pytest
 
 from data_gen import devices
 from data_gen.devices import choose_device, default_workers, gpu_of, visible_gpus
-from data_gen.errors import DataGenError
+from lightning_tl.errors import UserError
 
 
 @pytest.mark.parametrize(
@@ -22,10 +22,10 @@ def test_the_choice_of_a_device(wanted, available, chosen):
 
 def test_a_device_that_is_not_there():
     with pytest.raises(
-        DataGenError, match=r"'image\.device' is optix, but .* \(it finds: cuda\): see whether `nvidia-smi`"
+        UserError, match=r"'image\.device' is optix, but .* \(it finds: cuda\): see whether `nvidia-smi`"
     ):
         choose_device("optix", {"OPTIX": [], "CUDA": ["a"]})
-    with pytest.raises(DataGenError, match=r"\(it finds: none\)"):
+    with pytest.raises(UserError, match=r"\(it finds: none\)"):
         choose_device("cuda", {})
 
 

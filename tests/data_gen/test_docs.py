@@ -14,12 +14,12 @@ import pytest
 import trimesh
 import yaml
 
-from data_gen.errors import DataGenError
-from data_gen.settings import RenderConfig, SourceConfig
+from data_gen.render_config import RenderConfig, SourceConfig
+from data_gen.scene_sampler import config_from_dict, load_config, sample_scene
 from data_gen.sources import open_catalogue
-from data_gen.spec import config_from_dict, load_config, sample_scene
 from lightning_tl.cli.main import main
 from lightning_tl.cli.parsing import command_parser, parse
+from lightning_tl.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 COMPLEXITY = ROOT / "configs" / "render" / "complexity"
@@ -163,5 +163,5 @@ def test_the_papers_objects_and_materials_lie_over_each_setting(setting, paper, 
 def test_missing_objects_of_the_paper_are_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = config_from_dict(yaml.safe_load((ROOT / "configs/render/bop.yaml").read_text()))
-    with pytest.raises(DataGenError, match=r"'sources\[0\].path': bop/hb does not exist; relative paths are from"):
+    with pytest.raises(UserError, match=r"'sources\[0\].path': bop/hb does not exist; relative paths are from"):
         open_catalogue(config)

@@ -1,4 +1,4 @@
-"""The farm with a renderer that takes milliseconds (see fake_worker.py); test_render.py has Blender's own."""
+"""The farm with a renderer that takes milliseconds (see fake_worker.py); blender/test_renderer.py has Blender's own."""
 
 import fcntl
 import json
@@ -13,18 +13,17 @@ from pathlib import Path
 
 import pytest
 
-from data_gen import farm, pool
-from data_gen.errors import DataGenError
-from data_gen.farm import render
-from data_gen.folders import LOCK
-from data_gen.shards import read_shard
+from data_gen import farm, local_pool
+from data_gen.farm import LOCK, render
+from data_gen.shard_writer import read_shard
+from lightning_tl.errors import UserError
 
 HERE = Path(__file__).parent
 
 
 @pytest.fixture(autouse=True)
 def fake(monkeypatch):
-    monkeypatch.setattr(pool, "worker_arguments", lambda: [str(HERE / "fake_worker.py")])
+    monkeypatch.setattr(local_pool, "worker_arguments", lambda: [str(HERE / "fake_worker.py")])
     monkeypatch.setattr(farm, "check_environment", lambda: None)
 
 
@@ -123,8 +122,8 @@ def test_progress_counts_what_is_there(tiny, tmp_path):
 
 def test_workers_are_recycled(tiny, tmp_path, monkeypatch):
     starts = []
-    begin = pool.LocalPool.start
-    monkeypatch.setattr(pool.LocalPool, "start", lambda self: starts.append(1) or begin(self))
+    begin = local_pool.LocalPool.start
+    monkeypatch.setattr(local_pool.LocalPool, "start", lambda self: starts.append(1) or begin(self))
     render(tiny(), tmp_path / "a", 36, 0, 1, recycle_scenes=6)
     assert len(starts) == 3
     render(tiny(), tmp_path / "b", 36, 0, 1)
@@ -146,7 +145,7 @@ def test_a_scene_that_kills_twice_is_named_with_its_command_and_all_other_shards
     tiny, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("FAKE_KILL", "train10")
-    with pytest.raises(DataGenError) as caught:
+    with pytest.raises(UserError) as caught:
         render(tiny(), tmp_path, 36, 6, 2)
     message = str(caught.value)
     assert "scene 10 of train (seed 0) cannot be rendered" in message
@@ -184,7 +183,7 @@ def test_scenes_that_fail_are_left_out_where_the_user_says_so(tiny, tmp_path, mo
 def test_a_damaged_list_of_scenes_left_out(tiny, tmp_path):
     render(tiny(), tmp_path, 6)
     (tmp_path / "train" / "skipped.json").write_text("[")
-    with pytest.raises(DataGenError, match=r"skipped\.json is damaged: delete"):
+    with pytest.raises(UserError, match=r"skipped\.json is damaged: delete"):
         render(tiny(), tmp_path, 6)
 
 
@@ -192,28 +191,28 @@ def test_it_ends_early_where_every_scene_fails(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(farm, "_MOST_LOST", 2)
     monkeypatch.setenv("FAKE_RAISE", "every")
     # the first scene of two of the four shards, whichever the workers come to first
-    with pytest.raises(DataGenError, match=r"scene \d+ of train, scene \d+ of train .*4 shards are missing") as error:
+    with pytest.raises(UserError, match=r"scene \d+ of train, scene \d+ of train .*4 shards are missing") as error:
         render(tiny(), tmp_path, 24)
     first, second = re.findall(r"scene (\d+) of train", str(error.value))[:2]
     assert {first, second} < {"0", "3", "6", "9"}
 
 
 def test_an_unknown_way_with_errors(tiny, tmp_path):
-    with pytest.raises(DataGenError, match="'on_error' cannot be 'ignore'; valid: continue, skip"):
+    with pytest.raises(UserError, match="'on_error' cannot be 'ignore'; valid: continue, skip"):
         render(tiny(), tmp_path, 6, on_error="ignore")
 
 
 def test_a_scene_that_raises(tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("FAKE_RAISE", "val2")
-    with pytest.raises(DataGenError, match=r"(?s)scene 2 of val .*RuntimeError: a planted fault.*Traceback"):
+    with pytest.raises(UserError, match=r"(?s)scene 2 of val .*RuntimeError: a planted fault.*Traceback"):
         render(tiny(), tmp_path, 6, 6, 2)
     assert (tmp_path / "train" / "shards" / "000000.tar").exists()
 
 
 def test_workers_that_have_grown_are_recycled(tiny, tmp_path, monkeypatch):
     starts = []
-    begin = pool.LocalPool.start
-    monkeypatch.setattr(pool.LocalPool, "start", lambda self: starts.append(1) or begin(self))
+    begin = local_pool.LocalPool.start
+    monkeypatch.setattr(local_pool.LocalPool, "start", lambda self: starts.append(1) or begin(self))
     render(tiny(), tmp_path, 18, 0, 1, recycle_mib=1)
     assert len(starts) == 3
 
@@ -235,12 +234,12 @@ def test_workers_on_gpus_take_turns(tiny, tmp_path, monkeypatch):
 
 def test_blender_that_cannot_be_imported(tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("FAKE_IMPORT", "1")
-    with pytest.raises(DataGenError, match=r"Blender cannot be imported: .*data_gen\.blender.*data_gen\.check"):
+    with pytest.raises(UserError, match=r"Blender cannot be imported: .*data_gen\.blender.*data_gen\.check"):
         render(tiny(), tmp_path, 6)
 
 
 def test_a_camera_that_fits_nowhere_is_told_once(tiny, tmp_path):
-    with pytest.raises(DataGenError, match=r"^no camera fits"):
+    with pytest.raises(UserError, match=r"^no camera fits"):
         render(tiny(room={"walls": 4}, camera={"min_distance": 5}), tmp_path, 6)
 
 
@@ -248,19 +247,19 @@ def test_another_blender_is_refused_when_growing(tiny, tmp_path, monkeypatch):
     render(tiny(), tmp_path, 6)
     monkeypatch.setenv("FAKE_VERSION", "9.9")
     assert render(tiny(), tmp_path, 6).rendered == 0
-    with pytest.raises(DataGenError, match=r"rendered with blender fake, installed is 9\.9"):
+    with pytest.raises(UserError, match=r"rendered with blender fake, installed is 9\.9"):
         render(tiny(), tmp_path, 12)
 
 
 @pytest.mark.parametrize("arguments", [(0,), (-3,), (2.5,), (True,), (6, -1), (6, 0, 0), (6, 0, "2")])
 def test_counts_must_be_positive(tiny, tmp_path, arguments):
-    with pytest.raises(DataGenError, match=r"'(images|val_images|workers)' must be a whole number of at least"):
+    with pytest.raises(UserError, match=r"'(images|val_images|workers)' must be a whole number of at least"):
         render(tiny(), tmp_path, *arguments)
 
 
 def test_an_output_that_is_no_folder(tiny, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(DataGenError, match="cannot make the output folder"):
+    with pytest.raises(UserError, match="cannot make the output folder"):
         render(tiny(), tmp_path / "file", 6)
 
 
@@ -269,7 +268,7 @@ def test_a_second_render_into_the_folder_is_refused_and_a_dead_ones_lock_is_not(
     render(tiny(), tmp_path, 6)
     with (tmp_path / LOCK).open("a+") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(DataGenError, match=rf"another process \(id {os.getpid()}\) is rendering into"):
+        with pytest.raises(UserError, match=rf"another process \(id {os.getpid()}\) is rendering into"):
             render(tiny(), tmp_path, 12)
 
 

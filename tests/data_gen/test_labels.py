@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy.ndimage import convolve
 
-from data_gen.exr import read_exr
+from data_gen.blender.exr import read_exr
 from data_gen.labels import camera_normals, depth_mm, film_filter, silhouette, tone_map, visible_fractions
-from data_gen.library.geometry import box, ellipsoid
+from data_gen.library.mesh import box, ellipsoid
 
 K = np.array([[40.0, 0, 19.5], [0, 40.0, 19.5], [0, 0, 1]])
 

@@ -2,9 +2,9 @@ import json
 
 import pytest
 
+from data_gen.manifest import Split
 from data_gen.reproduce import main
-from data_gen.spec import sample_scene
-from data_gen.split import Split
+from data_gen.scene_sampler import sample_scene
 
 
 def test_the_specification_of_a_scene(tiny, tmp_path, capsys):

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from rendered_set import labels, pixels, png, rewrite
 
-from inspection.planting import labels, pixels, png, rewrite
 from lightning_tl.cli.main import main
-from lightning_tl.data.shards import RenderedImages
+from lightning_tl.data.rendered_images import RenderedImages
 
 
 def export(root, form, out):

@@ -9,9 +9,9 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image
+from rendered_set import png
 
-from data_gen.shards import encode_png
-from inspection.planting import png
+from data_gen.shard_writer import encode_png
 from lightning_tl.inspection.members import colours, pixels, png_pixels, tar_members
 
 RNG = np.random.default_rng(0)

@@ -9,8 +9,8 @@ import tarfile
 
 import numpy as np
 import pytest
+from rendered_set import edit_manifest, labels, pixels, png, read, rewrite
 
-from inspection.planting import edit_manifest, labels, pixels, png, read, rewrite
 from lightning_tl.cli.main import main
 from lightning_tl.inspection.faults import FAULTS, REMARKS
 from lightning_tl.inspection.validate import validate
@@ -278,7 +278,7 @@ def test_imbalance():
     from collections import Counter
     from pathlib import Path
 
-    from lightning_tl.data.shards import Manifest
+    from lightning_tl.data.rendered_images import Manifest
     from lightning_tl.inspection.validate import _balance
 
     manifest = Manifest(Path("x"), "train", {1: "a", 2: "b", 3: "c", 4: "d"}, (8, 8), [])

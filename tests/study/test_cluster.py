@@ -10,7 +10,6 @@ import ray
 import yaml
 from study.test_study import records, rows, write
 
-from data_gen.errors import DataGenError
 from lightning_tl.cli.study import Study
 from lightning_tl.errors import UserError
 from lightning_tl.study.config import Stage
@@ -88,5 +87,5 @@ def test_a_cluster_without_room_says_so(cluster, renders, tmp_path):
 
 
 def test_no_cluster_at_the_address(renders, tmp_path):
-    with pytest.raises(DataGenError, match=r"no Ray cluster at 127\.0\.0\.1:1 .*start one with `ray start --head`"):
+    with pytest.raises(UserError, match=r"no Ray cluster at 127\.0\.0\.1:1 .*start one with `ray start --head`"):
         run_study(study(tmp_path, renders, engine="ray", address="127.0.0.1:1"), tmp_path / "out")

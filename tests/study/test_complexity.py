@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lightning_tl.errors import UserError
-from lightning_tl.inspection.report import complexity
+from lightning_tl.inspection.complexity_report import complexity
 from lightning_tl.models import build_backbone
 from lightning_tl.study.collect import collect
 from lightning_tl.study.complexity import measure_complexity
@@ -50,7 +50,7 @@ def test_it_is_what_the_command_says_and_measured_once(done, monkeypatch):
     assert found["plain"]["complexity_high"] == pytest.approx(high, abs=1e-4)
 
     with monkeypatch.context() as patched:
-        patched.setattr("lightning_tl.inspection.report.complexity", None)
+        patched.setattr("lightning_tl.inspection.complexity_report.complexity", None)
         assert measure_complexity(SETTINGS, sets, runs, records, out) == found
     manifest = out / "renders/rich/train/manifest.json"
     content = json.loads(manifest.read_text())

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from shipped import CONFIGS, kinds, parsed, planned, read
 
-from data_gen.config import config_from_dict, load_config
+from data_gen.config_check import config_from_dict, load_config
 from lightning_tl import tasks
 from lightning_tl.cli import law
 from lightning_tl.study.expansion import expand

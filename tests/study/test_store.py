@@ -19,9 +19,8 @@ import yaml
 from study.test_runs import HERE, call, untimed
 from training import finetuning, pretraining, weights
 
-from data_gen.errors import StoreError
 from lightning_tl.cli import study as command
-from lightning_tl.errors import UserError
+from lightning_tl.errors import StoreError, UserError
 from lightning_tl.study import runs
 from lightning_tl.study import store as module
 from lightning_tl.study.config import Stage, Study

@@ -6,11 +6,10 @@ import io
 import json
 from pathlib import Path
 
-import conftest
 import numpy as np
-import pytest
 import torch
 from PIL import Image
+from rendered_set import CATEGORIES, write_split
 from tasks.toy import SIDE, Squares
 
 NAMES = ("red", "green", "blue")
@@ -76,13 +75,13 @@ def rendered_view(rng: np.random.Generator, scene: int, view: int) -> dict[str, 
     """Return a view as the renderer writes it; unlike the common ones', its normals lean with the colour."""
     seed, index = int(rng.integers(1 << 20)), int(rng.integers(1000))
     picture, mask = Squares("semseg", seed=seed)[index]
-    ids = np.array([0, *conftest.CATEGORIES])[np.where(mask.numpy() == 255, 0, mask.numpy())].astype(np.uint16)
+    ids = np.array([0, *CATEGORIES])[np.where(mask.numpy() == 255, 0, mask.numpy())].astype(np.uint16)
     normals = Squares("normal", seed=seed)[index][1]
     stored = torch.where(normals.square().sum(0) > 0, ((normals + 1) / 2 * 255).round(), 128)
     ys, xs = np.nonzero(ids)
     category = int(ids.max())
     box = [int(xs.min()), int(ys.min()), int(np.ptp(xs)) + 1, int(np.ptp(ys)) + 1]
-    thing = {"instance": 1, "category": category, "name": conftest.CATEGORIES[category], "bbox": box}
+    thing = {"instance": 1, "category": category, "name": CATEGORIES[category], "bbox": box}
     labels = {"scene": scene, "view": view, "size": [SIDE, SIDE], "labels": [category], "camera": {}}
     labels["objects"] = [thing | {"area": len(ys), "visible_fraction": 1.0}]
     return {
@@ -96,9 +95,6 @@ def rendered_view(rng: np.random.Generator, scene: int, view: int) -> dict[str, 
 
 def write_renders(root: Path, train: int = 24, val: int = 8) -> Path:
     """Write shards of squares; numbers are scenes of two views."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(conftest, "_view", rendered_view)
-        patch.setattr(conftest, "SIDE", SIDE)
-        conftest.write_split(root / "train", "train", train, seed=1)
-        conftest.write_split(root / "val", "val", val, seed=2)
+    write_split(root / "train", "train", train, seed=1, draw=rendered_view, side=SIDE)
+    write_split(root / "val", "val", val, seed=2, draw=rendered_view, side=SIDE)
     return root

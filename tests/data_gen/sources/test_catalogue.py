@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import trimesh
 
-from data_gen.errors import DataGenError
 from data_gen.library import CATEGORIES
+from data_gen.scene_sampler import config_from_dict, config_to_dict, sample_scene
 from data_gen.sources import catalogue as module
 from data_gen.sources import open_catalogue
-from data_gen.spec import config_from_dict, config_to_dict, sample_scene
+from lightning_tl.errors import UserError
 
 
 def _config(*sources, **more):
@@ -52,7 +52,7 @@ def test_texture_without_samples_the_objects_that_have_none(meshes):
         "chapel",
         "cracker_box",
     ]
-    with pytest.raises(DataGenError, match=r"'texture: without' leaves none of the sources' objects"):
+    with pytest.raises(UserError, match=r"'texture: without' leaves none of the sources' objects"):
         open_catalogue(_config(_folder(meshes, textured="yes"), texture="without"))
 
 
@@ -149,7 +149,7 @@ def test_what_is_missing_is_noted_by_name(meshes):
 def test_broken_meshes_are_all_named_or_left_out_and_counted(meshes):
     (meshes / "mug" / "a.stl").write_bytes(b"")
     (meshes / "chapel.glb").write_bytes(b"glTF")
-    with pytest.raises(DataGenError) as caught:
+    with pytest.raises(UserError) as caught:
         open_catalogue(_config(_folder(meshes)))
     message = str(caught.value)
     assert "2 meshes cannot be used" in message
@@ -161,7 +161,7 @@ def test_broken_meshes_are_all_named_or_left_out_and_counted(meshes):
     assert list(catalogue.categories.values()) == ["mug", "cracker_box"]
     for path in meshes.rglob("*.*"):
         path.write_bytes(b"")
-    with pytest.raises(DataGenError, match=r"'sources\[0\]': none of its 4 meshes can be used; the first: "):
+    with pytest.raises(UserError, match=r"'sources\[0\]': none of its 4 meshes can be used; the first: "):
         open_catalogue(_config(_folder(meshes, broken="skip")))
 
 
@@ -173,7 +173,7 @@ def test_large_meshes_are_reduced_skipped_or_refused(tmp_path):
     skipped = open_catalogue(_config(_folder(tmp_path, max_faces=200, oversized="skip")))
     assert list(skipped.categories.values()) == ["small"]
     assert "left out: " in skipped.notes[0]
-    with pytest.raises(DataGenError, match=r"has 1280 triangles, 'sources\[0\]\.max_faces' is 200: raise it"):
+    with pytest.raises(UserError, match=r"has 1280 triangles, 'sources\[0\]\.max_faces' is 200: raise it"):
         open_catalogue(_config(_folder(tmp_path, max_faces=200, oversized="error")))
 
 
@@ -189,13 +189,13 @@ def test_metric_sizes_that_cannot_be(tmp_path, size, units):
     if units == "inch":
         assert open_catalogue(config)
         return
-    with pytest.raises(DataGenError, match=r"m large when read in 'm': set 'sources\[0\]\.units'"):
+    with pytest.raises(UserError, match=r"m large when read in 'm': set 'sources\[0\]\.units'"):
         open_catalogue(config)
 
 
 def test_a_metric_object_too_large_for_the_room(tmp_path):
     mesh_files.bare(tmp_path / "a.stl", trimesh.creation.box((3, 3, 3)))
-    with pytest.raises(DataGenError, match=r"a\.stl: is 4\.243 m large, too much for a room of 4 m"):
+    with pytest.raises(UserError, match=r"a\.stl: is 4\.243 m large, too much for a room of 4 m"):
         open_catalogue(config_from_dict({"sources": [_folder(tmp_path, scale="metric")]}))
 
 
@@ -242,7 +242,7 @@ BAD = [
 
 @pytest.mark.parametrize(("source", "message"), BAD)
 def test_bad_sources_get_one_clear_message(source, message):
-    with pytest.raises(DataGenError) as caught:
+    with pytest.raises(UserError) as caught:
         config_from_dict({"sources": [source]})
     assert message in str(caught.value)
 
@@ -269,7 +269,7 @@ def test_bad_sources_get_one_clear_message(source, message):
     ],
 )
 def test_bad_values_of_what_goes_with_them(values, message):
-    with pytest.raises(DataGenError) as caught:
+    with pytest.raises(UserError) as caught:
         config_from_dict(values)
     assert message in str(caught.value)
 

@@ -4,10 +4,10 @@ import mesh_files
 import numpy as np
 import pytest
 
-from data_gen.errors import DataGenError
-from data_gen.settings import ImageConfig
+from data_gen.render_config import ImageConfig
+from data_gen.scene_sampler import config_from_dict, sample_scene
 from data_gen.sources.lens import read_lens
-from data_gen.spec import config_from_dict, sample_scene
+from lightning_tl.errors import UserError
 
 
 @pytest.mark.parametrize("factor", [1, 0.5, 0.1])
@@ -47,7 +47,7 @@ def test_a_shifted_principal_point():
 )
 def test_broken_cameras(tmp_path, changes, message):
     path = mesh_files.camera(tmp_path / "camera.json", **changes)
-    with pytest.raises(DataGenError) as caught:
+    with pytest.raises(UserError) as caught:
         read_lens(path, ImageConfig(size=640, height=480))
     assert message in str(caught.value)
     assert str(path) in str(caught.value)
@@ -58,7 +58,7 @@ def test_broken_cameras(tmp_path, changes, message):
 )
 def test_files_that_are_no_camera(tmp_path, content, message):
     (tmp_path / "camera.json").write_text(content)
-    with pytest.raises(DataGenError, match=message):
+    with pytest.raises(UserError, match=message):
         read_lens(tmp_path / "camera.json", ImageConfig())
-    with pytest.raises(DataGenError, match=r"'camera\.intrinsics': cannot read .*none\.json: No such file"):
+    with pytest.raises(UserError, match=r"'camera\.intrinsics': cannot read .*none\.json: No such file"):
         read_lens(tmp_path / "none.json", ImageConfig())

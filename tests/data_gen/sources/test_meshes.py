@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import trimesh
 
-from data_gen.errors import DataGenError
 from data_gen.sources import read_model
+from lightning_tl.errors import UserError
 
 
 def _volume(mesh):
@@ -222,7 +222,7 @@ BROKEN = [
 def test_broken_meshes_get_one_clear_error(tmp_path, name, write, message):
     path = tmp_path / name
     write(path)
-    with pytest.raises(DataGenError) as caught:
+    with pytest.raises(UserError) as caught:
         read_model(path)
     assert str(caught.value).startswith(f"{path}: ")
     assert message in str(caught.value)
@@ -230,5 +230,5 @@ def test_broken_meshes_get_one_clear_error(tmp_path, name, write, message):
 
 
 def test_a_file_that_is_not_there(tmp_path):
-    with pytest.raises(DataGenError, match=r"none\.obj: cannot be read: No such file"):
+    with pytest.raises(UserError, match=r"none\.obj: cannot be read: No such file"):
         read_model(tmp_path / "none.obj")

@@ -4,9 +4,9 @@ import mesh_files
 import numpy as np
 import pytest
 
-from data_gen.errors import DataGenError
+from data_gen.scene_sampler import config_from_dict, sample_scene
 from data_gen.sources.surfaces import find_hdris, find_materials
-from data_gen.spec import config_from_dict, sample_scene
+from lightning_tl.errors import UserError
 
 
 def test_materials_as_they_are_downloaded(tmp_path):
@@ -29,7 +29,7 @@ def test_materials_that_cannot_be_used_are_counted(tmp_path):
     assert "A_1K-JPG has no A_1K-JPG_Color.jpg" in notes[0]
     assert "B_1K-JPG_Roughness.jpg cannot be decoded" in notes[0]
     (tmp_path / "C_1K-JPG" / "C_1K-JPG_Color.jpg").unlink()
-    with pytest.raises(DataGenError, match=r"'room\.materials': no usable PBR material in .* has no A_1K-JPG_Color"):
+    with pytest.raises(UserError, match=r"'room\.materials': no usable PBR material in .* has no A_1K-JPG_Color"):
         find_materials(tmp_path, [])
 
 
@@ -53,7 +53,7 @@ def test_broken_panoramas(tmp_path):
         assert said in notes[0]
     assert "square.hdr is 16 × 16, but a panorama is twice as wide as high" in notes[0]
     good.unlink()
-    with pytest.raises(DataGenError, match=r"'lights\.hdris': no usable panorama in"):
+    with pytest.raises(UserError, match=r"'lights\.hdris': no usable panorama in"):
         find_hdris(tmp_path, [])
 
 
@@ -63,15 +63,15 @@ def test_panoramas_that_are_cut_or_none(tmp_path, name):
     content = {"half.exr": whole[: len(whole) // 2], "empty.hdr": b"", "png.hdr": b"\x89PNG\r\n\x1a\n" + bytes(50)}
     (tmp_path / "half.exr").unlink()
     (tmp_path / name).write_bytes(content[name])
-    with pytest.raises(DataGenError, match=rf"no usable panorama in .*{name} cannot be decoded: is it complete\?"):
+    with pytest.raises(UserError, match=rf"no usable panorama in .*{name} cannot be decoded: is it complete\?"):
         find_hdris(tmp_path, [])
 
 
 @pytest.mark.parametrize(("find", "key"), [(find_materials, "room.materials"), (find_hdris, "lights.hdris")])
 def test_folders_that_are_none(tmp_path, find, key):
-    with pytest.raises(DataGenError, match=f"'{key}': .*none does not exist"):
+    with pytest.raises(UserError, match=f"'{key}': .*none does not exist"):
         find(tmp_path / "none", [])
-    with pytest.raises(DataGenError, match=f"'{key}': no usable"):
+    with pytest.raises(UserError, match=f"'{key}': no usable"):
         find(tmp_path, [])
 
 
@@ -105,5 +105,5 @@ def test_a_fixed_background_has_the_material_that_is_named(tmp_path):
     # where the background is random, all of them are drawn from
     drawn = {sample_scene(config("Fabric001", background="random"), 0, "train", i).floor.maps for i in range(40)}
     assert len(drawn) == 3
-    with pytest.raises(DataGenError, match=r"'room.fixed_material' is 'Fabric002', which is not in .* did you mean"):
+    with pytest.raises(UserError, match=r"'room.fixed_material' is 'Fabric002', which is not in .* did you mean"):
         sample_scene(config("Fabric002"), 0, "train", 0)

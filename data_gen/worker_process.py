@@ -1,0 +1,94 @@
+"""One worker process (see ``worker.py``) and the pipes to it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any
+
+Message = dict[str, Any]
+
+
+def worker_arguments() -> list[str]:
+    """Return what Python is started with for a worker."""
+    return ["-m", "data_gen.worker"]
+
+
+class WorkerProcess:
+    """A worker that has been started.
+
+    Linux ends it as soon as the thread that started it has ended.
+
+    Args:
+        arguments: of Python.
+        start: its first message, but for what is of this machine.
+        temporary: folder for passes in flight.
+        staging: folder for shards on their way to a store.
+        gpu: the GPU it is to see; ``None``: whatever this process sees.
+    """
+
+    def __init__(
+        self, arguments: Sequence[str], start: Mapping[str, Any], temporary: Path, staging: Path, gpu: str | None
+    ) -> None:
+        environment = dict(os.environ, OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1")
+        root = str(Path(__file__).resolve().parent.parent)
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))
+        if gpu is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = gpu
+        self._stderr = tempfile.TemporaryFile(dir=temporary)  # noqa: SIM115 (it lives as long as the worker)
+        self._process = subprocess.Popen(
+            [sys.executable, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._stderr,
+            env=environment,
+        )
+        self._buffer = b""
+        self.send({**start, "temporary": str(temporary), "staging": str(staging), "parent": os.getpid()})
+
+    @property
+    def stdout(self) -> IO[bytes]:
+        """The pipe that it reports on."""
+        if self._process.stdout is None:
+            raise RuntimeError("a worker without a pipe")
+        return self._process.stdout
+
+    def send(self, message: Mapping[str, Any]) -> None:
+        """Send a message; if it has died, reading will tell."""
+        with suppress(BrokenPipeError):
+            if self._process.stdin is not None:
+                self._process.stdin.write(json.dumps(message).encode() + b"\n")
+                self._process.stdin.flush()
+
+    def read(self) -> list[Message]:
+        """Wait until it says something and return that; ``{"ended": how}`` is the last.
+
+        With whatever went wrong comes the end of what it wrote to its standard error, as ``tail``.
+        """
+        data = os.read(self.stdout.fileno(), 1 << 16)
+        if not data:
+            return [{"ended": f"it ended with code {self._process.wait()}", "tail": self._tail()}]
+        *lines, self._buffer = (self._buffer + data).split(b"\n")
+        messages = [json.loads(line) for line in lines]
+        return [{**m, "tail": self._tail()} if "error" in m else m for m in messages]
+
+    def _tail(self) -> str:
+        descriptor = self._stderr.fileno()  # its position is the worker's too, so it is not moved
+        size = os.fstat(descriptor).st_size
+        return os.pread(descriptor, 1500, max(0, size - 1500)).decode(errors="replace").strip()
+
+    def end(self) -> None:
+        """End it at once (what it has not finished is of no use) and close its pipes."""
+        self._process.kill()
+        self._process.wait()
+        self._stderr.close()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                with suppress(BrokenPipeError):
+                    pipe.close()

@@ -1,0 +1,134 @@
+"""Reading and writing files on stores that fsspec reaches, with one clear message for all that they raise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lightning_tl.errors import StoreError, UserError, is_disk_full, one_line
+
+# here "make the folder" would mean "make the bucket"
+_OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "oss"})
+_REFUSED = ("NoCredentialsError", "PartialCredentialsError", "ClientAuthenticationError", "RefreshError")
+
+
+def file_system(url: str) -> tuple[Any, str]:
+    """Return fsspec's file system of a URL and the path in it.
+
+    Called wherever one is needed, and not kept: fsspec keeps them, and knows when a process was forked.
+
+    Raises:
+        StoreError: no such protocol, or its package is not installed.
+    """
+    import fsspec
+
+    with store_errors(url):
+        system, path = fsspec.core.url_to_fs(url)
+        return system, str(path)
+
+
+def read_url(url: str) -> bytes | None:
+    """Return a small file; ``None`` where there is no such file.
+
+    Raises:
+        StoreError: the store cannot be used or reached.
+    """
+    system, path = file_system(url)
+    with store_errors(url):
+        try:
+            return bytes(system.cat_file(path))
+        except FileNotFoundError:
+            return None
+
+
+def put(url: str, content: bytes | Path) -> None:
+    """Put a file on a store.
+
+    Args:
+        url: where.
+        content: its bytes, or the local file that holds them.
+
+    Raises:
+        StoreError: the store cannot be reached, refuses, or has no such bucket.
+    """
+    system, path = file_system(url)
+    with store_errors(url):
+        if not _OBJECT_STORES.intersection([system.protocol] if isinstance(system.protocol, str) else system.protocol):
+            system.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+        if isinstance(content, bytes):
+            system.pipe_file(path, content)
+        else:
+            system.put_file(str(content), path)
+
+
+def download(url: str, path: Path, missing: str = "") -> None:
+    """Fetch a file from a store.
+
+    Args:
+        url: the file.
+        path: where to write it; not in one step, see :func:`lightning_tl._io.atomic.replacing`.
+        missing: as of :func:`store_errors`.
+
+    Raises:
+        StoreError: there is no such file, or the store cannot be used or reached.
+        OSError: this machine's disk is full.
+    """
+    system, remote = file_system(url)
+    try:
+        with store_errors(url, missing):
+            system.get_file(remote, str(path))
+    except StoreError as error:
+        if isinstance(error.__cause__, OSError) and is_disk_full(error.__cause__):
+            raise error.__cause__ from None
+        raise
+
+
+def delete(url: str) -> None:
+    """Delete a file, if it is there.
+
+    Raises:
+        StoreError: the store cannot be reached, or refuses.
+    """
+    system, path = file_system(url)
+    with store_errors(url):
+        try:
+            system.rm_file(path)
+        except FileNotFoundError:
+            return
+
+
+@contextmanager
+def store_errors(url: str, missing: str = "") -> Iterator[None]:
+    """Turn what a store's package raises, each its own kinds, into one clear message.
+
+    Args:
+        url: what was asked for.
+        missing: what to say where it is not there (default: that there is no such bucket or folder).
+
+    Raises:
+        StoreError: in place of any other exception but a ``UserError``.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise StoreError(f"{url}: {_reason(error, missing)}") from error
+
+
+def _reason(error: Exception, missing: str) -> str:
+    kind = type(error).__name__
+    if isinstance(error, ImportError):
+        return f"{one_line(error)} (by pip, on every machine that renders or reads)"
+    if isinstance(error, ValueError) and "rotocol not known" in str(error):
+        return f"{one_line(error)}; fsspec knows s3, gs, az and others"
+    if isinstance(error, FileNotFoundError):
+        return missing or f"no such bucket or folder ({one_line(error)}): make it first, or correct its name"
+    if isinstance(error, PermissionError) or kind in _REFUSED:
+        return (
+            f"access is refused ({one_line(error)}): give credentials that may list, read, write and delete there, on "
+            "S3 by AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or a profile"
+        )
+    return f"the store failed ({kind}: {one_line(error)}); the same command goes on from what is finished"

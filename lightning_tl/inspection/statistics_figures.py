@@ -1,0 +1,71 @@
+"""Figures of what a rendered data set shows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from lightning_tl.inspection.split_statistics import SplitStats
+
+_COLORS = ("#0072b2", "#d55e00")
+_QUANTITIES = {
+    "per_image": "objects in an image",
+    "sides": "side of an object's box / side of the image",
+    "visible": "visible fraction of an object",
+    "brightness": "mean brightness of an image, 0 to 255",
+    "contrast": "standard deviation of brightness in an image",
+}
+
+
+def class_figure(found: dict[str, SplitStats], path: Path) -> None:
+    """Draw a bar a category, of all splits side by side, the most frequent first."""
+    names = list(next(iter(found.values())).classes)
+    totals = {name: sum(each.classes[name] for each in found.values()) for name in names}
+    names.sort(key=lambda name: (-totals[name], name))
+    figure = Figure(figsize=(max(6.0, 0.2 * len(names) + 1.5), 3.2), layout="constrained", dpi=120)
+    axes = figure.subplots()
+    width = 0.8 / len(found)
+    for place, (split, each) in enumerate(found.items()):
+        at = np.arange(len(names)) + (place - (len(found) - 1) / 2) * width
+        axes.bar(at, [each.classes[name] for name in names], width, color=_COLORS[place % 2], label=split)
+    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
+    axes.set_xlim(-0.6, len(names) - 0.4)
+    axes.set_ylabel("objects")
+    figure.legend(loc="outside upper right", ncols=len(found), frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path)
+
+
+def histogram_figure(found: dict[str, SplitStats], path: Path) -> None:
+    """Draw a histogram a quantity, each split's share of its own images or objects."""
+    figure = Figure(figsize=(9, 5), layout="constrained", dpi=120)
+    panels = figure.subplots(2, 3).flat
+    for axes, (name, title) in zip(panels, _QUANTITIES.items(), strict=False):
+        values = {split: np.array(getattr(each, name), float) for split, each in found.items()}
+        edges = _edges(name, np.concatenate(list(values.values())))
+        for place, (split, given) in enumerate(values.items()):
+            if len(given):
+                weights = np.full(len(given), 1 / len(given))
+                kind = {"histtype": "step", "linewidth": 1.5} if place else {"alpha": 0.45}
+                axes.hist(given, edges, weights=weights, color=_COLORS[place % 2], label=split, **kind)
+        if name == "per_image":
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlabel(title, fontsize=8)
+        axes.set_ylabel("share", fontsize=8)
+        axes.tick_params(labelsize=7)
+        axes.spines[["top", "right"]].set_visible(False)
+    last = figure.axes[-1]
+    last.axis("off")
+    last.legend(*figure.axes[0].get_legend_handles_labels(), frameon=False, loc="upper left")
+    figure.savefig(path)
+
+
+def _edges(name: str, values: np.ndarray) -> np.ndarray:
+    if name == "per_image":
+        return np.arange(0, (values.max() if len(values) else 0) + 2) - 0.5
+    if name in ("sides", "visible"):
+        return np.linspace(0, 1, 31)
+    return np.linspace(0, 255 if name == "brightness" else max(1.0, values.max(initial=0)), 41)
