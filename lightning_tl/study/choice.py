@@ -1,4 +1,4 @@
-"""A value of fine-tuning chosen by trial runs: once for scratch, once for each series of pre-trainings."""
+"""Chooses a setting of fine-tuning by trial runs: once for training from scratch, once per series of pre-trainings."""
 
 from __future__ import annotations
 
@@ -10,19 +10,27 @@ from lightning_tl.study.config import Choice, Study
 from lightning_tl.study.grid import Point, label
 from lightning_tl.study.planned import Run
 
-# Keys that fine-tuning chooses a value for once, whatever their values are.
+# Axes within a series of pre-trainings: one value is chosen for all their values.
 _SERIES = ("data.n", "seed_everything")
 
 
 def origin(run: Run | None) -> str:
-    """Return what a value is chosen once for: the axes of a pre-training but n and seed; ``scratch`` for none."""
+    """Return the name of a run's series: the axes of its pre-training without n and seed, or ``scratch``."""
     if run is None:
         return "scratch"
     return label({key: value for key, value in run.point.items() if key not in _SERIES}) or "pretrained"
 
 
 def choose(choice: Choice, runs: Iterable[Run], records: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Return by origin (and configuration of fine-tuning) the value with the lowest metric, and all values' metrics.
+    """Return, for each series (and configuration of fine-tuning), the best value and the metric of every value tried.
+
+    Args:
+        choice: The setting and the metric, of which the lowest value is the best.
+        runs: Of the study, the trials among them.
+        records: Records of the runs that are finished.
+
+    Returns:
+        Series → ``{"chosen": value, "tried": [[value, metric], …]}``.
 
     Raises:
         UserError: The metric was not logged.
@@ -45,11 +53,11 @@ def choose(choice: Choice, runs: Iterable[Run], records: Mapping[str, Mapping[st
 
 
 def chosen_value(study: Study, start: Run | None, point: Point, chosen: Mapping[str, Any]) -> Point:
-    """Return the key and value that were chosen for a fine-tuning; nothing where it is one of its axes.
+    """Return the chosen key and value for a fine-tuning; empty where the key is one of its axes.
 
     Args:
         study: The study.
-        start: The pre-training that it starts from; None: from random weights.
+        start: The pre-training that it starts from; None for random weights.
         point: Its own axes' values.
         chosen: From :func:`choose`.
     """

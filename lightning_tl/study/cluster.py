@@ -12,16 +12,16 @@ from lightning_tl.study.store import do_stored, fetch_run
 
 
 class RayEngine:
-    """Ray decides where a run goes, by the CPUs and GPUs it takes; a run of a lost node goes on elsewhere.
+    """Runs as Ray tasks. Ray places them by the CPUs and GPUs they need; a run of a lost node resumes on another node.
 
     Args:
         address: Of an existing cluster (``auto``, ``host:6379``, ``ray://host:10001``); None starts one here.
         threads: CPUs of a run.
         gpus: GPUs of a run; a fraction lets several share one.
-        workers: Runs at a time at most; default: as many as the cluster has room for.
+        workers: Most runs at a time; None: as many as the cluster has room for.
 
     Raises:
-        UserError: Ray is not installed, there is no cluster at the address, or no room for one run on it.
+        UserError: Ray is not installed, there is no cluster at the address, or it is too small for one run.
     """
 
     def __init__(self, address: str | None, threads: int, gpus: float, workers: int | None) -> None:
@@ -30,21 +30,21 @@ class RayEngine:
         self._task = self._ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=0)(_do_run)
         self._running: dict[Any, Call] = {}
         if self._room() < 1:
-            found = self._ray.cluster_resources()
+            resources = self._ray.cluster_resources()
             self.close()
             raise UserError(
-                f"a run takes {threads} CPUs and {gpus:g} GPUs, the cluster has {found.get('CPU', 0):g} and "
-                f"{found.get('GPU', 0):g} in all: lower threads or gpus"
+                f"a run needs {threads} CPUs and {gpus:g} GPUs; the cluster has {resources.get('CPU', 0):g} and "
+                f"{resources.get('GPU', 0):g} in all: lower threads or gpus"
             )
 
     def _room(self) -> int:
-        found = self._ray.cluster_resources()
-        room = int(found.get("CPU", 0) // self.threads)
-        return min(room, int(found.get("GPU", 0) / self.gpus + 1e-9)) if self.gpus else room
+        resources = self._ray.cluster_resources()
+        room = int(resources.get("CPU", 0) // self.threads)
+        return min(room, int(resources.get("GPU", 0) / self.gpus + 1e-9)) if self.gpus else room
 
     @property
     def free(self) -> int:
-        """How many more calls the cluster has room for now; nodes may come and go."""
+        """Number of further calls that the cluster has room for now; it changes as nodes come and go."""
         room = self._room() if self.workers is None else min(self.workers, self._room())
         return max(0, room - len(self._running))
 
@@ -53,7 +53,7 @@ class RayEngine:
         self._running[self._task.remote(call)] = call
 
     def wait(self, seconds: float) -> list[Outcome]:
-        """Return what has ended, waiting at most so long for the first."""
+        """Return the outcomes of ended calls, after waiting at most ``seconds`` for the first."""
         if not self._running:
             return []
         done, _ = self._ray.wait(list(self._running), num_returns=1, timeout=seconds)
@@ -67,7 +67,7 @@ class RayEngine:
                     fetch_run(call.store, folder.parent.parent, call.name)
                 outcomes.append(outcome)
             except self._ray.exceptions.NodeDiedError:
-                outcomes.append(Outcome(call.name))  # as if another process had it: taken up again, on another node
+                outcomes.append(Outcome(call.name))  # neither result nor error: it is scheduled again, on another node
             except self._ray.exceptions.RayError as error:
                 first = (str(error).strip().splitlines() or [type(error).__name__])[0]
                 outcomes.append(Outcome(call.name, error=f"its worker process ended: {first}"))

@@ -14,16 +14,24 @@ from lightning_tl.study.records import RESULT_COLUMNS, write_results
 Records = Mapping[str, Mapping[str, Any]]
 Traits = Mapping[str, Mapping[str, Any]]
 
-# measured after a fine-tuning, by study.forgetting
+# columns that study.forgetting measures after a fine-tuning
 _FORGETTING = tuple(name for name in RESULT_COLUMNS if name.startswith(("pretrain_loss_", "param_distance", "line_")))
-# axes that results.csv has a column for
+# axes that have a column of their own in results.csv
 _KNOWN = {"render", "config", "data.n", "data.draw", "data.seed", "data.fraction", "seed_everything", "data.shots"}
 
 
 def collect(
     runs: Sequence[Run], sets: Sequence[DataSet], records: Records, out: Path, traits: Traits | None = None
 ) -> None:
-    """Write both tables from what has a record; ``traits`` are further columns by data set."""
+    """Write ``results.csv`` and ``measurements.csv``.
+
+    Args:
+        runs: All runs of the study; those without a record are left out.
+        sets: Its data sets.
+        records: Run name → record.
+        out: Folder of the study.
+        traits: Further columns: data set → column → value.
+    """
     known = traits or {}
     rows = [{**row, **known.get(row.get("render", ""), {})} for row in result_rows(runs, sets, records)]
     extra = sorted({key for row in rows for key in row} - set(RESULT_COLUMNS))
@@ -32,16 +40,16 @@ def collect(
 
 
 def result_rows(runs: Sequence[Run], sets: Sequence[DataSet], records: Records) -> list[dict[str, Any]]:
-    """Return one row per finished fine-tuning; those from scratch once for each data set they are compared with."""
+    """Return one row per finished fine-tuning; a run from scratch gets one for each data set it is compared with."""
     by_name = {run.name: run for run in runs}
-    axes = {each.name: {f"render.{key}": value for key, value in each.point.items()} for each in sets}
+    axes = {data.name: {f"render.{key}": value for key, value in data.point.items()} for data in sets}
     rows = []
     for run in runs:
         if run.stage != "finetune" or run.name not in records:
             continue
         start = by_name[run.start] if run.start else None
         row = _row(run, records[run.name], records[start.name] if start else None)
-        renders = [start.point.get("render", "")] if start else [each.name for each in sets] or [""]
+        renders = [start.point.get("render", "")] if start else [data.name for data in sets] or [""]
         rows += [row | {"render": render} | axes.get(render, {}) for render in renders]
     return rows
 
@@ -87,7 +95,7 @@ def _row(run: Run, record: Mapping[str, Any], start: Mapping[str, Any] | None) -
 
 
 def measurement_rows(runs: Iterable[Run], records: Records) -> Iterable[dict[str, Any]]:
-    """Yield what the measuring callbacks logged, run by run."""
+    """Yield the rows of ``measurements.csv``: the values of the measuring callbacks, run by run."""
     for run in runs:
         if run.name in records:
             for row in records[run.name].get("measurements", ()):

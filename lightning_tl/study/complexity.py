@@ -1,4 +1,4 @@
-"""How complex each rendering of a study is, kept in ``complexity.json`` and measured once."""
+"""The complexity of each rendering of a study; measured once and kept in ``complexity.json``."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def measure_complexity(
     out: Path,
     store: str | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Measure what was not measured yet.
+    """Measure the complexity of those renderings for which ``complexity.json`` has no valid entry.
 
     Args:
         settings: Which network, and how.
@@ -40,28 +40,28 @@ def measure_complexity(
         ``complexity_high`` (its 95 % interval), in nats.
 
     Raises:
-        UserError: No network to measure with, or as ``lightning-tl dataset complexity``.
+        UserError: There is no network to measure with, or ``lightning-tl dataset complexity`` fails.
     """
     checkpoint, by = _network(settings, runs, records, out, store)
     kept = load_json(out / FILE, missing={})
-    found: dict[str, Any] = {}
-    for each in sets:
-        manifest = load_json(out / "renders" / each.name / "train" / "manifest.json")
+    entries: dict[str, Any] = {}
+    for data in sets:
+        manifest = load_json(out / "renders" / data.name / "train" / "manifest.json")
         shards = [shard["sha256"] for shard in manifest["shards"]]
         key = fingerprint([asdict(settings), by, shards])
-        known = kept.get(each.name, {})
-        if known.get("key") != key:
-            known = {"key": key, **_measure(settings, f"{store or out}/renders/{each.name}", checkpoint)}
-        found[each.name] = known
-        write_json(out / FILE, found)
-    return {name: _columns(entry["entropy"]) for name, entry in found.items()}
+        entry = kept.get(data.name, {})
+        if entry.get("key") != key:
+            entry = {"key": key, **_measure(settings, f"{store or out}/renders/{data.name}", checkpoint)}
+        entries[data.name] = entry
+        write_json(out / FILE, entries)
+    return {name: _columns(entry["entropy"]) for name, entry in entries.items()}
 
 
-def given_checkpoint(settings: Complexity) -> Path | None:
-    """Return the checkpoint that the settings name; ``None``: a fine-tuning of the study is to be used.
+def named_checkpoint(settings: Complexity) -> Path | None:
+    """Return the checkpoint that the settings name; None where a fine-tuning of the study is used instead.
 
     Raises:
-        UserError: No such file.
+        UserError: There is no such file.
     """
     if settings.checkpoint is None:
         return None
@@ -82,10 +82,10 @@ def _network(
     out: Path,
     store: str | None,
 ) -> tuple[Path, str]:
-    """Return the checkpoint, and what tells it from others."""
-    given = given_checkpoint(settings)
-    if given is not None:
-        return given, file_sha256(given)
+    """Return the checkpoint and an identifier of its content."""
+    named = named_checkpoint(settings)
+    if named is not None:
+        return named, file_sha256(named)
     run = next(run for run in runs if run.stage == "finetune" and run.start is None and run.name in records)
     path = out / "runs" / run.name / records[run.name]["checkpoint"]
     if store is not None and not path.is_file():

@@ -1,4 +1,4 @@
-"""A study's axes expanded, once: which data sets, pre-trainings and fine-tunings there are, by their axes' values."""
+"""The expansion of a study's axes into data sets, pre-trainings and fine-tunings. It is done once per study."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from lightning_tl.study.grid import Point, label
 
 @dataclass(frozen=True)
 class PretrainingPoint:
-    """A pre-training.
+    """The values of the axes of one pre-training.
 
     Attributes:
-        render: Name of the data set it reads; None where its configuration names the data.
-        own: Its own axes' values.
+        render: Name of the data set that it reads; None where its configuration names the data.
+        own: Values of its own axes.
     """
 
     render: str | None
@@ -23,20 +23,21 @@ class PretrainingPoint:
 
     @property
     def point(self) -> Point:
-        """All axes' values, ``render`` among them."""
+        """Values of all axes, with ``render``."""
         return self.own if self.render is None else {"render": self.render} | self.own
 
 
 @dataclass(frozen=True)
 class Expansion:
-    """What a study's axes expand to.
+    """An expanded study.
 
     Attributes:
         study: The study.
-        renders: Data sets: name → axes' values.
-        pretrain: Pre-trainings.
-        scratch: Axes' values of the fine-tunings from random weights.
-        finetune: Number of the pre-training in ``pretrain`` and own axes' values of the other fine-tunings.
+        renders: Name of each data set → values of its axes.
+        pretrain: The pre-trainings.
+        scratch: Values of the axes of each fine-tuning from random weights.
+        finetune: For each other fine-tuning, the index of its pre-training in ``pretrain`` and the values of its own
+            axes.
     """
 
     study: Study
@@ -50,7 +51,7 @@ def expand(study: Study) -> Expansion:
     """Expand a study's axes.
 
     Raises:
-        UserError: An axis is wrong, two data sets have one name, or an exclusion names what is no axis or no value.
+        UserError: An axis is wrong, two data sets have the same name, or an exclusion names an unknown axis or value.
     """
     renders: dict[str, Point] = {}
     if study.render is not None:
@@ -64,7 +65,7 @@ def expand(study: Study) -> Expansion:
         others: list[Point] = [{"render": name} for name in renders] or [{}]
         for other, point in study.pretrain.grid("pretrain", others):
             pretrain.append(PretrainingPoint(other.get("render"), point))
-    starts = [{"start": number} | finetuning_axes(each.point) for number, each in enumerate(pretrain)]
+    starts = [{"start": number} | finetuning_axes(planned.point) for number, planned in enumerate(pretrain)]
     pairs = study.finetune.grid("finetune", starts)
     scratch: tuple[Point, ...] = ()
     if study.scratch:
@@ -75,10 +76,10 @@ def expand(study: Study) -> Expansion:
 
 
 def finetuning_axes(point: Point) -> Point:
-    """Return a pre-training's axes under the names that fine-tuning has for them: ``render``, ``pretrain.KEY``."""
+    """Return a pre-training's axes by the names that they have in fine-tuning: ``render``, ``pretrain.KEY``."""
     return {key if key == "render" else f"pretrain.{key}": value for key, value in point.items()}
 
 
 def _own_exclusions(stage: Stage) -> list[dict[str, object]]:
-    """Return the exclusions that name only the stage's own axes, which hold for scratch too."""
+    """Return the exclusions that name only the stage's own axes; they also apply to runs from scratch."""
     return [rule for rule in stage.exclude if rule.keys() <= stage.axes]

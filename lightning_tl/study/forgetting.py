@@ -60,18 +60,18 @@ def forgotten(finetuned: Any, start: Path) -> dict[str, float]:
     names = [f"backbone.{name}" for name, _ in finetuned.backbone.named_parameters()]
     weights = {name: target[name] for name in names}
     moved = distance(weights, network.saved)
-    found = {"pretrain_loss_saved": network.loss()}
+    losses = {"pretrain_loss_saved": network.loss()}
     network.reestimate()
-    found["pretrain_loss_before"] = network.loss()
+    losses["pretrain_loss_before"] = network.loss()
     line = network.along({name: target[name] - network.saved[name] for name in names})
     network.load(weights)
-    found["pretrain_loss_after_saved_bn"] = network.loss()
+    losses["pretrain_loss_after_saved_bn"] = network.loss()
     network.reestimate()
-    found["pretrain_loss_after"] = network.loss()
+    losses["pretrain_loss_after"] = network.loss()
     network.load(target)
-    found["pretrain_loss_after_target_bn"] = network.loss()
+    losses["pretrain_loss_after_target_bn"] = network.loss()
     return {
-        **found,
+        **losses,
         "param_distance": moved.total,
         "line_slope": line.slope,
         "line_curvature": line.curvature,

@@ -18,12 +18,12 @@ def points(
     """Return all combinations of axes, the last one varying fastest.
 
     Args:
-        product: Key → values; each an axis of its own.
-        zips: Groups of keys whose values go together, as one axis each: ``{seed: [0, 1], draw: [0, 1]}``.
+        product: Key → values; every key is one axis.
+        zips: Groups of keys whose values change together; every group is one axis: ``{seed: [0, 1], draw: [0, 1]}``.
         where: The stage, for error messages.
 
     Raises:
-        UserError: An axis without values, values that are no list, unequal lengths, a key on two axes.
+        UserError: An axis has no values, values are not a list, lengths differ, or a key is on two axes.
     """
     axes: list[list[Point]] = []
     seen: set[str] = set()
@@ -37,23 +37,25 @@ def points(
             seen.add(key)
             lengths[key] = len(values)
         if len(set(lengths.values())) > 1:
-            told = ", ".join(f"{key} has {length}" for key, length in lengths.items())
-            raise UserError(f"{where}: values that go together must be equally many: {told}")
+            lengths_text = ", ".join(f"{key} has {length}" for key, length in lengths.items())
+            raise UserError(f"{where}: values that go together must be equally many: {lengths_text}")
         columns = list(group.items())
         axes.append([{key: values[i] for key, values in columns} for i in range(next(iter(lengths.values()), 0))])
     return [{key: value for part in parts for key, value in part.items()} for parts in itertools.product(*axes)]
 
 
 def excluder(exclude: Sequence[Mapping[str, Any]], known: Sequence[Point], where: str) -> Callable[[Point], bool]:
-    """Return what says whether a point is excluded: all keys of a rule have its value, or one of its list of values.
+    """Return a function that says whether a point is excluded.
+
+    A rule excludes a point that has, for every key of the rule, the rule's value, or one of its list of values.
 
     Args:
         exclude: The rules.
-        known: Points that have all keys and values that a rule can name.
+        known: Points with all keys and values that a rule may name.
         where: The stage, for error messages.
 
     Raises:
-        UserError: A rule names another key, or another value.
+        UserError: A rule names a key or a value that no point has.
     """
     for key, wanted in ((key, wanted) for rule in exclude for key, wanted in rule.items()):
         values = [point[key] for point in known if key in point]
@@ -78,13 +80,13 @@ def excluder(exclude: Sequence[Mapping[str, Any]], known: Sequence[Point], where
 
 
 def label(point: Mapping[str, Any]) -> str:
-    """Return a short name of a point that can be a file's: the values that tell it apart, long keys shortened."""
+    """Return a short name of a point that is valid as a file name: its values, with the last part of each key."""
     parts = []
     for key, value in point.items():
         last = key.rpartition(".")[2]
         if isinstance(value, str | list | tuple):
-            several = [value] if isinstance(value, str) else value
-            text = "-".join(str(each).removesuffix(".yaml").rpartition("/")[2] for each in several)
+            items = [value] if isinstance(value, str) else value
+            text = "-".join(str(item).removesuffix(".yaml").rpartition("/")[2] for item in items)
         else:
             number = isinstance(value, int | float) and not isinstance(value, bool)
             text = f"{last}{value:.12g}" if number else f"{last}-{value}"

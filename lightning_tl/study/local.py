@@ -17,8 +17,8 @@ class LocalEngine:
     """Warm processes for training runs; they import the libraries while the parent does something else.
 
     Args:
-        workers: How many processes.
-        threads: Threads of each.
+        workers: Number of processes.
+        threads: CPU threads of each process.
     """
 
     def __init__(self, workers: int, threads: int = 1) -> None:
@@ -35,7 +35,7 @@ class LocalEngine:
 
     @property
     def free(self) -> int:
-        """How many more calls it can take now."""
+        """Number of further calls that it can accept now."""
         return self.workers - len(self._running)
 
     def submit(self, call: Call) -> None:
@@ -48,7 +48,7 @@ class LocalEngine:
         self._running[future] = call
 
     def wait(self, seconds: float) -> list[Outcome]:
-        """Return what has ended, waiting at most so long for the first."""
+        """Return the outcomes of ended calls, after waiting at most ``seconds`` for the first."""
         done, _ = wait(self._running, timeout=seconds, return_when=FIRST_COMPLETED)
         outcomes, broken = [], False
         for future in done:
@@ -56,9 +56,9 @@ class LocalEngine:
             try:
                 outcomes.append(future.result())
             except BrokenProcessPool:
-                # the pool does not tell which of its processes died: all that ran there are tried again
+                # the pool does not say which process died: all runs that were in progress are tried again
                 broken = True
-                message = "its worker process ended without a word (out of memory, or killed)"
+                message = "its worker process ended unexpectedly (out of memory, or killed)"
                 outcomes.append(Outcome(call.name, error=message))
         if broken:
             self._pool.shutdown(wait=False, cancel_futures=True)
@@ -66,15 +66,15 @@ class LocalEngine:
         return outcomes
 
     def close(self) -> None:
-        """End the processes at once; what was finished has its record."""
+        """End the processes at once; finished runs have their records."""
         for process in list((getattr(self._pool, "_processes", None) or {}).values()):
             process.terminate()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _end_with_parent() -> None:
-    # A worker whose parent was killed must not train on alone. The kernel's parent-death signal would not do: to it
-    # the parent is the fork server, which lives as long as its workers.
+    # A worker must end when the study's process is killed. The kernel's parent-death signal cannot be used: for the
+    # kernel the parent is the fork server, which lives as long as its workers.
     parent = mp.parent_process()
     if parent is not None:
         parent.join()
@@ -86,5 +86,5 @@ def _start_worker(threads: int) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     import torch
 
-    torch.set_num_threads(threads)  # threads of several workers would fight for the cores
+    torch.set_num_threads(threads)  # with more, the workers would compete for the cores
     warnings.filterwarnings("ignore")

@@ -1,4 +1,4 @@
-"""From a study's expanded axes to its data sets and runs, each with a key that says what its result depends on."""
+"""From a study's expanded axes to its data sets and runs. A run's key is a hash of all that its result depends on."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from lightning_tl.study.records import fingerprint, load_json
 
 
 def data_sets(expansion: Expansion) -> list[DataSet]:
-    """Return what is to be rendered: each data set once, at its largest n.
+    """Return the data sets to render, each with the largest n that a pre-training needs.
 
     Raises:
-        UserError: A configuration is missing or wrong, or an n is no positive whole number.
+        UserError: A configuration is missing or wrong, or an n is not a positive whole number.
     """
     study = expansion.study
     if study.render is None or study.pretrain is None:
         return []
     sizes: dict[str, list[int]] = {}
-    for each in expansion.pretrain:
-        n = study.pretrain.overrides(each.own).get("data.n")
+    for planned in expansion.pretrain:
+        n = study.pretrain.overrides(planned.own).get("data.n")
         if isinstance(n, bool) or not isinstance(n, int) or n < 1:
             raise UserError(
                 f"pretrain: data.n is {n!r}; where data are rendered, give it as an axis or under set, "
                 "whole numbers of at least 1 (n = 0 is scratch: true)"
             )
-        sizes.setdefault(each.render or "", []).append(n)
+        sizes.setdefault(planned.render or "", []).append(n)
     configs = {name: _merged(study.render, point, "render") for name, point in expansion.renders.items()}
     return [
         DataSet(name, point, configs[name], max(sizes[name]), study.render.val_images)
@@ -50,17 +50,18 @@ def pretrainings(expansion: Expansion, out: Path) -> list[Run]:
     """Return the pre-trainings, in the order of the expansion.
 
     Args:
-        expansion: Of the study.
-        out: Its folder, with the data sets rendered.
+        expansion: The expanded axes of the study.
+        out: Folder of the study; the data sets are rendered there.
     """
     settings = expansion.study.pretrain
+    if settings is None:
+        return []
     runs = []
-    for each in expansion.pretrain if settings is not None else ():
-        assert settings is not None
+    for planned in expansion.pretrain:
         inputs = {}
-        if each.render is not None:
-            inputs = _images(out / "renders" / each.render, settings.overrides(each.own)["data.n"])
-        runs.append(_run("pretrain", settings, each.point, each.own, None, each.render, inputs))
+        if planned.render is not None:
+            inputs = _images(out / "renders" / planned.render, settings.overrides(planned.own)["data.n"])
+        runs.append(_run("pretrain", settings, planned.point, planned.own, None, planned.render, inputs))
     return runs
 
 
@@ -68,9 +69,10 @@ def plan(expansion: Expansion, out: Path, chosen: Mapping[str, Any] | None = Non
     """Return the runs: pre-trainings, then fine-tunings.
 
     Args:
-        expansion: Of the study.
-        out: Its folder, with the data sets rendered.
-        chosen: Origin → chosen value; None, where the study chooses one: the runs to choose it by.
+        expansion: The expanded axes of the study.
+        out: Folder of the study; the data sets are rendered there.
+        chosen: From :func:`.choice.choose`. Where the study chooses a value and this is None, the trials are returned
+            instead of the fine-tunings.
 
     Raises:
         UserError: A configuration is missing or wrong, or two runs are the same.
@@ -89,10 +91,10 @@ def plan(expansion: Expansion, out: Path, chosen: Mapping[str, Any] | None = Non
 
 
 def trials(expansion: Expansion, starts: list[Run]) -> list[Run]:
-    """Return the runs to choose a value by: for each origin, and configuration of fine-tuning, all values.
+    """Return the trial runs: all values to choose from, for each series and each configuration of fine-tuning.
 
-    They start from the middle n of a series, and are not tested, so that no test image is read before everything is
-    chosen.
+    Trials start from the middle n of a series. They are validated and not tested, so that no test image is read before
+    the choice is made.
     """
     study = expansion.study
     if study.choose is None:
@@ -123,15 +125,15 @@ def finetuning(study: Study, start: Run | None, point: Point, extra: Point, tria
 
     Args:
         study: The study.
-        start: The pre-training; None: from random weights.
-        point: Its own axes' values.
-        extra: Further keys and values, such as a chosen one.
-        trial: A run to choose a value by.
+        start: The pre-training that it starts from; None for random weights.
+        point: Values of its own axes.
+        extra: Further keys and values, such as the chosen one.
+        trial: Whether it is a trial run.
     """
     before = {} if start is None else finetuning_axes(start.point)
     forgetting = study.forgetting and start is not None and not trial
     own = point | extra
-    # the version of the measure, so that records of an earlier one are not taken for it
+    # the number is the version of the measure: records of an earlier version do not count
     inputs: dict[str, Any] = {"forgetting": 2 if forgetting else False}
     inputs |= {"trial": True} if trial else {}
     inputs |= {} if study.test_at == "last" else {"test_at": study.test_at}
@@ -154,10 +156,10 @@ def _run(
         *(f"{CONFIG}{file}" for file in files),
         *(f"--{key}={_text(value)}" for key, value in settings.overrides(own).items()),
     )
-    content = [read_yaml(file) for file in files]  # what the files say, not where they lie
+    content = [read_yaml(file) for file in files]  # the content of the files, not their paths
     overrides = settings.overrides(own)
     key = fingerprint([stage, content, overrides, inputs, start.key if start else None])
-    # what a name tells: where the run starts from, then its own axes
+    # a name consists of the start and the run's own axes
     origin = "scratch" if stage == "finetune" and start is None else start.label if start else render or ""
     own_label = label({k: v for k, v in own.items() if k not in settings.followers})
     text = "-".join(filter(None, [origin, own_label]))[:100]
@@ -166,7 +168,7 @@ def _run(
 
 
 def _images(root: Path, n: int) -> dict[str, Any]:
-    """Return the hashes of the shards that hold the first n images and the validation's: they fix what is seen."""
+    """Return the hashes of the shards with the first n training images, and of the validation shards."""
     shards: list[str] = []
     images = 0
     for shard in load_json(root / "train" / "manifest.json")["shards"]:
@@ -198,7 +200,7 @@ def _text(value: Any) -> str:
     """Return a value as the command line takes it: plain, or as YAML in one line."""
     if isinstance(value, str):
         return value
-    if type(value) is int:  # most are, and YAML's writer is slow
+    if type(value) is int:  # the common case, and YAML's writer is slow
         return str(value)
     return yaml.safe_dump(value, default_flow_style=True, width=10**6).removesuffix("\n...\n").strip()
 

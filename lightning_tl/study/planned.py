@@ -1,4 +1,4 @@
-"""What a plan consists of: data sets to render and training runs."""
+"""The items of a plan: data sets to render and training runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lightning_tl.study.grid import Point
 from lightning_tl.study.records import fingerprint
 from lightning_tl.study.runs import Call
 
-#: How a configuration file stands among a run's arguments.
+#: Prefix of a configuration file among a run's arguments.
 CONFIG = "--config="
 
 
@@ -20,11 +20,11 @@ class DataSet:
     """A data set to render.
 
     Attributes:
-        name: Also its folder's name.
-        point: Its axes' values.
+        name: Name of the data set and of its folder.
+        point: Values of its axes.
         config: The resolved rendering configuration.
-        images: How many training images.
-        val_images: How many of validation.
+        images: Number of training images.
+        val_images: Number of validation images.
     """
 
     name: str
@@ -39,17 +39,17 @@ class Run:
     """A training run.
 
     Attributes:
-        name: Stage, label and the beginning of its key; also its folder's name.
-        label: The axes' values, those of its start first.
+        name: Stage, label and first characters of the key; also the folder's name.
+        label: Values of the axes, those of its start first.
         stage: ``pretrain`` or ``finetune``.
-        point: Its axes' values, of its start too (``pretrain.KEY``), and ``render``.
-        args: Of ``lightning-tl fit``, but for the folders of data set and start.
+        point: Values of its axes and of its start's (``pretrain.KEY``), and ``render``.
+        args: Arguments of ``lightning-tl fit``, without the folders of data set and start.
         start: Name of the pre-training that it starts from, or None.
         render: Name of the data set it reads, or None.
-        key: A hash of its configuration, its data and its start's key.
-        forgetting: Measure the pre-training's loss afterwards.
+        key: Hash of its configuration, its data and its start's key.
+        forgetting: Whether the pre-training loss is measured afterwards.
         test_at: Which network is tested, ``last`` or ``best``.
-        trial: A run to choose a value by: validated, and never tested.
+        trial: Whether it is a trial run, which is validated and never tested.
     """
 
     name: str
@@ -65,7 +65,14 @@ class Run:
     trial: bool = False
 
     def call(self, out: Path, records: Mapping[str, Mapping[str, Any]], threads: int, store: str | None = None) -> Call:
-        """Return what a worker needs, once the start has its record."""
+        """Return what a worker needs to do the run; the run that it starts from must have its record.
+
+        Args:
+            out: Folder of the study.
+            records: Run name → record.
+            threads: CPU threads of the run.
+            store: URL of the study's store, or None.
+        """
         args = list(self.args)
         configs: dict[str, str] = {}
         if store is not None:

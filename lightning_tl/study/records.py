@@ -1,4 +1,4 @@
-"""What a run leaves behind: a record, written once, whole; and the table that the records make."""
+"""Files of a study: JSON records of runs, and CSV tables made from them."""
 
 from __future__ import annotations
 
@@ -53,20 +53,20 @@ def fingerprint(content: Any) -> str:
 
 
 def load_json(path: Path, missing: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Return what one of our JSON files holds.
+    """Return the content of a JSON file that the library wrote.
 
     Args:
         path: The file.
-        missing: Returned where there is none, or it is damaged; default: an error.
+        missing: Returned where the file is missing or damaged; None: an error is raised.
 
     Raises:
-        UserError: The file is missing, or no JSON object.
+        UserError: The file is missing, or is not a JSON object.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(content, dict):
             return content
-        reason = "no JSON object"
+        reason = "not a JSON object"
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
     if missing is None:
@@ -75,7 +75,7 @@ def load_json(path: Path, missing: dict[str, Any] | None = None) -> dict[str, An
 
 
 def read_record(path: Path, key: str) -> dict[str, Any] | None:
-    """Return the record of a finished run, or ``None`` where there is none or it was made from other settings."""
+    """Return the record of a finished run; None where there is none, or where it was made with other settings."""
     record = load_json(path, missing={})
     return record if record.get("key") == key else None
 
@@ -83,15 +83,15 @@ def read_record(path: Path, key: str) -> dict[str, Any] | None:
 def write_results(path: Path, rows: Iterable[Mapping[str, Any]], extra: Sequence[str] = ()) -> None:
     """Write ``results.csv``.
 
-    One row per fine-tuning run; columns that do not apply stay empty, a study's own axes come last. ``score``,
+    One row per fine-tuning run; cells that do not apply stay empty, the study's own axes come last. ``score``,
     ``error`` and ``finetune_loss`` are measured on test images, ``val_error`` and ``val_finetune_loss`` on validation
-    images; choose by the latter.
+    images; settings must be chosen by the latter.
     """
     write_table(path, (*RESULT_COLUMNS, *extra), rows)
 
 
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write a CSV file whole."""
+    """Write a CSV file in one step."""
     table = io.StringIO()
     writer = csv.DictWriter(table, columns, restval="", lineterminator="\n")
     writer.writeheader()
@@ -100,5 +100,5 @@ def write_table(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, 
 
 
 def write_json(path: Path, content: Mapping[str, Any], sync: bool = True) -> None:
-    """Write a JSON file whole."""
+    """Write a JSON file in one step."""
     write_atomically(path, json.dumps(content, indent=1, default=str) + "\n", sync)

@@ -1,4 +1,4 @@
-"""One run of a study in its folder: locked, resumed where it was interrupted, recorded once it is done."""
+"""One run of a study in its folder: locked, resumed after an interruption, recorded when it is finished."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ from lightning_tl._io.locks import try_lock
 from lightning_tl.errors import UserError, disk_full, is_disk_full
 from lightning_tl.study.records import load_json, read_record, write_json
 
-_STATE_SECONDS = 1.0  # between two notes of how far a run is
+_STATE_SECONDS = 1.0  # between two writings of state.json
 
 
 @dataclass(frozen=True)
 class Call:
-    """What a worker needs to do a run; plain values, so that it can be sent to any process.
+    """All that a worker needs to do a run; plain values, which can be sent to any process.
 
     Attributes:
-        name: Also its folder's name.
-        folder: Its folder; checkpoints and record go there.
-        key: A hash of all that its result depends on; a record of another key is not its record.
-        args: Of ``lightning-tl fit``, but for the folder.
-        test: Test the network that ``test_at`` names.
-        start: Folder of the pre-training that it starts from; or None.
-        forgetting: Measure the pre-training's loss under its head afterwards.
+        name: Name of the run and of its folder.
+        folder: Folder for its checkpoints and record.
+        key: Hash of all that the result depends on; a record with another key does not count.
+        args: Arguments of ``lightning-tl fit``, without the folder.
+        test: Whether the network that ``test_at`` names is tested.
+        start: Folder of the pre-training that it starts from, or None.
+        forgetting: Whether the pre-training loss is measured afterwards.
         test_at: Which network is tested: after the ``last`` step, or of the ``best`` validation.
-        locks: Folder of the locks.
-        targets: Folder of pictures of what fine-tuning sees.
-        threads: CPU threads.
-        store: URL that the folder of the study has a copy at, for nodes that share no folder; or None.
-        configs: With a store, configuration files (path and text) that args name, as nodes have only their own.
+        locks: Folder of the lock files.
+        targets: Folder for pictures of the target images.
+        threads: Number of CPU threads.
+        store: URL of a copy of the study's folder, for nodes that share no folder; or None.
+        configs: With a store, the configuration files that ``args`` names, as (path, text): a node may not have them.
     """
 
     name: str
@@ -60,13 +60,13 @@ class Call:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a call: a record, or a failure, or neither where another process is at it.
+    """How a call ended: with a record, with an error, or with neither where another process is doing the run.
 
     Attributes:
-        name: Of the run.
-        record: What it found.
-        error: What went wrong.
-        again: The failure may not happen again.
+        name: Name of the run.
+        record: Its record.
+        error: The reason of a failure.
+        again: Whether a failed run may succeed when it is tried again.
     """
 
     name: str
@@ -76,17 +76,17 @@ class Outcome:
 
 
 def do_run(call: Call) -> Outcome:
-    """Do one run in this process, or go on with it; whatever happens is an outcome, and in the run's ``state.json``."""
-    with locked(call) as mine:
-        return do_locked(call) if mine else Outcome(call.name)
+    """Do or resume one run in this process. Errors are returned, not raised, and noted in ``state.json``."""
+    with locked(call) as acquired:
+        return do_locked(call) if acquired else Outcome(call.name)
 
 
 def do_locked(call: Call, keep: Callable[[], None] = lambda: None) -> Outcome:
-    """Do one run that this process holds the lock of.
+    """Do one run whose lock this process holds.
 
     Args:
-        call: Which, and where.
-        keep: Called before each training step, when all files belong together.
+        call: The run.
+        keep: Called before each training step, when the files of the run are consistent.
     """
     folder = Path(call.folder)
     record = read_record(folder / "record.json", call.key)
@@ -109,7 +109,7 @@ def do_locked(call: Call, keep: Callable[[], None] = lambda: None) -> Outcome:
 
 
 def _end_wandb() -> None:
-    """End W&B's run, which is the process's: the next training of a warm worker would go on with it."""
+    """End the process's W&B run; otherwise the worker's next training would log into it."""
     wandb = sys.modules.get("wandb")
     if wandb is not None and wandb.run is not None:
         wandb.finish()
@@ -122,7 +122,7 @@ def in_one_line(error: str) -> str:
 
 
 def note_state(folder: Path, key: str, **facts: Any) -> None:
-    """Write ``state.json``: how far the run is, for ``study status``."""
+    """Write ``state.json``, the run's progress, for ``study status``."""
     content = {
         "key": key,
         "folder": str(folder),
@@ -136,7 +136,7 @@ def note_state(folder: Path, key: str, **facts: Any) -> None:
 
 @contextmanager
 def locked(call: Call) -> Iterator[bool]:
-    """Hold a run's lock, which ends with the process, however that ends; False where another process holds it."""
+    """Yield whether this process got the run's lock. The system releases it when the process ends."""
     path = Path(call.locks) / call.name
     path.parent.mkdir(parents=True, exist_ok=True)
     with try_lock(path) as held:
@@ -162,7 +162,7 @@ def _train(call: Call, folder: Path, keep: Callable[[], None]) -> dict[str, Any]
         logged = cli.trainer.callback_metrics.items()
         metrics = {name: float(value) for name, value in logged if not name.endswith("/seconds")}
         if checkpoint and not any(name.startswith("val/") for name in metrics):
-            # interrupted after the last step: there was nothing left to train, so nothing was validated
+            # interrupted after the last step: no training step was left, so no validation ran
             metrics |= _numbers(cli.trainer.validate(cli.model, cli.datamodule, verbose=False))
         saved = cli.trainer.checkpoint_callback
         best = getattr(saved, "best_model_path", "") or getattr(saved, "last_model_path", "")
@@ -195,7 +195,7 @@ def _train(call: Call, folder: Path, keep: Callable[[], None]) -> dict[str, Any]
 
 
 def _best_checkpoint(call: Call, folder: Path) -> list[Any]:
-    """Return the callback that keeps the network of the lowest validation loss, where that is to be tested."""
+    """Return the callback that saves the network with the lowest validation loss, where ``test_at`` is ``best``."""
     from lightning.pytorch.callbacks import ModelCheckpoint
 
     if call.test_at != "best":
@@ -205,7 +205,7 @@ def _best_checkpoint(call: Call, folder: Path) -> list[Any]:
 
 
 def _take_best(cli: Any, checkpoint: str) -> dict[str, Any]:
-    """Load the network of the best validation; return after how many steps it was."""
+    """Load the network of the best validation; return the step at which it was saved."""
     from lightning_tl.models.weights import read_checkpoint
 
     content = read_checkpoint(checkpoint)
@@ -214,24 +214,24 @@ def _take_best(cli: Any, checkpoint: str) -> dict[str, Any]:
 
 
 def _resumable(folder: Path, key: str) -> Path | None:
-    """Return the last checkpoint of an interrupted run of the same key, if it is whole."""
+    """Return the last intact checkpoint of an interrupted run with the same key, or None."""
     from lightning_tl.models.weights import read_checkpoint
 
     state = read_record(folder / "state.json", key)
     if state is None or state.get("folder") != str(folder):
-        return None  # Lightning does not take up the best checkpoint of a folder that was moved
+        return None  # after the folder was moved, Lightning forgets which checkpoint was the best
     for name in ("last", "best"):
         checkpoint = folder / "checkpoints" / f"{name}.ckpt"
         try:
             if checkpoint.is_file() and read_checkpoint(checkpoint):
                 return checkpoint
-        except UserError:  # killed while it was written
+        except UserError:  # the process was killed while writing it
             continue
     return None
 
 
 def _spent(folder: Path) -> float:
-    """Return the seconds that an interrupted run has taken before."""
+    """Return how many seconds of training an interrupted run has had."""
     return float(load_json(folder / "state.json", missing={}).get("spent", 0.0))
 
 
@@ -239,7 +239,7 @@ def _reporter(call: Call, folder: Path, begun: float, keep: Callable[[], None]) 
     from lightning.pytorch.callbacks import Callback
 
     class Report(Callback):
-        """Notes how far the run is."""
+        """Writes the run's progress to ``state.json``."""
 
         last = 0.0
 
@@ -262,14 +262,14 @@ def _numbers(results: Any) -> dict[str, float]:
 
 
 def _facts(cli: Any) -> dict[str, Any]:
-    """Return what the tables say of a run, as far as its module and data tell."""
+    """Return the columns of results.csv that module, data module and trainer provide."""
     data, model, trainer = cli.datamodule, cli.model, cli.trainer
     splits = getattr(data, "splits", {})
     split = splits.get("train")
     facts = {
         "task": getattr(data, "task", type(model).__name__),
         "data": type(data).__name__,
-        # renders have no test part: their validation images stand in for it
+        # rendered data sets have no test split: the validation images are used
         "tested_on_validation": True if "val" in splits and splits.get("test") is splits["val"] else None,
         "images": None if split is None else len(split),
         "fraction": getattr(data, "fraction", None),
@@ -293,7 +293,7 @@ def _peak_lr(optimizers: Any) -> float | None:
 
 
 def _passes(cli: Any, split: Any) -> float | None:
-    """Return how often each image was seen: 1 where all were fresh."""
+    """Return how many times the training visited each image on average."""
     trainer, batch = cli.trainer, getattr(cli.datamodule, "batch_size", None)
     if not split or batch is None:
         return None
@@ -302,7 +302,7 @@ def _passes(cli: Any, split: Any) -> float | None:
 
 @contextmanager
 def _output_to(path: Path) -> Iterator[None]:
-    """Send all output to a file; Lightning's handlers keep the standard error that was there at import."""
+    """Send all output to a file. Lightning's log handlers need it too: they keep the stream they had at import."""
     with path.open("a") as log, redirect_stdout(log), redirect_stderr(log):
         before = [(handler, handler.setStream(log)) for handler in _handlers()]
         try:
@@ -315,4 +315,4 @@ def _output_to(path: Path) -> Iterator[None]:
 
 def _handlers() -> list[logging.StreamHandler[TextIO]]:
     loggers = map(logging.getLogger, ("lightning.pytorch", "lightning.fabric"))
-    return [handler for each in loggers for handler in each.handlers if isinstance(handler, logging.StreamHandler)]
+    return [handler for logger in loggers for handler in logger.handlers if isinstance(handler, logging.StreamHandler)]

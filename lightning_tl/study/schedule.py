@@ -1,4 +1,4 @@
-"""Runs in the order of what they need, on any engine, with retries; what has a record is not done again."""
+"""Executes runs in the order of their dependencies, on any engine, with retries. Finished runs are not repeated."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from lightning_tl.study.planned import Run
 from lightning_tl.study.records import read_record
 from lightning_tl.study.runs import Call, Outcome
 
-_POLL = 1.0  # seconds between two looks at what another process is doing
+_POLL = 1.0  # seconds between two checks of runs that another process is doing
 
 Records = dict[str, dict[str, Any]]
 
 
 class Engine(Protocol):
-    """Where runs are done."""
+    """Executes runs: :class:`.local.LocalEngine` or :class:`.cluster.RayEngine`."""
 
     @property
     def free(self) -> int:
-        """How many more calls it can take now."""
+        """Number of further calls that it can accept now."""
 
     def submit(self, call: Call) -> None:
         """Begin a run."""
 
     def wait(self, seconds: float) -> list[Outcome]:
-        """Return what has ended, waiting at most so long for the first."""
+        """Return the outcomes of ended calls, after waiting at most ``seconds`` for the first."""
 
     def close(self) -> None:
         """End all processes at once."""
@@ -46,23 +46,24 @@ def run_all(
     """Do all runs that have no record yet.
 
     Args:
-        runs: In any order; what one starts from is among them.
+        runs: In any order; must contain the runs that others start from.
         out: Folder of the study.
-        engine: Where to do them.
-        retries: How often a run that failed is tried again; what the user gave wrong is not.
-        threads: Of a run.
-        advance: Called with (runs done, runs to do), for a progress bar; those that have a record count in neither.
-        finished: Called with all records after one was added.
-        store: URL where runs go that nodes without a common folder do.
+        engine: Executes the runs.
+        retries: How often a failed run is tried again. An error in the user's input is not tried again.
+        threads: CPU threads per run.
+        advance: Called with (runs done, runs to do) for a progress bar; runs that had a record at the start are not
+            counted.
+        finished: Called with all records after each finished run.
+        store: URL of the study's store, for nodes that share no folder; or None.
 
     Returns:
-        Name → record, and name → error of the runs that failed or whose start did.
+        Run name → record, and run name → error of the runs that failed or whose start failed.
     """
     records = load_records(runs, out)
     waiting = [run for run in runs if run.name not in records]
     total = len(waiting)
     running: dict[str, Run] = {}
-    elsewhere: dict[str, float] = {}  # name → when to look again
+    elsewhere: dict[str, float] = {}  # runs of other processes: name → time of the next check
     attempts: dict[str, int] = {}
     failures: dict[str, str] = {}
     if waiting:
@@ -72,8 +73,8 @@ def run_all(
         for run in list(waiting):
             if run.start in failures:
                 failures[run.name] = f"not run, as {run.start} failed"
-            elif run.name in elsewhere and (found := read_record(out / "runs" / run.name / "record.json", run.key)):
-                records[run.name] = found
+            elif run.name in elsewhere and (record := read_record(out / "runs" / run.name / "record.json", run.key)):
+                records[run.name] = record
                 finished(records)
             elif engine.free and (run.start is None or run.start in records) and elsewhere.get(run.name, 0) < now:
                 running[run.name] = run
@@ -99,6 +100,6 @@ def run_all(
 
 
 def load_records(runs: Sequence[Run], out: Path) -> Records:
-    """Return the records of the runs that have one."""
-    found = {run.name: read_record(out / "runs" / run.name / "record.json", run.key) for run in runs}
-    return {name: record for name, record in found.items() if record is not None}
+    """Return run name → record for the finished runs."""
+    records = {run.name: read_record(out / "runs" / run.name / "record.json", run.key) for run in runs}
+    return {name: record for name, record in records.items() if record is not None}

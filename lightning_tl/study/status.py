@@ -1,4 +1,4 @@
-"""`study status`: what is done, what is running and how far, what failed and why."""
+"""`study status`: the state and progress of each run, and the reason of each failure."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from typing import Any
 from lightning_tl.study.planned import DataSet, Run
 from lightning_tl.study.records import load_json
 
-# Without a note for so long a run is taken for interrupted; notes come every second while it trains.
+# A run whose state.json is older than this counts as interrupted; a training run rewrites it every second.
 _SILENT_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
 class Line:
-    """One run's state: ``done``, ``running``, ``interrupted``, ``failed`` or ``waiting``; and what to say of it."""
+    """One run: ``done``, ``running``, ``interrupted``, ``failed`` or ``waiting``, with a detail for the user."""
 
     name: str
     state: str
-    told: str = ""
+    detail: str = ""
 
 
 def lines(runs: Sequence[Run], records: Mapping[str, Mapping[str, Any]], out: Path) -> list[Line]:
@@ -39,27 +39,27 @@ def _line(run: Run, record: Mapping[str, Any] | None, out: Path) -> Line:
     if state.get("status") == "failed":
         return Line(run.name, "failed", str(state.get("error", "")))
     step, steps, spent = state.get("step", 0), state.get("steps", 0), state.get("spent", 0.0)
-    told = f"step {step}/{steps}" if steps else "starting"
+    detail = f"step {step}/{steps}" if steps else "starting"
     if time.time() - state.get("time", 0.0) > _SILENT_SECONDS:
-        return Line(run.name, "interrupted", told)
+        return Line(run.name, "interrupted", detail)
     if step and steps > step:
-        told += f", {spent / step * (steps - step):.0f} s left on {state.get('host', '')}"
-    return Line(run.name, "running", told)
+        detail += f", {spent / step * (steps - step):.0f} s left on {state.get('host', '')}"
+    return Line(run.name, "running", detail)
 
 
-def table(sets: Sequence[DataSet], found: Sequence[Line], out: Path, verbose: bool) -> str:
-    """Return the table for the terminal: counts, then running, interrupted and failed runs (or all)."""
-    rendered = sum((out / "renders" / each.name / "val" / "manifest.json").is_file() for each in sets)
-    counts = {state: sum(line.state == state for line in found) for state in _STATES}
+def table(sets: Sequence[DataSet], runs: Sequence[Line], out: Path, verbose: bool) -> str:
+    """Return the table for the terminal: counts, then the runs that are running, interrupted or failed (or all)."""
+    rendered = sum((out / "renders" / data.name / "val" / "manifest.json").is_file() for data in sets)
+    counts = {state: sum(line.state == state for line in runs) for state in _STATES}
     text = [f"data sets: {rendered} of {len(sets)} rendered"] if sets else []
-    if sets and not found:
+    if sets and not runs:
         text.append("runs are planned once the data sets are rendered")
-    if found:
-        text.append(f"{len(found)} runs: " + ", ".join(f"{n} {state}" for state, n in counts.items() if n))
-    width = max((len(line.name) for line in found), default=0)
+    if runs:
+        text.append(f"{len(runs)} runs: " + ", ".join(f"{n} {state}" for state, n in counts.items() if n))
+    width = max((len(line.name) for line in runs), default=0)
     text += [
-        f"  {line.name:<{width}}  {line.state:<11}  {line.told}".rstrip()
-        for line in found
+        f"  {line.name:<{width}}  {line.state:<11}  {line.detail}".rstrip()
+        for line in runs
         if verbose or line.state in ("running", "interrupted", "failed")
     ]
     return "\n".join(text)

@@ -1,7 +1,7 @@
 """A study's runs on a store that fsspec reaches, for nodes that share no folder.
 
-Every node works in a folder of its own disk, of the same path as the study's. A run's folder is fetched when a node
-takes the run up, and what changed in it is put back while it trains, checkpoints first.
+Every node works in a folder on its own disk, with the same path as the study's. A node downloads a run's folder when it
+starts or resumes the run, and uploads changed files while it trains, checkpoints first.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from lightning_tl.study.plan import DataSet
 from lightning_tl.study.records import load_json, write_json
 from lightning_tl.study.runs import Call, Outcome, do_locked, locked
 
-_SHARE = 0.05  # of a run's time, that putting may take while it trains
+_SHARE = 0.05  # largest share of a run's time that uploads may take while it trains
 _AT_ONCE = 16
 _CHECKPOINTS = "checkpoints/"
-# What a file is taken for that is there: it must not come before what it speaks of.
+# These files refer to others, so they are uploaded last.
 _LAST = ("checkpoints/last.ckpt", "state.json", "record.json")
 
 
@@ -33,8 +33,8 @@ class Mirror:
     """A folder and its copy on a store.
 
     Args:
-        url: Of the copy.
-        folder: On this machine.
+        url: URL of the copy.
+        folder: The folder on this machine.
     """
 
     def __init__(self, url: str, folder: Path) -> None:
@@ -43,10 +43,10 @@ class Mirror:
         self._next = 0.0
 
     def fetch(self, checkpoints: bool = True) -> None:
-        """Replace files of the folder by the store's.
+        """Download all files from the store.
 
         Args:
-            checkpoints: These too.
+            checkpoints: Whether to download checkpoints too.
 
         Raises:
             StoreError: The store cannot be reached, or refuses.
@@ -67,7 +67,7 @@ class Mirror:
         self._known[name] = _stamp(path)
 
     def put(self) -> None:
-        """Put what has changed since it was fetched or put; delete there what is gone here.
+        """Upload files that changed since the last transfer; delete from the store what was deleted here.
 
         Raises:
             StoreError: As ``fetch``.
@@ -90,7 +90,7 @@ class Mirror:
         del self._known[name]
 
     def put_in_time(self) -> None:
-        """Put what has changed, if that takes no more than a small share of all time."""
+        """Upload changed files, unless uploads would take more than a small share of the time."""
         if time.monotonic() >= self._next:
             self.put()
 
@@ -100,26 +100,26 @@ def _in_order(names: Iterable[str]) -> list[str]:
 
 
 def _stamp(path: Path) -> tuple[int, int]:
-    found = path.stat()
-    return found.st_mtime_ns, found.st_size
+    status = path.stat()
+    return status.st_mtime_ns, status.st_size
 
 
 def do_stored(call: Call) -> Outcome:
-    """Do a run as ``do_run`` does, from what the store has of it, and leave it there.
+    """Do a run as ``do_run`` does, starting from the store's files, and upload the result.
 
     Args:
-        call: With a store.
+        call: The run; it must have a store.
     """
     folder = Path(call.folder)
     try:
-        with locked(call) as mine:
-            return _do_stored(call, folder) if mine else Outcome(call.name)
+        with locked(call) as acquired:
+            return _do_stored(call, folder) if acquired else Outcome(call.name)
     except StoreError as error:
         return Outcome(call.name, error=str(error))
     except OSError as error:
         place = f"{error.filename or folder} on {socket.gethostname()}"
         message = disk_full(error.filename) if is_disk_full(error) else f"{place}: {error.strerror}"
-        hint = "give by --out a folder that every node can make and has room in"
+        hint = "choose by --out a folder that every node can create and that has free space"
         return Outcome(call.name, error=f"{message}; {hint}", again=False)
 
 
@@ -135,12 +135,14 @@ def _do_stored(call: Call, folder: Path) -> Outcome:
     mirror.put()
     _put_targets(call)
     if outcome.record is not None and call.test:
-        shutil.rmtree(folder / _CHECKPOINTS, ignore_errors=True)  # nothing starts from them, and there may be thousands
+        shutil.rmtree(
+            folder / _CHECKPOINTS, ignore_errors=True
+        )  # no run starts from a fine-tuning, and there may be thousands
     return outcome
 
 
 def _has_checkpoint(run: Path) -> bool:
-    """Tell whether all of a finished run is here; the study's own machine may have only its record."""
+    """Return whether a finished run's checkpoint is here; the study's own machine may have only its record."""
     checkpoint = str(load_json(run / "record.json", missing={}).get("checkpoint", ""))
     return checkpoint != "" and (run / checkpoint).is_file()
 
@@ -162,13 +164,13 @@ def _put_targets(call: Call) -> None:
 
 
 def fetch_run(store: str, out: Path, name: str, checkpoints: bool = False) -> None:
-    """Bring a run that has ended from the store into the study's folder.
+    """Download an ended run from the store into the study's folder.
 
     Args:
         store: URL of the study.
         out: The study's folder.
-        name: Of the run.
-        checkpoints: These too.
+        name: Name of the run.
+        checkpoints: Whether to download checkpoints too.
 
     Raises:
         StoreError: The store cannot be reached, or refuses.
@@ -177,7 +179,7 @@ def fetch_run(store: str, out: Path, name: str, checkpoints: bool = False) -> No
 
 
 def fetch_targets(store: str, out: Path) -> None:
-    """Bring the pictures of what fine-tuning sees.
+    """Download the pictures of the target images.
 
     Raises:
         StoreError: The store cannot be reached, or refuses.
@@ -186,21 +188,21 @@ def fetch_targets(store: str, out: Path) -> None:
 
 
 def fetch_renders(store: str, out: Path, sets: Iterable[DataSet]) -> None:
-    """Bring the manifests, by which runs are told apart, of those data sets that are whole.
+    """Download the manifests of the complete data sets; the keys of runs depend on them.
 
     Raises:
         StoreError: The store cannot be reached, or refuses.
     """
-    for each in sets:
-        for split, wanted in (("train", each.images), ("val", each.val_images)):
-            path = Path("renders", each.name, split, "manifest.json")
-            found = _read(f"{store}/{path.as_posix()}")
-            if found and sum(shard["images"] for shard in found["shards"]) >= wanted:
-                write_json(out / path, found)
+    for data in sets:
+        for split, wanted in (("train", data.images), ("val", data.val_images)):
+            path = Path("renders", data.name, split, "manifest.json")
+            manifest = _read(f"{store}/{path.as_posix()}")
+            if manifest and sum(shard["images"] for shard in manifest["shards"]) >= wanted:
+                write_json(out / path, manifest)
 
 
 def fetch_runs(store: str, out: Path, names: Iterable[str]) -> None:
-    """Bring what the store has, but for checkpoints, of runs without a record here; of those that go on, their state.
+    """Download the files, without checkpoints, of ended runs that have no record here; of running ones only the state.
 
     Raises:
         StoreError: The store cannot be reached, or refuses.
@@ -212,7 +214,9 @@ def fetch_runs(store: str, out: Path, names: Iterable[str]) -> None:
         if _read(f"{store}/runs/{name}/record.json"):
             fetch_run(store, out, name)
             return
-        path = out / "runs" / name / "state.json"  # all else belongs to the run, which may go on in this very folder
+        path = (
+            out / "runs" / name / "state.json"
+        )  # the run may be in progress in this very folder, so its other files are not touched
         state = _read(f"{store}/runs/{name}/state.json")
         if state and state.get("time", 0) > load_json(path, missing={}).get("time", 0):
             write_json(path, state, sync=False)
@@ -232,5 +236,5 @@ def _begun(store: str) -> set[str]:
 
 
 def _read(url: str) -> dict[str, Any]:
-    """Return what a JSON file on the store holds; nothing where there is none."""
+    """Return the content of a JSON file on the store; an empty dict where there is none."""
     return dict(json.loads(read_url(url) or b"{}"))

@@ -1,4 +1,4 @@
-"""A study from its YAML to its tables: render, choose, run, collect; what is done is not done again."""
+"""Runs a study: renders, chooses settings by trials, trains, writes the tables. Finished work is not repeated."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from lightning_tl.progress import progress_bar
 from lightning_tl.study.choice import choose
 from lightning_tl.study.collect import collect
-from lightning_tl.study.complexity import given_checkpoint, measure_complexity
+from lightning_tl.study.complexity import measure_complexity, named_checkpoint
 from lightning_tl.study.config import Study
 from lightning_tl.study.expansion import Expansion, expand
 from lightning_tl.study.plan import data_sets, plan
@@ -22,19 +22,19 @@ from lightning_tl.study.records import load_json, write_json
 from lightning_tl.study.schedule import Engine, Records, load_records, run_all
 from lightning_tl.study.store import fetch_renders, fetch_runs, fetch_targets
 
-_COLLECT_SECONDS = 10.0  # between two writings of the tables while runs end
+_COLLECT_SECONDS = 10.0  # between two writings of the tables while runs are in progress
 
 
 def run_study(study: Study, out: Path) -> dict[str, str]:
-    """Render and train what is not done yet, up to ``results.csv`` and ``measurements.csv``.
+    """Render and train what is missing, and write ``results.csv`` and ``measurements.csv``.
 
     Args:
-        study: What to run.
-        out: Folder of everything that is made. Two processes on one folder share the training runs; while one renders,
+        study: The study.
+        out: Folder for all files of the study. Two processes on one folder share the training runs; while one renders,
             the other raises an error.
 
     Returns:
-        Name → error of the runs that failed; the others are done.
+        Run name → error of the failed runs; all others are finished.
 
     Raises:
         UserError: The study is wrong, what rendering needs is missing, a scene cannot be rendered, or another process
@@ -42,14 +42,14 @@ def run_study(study: Study, out: Path) -> dict[str, str]:
     """
     study.check()
     if study.complexity is not None:
-        given_checkpoint(study.complexity)  # it is needed last: say now that it is missing
+        named_checkpoint(study.complexity)  # it is needed at the end: check it now
     out = out.resolve()
     expansion = expand(study)
     sets = data_sets(expansion)
     facts = Facts(out / "study.json", study)
     with facts.stage("render"):
-        for number, each in enumerate(sets, start=1):
-            _render(each, out, study, f"render {number}/{len(sets)} {each.name}")
+        for number, data in enumerate(sets, start=1):
+            _render(data, out, study, f"render {number}/{len(sets)} {data.name}")
         if study.store is not None:
             fetch_renders(study.store, out, sets)
     engine = _engine(study)
@@ -95,29 +95,29 @@ def _train(expansion: Expansion, sets: list[DataSet], out: Path, engine: Engine,
 
 
 def _checkpoint_names(runs: list[Run], records: Records) -> dict[str, list[str]]:
-    """Return by stage the names of the files whose networks count."""
+    """Return, by stage, the names of the checkpoint files that runs start from or that were tested."""
     names: dict[str, set[str]] = {}
     for run in runs:
         if run.name in records and records[run.name]["checkpoint"]:
             names.setdefault(run.stage, set()).add(Path(records[run.name]["checkpoint"]).name)
-    return {stage: sorted(found) for stage, found in names.items()}
+    return {stage: sorted(files) for stage, files in names.items()}
 
 
 def _tested_on_validation(runs: list[Run], records: Records) -> list[str]:
-    """Return the fine-tuning data that have no test part, such as renders."""
-    found = [records[run.name]["facts"] for run in runs if run.stage == "finetune" and run.name in records]
-    return sorted({facts["data"] for facts in found if facts.get("tested_on_validation")})
+    """Return the data modules of fine-tunings that were tested on validation images, such as rendered data sets."""
+    tuned = [records[run.name]["facts"] for run in runs if run.stage == "finetune" and run.name in records]
+    return sorted({facts["data"] for facts in tuned if facts.get("tested_on_validation")})
 
 
 def planned(study: Study, out: Path) -> tuple[list[DataSet], list[Run], Records]:
-    """Return data sets, runs and records as far as they can be known now, without running anything."""
+    """Return the data sets, runs and records that are known so far, without running anything."""
     study.check()
     out = out.resolve()
     expansion = expand(study)
     sets = data_sets(expansion)
     if study.store is not None:
         fetch_renders(study.store, out, sets)
-    if any(not (out / "renders" / each.name / "val" / "manifest.json").is_file() for each in sets):
+    if any(not (out / "renders" / data.name / "val" / "manifest.json").is_file() for data in sets):
         return sets, [], {}
     if study.choose is None:
         runs = _plan(expansion, out)
@@ -131,7 +131,7 @@ def planned(study: Study, out: Path) -> tuple[list[DataSet], list[Run], Records]
 
 
 def _plan(expansion: Expansion, out: Path, chosen: dict[str, Any] | None = None) -> list[Run]:
-    """Return the runs, what a store has of them brought here."""
+    """Return the runs, after downloading their records from the store, where there is one."""
     study = expansion.study
     runs = plan(expansion, out, chosen)
     if study.store is not None:
@@ -149,21 +149,21 @@ def _engine(study: Study) -> Engine:
     return LocalEngine(study.workers or max(1, (os.cpu_count() or 1) // study.threads), study.threads)
 
 
-def _render(each: DataSet, out: Path, study: Study, title: str) -> None:
+def _render(data: DataSet, out: Path, study: Study, title: str) -> None:
     from data_gen.config_check import load_config
     from data_gen.farm import render
     from lightning_tl._io.urls import to_place
     from lightning_tl.data.preview import contact_sheet
     from lightning_tl.data.rendered_images import RenderedImages
 
-    folder = out / "renders" / each.name
-    root = to_place(f"{study.store or out}/renders/{each.name}")
+    folder = out / "renders" / data.name
+    root = to_place(f"{study.store or out}/renders/{data.name}")
     with progress_bar(title, "images") as progress:
         render(
-            load_config(each.config),
+            load_config(data.config),
             root,
-            each.images,
-            each.val_images,
+            data.images,
+            data.val_images,
             study.workers,
             progress,
             engine=study.engine,
@@ -172,11 +172,11 @@ def _render(each: DataSet, out: Path, study: Study, title: str) -> None:
     sheet = folder / "sheet.png"
     if not sheet.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        contact_sheet(RenderedImages(root / "train", each.images), count=16, side=96).save(sheet)
+        contact_sheet(RenderedImages(root / "train", data.images), count=16, side=96).save(sheet)
 
 
 class Facts:
-    """`study.json`: the study, what was chosen, and how long each stage took, kept over interruptions."""
+    """`study.json`: the study, the chosen settings, and the duration of each stage over all interruptions."""
 
     def __init__(self, path: Path, study: Study) -> None:
         self.path = path
@@ -185,13 +185,13 @@ class Facts:
         self.write(study=asdict(study), cores=os.cpu_count())
 
     def write(self, **facts: Any) -> None:
-        """Add facts."""
+        """Add facts and write the file."""
         self.content |= facts
         write_json(self.path, self.content)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Add the time that what is inside takes."""
+        """Add the duration of the block to a stage's time."""
         begun = time.monotonic()
         try:
             yield

@@ -41,5 +41,5 @@ class Sealed:
 class SealedFolder(ImageFolder):
     """Images by class, whose test images are sealed."""
 
-    def _add(self, split: str, source: Any, indices: Any = None) -> None:
-        super()._add(split, Sealed(source, self) if split == "test" else source, indices)
+    def add_split(self, split: str, source: Any, indices: Any = None) -> None:
+        super().add_split(split, Sealed(source, self) if split == "test" else source, indices)

@@ -264,7 +264,7 @@ def test_a_killed_worker_fails_its_run_alone_and_another_takes_its_place(renders
         (process,) = engine._pool._processes.values()
         os.kill(process.pid, signal.SIGKILL)
         (outcome,) = engine.wait(60)
-        assert "its worker process ended without a word" in outcome.error
+        assert "its worker process ended unexpectedly" in outcome.error
         assert outcome.again
         engine.submit(call(tmp_path, "fine", finetuning(Path("-"))))
         (outcome,) = engine.wait(120)

@@ -200,7 +200,7 @@ def test_a_node_that_cannot_make_the_folder(store, tmp_path):
     outcome = do_stored(made)
     assert f"{tmp_path / 'file'}" in outcome.error
     assert f"on {os.uname().nodename}" in outcome.error
-    assert "give by --out a folder that every node can make" in outcome.error
+    assert "choose by --out a folder that every node can create" in outcome.error
     assert not outcome.again
 
 
