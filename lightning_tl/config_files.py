@@ -22,14 +22,14 @@ def configs_root() -> Path:
 
 
 def find_config(name: str) -> Path:
-    """Return the file that ``name`` means.
+    """Return the path of a configuration.
 
     Args:
         name: A path; or the name of a shipped configuration, such as ``render/digits``, ``configs/render/digits.yaml``
             or, where no other has it, ``digits``.
 
     Raises:
-        UserError: No such file, or several shipped ones of that name.
+        UserError: There is no such file, or several shipped ones have this name.
     """
     path = Path(name)
     if path.is_file():
@@ -44,14 +44,16 @@ def find_config(name: str) -> Path:
         return shipped[matches[0]]
     if matches:
         raise UserError(f"--config {name}: several shipped configurations have this name: {', '.join(matches)}")
-    raise UserError(f"--config {name}: no such file, nor a shipped configuration{nearest(wanted, shipped)}")
+    raise UserError(
+        f"--config {name}: no such file, and no shipped configuration of this name{nearest(wanted, shipped)}"
+    )
 
 
 def _checked(path: Path) -> Path:
-    """Return the path of a file that is YAML by its syntax; the parsers behind do not say which file is not.
+    """Return ``path`` if the file is valid YAML. The parsers that read it later do not name the file in their errors.
 
     Raises:
-        UserError: It is none.
+        UserError: The file is not valid YAML.
     """
     try:
         for _ in yaml.parse(path.read_text(encoding="utf-8")):
@@ -59,35 +61,35 @@ def _checked(path: Path) -> Path:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
-        raise UserError(f"{path}{where}: no valid YAML ({error.problem or error.context})") from None
+        raise UserError(f"{path}{where}: not valid YAML ({error.problem or error.context})") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: no valid YAML ({' '.join(str(error).split())})") from None
+        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
     return path
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Return what a YAML file of keys and values holds; it must not be changed, as equal files share it.
+    """Return the content of a YAML file of keys and values. It is shared between calls and must not be changed.
 
     Raises:
-        UserError: It cannot be read, or holds something else.
+        UserError: The file cannot be read, or is not a mapping.
     """
     try:
         content = _parsed(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())})") from error
     if not isinstance(content, dict):
-        raise UserError(f"{path}: holds no keys and values")
+        raise UserError(f"{path}: is not a mapping of keys to values")
     return content
 
 
 @cache
 def _parsed(text: str) -> Any:
-    """Parse YAML, each text once, as thousands of runs share a few files."""
+    """Parse YAML; cached, as thousands of runs share a few files."""
     return yaml.safe_load(text)
 
 
 def merge_keys(into: dict[str, Any], other: Mapping[str, Any]) -> None:
-    """Put the keys of ``other`` into a nested dict, groups key by key; lists and values replace what was there."""
+    """Merge ``other`` into a nested dict: groups key by key, while lists and values replace those of ``into``."""
     for key, value in other.items():
         if isinstance(value, dict) and isinstance(into.get(key), dict):
             merge_keys(into[key], value)
@@ -96,13 +98,13 @@ def merge_keys(into: dict[str, Any], other: Mapping[str, Any]) -> None:
 
 
 def with_merged_configs(argv: list[str], folder: Path) -> list[str]:
-    """Return the arguments with several ``--config`` merged into one file, later ones over earlier ones.
+    """Return the arguments with several ``--config`` merged into one file; later ones override earlier ones.
 
-    So a file can change single keys of a mapping, which would otherwise replace the whole mapping.
+    Without this a later file would replace a whole mapping where it changes only some of its keys.
 
     Args:
-        argv: Arguments whose configurations are paths, as :func:`with_found_configs` returns them.
-        folder: Where to write the file.
+        argv: Arguments whose configurations are paths, as :func:`with_config_paths` returns them.
+        folder: Folder for the merged file.
     """
     names: list[Path] = []
     rest: list[str] = []
@@ -124,20 +126,20 @@ def with_merged_configs(argv: list[str], folder: Path) -> list[str]:
     return [f"--config={path}", *rest]
 
 
-def with_found_configs(argv: list[str]) -> list[str]:
-    """Return the arguments with the value of each ``--config`` (or ``-c``) replaced by the path it stands for.
+def with_config_paths(argv: list[str]) -> list[str]:
+    """Return the arguments with the value of each ``--config`` (or ``-c``) replaced by the file's path.
 
     Raises:
-        UserError: No such file, or one that is no YAML.
+        UserError: A file is missing or not valid YAML.
     """
-    found: list[str] = []
+    resolved: list[str] = []
     is_value = False
     for argument in argv:
         if is_value:
-            found.append(str(_checked(find_config(argument))))
+            resolved.append(str(_checked(find_config(argument))))
         elif argument.startswith("--config="):
-            found.append(f"--config={_checked(find_config(argument.removeprefix('--config=')))}")
+            resolved.append(f"--config={_checked(find_config(argument.removeprefix('--config=')))}")
         else:
-            found.append(argument)
+            resolved.append(argument)
         is_value = argument in ("--config", "-c") and not is_value
-    return found
+    return resolved

@@ -1,4 +1,4 @@
-"""Keeping `metrics.csv` when a run goes on: Lightning's CSVLogger would delete what is there."""
+"""Keeps `metrics.csv` when a run is resumed: Lightning's CSVLogger would delete it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from lightning_tl._io.atomic import replacing
 
 @rank_zero_only
 def keep_history(logger: CSVLogger, before_step: int | None = None) -> None:
-    """Let a logger append to the file that it finds in its folder.
+    """Let a logger append to the `metrics.csv` in its folder.
 
     Args:
-        logger: One that has not logged anything.
-        before_step: Rows from this step on are dropped: the run that goes on writes them again.
+        logger: A logger that has not logged anything yet.
+        before_step: Rows from this step on are dropped; the resumed run writes them again. None keeps all.
     """
     path = Path(logger.log_dir) / "metrics.csv"
     if not path.is_file():
@@ -35,6 +35,6 @@ def keep_history(logger: CSVLogger, before_step: int | None = None) -> None:
     with replacing(path) as beside:
         beside.write_text(kept.getvalue(), newline="")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that the file will be deleted
+            warnings.simplefilter("ignore")  # its warning that the file will be deleted
             experiment = logger.experiment  # deletes it
     experiment.metrics_keys = columns

@@ -69,7 +69,7 @@ def disk_full(path: str | Path | None = None, needed: int | None = None) -> str:
         parents = Path(path).absolute().parents
         folder = next(parent for parent in parents if parent.exists())
         where += f" (about {_mib(needed)}; {_mib(shutil.disk_usage(folder).free)} are free under {folder})"
-    return f"the disk is full{where}: free some space; the same command goes on from what is finished"
+    return f"the disk is full{where}: free some space; run the same command again to continue"
 
 
 def _mib(size: int) -> str:

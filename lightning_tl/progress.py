@@ -1,4 +1,4 @@
-"""Progress bars with a rate and the time left, and nothing but plain lines where there is no terminal."""
+"""Progress bars with rate and remaining time; plain lines where there is no terminal."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ Advance = Callable[[int, int], None]
 
 @contextmanager
 def progress_bar(title: str, unit: str) -> Iterator[Advance]:
-    """Show a bar; call what is given with (done, total) as often as you like.
+    """Show a progress bar; yield a function to be called with (done, total).
 
-    What was done at the first call counts as there already and does not enter the rate. Without a terminal a line is
-    printed every ten seconds.
+    Items done at the first call do not count for the rate. Without a terminal a line is printed every ten seconds.
+
+    Args:
+        title: Text before the bar.
+        unit: Name of the items, such as ``images``.
     """
     if not sys.stderr.isatty():
         yield _lines(title, unit)
@@ -39,7 +42,7 @@ def progress_bar(title: str, unit: str) -> Iterator[Advance]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    # the time left comes from the last five minutes: from rich's half a minute a slow render would have none
+    # remaining time from the last five minutes: over rich's 30 seconds a slow render finishes no item
     with Progress(*columns, console=Console(stderr=True), speed_estimate_period=300) as bars:
         task = bars.add_task(title, total=None, rate="")
         rate = _Rate(unit)

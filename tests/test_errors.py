@@ -25,7 +25,7 @@ def test_full_disks(tmp_path):
     assert is_disk_full(OSError(errno.EDQUOT, ""))
     assert not is_disk_full(OSError(errno.EACCES, ""))
     assert not is_disk_full(ValueError())
-    assert disk_full() == "the disk is full: free some space; the same command goes on from what is finished"
+    assert disk_full() == "the disk is full: free some space; run the same command again to continue"
     assert disk_full("a.ckpt").startswith("the disk is full while writing a.ckpt: free")
     message = disk_full(tmp_path / "not" / "there.tar", 3 << 20)
     assert "not/there.tar (about 3.0 MiB; " in message

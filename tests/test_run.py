@@ -176,7 +176,7 @@ def test_interpolation_follows_overrides_and_files(renders, tmp_path):
 
 def test_an_interpolation_that_leads_nowhere_is_told(renders, tmp_path):
     wrong = "--trainer.logger={class_path: CSVLogger, init_args: {save_dir: '${trainer.default_root_dir}'}}"
-    with pytest.raises(UserError, match=r"save_dir: Interpolation key .* not found.*in files alone, not in values"):
+    with pytest.raises(UserError, match=r"save_dir: Interpolation key .* not found.*only in YAML files, not in values"):
         run(pretraining(renders, tmp_path, wrong))
     (tmp_path / "more.yaml").write_text("trainer: {max_steps: '${trainer.steps}'}")
     with pytest.raises(UserError, match=r"max_steps: Interpolation key .*steps' not found.*from the top of the file"):
@@ -245,7 +245,7 @@ def test_the_checkpoint_it_started_from_may_be_gone_by_then(whole, tmp_path, cap
 def test_synchronised_batch_norm_is_left_out_on_the_cpu(renders, tmp_path, caplog):
     with caplog.at_level(logging.INFO, logger="lightning.pytorch.utilities.rank_zero"):
         run(pretraining(renders, tmp_path, "--trainer.sync_batchnorm=true", "--trainer.max_steps=3"))
-    assert "trainer.sync_batchnorm is for GPUs alone" in caplog.text
+    assert "trainer.sync_batchnorm works only on GPUs" in caplog.text
     assert yaml.safe_load((tmp_path / "config.yaml").read_text())["trainer"]["sync_batchnorm"] is True
 
 
@@ -285,7 +285,7 @@ def test_validate_and_predict(renders, tmp_path):
 def test_channels_are_told_apart(whole, tmp_path):
     out, _, _ = whole
     more = [f"--model.init_from={out}/checkpoints/best.ckpt", "--model.in_chans=3"]
-    with pytest.raises(UserError, match=r"conv1.weight is \(16, 1, 3, 3\) there and .* made with in_chans=1"):
+    with pytest.raises(UserError, match=r"conv1.weight is \(16, 1, 3, 3\) there and .* has in_chans=1"):
         run(finetuning(tmp_path, *more))
 
 
@@ -308,7 +308,7 @@ def test_channels_are_told_apart(whole, tmp_path):
             r"model.scheduler and model.schedule are both given",
         ),
         (["--model=ObjectDetection"], r"model ObjectDetection is for objdet, but data Rendered gives mulclass"),
-        (["--config=pretrain/smal_images"], r"no such file, nor .*; did you mean 'pretrain/small_images'"),
+        (["--config=pretrain/smal_images"], r"no such file, and no .*; did you mean 'pretrain/small_images'"),
         (["--data.n=61"], r"61 images asked for, but .*train has 60"),
         (["--data.root=nowhere"], r"nowhere/train/manifest.json: no such file"),
         (["--data.batch_size=0"], r"data.batch_size is 0; it must be at least 1"),
@@ -341,7 +341,7 @@ def test_unknown_keys_in_files(renders, tmp_path, content, key, near):
 
 def test_a_file_that_is_no_yaml(renders, tmp_path):
     (tmp_path / "bad.yaml").write_text("trainer: [")
-    with pytest.raises(UserError, match=r"bad\.yaml, line 1, column 11: no valid YAML"):
+    with pytest.raises(UserError, match=r"bad\.yaml, line 1, column 11: not valid YAML"):
         run(pretraining(renders, tmp_path / "out", f"--config={tmp_path}/bad.yaml"))
 
 
@@ -354,7 +354,9 @@ def test_a_corrupted_shard_is_named(own_renders, tmp_path):
 
 def test_weights_alone_are_to_start_from_not_to_resume(renders, tmp_path):
     torch.save({"a": torch.zeros(1)}, tmp_path / "a.ckpt")
-    with pytest.raises(UserError, match=r"--ckpt_path .*a\.ckpt: holds no state of a training run.*--model.init_from"):
+    with pytest.raises(
+        UserError, match=r"--ckpt_path .*a\.ckpt: holds no training state to resume from.*--model.init_from"
+    ):
         run(pretraining(renders, tmp_path / "out", f"--ckpt_path={tmp_path}/a.ckpt"))
 
 
@@ -385,10 +387,13 @@ def test_the_configuration_is_in_the_runs_folder_whatever_the_logger(renders, tm
     [
         ("--model.optimizer.betas=[2,3]", r"model\.optimizer: Invalid beta parameter at index 0"),
         ("--trainer.max_steps=-3", r"`max_steps` must be a non-negative integer or -1"),
-        ("{logger: {class_path: CometLogger}}", r"CometLogger cannot be made: ModuleNotFoundError: .*pip install"),
+        (
+            "{logger: {class_path: CometLogger}}",
+            r"CometLogger cannot be instantiated: ModuleNotFoundError: .*pip install",
+        ),
         (
             "{callbacks+: [{class_path: EarlyStopping, init_args: {monitor: a, mode: up}}]}",
-            r"EarlyStopping cannot be made: MisconfigurationException: `mode` can be min, max, got up",
+            r"EarlyStopping cannot be instantiated: MisconfigurationException: `mode` can be min, max, got up",
         ),
     ],
 )

@@ -131,4 +131,4 @@ def _reason(error: Exception, missing: str) -> str:
             f"access is refused ({one_line(error)}): give credentials that may list, read, write and delete there, on "
             "S3 by AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or a profile"
         )
-    return f"the store failed ({kind}: {one_line(error)}); the same command goes on from what is finished"
+    return f"the store failed ({kind}: {one_line(error)}); run the same command again to continue"

@@ -1,4 +1,4 @@
-"""`lightning-tl dataset`: look at a rendered data set, check it, count it, export it, measure its complexity."""
+"""`lightning-tl dataset`: preview, validate, count and export a rendered data set, and measure its complexity."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from lightning_tl.errors import UserError, nearest
 
 def _preview(argv: list[str]) -> int:
     parser = command_parser("dataset preview", "Draw a contact sheet: colours with boxes, masks, normals.")
-    parser.add_argument("root", type=str, help="What lightning-tl render wrote, folder or URL.")
+    parser.add_argument("root", type=str, help="Rendered data set: folder or URL.")
     parser.add_argument(
-        "--out", type=Path | None, default=None, help="PNG file (default: DIR/preview.png; of a URL: here)."
+        "--out", type=Path | None, default=None, help="PNG file (default: DIR/preview.png; for a URL ./preview.png)."
     )
     parser.add_argument("--split", type=str, default="train", help="train or val.")
-    parser.add_argument("--count", type=int, default=24, help="How many images.")
+    parser.add_argument("--count", type=int, default=24, help="Number of images.")
     parser.add_argument("--side", type=int, default=128, help="Side of a tile in pixels.")
-    given = parse(parser, argv)
-    if given.count < 1 or given.side < 16:
-        raise UserError(f"--count is {given.count} and --side {given.side}; they must be at least 1 and 16")
+    options = parse(parser, argv)
+    if options.count < 1 or options.side < 16:
+        raise UserError(f"--count is {options.count} and --side {options.side}; they must be at least 1 and 16")
     from lightning_tl.data.preview import contact_sheet
     from lightning_tl.data.rendered_images import RenderedImages
 
-    root = to_place(given.root)
-    out = given.out or (root if isinstance(root, Path) else Path()) / "preview.png"
+    root = to_place(options.root)
+    out = options.out or (root if isinstance(root, Path) else Path()) / "preview.png"
     out.parent.mkdir(parents=True, exist_ok=True)
-    contact_sheet(RenderedImages(root / given.split), given.count, given.side).save(out)
+    contact_sheet(RenderedImages(root / options.split), options.count, options.side).save(out)
     print(out)
     return 0
 
@@ -41,89 +41,100 @@ def _validate(argv: list[str]) -> int:
     parser = command_parser(
         "dataset validate",
         "Check every image: files, ids, masks against boxes and labels, colours, normals, balance, duplicates. Exit "
-        "code 1 where there is a fault.",
+        "code 1 if there is a fault.",
     )
-    parser.add_argument("root", type=str, help="What lightning-tl render wrote, folder or URL; or one of its splits.")
+    parser.add_argument("root", type=str, help="Rendered data set, or one of its splits: folder or URL.")
     parser.add_argument("--strict", action="store_true", help="Remarks count as faults.")
-    parser.add_argument("--out", type=Path | None, default=None, help="JSON file with everything found.")
-    parser.add_argument("--examples", type=int, default=3, help="How many of each fault are printed.")
-    parser.add_argument("--workers", type=int, default=min(8, os.cpu_count() or 1), help="Processes that read shards.")
-    given = parse(parser, argv)
-    _at_least(given, workers=1, examples=1)
+    parser.add_argument("--out", type=Path | None, default=None, help="JSON file with all findings.")
+    parser.add_argument("--examples", type=int, default=3, help="Number of examples printed per fault.")
+    parser.add_argument(
+        "--workers", type=int, default=min(8, os.cpu_count() or 1), help="Number of processes that read shards."
+    )
+    options = parse(parser, argv)
+    _at_least(options, workers=1, examples=1)
     from lightning_tl.inspection.validate import validate
     from lightning_tl.inspection.validation_report import as_json, summary
 
-    found = validate(given.root, given.workers)
-    print(summary(found, given.examples))
-    _write_json(given.out, as_json(found))
-    return int(bool(found.faults if given.strict else found.serious()))
+    report = validate(options.root, options.workers)
+    print(summary(report, options.examples))
+    _write_json(options.out, as_json(report))
+    return int(bool(report.faults if options.strict else report.serious()))
 
 
 def _stats(argv: list[str]) -> int:
     parser = command_parser("dataset stats", "Histograms and contact sheets on one page.")
-    parser.add_argument("root", type=str, help="What lightning-tl render wrote, folder or URL; or one of its splits.")
-    parser.add_argument("--out", type=Path, required=True, help="Folder: stats.html, stats.json and the pictures.")
-    parser.add_argument("--count", type=int, default=24, help="Images on a contact sheet.")
-    given = parse(parser, argv)
-    _at_least(given, count=1)
+    parser.add_argument("root", type=str, help="Rendered data set, or one of its splits: folder or URL.")
+    parser.add_argument("--out", type=Path, required=True, help="Folder for stats.html, stats.json and the pictures.")
+    parser.add_argument("--count", type=int, default=24, help="Number of images on a contact sheet.")
+    options = parse(parser, argv)
+    _at_least(options, count=1)
     from lightning_tl.inspection.statistics_page import write_statistics
 
-    print(write_statistics(given.root, given.out, given.count))
+    print(write_statistics(options.root, options.out, options.count))
     return 0
 
 
 def _export(argv: list[str]) -> int:
-    parser = command_parser("dataset export", "Write the renders in another format.")
-    parser.add_argument("root", type=str, help="What lightning-tl render wrote, folder or URL; or one of its splits.")
+    parser = command_parser("dataset export", "Convert the data set to another format.")
+    parser.add_argument("root", type=str, help="Rendered data set, or one of its splits: folder or URL.")
     parser.add_argument("--format", type=str, required=True, help="coco, yolo, bop, hdf5 or imagefolder.")
-    parser.add_argument("--out", type=Path, required=True, help="New folder; or that of the same export, interrupted.")
-    given = parse(parser, argv)
+    parser.add_argument("--out", type=Path, required=True, help="New folder, or the folder of an interrupted export.")
+    options = parse(parser, argv)
     from lightning_tl.inspection.export import export
 
-    for note in export(given.root, given.format, given.out):
+    for note in export(options.root, options.format, options.out):
         print(note)
-    print(given.out)
+    print(options.out)
     return 0
 
 
 def _complexity(argv: list[str]) -> int:
     parser = command_parser(
         "dataset complexity",
-        "The entropy H of a Gaussian fitted to a backbone's features of the images, and how far they are from others.",
+        "The entropy H of a Gaussian fitted to a backbone's features, and its distance to other images.",
     )
-    parser.add_argument("root", type=str, help="What lightning-tl render wrote (folder or URL), or a folder of images.")
+    parser.add_argument("root", type=str, help="Rendered data set (folder or URL), or a folder of images.")
     parser.add_argument("--ckpt", type=Path, required=True, help="Checkpoint with the backbone.")
-    parser.add_argument("--backbone", type=str | None, default=None, help="Its name, where the file does not say.")
-    parser.add_argument("--against", type=str | None, default=None, help="Target images: a folder, or renders.")
-    parser.add_argument("--images", type=int, default=5000, help="At most how many images of each.")
-    parser.add_argument("--size", type=int, default=224, help="Side of what the backbone sees, pixels.")
-    parser.add_argument("--standardize", type=str, default="imagenet", help="imagenet, or image: each by its own.")
-    parser.add_argument("--draws", type=int, default=100, help="Bootstrap draws of the interval.")
-    parser.add_argument("--seed", type=int, default=0, help="Of the draws.")
+    parser.add_argument(
+        "--backbone", type=str | None, default=None, help="Name of the backbone, if the checkpoint does not contain it."
+    )
+    parser.add_argument(
+        "--against", type=str | None, default=None, help="Target images: a folder or a rendered data set."
+    )
+    parser.add_argument("--images", type=int, default=5000, help="Most images to read of each.")
+    parser.add_argument("--size", type=int, default=224, help="Side of the backbone's input in pixels.")
+    parser.add_argument(
+        "--standardize",
+        type=str,
+        default="imagenet",
+        help="imagenet (its mean and deviation), or image (each image's own).",
+    )
+    parser.add_argument("--draws", type=int, default=100, help="Number of bootstrap draws for the interval.")
+    parser.add_argument("--seed", type=int, default=0, help="Seed of the draws.")
     parser.add_argument("--out", type=Path | None, default=None, help="JSON file.")
-    given = parse(parser, argv)
-    _at_least(given, images=8, size=8, draws=20, seed=0)
+    options = parse(parser, argv)
+    _at_least(options, images=8, size=8, draws=20, seed=0)
     from lightning_tl.inspection.complexity_report import complexity
 
-    text, found = complexity(
-        given.root,
-        given.ckpt,
-        given.backbone,
-        given.against,
-        images=given.images,
-        size=given.size,
-        standardize=given.standardize,
-        draws=given.draws,
-        seed=given.seed,
+    text, record = complexity(
+        options.root,
+        options.ckpt,
+        options.backbone,
+        options.against,
+        images=options.images,
+        size=options.size,
+        standardize=options.standardize,
+        draws=options.draws,
+        seed=options.seed,
     )
     print(text)
-    _write_json(given.out, found)
+    _write_json(options.out, record)
     return 0
 
 
 ACTIONS: dict[str, tuple[Callable[[list[str]], int], str]] = {
-    "preview": (_preview, "DIR [--out FILE]: a contact sheet with boxes, masks and normals drawn"),
-    "validate": (_validate, "DIR [--strict]: every image checked; exit code 1 where there is a fault"),
+    "preview": (_preview, "DIR [--out FILE]: a contact sheet with boxes, masks and normals"),
+    "validate": (_validate, "DIR [--strict]: check every image; exit code 1 if there is a fault"),
     "stats": (_stats, "DIR --out DIR: histograms and contact sheets on one page"),
     "export": (_export, "DIR --format coco|yolo|bop|hdf5|imagefolder --out DIR"),
     "complexity": (_complexity, "DIR --ckpt CKPT [--against FOLDER]: entropy of the features, distance to a target"),
@@ -141,10 +152,10 @@ def main(argv: list[str]) -> int:
     return ACTIONS[argv[0]][0](argv[1:])
 
 
-def _at_least(given: Any, **least: int) -> None:
-    for name, value in least.items():
-        if given[name] < value:
-            raise UserError(f"--{name} is {given[name]}; it must be at least {value}")
+def _at_least(options: Any, **minimum: int) -> None:
+    for name, value in minimum.items():
+        if options[name] < value:
+            raise UserError(f"--{name} is {options[name]}; it must be at least {value}")
 
 
 def _write_json(path: Path | None, content: dict[str, Any]) -> None:

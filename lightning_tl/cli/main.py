@@ -1,4 +1,4 @@
-"""`lightning-tl`: finds the sub-command's module, runs it, and prints what the user did wrong as one message."""
+"""`lightning-tl`: runs a sub-command, and prints an error in the user's input as one message."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lightning_tl.errors import UserError, disk_full, is_disk_full, nearest
 
 # name → (module in lightning_tl.cli, one line for --help)
 COMMANDS: dict[str, tuple[str, str]] = {
-    "quickstart": ("quickstart", "the whole way on real data: render, pre-train, fine-tune, fit the law, report"),
+    "quickstart": ("quickstart", "all steps on real data: render, pre-train, fine-tune, fit the law, report"),
     "render": ("render", "render a labelled data set with BlenderProc; add to it, or verify it"),
     "dataset": ("dataset", "a rendered data set: preview, validate, stats, export, complexity"),
     "fit": ("train", "train: pre-training or fine-tuning, from YAML and dotted overrides (LightningCLI)"),
@@ -20,7 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "predict": ("train", "run a model's predictions"),
     "measure": ("measure", "distance, Hessian trace and sensitivity of saved checkpoints"),
     "law": ("law", "fit error = D*n^-alpha + C to a table of results, and say what to do"),
-    "study": ("study", "many runs as one, from one YAML file, resumable: run, status"),
+    "study": ("study", "many runs from one YAML file, resumable: run, status"),
     "report": ("report", "write the report of a folder of results: one self-contained HTML page"),
 }
 
@@ -33,7 +33,7 @@ def usage() -> str:
         "usage: lightning-tl COMMAND [OPTIONS]\n\n"
         "Is my synthetic pre-training worth anything, should I render more or render differently?\n\n"
         f"commands:\n{rows}\n\n"
-        "lightning-tl COMMAND --help lists a command's options; each takes YAML by --config, and --print_config.\n"
+        "lightning-tl COMMAND --help lists its options; every command takes --config FILE (YAML) and --print_config.\n"
     )
 
 
@@ -48,21 +48,21 @@ def _run(arguments: list[str]) -> int:
     if name not in COMMANDS:
         raise UserError(f"no command '{name}'{nearest(name, COMMANDS)}\n(commands: lightning-tl --help)")
     module = import_module(f"lightning_tl.cli.{COMMANDS[name][0]}")
-    # the four of LightningCLI share a module and are told apart by their own name
+    # LightningCLI's four commands share a module, which needs their name
     return int(module.main(arguments if COMMANDS[name][0] == "train" else rest) or 0)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run ``lightning-tl`` and return its exit code: 0; 2 for what the user gave; 130 when interrupted."""
+    """Run ``lightning-tl`` and return its exit code: 0; 2 for an error in the user's input; 130 when interrupted."""
     try:
         code = _run(sys.argv[1:] if argv is None else list(argv))
-        sys.stdout.flush()  # here, or a closed pipe would be noticed only when Python exits
+        sys.stdout.flush()  # a closed pipe raises here, and not while Python exits
         return code
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\ninterrupted: what was finished is kept; the same command goes on from there", file=sys.stderr)
+        print("\ninterrupted: finished work is kept; run the same command again to continue", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `lightning-tl … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

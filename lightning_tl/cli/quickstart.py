@@ -1,4 +1,4 @@
-"""`lightning-tl quickstart`: the study that ships under this name, in one word."""
+"""`lightning-tl quickstart`: runs the shipped study of this name."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ from lightning_tl.cli import study
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run ``lightning-tl study run --config study/quickstart --out runs/quickstart``; more options come after."""
+    """Run ``lightning-tl study run --config study/quickstart --out runs/quickstart``; further options are appended."""
     argv = sys.argv[2:] if argv is None else argv
     return study.main(["run", "--config=study/quickstart", "--out=runs/quickstart", *argv])

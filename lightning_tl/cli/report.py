@@ -11,8 +11,8 @@ def main(argv: list[str] | None = None) -> int:
     """Write the report and print its path."""
     parser = command_parser("report", "Write report.html, one self-contained page, from the fits in a folder.")
     parser.add_argument("folder", type=Path, help="Folder with fits.json, as `lightning-tl law --out` writes it.")
-    given = parse(parser, argv)
+    options = parse(parser, argv)
     from lightning_tl.study.report import write_report
 
-    print(write_report(given.folder))
+    print(write_report(options.folder))
     return 0

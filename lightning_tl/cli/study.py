@@ -1,4 +1,4 @@
-"""`lightning-tl study run|status`: many runs as one, and how far they are."""
+"""`lightning-tl study run|status`: many runs from one YAML file, and their progress."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from lightning_tl.cli.parsing import command_parser, parse
-from lightning_tl.config_files import with_found_configs, with_merged_configs
+from lightning_tl.config_files import with_config_paths, with_merged_configs
 from lightning_tl.errors import UserError, nearest
 from lightning_tl.study.config import Study
 
 ACTIONS = {
-    "run": "render, pre-train, fine-tune what is not done yet; then the law and report.html. The same command goes on.",
-    "status": "what is done, running, failed; the same configuration and folder as run.",
+    "run": "render, pre-train, fine-tune; then fit the law, write report.html. The same command resumes it.",
+    "status": "which runs are done, running or failed; takes the same configuration and folder as run.",
 }
 USAGE = (
     "usage: lightning-tl study run|status --config FILE --out DIR [OPTIONS]\n\n"
@@ -26,7 +26,7 @@ USAGE = (
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a study, or tell how far it is; return 0, or 1 where runs failed."""
+    """Run a study, or print its progress; return 0, or 1 if runs failed."""
     argv = sys.argv[2:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE, end="")
@@ -35,20 +35,20 @@ def main(argv: list[str] | None = None) -> int:
     if action not in ACTIONS:
         raise UserError(f"no action '{action}' of lightning-tl study{nearest(action, ACTIONS)}")
     parser = command_parser(f"study {action}", f"Study: {ACTIONS[action]}")
-    parser.add_argument("--out", type=Path, default=Path("runs/study"), help="Folder of everything that is made.")
+    parser.add_argument("--out", type=Path, default=Path("runs/study"), help="Folder for all files of the study.")
     if action == "status":
-        parser.add_argument("--all", action="store_true", help="List all runs, done and waiting ones too.")
-        parser.add_argument("--watch", type=float, default=0.0, help="Look again every so many seconds.")
+        parser.add_argument("--all", action="store_true", help="List all runs, also those done or waiting.")
+        parser.add_argument("--watch", type=float, default=0.0, help="Repeat every so many seconds.")
     parser.add_class_arguments(Study)
     with tempfile.TemporaryDirectory() as folder:
-        merged = with_merged_configs(with_found_configs(rest), Path(folder))
-        given = parser.instantiate_classes(parse(parser, merged))
-    study = Study(**{name: given[name] for name in Study.__dataclass_fields__})
+        merged = with_merged_configs(with_config_paths(rest), Path(folder))
+        options = parser.instantiate_classes(parse(parser, merged))
+    study = Study(**{name: options[name] for name in Study.__dataclass_fields__})
     if action == "run":
-        return run(study, given.out)
-    if given.watch < 0:
-        raise UserError(f"--watch is {given.watch:g}; it must be at least 0 seconds (0: look once)")
-    return status(study, given.out, given["all"], given.watch)
+        return run(study, options.out)
+    if options.watch < 0:
+        raise UserError(f"--watch is {options.watch:g}; it must be at least 0 seconds (0: print once)")
+    return status(study, options.out, options["all"], options.watch)
 
 
 def run(study: Study, out: Path) -> int:
@@ -63,7 +63,7 @@ def run(study: Study, out: Path) -> int:
     except UserError as error:
         if not failures:
             raise
-        print(f"error: {error}", file=sys.stderr)  # as too few runs are left for a law: the failures say why
+        print(f"error: {error}", file=sys.stderr)  # such as too few runs for a law; the failures below are the reason
     for name, reason in failures.items():
         log = out / "runs" / name / "log.txt"
         print(f"failed: {name}: {in_one_line(reason)}" + (f" (its output: {log})" if log.is_file() else ""))
@@ -72,7 +72,7 @@ def run(study: Study, out: Path) -> int:
 
 
 def _conclude(study: Study, out: Path, failures: dict[str, str]) -> None:
-    """Fit and analyse what there is, and write the report; where no fine-tuning was done, of the failures only."""
+    """Fit, analyse, and write the report; where no fine-tuning finished, the report lists only the failures."""
     from lightning_tl.cli import law, report
 
     if not _has_rows(out / "results.csv"):
@@ -92,19 +92,21 @@ def _conclude(study: Study, out: Path, failures: dict[str, str]) -> None:
 
 
 def _has_rows(table: Path) -> bool:
-    return table.is_file() and len(table.read_text(encoding="utf-8").splitlines()) > 1  # the first has the names
+    return (
+        table.is_file() and len(table.read_text(encoding="utf-8").splitlines()) > 1
+    )  # the first line holds the column names
 
 
 def status(study: Study, out: Path, everything: bool, watch: float = 0.0) -> int:
-    """Print how far a study is, once or every ``watch`` seconds until no run is left to do."""
+    """Print a study's progress, once or every ``watch`` seconds until all runs have ended."""
     from lightning_tl.study.status import ENDED, lines, table
     from lightning_tl.study.study import planned
 
     while True:
         sets, runs, records = planned(study, out)
-        found: list[Any] = lines(runs, records, out)
+        states: list[Any] = lines(runs, records, out)
         clear = "\x1b[2J\x1b[H" if watch and sys.stdout.isatty() else ""
-        print(clear + table(sets, found, out, everything), flush=True)
-        if not watch or (found and all(line.state in ENDED for line in found)):
-            return 1 if any(line.state == "failed" for line in found) else 0
+        print(clear + table(sets, states, out, everything), flush=True)
+        if not watch or (states and all(line.state in ENDED for line in states)):
+            return 1 if any(line.state == "failed" for line in states) else 0
         time.sleep(watch)

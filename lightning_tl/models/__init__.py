@@ -1,4 +1,4 @@
-"""Backbones, the networks on top of them, and the weights that go into them."""
+"""Backbones, heads, and loading of weights."""
 
 from lightning_tl.models.backbones import BACKBONES, build_backbone, feature_maps, map_channels
 from lightning_tl.models.weights import KeyReport, load_backbone

@@ -14,7 +14,7 @@ OUTPUT_STRIDES = (8, 16, 32)
 
 def _timm(name: str) -> Callable[[int, int], nn.Module]:
     def build(in_chans: int, output_stride: int) -> nn.Module:
-        import timm  # half a second of imports: not before a network is wanted
+        import timm  # takes half a second to import, so only when a network is built
 
         return timm.create_model(name, pretrained=False, in_chans=in_chans, num_classes=0, output_stride=output_stride)
 
@@ -22,12 +22,12 @@ def _timm(name: str) -> Callable[[int, int], nn.Module]:
 
 
 def _resnet10(width: int, activation: type[nn.Module] = nn.ReLU) -> Callable[[int, int], nn.Module]:
-    """Return a maker of narrow ResNet-10s for images of about 32 px: a 3x3 stride-2 stem and no max-pool."""
+    """Return a builder of narrow ResNet-10s for images of about 32 px: a 3x3 stride-2 stem and no max-pool."""
 
     def build(in_chans: int, output_stride: int) -> nn.Module:
         from timm.models.resnet import BasicBlock, ResNet
 
-        # timm fixes the stem at 64 channels, at which the first block alone would take two thirds of the arithmetic
+        # timm's stem has 64 channels, with which the first block would take two thirds of the computation
         net = ResNet(
             BasicBlock,
             (1, 1, 1, 1),
@@ -58,20 +58,20 @@ def build_backbone(name: str, in_chans: int = 3, output_stride: int = 32) -> nn.
     """Return a randomly initialised backbone: images ``[B, in_chans, H, W]`` → pooled features ``[B, F]``.
 
     ``F`` is the module's ``num_features``; ``feature_maps`` gives the maps before pooling. Parameters have
-    torchvision's names (``conv1.weight``, ``layer1.0.conv1.weight``, …), whatever the output stride: weights go from a
-    dilated network to a plain one and back.
+    torchvision's names (``conv1.weight``, ``layer1.0.conv1.weight``, …), for any output stride, so that dilated
+    and plain networks share weights.
 
     Args:
         name: One of ``BACKBONES``: torchvision's ResNet-18 to -152, or ``resnet10_w8``, ``_w16``, ``_w32`` (0.08,
             0.31, 1.2 M parameters) for images of about 32 px; ``resnet10_w16_silu`` has the smooth SiLU instead of the
-            ReLU, whose kinks no Hessian sees.
+            ReLU, whose kinks the Hessian does not contain.
         in_chans: Channels of the input: 1 for greyscale, 3 for colour.
         output_stride: Side of the image over that of the last map: 32; 16 or 8 with the last one or two stages dilated
             instead of strided (8 is torchvision's ``replace_stride_with_dilation=[False, True, True]``, that of its
-            DeepLabV3). The ResNet-10s, whose stem is half as deep, have half of it.
+            DeepLabV3). The ResNet-10s have half this stride.
 
     Raises:
-        UserError: Unknown name or output stride.
+        UserError: The name or the output stride is unknown.
     """
     if name not in BACKBONES:
         raise UserError(f"no backbone '{name}'{nearest(name, BACKBONES)}")

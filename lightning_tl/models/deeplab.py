@@ -12,11 +12,11 @@ class DeepLabV3Head(nn.Module):
     """Atrous spatial pyramid pooling on ``layer4``, and an auxiliary FCN head on ``layer3`` ("conv4").
 
     Chen et al., *Rethinking Atrous Convolution for Semantic Image Segmentation*, 2017. Outputs equal those of
-    torchvision's ``deeplabv3_resnet50`` given the same weights.
+    torchvision's ``deeplabv3_resnet50`` with the same weights.
 
     Args:
-        channels: Of the backbone's four maps.
-        out_channels: Outputs a pixel.
+        channels: Channels of the backbone's four maps.
+        out_channels: Number of outputs per pixel.
     """
 
     def __init__(self, channels: list[int], out_channels: int) -> None:
@@ -28,9 +28,9 @@ class DeepLabV3Head(nn.Module):
         """Return main and auxiliary outputs, both ``[B, out_channels, H, W]``, H and W being those of ``size``.
 
         Args:
-            maps: The backbone's four.
+            maps: The backbone's four maps.
             size: Height and width of the outputs.
-            aux: Whether to compute the auxiliary ones (else ``None``).
+            aux: Whether to compute the auxiliary outputs (else None).
         """
 
         def full(outputs: Tensor) -> Tensor:

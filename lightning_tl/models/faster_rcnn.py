@@ -26,7 +26,7 @@ _NUMBERS = {
 
 
 class _Channels(nn.Module):
-    """Stands where torchvision's constructor wants a backbone; all it reads is this number."""
+    """Stands in for the backbone in torchvision's constructor, which reads only this attribute."""
 
     def __init__(self, out_channels: int) -> None:
         super().__init__()
@@ -37,20 +37,20 @@ class FasterRCNNHead(nn.Module):
     """Feature pyramid, region proposals and box heads on a backbone's four maps.
 
     Ren et al., *Faster R-CNN*, 2015; Lin et al., *Feature Pyramid Networks for Object Detection*, 2017. Outputs equal
-    those of torchvision's ``fasterrcnn_resnet50_fpn`` given the same weights. Images are taken as they are, neither
-    resized nor standardised: the data module has done both.
+    those of torchvision's ``fasterrcnn_resnet50_fpn`` with the same weights. Images are not resized and not
+    standardised: the data module has done both.
 
     Args:
-        channels: Of the backbone's four maps.
-        num_classes: Classes without the background.
-        anchor_sizes: Side of the anchors in pixels, one a level: the four maps and one pooled from the last.
+        channels: Channels of the backbone's four maps.
+        num_classes: Number of classes without the background.
+        anchor_sizes: Side of the anchors in pixels, one per level: the four maps and one pooled from the last.
         fpn_channels: Channels of the pyramid.
         representation_size: Width of the two fully connected layers on a pooled region.
-        options: Numbers of torchvision's ``FasterRCNN`` by name (``rpn_…``, ``box_…``), such as
-            ``box_batch_size_per_image``: regions a training image.
+        options: Numerical arguments of torchvision's ``FasterRCNN`` by name (``rpn_…``, ``box_…``), such as
+            ``box_batch_size_per_image``, the number of regions per training image.
 
     Raises:
-        UserError: An unknown option, or not five positive anchor sizes.
+        UserError: An option is unknown, or there are not five positive anchor sizes.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class FasterRCNNHead(nn.Module):
     ) -> None:
         super().__init__()
         if len(anchor_sizes) != 5 or min(anchor_sizes) < 1:
-            raise UserError(f"model.anchor_sizes is {list(anchor_sizes)}; it must be five sizes in px, one a level")
+            raise UserError(f"model.anchor_sizes is {list(anchor_sizes)}; it must be five sizes in px, one per level")
         for name, value in (("fpn_channels", fpn_channels), ("representation_size", representation_size)):
             if value < 1:
                 raise UserError(f"model.{name} is {value}; it must be at least 1")
@@ -105,7 +105,7 @@ class FasterRCNNHead(nn.Module):
         return list(detections)
 
     def _mode(self, training: bool) -> FasterRCNNHead:
-        # torchvision's two parts choose between losses and detections by this flag, and by it alone: neither holds a
-        # dropout or a BatchNorm. So a loss can be had in evaluation too.
+        # torchvision's two parts use this flag only to choose between losses and detections: they contain no dropout
+        # and no BatchNorm. So the loss can be computed in evaluation too.
         self.rpn.training = self.roi_heads.training = training
         return self

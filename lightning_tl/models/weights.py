@@ -1,4 +1,4 @@
-"""Weights from one network into another's backbone, and a report of what went where."""
+"""Loads a backbone's weights from a checkpoint, with a report of matched and missing entries."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from torch import Tensor, nn
 
 from lightning_tl.errors import UserError
 
-# What training wrappers put in front of a parameter's name (torch.compile, DataParallel, Lightning projects,
-# torchvision's detectors).
+# Prefixes that wrappers add to the names of parameters (torch.compile, DataParallel, Lightning projects, torchvision's
+# detectors).
 _WRAPPERS = ("_orig_mod.", "module.", "model.", "net.", "backbone.", "body.", "encoder.")
 # Classifiers of torchvision and timm, and heads: never part of a backbone.
 _HEADS = ("fc.", "head.", "classifier.", "fpn.")
-# Where checkpoints of other projects keep a network's weights; of several the first that there is.
+# Keys under which checkpoints of other projects keep a network's weights; the first one present is used.
 _NESTED = ("state_dict", "model_state_dict", "model", "teacher", "student", "network", "net")
 
 
 @dataclass(frozen=True)
 class KeyReport:
-    """Which entries of a checkpoint went into the backbone.
+    """Which entries of a checkpoint were loaded into the backbone.
 
     Attributes:
         source: Where the weights came from.
@@ -32,7 +32,7 @@ class KeyReport:
         missing: The backbone's names that the source lacks.
         unexpected: The source's names that the backbone lacks.
         mismatched: Name → (shape in the source, shape in the backbone).
-        head: The source's names that belong to its head, left out on purpose.
+        head: The source's names that belong to its head, which is not loaded.
     """
 
     source: str
@@ -67,7 +67,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint onto the CPU; only plain types and tensors are unpickled.
 
     Raises:
-        UserError: No such file, not a checkpoint, or one that holds more than plain types.
+        UserError: The file is missing, not a checkpoint, or holds more than plain types.
     """
     path = Path(path)
     if not path.is_file():
@@ -77,9 +77,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     except pickle.UnpicklingError as error:
         raise UserError(
             f"checkpoint {path}: cannot be read with weights_only=True ({_first_line(error)}); "
-            "save its state_dict alone with torch.save"
+            "save only its state_dict with torch.save"
         ) from error
-    except Exception as error:  # a file that is no checkpoint makes torch.load fail in any way: KeyError, EOFError, …
+    except Exception as error:  # torch.load fails in many ways on other files: KeyError, EOFError, …
         raise UserError(f"checkpoint {path}: damaged or not a checkpoint ({_first_line(error)})") from error
     if not isinstance(content, Mapping):
         raise UserError(f"checkpoint {path}: holds a {type(content).__name__}, not a state dict")
@@ -89,8 +89,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 def backbone_state(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], list[str]]:
     """Split a state dict into its backbone's entries under torchvision's names, and the names of the rest.
 
-    Entries at ``backbone.`` are the backbone where there are any; else everything but the head is. Wrappers' prefixes
-    (``_orig_mod.``, ``module.``, ``model.``, …) are taken off.
+    If there are entries under ``backbone.``, they are the backbone; else all entries outside the head are. Prefixes of
+    wrappers (``_orig_mod.``, ``module.``, ``model.``, …) are removed.
     """
     tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
     inside = {name for name in tensors if ".backbone." in f".{name}".replace("._orig_mod.", ".")}
@@ -142,37 +142,37 @@ def load_backbone(source: str | Path | Mapping[str, Any], backbone: nn.Module, m
         source: A checkpoint of any task of this library, of Lightning, or a state dict of torchvision or timm, as a
             file or already in memory.
         backbone: The module to fill; its parameters have torchvision's names.
-        min_fraction: The least share of its entries that must be found with the right shape.
+        min_fraction: Smallest share of the backbone's entries that the source must have in the right shape.
 
     Returns:
-        What was matched, missing, unexpected, of another shape.
+        The matched, missing, unexpected and mismatched entries.
 
     Raises:
-        UserError: Less than ``min_fraction`` was found, as for a checkpoint of another backbone; or an entry has
-            another shape, as for another number of channels. Nothing is copied.
+        UserError: Fewer than ``min_fraction`` of the entries fit, as for a checkpoint of another backbone; or an entry
+            has another shape, as for another number of channels. Then nothing is copied.
     """
     content = read_checkpoint(source) if isinstance(source, str | Path) else dict(source)
     state, key = network_state(content)
-    found, head = backbone_state(state)
-    # BatchNorm's counters do not enter the network's outputs, and torchvision's older files have none
-    own = {name: value for name, value in backbone.state_dict().items() if name in found or not _is_counter(name)}
-    shapes = {name: (tuple(found[name].shape), tuple(own[name].shape)) for name in own if name in found}
+    entries, head = backbone_state(state)
+    # BatchNorm's counters do not affect the outputs, and older files of torchvision lack them
+    own = {name: value for name, value in backbone.state_dict().items() if name in entries or not _is_counter(name)}
+    shapes = {name: (tuple(entries[name].shape), tuple(own[name].shape)) for name in own if name in entries}
     report = KeyReport(
         source=(str(source) if isinstance(source, str | Path) else "a state dict") + _under(key),
         matched=[name for name, (there, here) in shapes.items() if there == here],
-        missing=[name for name in own if name not in found],
-        unexpected=[name for name in found if name not in own],
+        missing=[name for name in own if name not in entries],
+        unexpected=[name for name in entries if name not in own],
         mismatched={name: pair for name, pair in shapes.items() if pair[0] != pair[1]},
         head=head,
     )
-    if not found and not head:
+    if not entries and not head:
         raise UserError(
             f"{report.source} holds no weights of a network; it has {', '.join(map(str, content)) or 'nothing'}. "
             f"Give a checkpoint, or a state dict (also under one of the keys {', '.join(_NESTED)})"
         )
     if report.mismatched and report.fraction >= min_fraction:
         first, (there, here) = next(iter(report.mismatched.items()))
-        hint = f": it was made with in_chans={there[1]}, give the same here" if first == "conv1.weight" else ""
+        hint = f": the checkpoint has in_chans={there[1]}; use the same here" if first == "conv1.weight" else ""
         raise UserError(f"{report.source}: {first} is {there} there and {here} here{hint}.\n{report}")
     if report.fraction < min_fraction:
         made_by = content.get("lightning_tl", {})
@@ -181,5 +181,5 @@ def load_backbone(source: str | Path | Mapping[str, Any], backbone: nn.Module, m
             f"{report.source} is a checkpoint of another backbone{name}: "
             f"{report.fraction:.0%} of the entries fit, {min_fraction:.0%} are needed.\n{report}"
         )
-    backbone.load_state_dict({name: found[name] for name in report.matched}, strict=False)
+    backbone.load_state_dict({name: entries[name] for name in report.matched}, strict=False)
     return report

@@ -1,4 +1,4 @@
-"""What every task shares: a backbone, a head, and test error = 1 - score."""
+"""The base class of the tasks: a backbone, a head, and test error = 1 - score."""
 
 from __future__ import annotations
 
@@ -27,38 +27,39 @@ class TransferTask(pl.LightningModule):
     """A backbone under a new head, for pre-training or for fine-tuning all parameters.
 
     For a new task, subclass it and define ``build_head``, ``loss`` and ``build_metric``; a batch is
-    ``(images, targets)``. A task whose network is no backbone under a head overrides ``configure_models`` and
-    ``forward`` too, and keeps its backbone at ``self.backbone``.
+    ``(images, targets)``. A task with another kind of network also overrides ``configure_models`` and
+    ``forward``, and keeps its backbone at ``self.backbone``.
 
     Logged: ``train/loss``; for each stage in ``val`` and ``test`` ``<stage>/loss``, ``<stage>/score`` and
-    ``<stage>/error`` = 1 - score, and what else the metric returns.
+    ``<stage>/error`` = 1 - score, and further values of the metric.
 
-    Seeds by batch, the length of the training and its end are the work of
-    :class:`~lightning_tl.tasks.training.TrainingControl`, a callback that every run gets.
+    The callback :class:`~lightning_tl.tasks.training.TrainingControl`, which every run gets, seeds each batch and sets
+    the length of the training.
 
     A checkpoint holds the plain arguments, so that ``load_from_checkpoint(path)`` rebuilds the task; the optimiser and
     its schedule are not among them.
 
     Args:
-        num_classes: Outputs of the head. From the command line the data module's number is taken.
+        num_classes: Number of outputs of the head. On the command line it comes from the data module.
         backbone: One of ``lightning_tl.models.BACKBONES``.
         in_chans: Channels of the images.
-        init_from: A checkpoint whose backbone to start from, of any task. (To go on with an interrupted run, give
+        init_from: A checkpoint of any task; the backbone starts from its weights. (To resume an interrupted run, use
             Lightning's ``ckpt_path`` instead.)
         optimizer: From the parameters to an optimiser.
         scheduler: From the optimiser to a learning-rate schedule, stepped after every training step.
         schedule: Length and rates of the training in images, instead of ``scheduler``. Where the trainer's
             ``max_steps`` is not given, it follows from this.
-        channels_last: Keep images and filters in the memory format that convolutions are quickest in.
+        channels_last: Whether images and filters are kept in the channels-last memory format, the fastest for
+            convolutions.
 
     Raises:
-        UserError: Unknown backbone; a checkpoint that is none, or of another backbone; ``scheduler`` and ``schedule``
-            both; data of another task.
+        UserError: The backbone is unknown, the checkpoint is damaged or of another backbone, ``scheduler`` and
+            ``schedule`` are both given, or the data are of another task.
     """
 
-    #: which data it takes: a data module of another ``task`` is refused; empty: any
+    #: name of the task; a data module with another ``task`` is refused; empty accepts any
     task = ""
-    #: the score's name in tables of results, such as ``accuracy``
+    #: name of the score in tables of results, such as ``accuracy``
     metric_name = "score"
 
     def __init__(
@@ -76,7 +77,7 @@ class TransferTask(pl.LightningModule):
         if num_classes < 1:
             raise UserError(f"model.num_classes is {num_classes}; it must be at least 1")
         if scheduler is not None and schedule is not None:
-            raise UserError("model.scheduler and model.schedule are both given; give one of them (null takes one away)")
+            raise UserError("model.scheduler and model.schedule are both given; give one of them (null removes one)")
         self._save_plain_arguments()
         self.num_classes, self.backbone_name, self.in_chans = num_classes, backbone, in_chans
         self.init_from, self.optimizer = init_from, optimizer
@@ -93,29 +94,29 @@ class TransferTask(pl.LightningModule):
             rank_zero_info(str(self.key_report))
 
     def _save_plain_arguments(self) -> None:
-        """Keep the arguments, of subclasses too, that a checkpoint can hold as plain types."""
+        """Save the arguments of plain types, also those of subclasses, as hyper-parameters."""
         self.save_hyperparameters(ignore=_NOT_PLAIN, logger=False)
-        # from the command line Lightning keeps how it parsed them, too
+        # LightningCLI adds its parsed configuration
         for name in [name for name, value in self.hparams.items() if name.startswith("_") or not _plain(value)]:
             self.hparams.pop(name)
             self.hparams_initial.pop(name, None)
 
     def configure_callbacks(self) -> list[Callback]:
-        """Return what every training needs; a subclass that adds callbacks also returns these."""
+        """Return the callbacks of every training; a subclass that adds callbacks must also return these."""
         return [TrainingControl()]
 
     def configure_models(self) -> None:
-        """Make ``self.backbone`` and ``self.head``."""
+        """Create ``self.backbone`` and ``self.head``."""
         self.backbone = build_backbone(self.backbone_name, self.in_chans)
         self.head = self.build_head(self.backbone.num_features)  # type: ignore[arg-type]
 
     def freshly_initialised(self) -> nn.Module:
         """Return a module with newly drawn weights under the same names, by ``configure_models``.
 
-        No checkpoint is read, and this task stays as it is. Measurements take from it the spread of the initialisation.
+        No checkpoint is read, and this task does not change. It gives measurements the initialisation's spread.
         """
         fresh = copy.copy(self)
-        nn.Module.__init__(fresh)  # no parameters, buffers and modules; the arguments stay
+        nn.Module.__init__(fresh)  # removes parameters, buffers and modules; keeps the arguments
         fresh.configure_models()
         return fresh
 
@@ -135,7 +136,7 @@ class TransferTask(pl.LightningModule):
         raise TypeError(f"{type(self).__name__} must define build_metric()")
 
     def check_batch(self, images: Any, targets: Any, stage: str) -> None:
-        """Raise a ``UserError`` where the first batch of a stage is not what the task takes."""
+        """Raise a ``UserError`` if the first batch of a stage does not fit the task."""
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the optimiser's groups; one with ``lr_factor`` gets the optimiser's learning rate times that."""
@@ -146,12 +147,12 @@ class TransferTask(pl.LightningModule):
         return self.head(self.backbone(images.contiguous(memory_format=self.memory_format)))
 
     def outputs_and_loss(self, images: Any, targets: Any, stage: str) -> tuple[Any, Tensor]:
-        """Return what the metric takes, and the loss. In the stage ``train`` no outputs are needed."""
+        """Return the outputs for the metric, and the loss. In the stage ``train`` the outputs may be anything."""
         outputs = self(images)
         return outputs, self.loss(outputs, targets)
 
     def shared_step(self, batch: Any, stage: str) -> Tensor:
-        """Return the loss of a batch, logged; outside training the score is updated too."""
+        """Return and log the loss of a batch; outside training, also update the score."""
         if not isinstance(batch, list | tuple) or len(batch) != 2:
             raise wrong_batch(self, "(images, targets)", [batch])
         images, targets = batch
@@ -207,7 +208,7 @@ class TransferTask(pl.LightningModule):
         values = value if isinstance(value, dict) else {"score": value}
         if values["score"].isnan() and not (self.trainer.sanity_checking or self.trainer.fast_dev_run):  # type: ignore[attr-defined]
             raise UserError(
-                f"{stage}/score is not a number: the {stage} split has nothing to be scored ({type(self).__name__} "
+                f"{stage}/score is not a number: the {stage} split contains nothing to score ({type(self).__name__} "
                 "found no labels in it), or the training diverged; look at the labels and at model.optimizer.lr"
             )
         for name, number in (values | {"error": 1 - values["score"]}).items():
@@ -223,7 +224,7 @@ class TransferTask(pl.LightningModule):
         self._log_scores("test")
 
     def configure_optimizers(self) -> Any:
-        """Return the optimiser, and the schedule by step where one was given.
+        """Return the optimiser and, where there is one, the schedule, stepped after every training step.
 
         Raises:
             UserError: The optimiser refuses a value.
@@ -244,7 +245,7 @@ class TransferTask(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Write into the checkpoint what its network is."""
+        """Add the task and the backbone's description to the checkpoint."""
         checkpoint["lightning_tl"] = {
             "task": type(self).__name__,
             "backbone": self.backbone_name,
@@ -263,13 +264,13 @@ def _plain(value: Any) -> bool:
 
 
 def shape_of(value: Any) -> str:
-    """Return what a batch's part is, for messages: ``int64 [8, 10]``, or its type."""
+    """Return a description of a part of a batch for messages: ``int64 [8, 10]``, or its type."""
     if isinstance(value, Tensor):
         return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
     return f"a {type(value).__name__}"
 
 
-def wrong_batch(task: TransferTask, wanted: str, found: Iterable[Any]) -> UserError:
-    """Return the error of a batch that a task does not take."""
-    there = ", ".join(map(shape_of, found))
-    return UserError(f"{type(task).__name__} takes batches of {wanted}; the data gives {there}")
+def wrong_batch(task: TransferTask, expected: str, parts: Iterable[Any]) -> UserError:
+    """Return the error for a batch that does not fit a task."""
+    actual = ", ".join(map(shape_of, parts))
+    return UserError(f"{type(task).__name__} takes batches of {expected}; the data gives {actual}")

@@ -1,4 +1,4 @@
-"""What tasks with an output at every pixel share: DeepLabV3 with an auxiliary head."""
+"""The base class of tasks with an output at every pixel: DeepLabV3 with an auxiliary head."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class DensePrediction(TransferTask):
     ``build_metric``.
 
     Args:
-        num_classes: Outputs a pixel. From the command line the data module's number is taken.
+        num_classes: Number of outputs per pixel. On the command line it comes from the data module.
         backbone: One of ``lightning_tl.models.BACKBONES``.
         output_stride: Side of the image over that of the last map: 8, 16 or 32 (half of it for the ResNet-10s).
         aux_weight: Weight of the auxiliary head's loss, which is on ``layer3``.

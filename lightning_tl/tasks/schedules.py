@@ -46,12 +46,14 @@ class WarmupCosine(LambdaLR):
 
 
 class Schedule:
-    """How long to train, and at which rates, in images; steps follow from the batch at hand. The base of the two.
+    """Length and learning rates of a training, in images; steps follow from the batch at hand.
+
+    The base class of :class:`Cosine` and :class:`Polynomial`.
 
     The batch at hand is the data module's ``batch_size`` × ``accumulate_grad_batches`` × devices × nodes.
 
     Args:
-        images: Length of the training: how many images it sees, each as often as it comes.
+        images: Length of the training in images, where repeated visits count.
         epochs: The length in passes over the training images instead.
         warmup_images: Length of the linear warm-up.
         warmup_epochs: The same in passes.

@@ -1,4 +1,4 @@
-"""What every training of a task shares: a seed for each batch, its length, and an end that is validated."""
+"""The callback of every task: seeds each training batch, sets the length of the training, validates at its end."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from lightning_tl.tasks.schedules import Schedule
 
 
 class TrainingControl(Callback):
-    """Attached to every run of a task, whatever its module overrides.
+    """Seeds, length and end of a training. Every task adds it to its runs, whichever hooks the task overrides.
 
-    * With ``seed_everything``, torch's global generator is seeded anew for each training batch by (seed, batch,
-      process): dropout and whatever else draws from it is then the same in a run that was interrupted and resumed.
+    * With ``seed_everything``, torch's global generator is seeded for each training batch by (seed, batch, process).
+      Dropout and other draws are then the same in a resumed run as in an uninterrupted one.
     * Where the trainer's ``max_steps`` is not given, it follows from the module's ``schedule``.
-    * The training ends at its last step in the way that validates first, wherever in an epoch that step is.
+    * After the last step the training stops with a validation, also where that step is within an epoch.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

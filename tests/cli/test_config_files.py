@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lightning_tl import config_files
-from lightning_tl.config_files import find_config, with_found_configs
+from lightning_tl.config_files import find_config, with_config_paths
 from lightning_tl.errors import UserError
 
 ROOT = Path(__file__).parent.parent.parent
@@ -61,7 +61,9 @@ def test_ambiguous(shipped):
     "name,hint", [("render/digit", "did you mean 'render/digits'"), ("x", "valid: finetune/digits")]
 )
 def test_unknown(shipped, name, hint):
-    with pytest.raises(UserError, match=rf"--config {name}: no such file, nor a shipped configuration; {hint}"):
+    with pytest.raises(
+        UserError, match=rf"--config {name}: no such file, and no shipped configuration of this name; {hint}"
+    ):
         find_config(name)
 
 
@@ -79,7 +81,7 @@ def test_unknown(shipped, name, hint):
 )
 def test_arguments(shipped, given, found):
     places = {"small": shipped / "pretrain/small.yaml", "digits": shipped / "render/digits.yaml"}
-    assert with_found_configs(given) == [text.format(**places) for text in found]
+    assert with_config_paths(given) == [text.format(**places) for text in found]
 
 
 def test_shipped_ones_are_found():

@@ -152,7 +152,7 @@ def raising(error):
     "error,code,message",
     [
         (UserError("this and that"), 2, "error: this and that\n"),
-        (KeyboardInterrupt(), 130, "\ninterrupted: what was finished is kept; the same command goes on from there\n"),
+        (KeyboardInterrupt(), 130, "\ninterrupted: finished work is kept; run the same command again to continue\n"),
         (
             OSError(errno.ENOSPC, "No space left on device", "a/b.tar"),
             2,

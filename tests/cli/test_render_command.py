@@ -39,7 +39,7 @@ def manifest(tmp_path):
 def test_a_scene_that_fails_is_left_out_by_skip(command, tmp_path, monkeypatch, capsys, fault):
     monkeypatch.setenv(fault, "train2")
     assert main([*command, "--on-error", "skip"]) == 0
-    assert "left out of train: 1 scenes that could not be rendered (2)" in capsys.readouterr().err
+    assert "skipped in train: 1 scenes that could not be rendered (2)" in capsys.readouterr().err
     assert manifest(tmp_path)["skipped"] == [2]
     assert [shard["images"] for shard in manifest(tmp_path)["shards"]] == [4, 6]
 

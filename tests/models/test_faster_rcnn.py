@@ -108,7 +108,7 @@ def test_images_of_other_sizes_are_padded(both):
 @pytest.mark.parametrize(
     "options,message",
     [
-        ({"anchor_sizes": (8, 16)}, r"model.anchor_sizes is \[8, 16\]; it must be five sizes in px, one a level"),
+        ({"anchor_sizes": (8, 16)}, r"model.anchor_sizes is \[8, 16\]; it must be five sizes in px, one per level"),
         ({"anchor_sizes": (0, 1, 2, 3, 4)}, r"model.anchor_sizes is \[0, 1, 2, 3, 4\]"),
         ({"fpn_channels": 0}, r"model.fpn_channels is 0; it must be at least 1"),
         ({"representation_size": 0}, r"model.representation_size is 0; it must be at least 1"),

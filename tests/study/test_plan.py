@@ -159,7 +159,10 @@ def test_a_value_is_chosen_for_each_series_by_its_middle_size(files, out):
         (lambda s: s.pretrain.product.update({"data.n": [0, 8]}), "data.n is 0; where data are rendered"),
         (lambda s: s.pretrain.product.update({"data.n": [8.5]}), "data.n is 8.5"),
         (lambda s: s.pretrain.product.clear(), "data.n is None"),
-        (lambda s: setattr(s.pretrain, "config", "pre-train/nothing"), "no such file, nor a shipped configuration"),
+        (
+            lambda s: setattr(s.pretrain, "config", "pre-train/nothing"),
+            "no such file, and no shipped configuration of this name",
+        ),
         (lambda s: s.finetune.zip[0].update({"data.draw": [0, 0], "seed_everything": [1, 1]}), "two runs are the same"),
         (lambda s: s.render.set.update({"seed.high": 3}), "'seed.high' goes through 'seed', which is a value"),
         (
@@ -180,7 +183,9 @@ def test_wrong_plans_are_named(files, out, change, words):
         both()
 
 
-@pytest.mark.parametrize("text,words", [("a: [", "cannot be read as YAML"), ("3", "holds no keys and values")])
+@pytest.mark.parametrize(
+    "text,words", [("a: [", "cannot be read as YAML"), ("3", "is not a mapping of keys to values")]
+)
 def test_a_broken_configuration_is_named(files, out, text, words):
     Path(files["fine"]).write_text(text)
     with pytest.raises(UserError, match=f"fine.yaml: {words}"):

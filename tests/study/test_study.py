@@ -168,7 +168,7 @@ def test_status_of_a_study_that_is_done_or_not_begun(finished, tmp_path, capsys)
     "argv,words",
     [
         (["rum"], r"no action 'rum' of lightning-tl study; did you mean 'run'"),
-        (["run", "--config=study/none"], "no such file, nor a shipped configuration"),
+        (["run", "--config=study/none"], "no such file, and no shipped configuration of this name"),
         (["run", "--finetune.confg=x"], "unknown option|unknown key"),
         (["run", "--finetune.config=finetune/digits", "--scratch=false"], "nothing to run"),
         (["run", "--finetune.config=finetune/digits", "--engine=slurm"], "slurm"),

@@ -145,7 +145,7 @@ def test_nothing_to_find_is_an_error(tmp_path):
     images, targets = lists([Squares("objdet")[0]])
     empty = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
     targets = [targets[0] | empty | {"iscrowd": torch.zeros(0, dtype=torch.int64), "area": torch.zeros(0)}]
-    with pytest.raises(UserError, match=r"test/score is not a number: the test split has nothing to be scored"):
+    with pytest.raises(UserError, match=r"test/score is not a number: the test split contains nothing to score"):
         trainer(tmp_path).test(net, whole([(images, targets)]), verbose=False)
 
 
