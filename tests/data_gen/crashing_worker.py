@@ -1,4 +1,4 @@
-"""The real worker with a :mod:`scene_gate` before each scene; it dies at the scene that ``CRASH`` names (``train150``)."""
+"""The real worker with a gate before each scene (``scene_gate.py``); it dies at the scene ``CRASH``, say ``train150``."""
 
 from __future__ import annotations
 

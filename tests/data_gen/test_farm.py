@@ -300,7 +300,7 @@ def test_memory_folders_of_dead_processes_are_cleared(tiny, tmp_path):
 
 def test_a_campaign_of_kills_loses_and_changes_nothing(start, gate, tmp_path):
     """Kill drivers and workers after random numbers of scenes; those of all five kills are fewer than there are."""
-    rng = random.Random(7)
+    rng = random.Random(0)
     calm, out = tmp_path / "calm", tmp_path / "out"
     scenes, shards = 60, 20
     assert start(calm, 90, 30, 1).communicate(timeout=60)[1] == ""
