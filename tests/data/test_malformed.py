@@ -378,9 +378,9 @@ CASES = {
 def test_broken_data(sets, damage, read, message):
     read(sets)
     damage(sets)
-    with pytest.raises(UserError, match=message) as found:
+    with pytest.raises(UserError, match=message) as error:
         read(sets)
-    assert "\n" not in str(found.value)
+    assert "\n" not in str(error.value)
 
 
 def test_a_broken_test_set_is_named_before_the_training(sets):
@@ -396,9 +396,9 @@ def test_a_broken_test_set_is_named_before_the_training(sets):
 @pytest.mark.parametrize("read,message", OPTIONS.values(), ids=OPTIONS)
 @pytest.mark.filterwarnings("ignore")
 def test_wrong_options(whole, read, message):
-    with pytest.raises(UserError, match=message) as found:
+    with pytest.raises(UserError, match=message) as error:
         read(whole)
-    assert "\n" not in str(found.value)
+    assert "\n" not in str(error.value)
 
 
 def test_rendered_options(renders, own_renders):
@@ -430,10 +430,10 @@ def test_a_category_in_a_mask_that_the_manifest_lacks(own_renders):
 
 def test_an_error_in_a_loaders_process_is_the_same_error(sets):
     truncate(sets / "folder/train/dog/dog3.jpg")
-    with pytest.raises(UserError) as found:
+    with pytest.raises(UserError) as error:
         folder(sets, num_workers=2)
-    assert str(found.value).startswith(f"{sets}/folder/train/dog/dog3.jpg: cannot be decoded")
-    assert "Traceback" not in str(found.value)
+    assert str(error.value).startswith(f"{sets}/folder/train/dog/dog3.jpg: cannot be decoded")
+    assert "Traceback" not in str(error.value)
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -1,4 +1,4 @@
-"""The real worker with a gate before each scene (``scene_gate.py``); it dies at the scene ``CRASH``, say ``train150``."""
+"""The real worker with a gate before each scene (``scene_gate.py``); it dies at scene ``CRASH`` (``train150``)."""
 
 from __future__ import annotations
 

@@ -161,12 +161,12 @@ def test_visible_fraction_agrees_with_rendering_each_object_alone(views_of, scen
     hidden = 0
     for (views, instance), alone in zip(where, views_of(LABELLED, alone_specs), strict=True):
         for view, single in zip(views, alone, strict=True):
-            found = [o for o in view.labels["objects"] if o["instance"] == instance]
+            labelled = [o for o in view.labels["objects"] if o["instance"] == instance]
             whole = [o for o in single.labels["objects"] if o["visible_fraction"] == 1.0]
-            if not found or not whole or whole[0]["area"] < 30:
+            if not labelled or not whole or whole[0]["area"] < 30:
                 continue  # cut off by the frame, or too small to compare
-            expected = found[0]["area"] / whole[0]["area"]
-            assert found[0]["visible_fraction"] == pytest.approx(expected, abs=0.12)
+            expected = labelled[0]["area"] / whole[0]["area"]
+            assert labelled[0]["visible_fraction"] == pytest.approx(expected, abs=0.12)
             hidden += expected < 0.8
     assert hidden >= 3
 
