@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 
+from data_gen.render_config import Device
 from lightning_tl.errors import UserError
 
 
@@ -51,13 +52,13 @@ def visible_gpus() -> list[str]:
     return [str(i) for i, _ in enumerate(line for line in listing.splitlines() if line.startswith("GPU "))]
 
 
-def default_workers(device: str) -> int:
+def default_workers(device: Device) -> int:
     """Return the default number of workers: one per GPU if they render on GPUs, otherwise one per core."""
     gpus = visible_gpus() if device != "cpu" else []
     return len(gpus) or os.cpu_count() or 1
 
 
-def gpu_of(slot: int, device: str, gpus: Sequence[str]) -> str | None:
+def gpu_of(slot: int, device: Device, gpus: Sequence[str]) -> str | None:
     """Return the GPU of a worker, assigned in turn; ``None`` if it renders on the CPU.
 
     Args:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Range = tuple[float, float]
+Device = Literal["cpu", "cuda", "optix", "auto"]
 
 
 @dataclass
@@ -227,7 +228,7 @@ class ImageConfig:
     depth: bool = False
     format: Literal["png", "jpg"] = "png"
     jpeg_quality: int = 92
-    device: Literal["cpu", "cuda", "optix", "auto"] = "cpu"
+    device: Device = "cpu"
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -59,7 +59,8 @@ class Batches(Dataset[Batch]):
 
     def _image(self, index: int) -> np.ndarray:
         if self._cached[index] and self._cache is not None:
-            return self._cache[index]
+            cached: np.ndarray = self._cache[index]
+            return cached
         image = self.images(index)
         worker = get_worker_info()  # each process of a loader keeps its own
         if self._cache is None and image.nbytes * len(self) * (worker.num_workers if worker else 1) <= self.cache_bytes:

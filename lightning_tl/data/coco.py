@@ -16,6 +16,8 @@ from lightning_tl.data.image_module import ImageDataModule, TrainingImages
 from lightning_tl.data.transforms import ResizeTransform
 from lightning_tl.errors import UserError
 
+CocoTarget = Literal["objdet", "mulclass"]
+
 
 def _rows(path: Path, content: dict[str, Any], key: str, fields: tuple[str, ...]) -> list[dict[str, Any]]:
     rows = content.get(key)
@@ -155,7 +157,7 @@ class InstanceImages:
 
     mend = MEND_FILE
 
-    def __init__(self, instances: Instances, folder: Path, target: str, crowds: bool) -> None:
+    def __init__(self, instances: Instances, folder: Path, target: CocoTarget, crowds: bool) -> None:
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder, where the images of {instances.path} should be")
         self.instances, self.folder, self.crowds = instances, folder, crowds
@@ -233,7 +235,7 @@ class CocoDetection(ImageDataModule):
         val_annotations: str = "annotations/instances_val2017.json",
         test_images: str | None = None,
         test_annotations: str | None = None,
-        target: Literal["objdet", "mulclass"] = "objdet",
+        target: CocoTarget = "objdet",
         keep_empty: bool = False,
         transform: ResizeTransform | None = None,
         val_share: float = 0.1,

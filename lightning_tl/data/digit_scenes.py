@@ -42,7 +42,7 @@ class Scenes:
 
     mend = "report it"  # made here: never damaged
 
-    def __init__(self, digits: np.ndarray, length: int, seed: int, target: str) -> None:
+    def __init__(self, digits: np.ndarray, length: int, seed: int, target: DigitTarget) -> None:
         self.digits, self.length, self.seed, self.target = digits, length, seed, target
         self.kind = _KINDS[target]
 

@@ -87,7 +87,7 @@ class RenderedSamples:
 
     mend = "delete its shard and run the same lightning-tl render again"
 
-    def __init__(self, images: RenderedImages, target: str, labels: Tensor | None = None) -> None:
+    def __init__(self, images: RenderedImages, target: Target, labels: Tensor | None = None) -> None:
         self.images, self.target, self.labels = images, target, labels
         self.kind: Kind = _KINDS.get(target, "label")
         self._column = _Columns(images)

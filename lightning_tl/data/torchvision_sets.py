@@ -39,7 +39,8 @@ def dataset_class(name: str) -> type[Any]:
     names = [known for known in torchvision.datasets.__all__ if inspect.isclass(getattr(torchvision.datasets, known))]
     if name not in names:
         raise UserError(f"data.name is '{name}', no data set of torchvision{nearest(name, names)}")
-    return getattr(torchvision.datasets, name)
+    chosen: type[Any] = getattr(torchvision.datasets, name)
+    return chosen
 
 
 class TorchvisionSamples:
@@ -58,7 +59,9 @@ class TorchvisionSamples:
 
     mend = MEND_FILE
 
-    def __init__(self, name: str, root: Path, options: dict[str, Any], target: str, num_classes: int | None) -> None:
+    def __init__(
+        self, name: str, root: Path, options: dict[str, Any], target: TorchvisionTarget, num_classes: int | None
+    ) -> None:
         kind = dataset_class(name)
         self.title = f"{name}({', '.join(f'{key}={value!r}' for key, value in options.items())})"
         if "root" in inspect.signature(kind).parameters:

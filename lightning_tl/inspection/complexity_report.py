@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lightning_tl.inspection.feature_statistics import as_json, entropy, gap
-from lightning_tl.inspection.features import features, open_images, open_reference
+from lightning_tl.inspection.features import Standardize, features, open_images, open_reference
 from lightning_tl.progress import progress_bar
 
 
@@ -20,7 +20,7 @@ def complexity(
     *,
     images: int = 5000,
     size: int = 224,
-    standardize: str = "imagenet",
+    standardize: Standardize = "imagenet",
     draws: int = 100,
     seed: int = 0,
 ) -> tuple[str, dict[str, Any]]:

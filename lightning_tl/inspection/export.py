@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -114,7 +114,8 @@ def _folder_name(name: str) -> str:
     return name.replace("/", "_").replace("\\", "_").lstrip(".") or "_"
 
 
-FORMATS: dict[str, Callable[[list[RenderedImages], Path, Frames], list[str]]] = {
+Format = Literal["coco", "yolo", "bop", "hdf5", "imagefolder"]
+FORMATS: dict[Format, Callable[[list[RenderedImages], Path, Frames], list[str]]] = {
     "coco": _coco,
     "yolo": _yolo,
     "bop": write_bop,
@@ -123,7 +124,7 @@ FORMATS: dict[str, Callable[[list[RenderedImages], Path, Frames], list[str]]] = 
 }
 
 
-def export(root: str | Path, form: str, out: Path) -> list[str]:
+def export(root: str | Path, form: Format, out: Path) -> list[str]:
     """Write a rendered data set in another format; colour images are copied.
 
     Every file is written atomically, so that the same command after an interruption writes only missing files.

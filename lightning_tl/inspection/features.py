@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 import torch
@@ -22,8 +22,7 @@ from lightning_tl.inspection.splits import split_folders
 from lightning_tl.models import build_backbone, load_backbone
 from lightning_tl.models.weights import backbone_state, network_state, read_checkpoint
 
-Standardize = str
-STANDARDIZE = ("imagenet", "image")
+Standardize = Literal["imagenet", "image"]
 
 
 class Images(Protocol):
@@ -147,8 +146,8 @@ def features(
     Raises:
         UserError: A damaged image, a network of other than one or three channels, another ``standardize``.
     """
-    if standardize not in STANDARDIZE:
-        raise UserError(f"--standardize is '{standardize}'; valid: {', '.join(STANDARDIZE)}")
+    if standardize not in get_args(Standardize):
+        raise UserError(f"--standardize is '{standardize}'; valid: {', '.join(get_args(Standardize))}")
     if reference.in_chans not in (1, 3):
         raise UserError(f"the backbone takes {reference.in_chans} channels; images have 1 or 3")
     grey = reference.in_chans == 1

@@ -172,8 +172,8 @@ def _problems(labels: Any) -> Iterator[str]:
         yield f"a {type(labels).__name__}, not an object"
         return
     yield from (f"no key '{key}'" for key in _LABEL_KEYS if key not in labels)
-    for key, right in (("scene", _whole), ("view", _whole), ("size", lambda value: _whole(value, 2))):
-        if not right(labels[key]):
+    for key, numbers in (("scene", None), ("view", None), ("size", 2)):
+        if not _whole(labels[key], numbers):
             yield f"{key} is {labels[key]!r}"
     for key in ("labels", "objects"):
         if not isinstance(labels[key], list):
