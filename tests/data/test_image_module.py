@@ -6,12 +6,10 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 
+from data.broken_sets import SMALL, ade20k, coco, folder, mask, truncate, use
 from data.sets import write_folder
-from data.test_malformed import SMALL, ade20k, coco, folder, mask, sets, truncate, use, whole
 from lightning_tl.data import ADE20K, CocoDetection, ImageFolder
 from lightning_tl.errors import UserError
-
-__all__ = ["sets", "whole"]  # fixtures
 
 
 def attached(data, out):
