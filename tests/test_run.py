@@ -14,7 +14,7 @@ import pytest
 import torch
 import yaml
 from lightning.pytorch import Callback
-from training import EPOCH, STEPS, equal, finetuning, pretraining, state, weights
+from training import DRIVER, EPOCH, STEPS, equal, every_step, finetuning, pretraining, state, weights
 
 from lightning_tl.errors import UserError
 from lightning_tl.run import run
@@ -23,24 +23,6 @@ ROOT = Path(__file__).parents[1]
 
 # Lightning's remarks on short runs, and on folders that are there already
 pytestmark = pytest.mark.filterwarnings("ignore")
-
-OVERLAY = """\
-trainer:
-  callbacks+:
-    - class_path: ModelCheckpoint
-      init_args:
-        dirpath: {folder}/steps
-        filename: "{{step}}"
-        every_n_train_steps: {every}
-        save_top_k: -1
-"""
-
-
-def every_step(folder: Path, every: int = 1) -> str:
-    """Return the option that adds a checkpoint every few steps."""
-    path = folder.with_suffix(".yaml")
-    path.write_text(OVERLAY.format(folder=folder, every=every))
-    return f"--config={path}"
 
 
 class Seen(Callback):
@@ -103,22 +85,6 @@ def test_resumed_from_the_checkpoint_after_validation(whole, renders, tmp_path):
     cli = run(pretraining(renders, tmp_path, f"--ckpt_path={path}"), callbacks=[seen])
     assert seen.sums == []
     assert equal(state(cli.model), model)
-
-
-DRIVER = """
-import os, signal, sys
-from lightning.pytorch import Callback
-from lightning_tl.run import run
-
-class Kill(Callback):
-    def on_before_optimizer_step(self, trainer, *_):
-        if trainer.global_step == int(sys.argv[1]):
-            os.kill(os.getpid(), signal.SIGKILL)
-
-import torch
-torch.set_num_threads(1)
-run(sys.argv[2:], callbacks=[Kill()])
-"""
 
 
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
