@@ -231,7 +231,7 @@ def _check_models(
             tick()
     if faults and source.broken == "error":
         listing = "\n  ".join(faults[:10]) + (f"\n  … and {len(faults) - 10} more" if len(faults) > 10 else "")
-        mend = f"mend or remove them, or set '{where}.broken: skip' to render without"
+        mend = f"fix or remove them, or set '{where}.broken: skip' to render without"
         raise UserError(faults[0] if len(faults) == 1 else f"{len(faults)} meshes cannot be used:\n  {listing}\n{mend}")
     total = sum(len(paths) for paths in files.values())
     if faults:

@@ -81,7 +81,7 @@ def _by_class(length: int, labels: np.ndarray | None) -> list[np.ndarray]:
 def _equal_number(sizes: np.ndarray, total: float) -> int:
     """Return the number of samples per class whose sum is nearest to ``total``; at least one."""
     numbers = np.arange(1, int(sizes.max(initial=1)) + 1)
-    # the sum over the classes of min(number, size), by counting how many classes have at least so many samples
+    # the sum over the classes of min(number, size), by counting how many classes have at least that many samples
     reach = len(sizes) - np.searchsorted(np.sort(sizes), numbers)
     return int(numbers[np.abs(np.cumsum(reach) - total).argmin()])
 
