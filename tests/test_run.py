@@ -140,7 +140,7 @@ def test_interpolation_follows_overrides_and_files(renders, tmp_path):
     assert config.trainer.callbacks[0].init_args.dirpath == f"{tmp_path}/checkpoints"
 
 
-def test_an_interpolation_that_leads_nowhere_is_told(renders, tmp_path):
+def test_an_interpolation_that_leads_nowhere_is_reported(renders, tmp_path):
     wrong = "--trainer.logger={class_path: CSVLogger, init_args: {save_dir: '${trainer.default_root_dir}'}}"
     with pytest.raises(UserError, match=r"save_dir: Interpolation key .* not found.*in files alone, not in values"):
         run(pretraining(renders, tmp_path, wrong))
@@ -248,7 +248,7 @@ def test_validate_and_predict(renders, tmp_path):
     assert np.isfinite(outputs.numpy()).all()
 
 
-def test_channels_are_told_apart(whole, tmp_path):
+def test_channels_are_distinguished(whole, tmp_path):
     out, _, _ = whole
     more = [f"--model.init_from={out}/checkpoints/best.ckpt", "--model.in_chans=3"]
     with pytest.raises(UserError, match=r"conv1.weight is \(16, 1, 3, 3\) there and .* made with in_chans=1"):

@@ -208,7 +208,7 @@ def test_a_batch_in_parts_is_the_batch(transform):
     torch.testing.assert_close(torch.cat([part(0, 2), part(2, 6)]), part(0, 6))
 
 
-def test_families_are_told_by_their_keys():
+def test_families_are_chosen_by_their_keys():
     families = (BatchTransform, CropTransform)
     assert build_transform(None, "sinclass", *families) == BatchTransform()
     assert build_transform({"size": 20, "crop_scale": [0.5, 1]}, "sinclass", *families).crop_scale == (0.5, 1)
@@ -220,7 +220,7 @@ def test_families_are_told_by_their_keys():
 
 
 @pytest.mark.parametrize(
-    "given,message",
+    "settings,message",
     [
         ({"sice": 3}, r"data.transform of sinclass has no key 'sice'; did you mean 'size'\?"),
         ({"grayscale": True, "ratio": [1, 1]}, r"data.transform mixes keys of several transforms \(grayscale, ratio\)"),
@@ -235,9 +235,9 @@ def test_families_are_told_by_their_keys():
         ({"standardize": "imagenet", "grayscale": True}, r"imagenet, which is by colour: set transform.grayscale to"),
     ],
 )
-def test_wrong_transforms(given, message):
+def test_wrong_transforms(settings, message):
     with pytest.raises(UserError, match=message):
-        build_transform(given, "sinclass", BatchTransform, CropTransform)
+        build_transform(settings, "sinclass", BatchTransform, CropTransform)
 
 
 def test_wrong_scale_crops():

@@ -238,7 +238,7 @@ def test_blender_that_cannot_be_imported(tiny, tmp_path, monkeypatch):
         render(tiny(), tmp_path, 6)
 
 
-def test_a_camera_that_fits_nowhere_is_told_once(tiny, tmp_path):
+def test_a_camera_that_fits_nowhere_is_reported_once(tiny, tmp_path):
     with pytest.raises(UserError, match=r"^no camera fits"):
         render(tiny(room={"walls": 4}, camera={"min_distance": 5}), tmp_path, 6)
 

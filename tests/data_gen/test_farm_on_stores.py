@@ -53,7 +53,7 @@ def test_a_store_gets_the_bytes_of_a_folder(store, tiny, tmp_path):
         render(tiny(seed=3), store, 40)
 
 
-def test_a_shard_that_is_gone_is_rendered_again_and_one_of_another_size_is_told(store, tiny, tmp_path):
+def test_a_shard_that_is_gone_is_rendered_again_and_one_of_another_size_is_reported(store, tiny, tmp_path):
     render(tiny(), store, 18)
     whole = _stored(store)
     system, root = fsspec.core.url_to_fs(store)
@@ -65,7 +65,7 @@ def test_a_shard_that_is_gone_is_rendered_again_and_one_of_another_size_is_told(
         render(tiny(), store, 18)
 
 
-def test_half_a_put_does_not_count_and_a_shard_of_unknown_origin_is_told(store, tiny, tmp_path):
+def test_half_a_put_does_not_count_and_a_shard_of_unknown_origin_is_reported(store, tiny, tmp_path):
     split = Split(f"{store}/train", tiny(), 18)
     file = tmp_path / "000001.tar"
     members = [("0000003-00.json", b"{}")]
@@ -125,7 +125,7 @@ def test_what_is_no_store(tiny):
         render(tiny(), "nothere://x", 6)
 
 
-def test_a_store_that_fails_is_tried_twice_and_told(tiny, tmp_path, monkeypatch):
+def test_a_store_that_fails_is_tried_twice_and_reported(tiny, tmp_path, monkeypatch):
     """The manifest can be written, shards cannot: their folder is a file."""
     store = tmp_path / "store"
     (store / "train").mkdir(parents=True)

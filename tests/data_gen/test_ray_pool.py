@@ -118,7 +118,7 @@ def test_a_cluster_renders_to_a_store(store, losing, tiny, tmp_path, monkeypatch
 
 
 @pytest.mark.slow
-def test_scenes_that_fail_are_told_and_left_out_as_by_one_machine(nodes, tiny, tmp_path, monkeypatch):
+def test_scenes_that_fail_are_reported_and_left_out_as_by_one_machine(nodes, tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("FAKE_KILL", "train10")
     monkeypatch.setenv("FAKE_RAISE", "val2")
     nodes.add_node(num_cpus=2)

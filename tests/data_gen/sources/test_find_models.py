@@ -103,7 +103,7 @@ def test_shapenet_v2_and_v1(tmp_path):
     assert list(_find("shapenet", tmp_path / "v1")) == ["02691156"]
 
 
-def test_synsets_of_one_name_are_told_apart(tmp_path):
+def test_synsets_of_one_name_are_distinguished(tmp_path):
     root = mesh_files.shapenet(tmp_path)
     text = (root / "taxonomy.json").read_text().replace("mug", "airplane")
     (root / "taxonomy.json").write_text(text)
