@@ -1,7 +1,7 @@
-"""Is this machine able to render?
+"""Checks whether this machine can render.
 
-``python -m data_gen.check`` says in one line which system libraries Blender misses, if any; it needs Python alone, so
-that it can run before anything is installed.
+``python -m data_gen.check`` prints in one line which system libraries Blender lacks, if any; it needs only Python, so
+it can run before anything is installed.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ _DEBIAN = {
 
 
 def missing_packages() -> list[str]:
-    """Return which of the render extra's packages are not installed; imports none of them."""
+    """Return the packages of the render extra that are not installed, without importing any."""
     return [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
 
 
 def missing_libraries() -> list[str]:
-    """Return which shared libraries Blender needs and the system lacks.
+    """Return the shared libraries that Blender needs and the system lacks.
 
-    Where bpy is installed ``ldd`` tells; else those that its wheels are known to need are tried one by one.
+    If bpy is installed, ``ldd`` lists them; otherwise each library that its wheels are known to need is loaded once.
     """
     if sys.platform != "linux":
         return []
@@ -66,7 +66,7 @@ def _loads(library: str) -> bool:
 
 
 def check_libraries() -> None:
-    """Make sure that the system has what Blender needs.
+    """Check that the system has the libraries that Blender needs.
 
     Raises:
         UserError: naming the libraries and the command that installs them on Debian and Ubuntu.
@@ -85,11 +85,11 @@ def check_libraries() -> None:
 
 
 def check_environment() -> None:
-    """Make sure that rendering can start.
+    """Check that rendering can start.
 
     Raises:
-        UserError: the extra is not installed, Python is of a version that bpy has no wheel for, or system
-            libraries are missing; with the command that mends it.
+        UserError: the extra is not installed, bpy has no wheel for this version of Python, or system libraries are
+            missing; with the command that fixes it.
     """
     packages = missing_packages()
     if "bpy" in packages and sys.version_info[:2] != (3, 11):

@@ -1,4 +1,4 @@
-"""Render configurations read from YAML or dicts, and checked: every error names the key and what it may be."""
+"""Reading and checking render configurations from YAML or dicts: every error names the key and its valid values."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def config_to_dict(config: RenderConfig) -> dict[str, Any]:
 
 
 def config_from_dict(values: Mapping[str, Any]) -> RenderConfig:
-    """Build and check a configuration from nested plain values; what is missing keeps its default.
+    """Build and check a configuration from nested plain values; missing keys keep their defaults.
 
     Raises:
-        UserError: an unknown key or category, a value of the wrong kind or out of its range.
+        UserError: an unknown key or category, a value of the wrong type or out of range.
     """
     config = typing.cast(RenderConfig, _build(RenderConfig, values, ""))
     check_config(config)
@@ -39,7 +39,7 @@ def load_config(source: str | Path | Mapping[str, Any]) -> RenderConfig:
     """Read a configuration from a YAML file, or from a mapping as :func:`config_from_dict` does.
 
     Raises:
-        UserError: there is no such file, it is no YAML mapping, or its values are wrong (with the file's name).
+        UserError: the file does not exist, is not a YAML mapping, or has wrong values; names the file.
     """
     if isinstance(source, Mapping):
         return config_from_dict(source)
@@ -58,7 +58,7 @@ def load_config(source: str | Path | Mapping[str, Any]) -> RenderConfig:
         raise UserError(f"{path}: {error}") from None
 
 
-# Keys that came after the first data sets. At their defaults they stay out of the hash, so that those can be grown.
+# Keys added after the first data sets. The hash ignores them at their defaults, so that older sets can still grow.
 _LATER = {
     "sources": [],
     "objects.distractors": [0, 0],
@@ -72,12 +72,12 @@ _LATER = {
     "room.material_scale": [0.4, 1.5],
     "room.fixed_material": "",
 }
-# where the user's files lie; what is in them counts
+# paths of the user's files: the hash uses their contents instead
 _PLACES = ("camera.intrinsics", "lights.hdris", "room.materials")
 
 
 def scene_hash(config: RenderConfig, contents: str = "") -> int:
-    """Return 64 bits that identify what scenes the configuration draws: all of it but seed, image and shard size.
+    """Return a 64-bit hash of what decides the scenes: all of the configuration but seed, image and shard size.
 
     Args:
         config: the configuration; folders and files of the user count by their contents, not by their names.
@@ -139,7 +139,7 @@ def _words(kind: Any) -> str:
     return {float: "a number", int: "a whole number", bool: "true or false", str: "a text"}.get(kind, str(kind))
 
 
-# least and greatest allowed value of each number (for a pair: of both its ends)
+# smallest and largest allowed value of each number (for a pair: of both ends)
 _BOUNDS: dict[str, tuple[float, float]] = {
     "seed": (0, 2**63 - 1),
     "scenes_per_shard": (1, 100_000),
@@ -193,10 +193,10 @@ _BOUNDS: dict[str, tuple[float, float]] = {
 
 
 def check_config(config: RenderConfig) -> None:
-    """Check values, ranges and categories of a configuration, however it was built.
+    """Check the values, ranges and categories of a configuration.
 
     Raises:
-        UserError: naming the key, the value and what it may be.
+        UserError: names the key, the value and the valid values.
     """
     _build(RenderConfig, config_to_dict(config), "")
     _check_sources(config)
@@ -237,7 +237,7 @@ def _check_sources(config: RenderConfig) -> None:
     elif config.categories != RenderConfig().categories:
         raise UserError("'categories' is for data sets without 'sources': put it into a source of kind: builtin")
     elif not any(s.role == "object" for s in config.sources):
-        raise UserError("'sources' holds distractors alone: add a source with role: object")
+        raise UserError("'sources' holds only distractors: add a source with role: object")
     for i, source in enumerate(config.sources):
         where = f"sources[{i}]"
         if not (math.isfinite(source.weight) and source.weight > 0):

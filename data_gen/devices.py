@@ -1,4 +1,4 @@
-"""Which device Cycles renders on, and which GPU a worker gets. Nothing here imports Blender."""
+"""Choosing the device that Cycles renders on and the GPU of each worker. Does not import Blender."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 
+from data_gen.render_config import Device
 from lightning_tl.errors import UserError
 
 
@@ -21,7 +22,7 @@ def choose_device(wanted: str, available: Mapping[str, Sequence[str]]) -> str:
         ``"CPU"``, ``"CUDA"`` or ``"OPTIX"``.
 
     Raises:
-        UserError: there is none of the kind.
+        UserError: no device of this kind exists.
     """
     if wanted == "cpu":
         return "CPU"
@@ -39,9 +40,9 @@ def choose_device(wanted: str, available: Mapping[str, Sequence[str]]) -> str:
 
 def visible_gpus() -> list[str]:
     """Return the NVIDIA GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` names them."""
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if given is not None:
-        return [name.strip() for name in given.split(",") if name.strip() and name.strip() != "-1"]
+    setting = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if setting is not None:
+        return [name.strip() for name in setting.split(",") if name.strip() and name.strip() != "-1"]
     if shutil.which("nvidia-smi") is None:
         return []
     try:
@@ -51,18 +52,18 @@ def visible_gpus() -> list[str]:
     return [str(i) for i, _ in enumerate(line for line in listing.splitlines() if line.startswith("GPU "))]
 
 
-def default_workers(device: str) -> int:
-    """Return how many workers use a machine well: one a GPU where they render on GPUs, else one a core."""
+def default_workers(device: Device) -> int:
+    """Return the default number of workers: one per GPU if they render on GPUs, otherwise one per core."""
     gpus = visible_gpus() if device != "cpu" else []
     return len(gpus) or os.cpu_count() or 1
 
 
-def gpu_of(slot: int, device: str, gpus: Sequence[str]) -> str | None:
-    """Return the GPU of a worker: they take turns; ``None`` where it renders on the CPU.
+def gpu_of(slot: int, device: Device, gpus: Sequence[str]) -> str | None:
+    """Return the GPU of a worker, assigned in turn; ``None`` if it renders on the CPU.
 
     Args:
         slot: number of the worker, from 0.
-        device: as configured.
-        gpus: of this machine.
+        device: ``image.device`` of the configuration.
+        gpus: GPUs of this machine, from :func:`visible_gpus`.
     """
     return gpus[slot % len(gpus)] if device != "cpu" and gpus else None

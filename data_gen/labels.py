@@ -1,4 +1,4 @@
-"""From rendered passes and geometry to the arrays and labels of the format. Numpy alone."""
+"""Arrays and labels of the data format, from rendered passes and geometry. Uses only numpy."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class View:
         category: ids, 0 = background, uint16, shape ``[H, W]``.
         instance: ids, 0 = background, uint16, shape ``[H, W]``.
         normal: (n + 1) / 2 · 255 in the camera's frame, 8 bit, shape ``[H, W, 3]``; 128, 128, 128 = none.
-        depth: millimetres along the line of sight's axis, uint16, 0 = none; or ``None``.
-        labels: what stands in the ``.json`` member.
+        depth: millimetres along the viewing axis, uint16, 0 = none; or ``None``.
+        labels: content of the ``.json`` member.
     """
 
     rgb: NDArray[np.uint8]
@@ -37,14 +37,14 @@ class View:
 
 
 def film_filter(linear: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Let each pixel's light spread a little over its neighbours, as a film does; edges are less stepped then.
+    """Spread each pixel's light slightly over its neighbours, as film does, so that edges are smoother.
 
     The samples of a pixel lie in a box of its width. With this binomial kernel the standard deviation of the whole is
-    √(1/12 + 2 · 0.05) = 0.43 pixels, that of Blender's default filter (Blackman-Harris, 1.5 pixels). Samples that were
-    drawn from the wider filter would serve one pixel alone, and leave more noise.
+    √(1/12 + 2 · 0.05) = 0.43 pixels, that of Blender's default filter (Blackman-Harris, 1.5 pixels). Samples
+    drawn from the wider filter would each serve only one pixel and leave more noise.
 
     Args:
-        linear: shape ``[H, W, 3]``.
+        linear: linear RGB, shape ``[H, W, 3]``.
     """
     for axis in (0, 1):
         widths = [(1, 1) if i == axis else (0, 0) for i in range(3)]
@@ -55,10 +55,10 @@ def film_filter(linear: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def tone_map(linear: NDArray[np.float32], exposure: float) -> NDArray[np.uint8]:
-    """Turn light into 8-bit sRGB colours.
+    """Convert linear light to 8-bit sRGB colours, shape ``[H, W, 3]``.
 
-    The curve is Reinhard's with a white point (*Photographic Tone Reproduction for Digital Images*, 2002, eq. 4), a
-    channel at a time: c (1 + c / w²) / (1 + c), w = 4; then the sRGB transfer function (IEC 61966-2-1).
+    The curve is Reinhard's with a white point (*Photographic Tone Reproduction for Digital Images*, 2002, eq. 4), per
+    channel: c (1 + c / w²) / (1 + c), w = 4; then the sRGB transfer function (IEC 61966-2-1).
 
     Args:
         linear: shape ``[H, W, 3]``.
@@ -71,7 +71,7 @@ def tone_map(linear: NDArray[np.float32], exposure: float) -> NDArray[np.uint8]:
 
 
 def camera_normals(world: NDArray[np.float32], camera_to_world: Floats) -> NDArray[np.uint8]:
-    """Turn normals in the world's frame into the camera's (x right, y up, z towards it), of unit length, as 8 bit.
+    """Convert normals from the world's to the camera's frame (x right, y up, z towards it): unit length, 8 bit.
 
     Args:
         world: sums or means of unit normals, zero where there is no surface; shape ``[H, W, 3]``.
@@ -84,22 +84,22 @@ def camera_normals(world: NDArray[np.float32], camera_to_world: Floats) -> NDArr
 
 
 def depth_mm(depth: NDArray[np.float32]) -> NDArray[np.uint16]:
-    """Turn metres along the viewing axis into whole millimetres; 0 where there is nothing nearer than 65.5 m."""
+    """Convert metres along the viewing axis to whole millimetres; 0 where nothing is nearer than 65.5 m."""
     mm = np.round(depth.astype(np.float64) * 1000)
     return np.where(mm < 65535.5, mm, 0).astype(np.uint16)
 
 
 def silhouette(points: Floats, faces: NDArray[np.int32], height: int, width: int) -> NDArray[np.bool_]:
-    """Draw which pixel centres a mesh covers, with nothing in front of it.
+    """Return which pixel centres a mesh covers if nothing is in front of it.
 
     Args:
-        points: projected vertices (x, y), pixel centres at whole numbers; shape ``[V, 2]``, NaN where not in front.
+        points: projected vertices (x, y), pixel centres at whole numbers; shape ``[V, 2]``, NaN behind the camera.
         faces: triangles, shape ``[F, 3]``.
-        height: of the image, pixels; as many are added above and below, so that what lies outside counts too.
+        height: of the image, pixels; as many are added above and below, so that parts outside the image count too.
         width: of the image, pixels; as many are added on the left and the right.
 
     Returns:
-        Shape ``[3 height, 3 width]``.
+        Boolean mask, shape ``[3 height, 3 width]``.
     """
     canvas = np.zeros((3 * height, 3 * width), bool)
     tri = points[faces] + [width, height]
@@ -134,12 +134,12 @@ def _project(vertices: Floats, world_to_camera: Floats, K: Floats) -> tuple[Floa
 def visible_fractions(
     instance: NDArray[np.uint16], meshes: list[tuple[Floats, NDArray[np.int32]]], world_to_camera: Floats, K: Floats
 ) -> list[float]:
-    """Tell how much of each object's silhouette is to be seen.
+    """Return the visible fraction of each object's silhouette.
 
-    It is the area of the object's visible mask over the area that the object alone would cover on an image of three
-    times the width and height about the same axis (as BOP's ``visib_fract``): what others hide and what the frame
-    cuts off both count as unseen. Where nothing can hide or cut it (the boxes of its projected vertices, and of all
-    objects not wholly behind it, tell) it is exactly 1 and nothing is drawn.
+    It is the area of the object's visible mask over the area that the object would cover by itself on an image of three
+    times the width and height about the same axis (as BOP's ``visib_fract``): parts hidden by
+    other objects and parts outside the frame both count as not visible. If the boxes of the projected vertices show
+    that nothing can hide the object or cut it off, the fraction is exactly 1 and no silhouette is drawn.
 
     Args:
         instance: mask with ids 1 … N, shape ``[H, W]``; an object that is not drawn in it (a distractor) hides others.
@@ -165,13 +165,13 @@ def visible_fractions(
         if whole and not any(_touch(boxes[j], box) for j in nearer):
             fractions.append(1.0)
             continue
-        alone = silhouette(points, meshes[i][1], height, width).sum()
-        fractions.append(round(float(min(areas[i] / max(alone, areas[i]), 1.0)), 4))
+        unoccluded = silhouette(points, meshes[i][1], height, width).sum()
+        fractions.append(round(float(min(areas[i] / max(unoccluded, areas[i]), 1.0)), 4))
     return fractions
 
 
 def _touch(box: tuple[float, ...] | None, other: tuple[float, ...] | None) -> bool:
-    """Tell whether two boxes (left, top, right, bottom) come within a pixel of each other, or one is not known."""
+    """Return whether two boxes (left, top, right, bottom) come within a pixel of each other, or one is unknown."""
     if box is None or other is None:
         return True
     return all(box[i] < other[i + 2] + 1 and other[i] < box[i + 2] + 1 for i in (0, 1))
@@ -183,9 +183,9 @@ def view_labels(
     instance: NDArray[np.uint16],
     meshes: list[tuple[Floats, NDArray[np.int32]]],
 ) -> dict[str, Any]:
-    """Make the content of a view's ``.json`` member.
+    """Return the content of a view's ``.json`` member.
 
-    Objects without a single visible pixel are not listed, nor distractors. Boxes are those of the visible mask, in
+    Distractors and objects without a visible pixel are not listed. Boxes are those of the visible mask, in
     whole pixels.
     ``camera.world_to_camera`` is for K: x right, y down, z away from the camera, pixel centres at whole numbers.
 

@@ -1,4 +1,4 @@
-"""Workers on this machine."""
+"""Worker processes on this machine."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from data_gen.worker_process import Message, WorkerProcess, worker_arguments
 class LocalPool:
     """A number of worker processes.
 
-    All is done in one thread, because Linux ends a worker as soon as the thread that began it has ended.
+    Everything happens in one thread, because Linux stops a worker when the thread that started it ends.
 
     Args:
-        config: of the data set.
-        start: what the workers are told first.
-        record: the file with what is known of the sources.
-        workers: at most how many.
+        config: configuration of the data set.
+        start: first message to each worker (see ``worker.py``).
+        record: file with the checked contents of the sources.
+        workers: largest number of workers.
     """
 
     def __init__(self, config: RenderConfig, start: Mapping[str, Any], record: Path, workers: int) -> None:
@@ -36,21 +36,21 @@ class LocalPool:
         self._slots: dict[int, _Local] = {}
 
     def room(self) -> int:
-        """Return how many workers there may be."""
+        """Return how many workers can run."""
         return self._workers
 
     def start(self) -> _Local:
-        """Start a worker; GPUs are given in turn."""
+        """Start a worker; GPUs are assigned in turn."""
         slot = next(i for i in range(self._workers) if i not in self._slots)
         worker = self._slots[slot] = _Local(self, slot)
         return worker
 
     def wait(self, seconds: float) -> list[tuple[_Local, list[Message]]]:
-        """Return what workers have said."""
+        """Return the workers' new messages; waits at most ``seconds`` for the first."""
         return [(key.data, key.data.process.read()) for key, _ in self._selector.select(seconds)]
 
     def close(self) -> None:
-        """Take away the folders."""
+        """Delete the temporary folders."""
         self._stack.close()
 
 

@@ -1,8 +1,8 @@
-"""One split of a data set: which shards are finished, which are missing, and the manifest that says so.
+"""One split of a data set: which shards are finished, which are missing, and the manifest that lists them.
 
-``DIR/<split>/manifest.json`` lists the shards from the first on without a gap, so that its order is the order in which
-images count towards n. The hash of a finished shard stands beside it until all shards before it are there; then it
-goes into the manifest.
+``DIR/<split>/manifest.json`` lists the finished shards from the first one without a gap: the order in which images
+count towards n. The hash of a finished shard is kept in a file beside it until all shards before it are finished; then
+it goes into the manifest.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ SKIPPED = "skipped.json"
 _SHARD = re.compile(r"\d{6}\.tar")
 _RECORD = re.compile(r"\d{6}\.tar\.sha256")
 
-_FIRST = {"renderer": "1", "device": "CPU"}  # what manifests did not tell at first
+_FIRST = {"renderer": "1", "device": "CPU"}  # keys that the first manifests lacked
 
 
 class Split:
-    """One split of a data set that is being made: what is finished, what is missing, what the manifest says.
+    """One split of a data set that is being rendered.
 
     Args:
-        place: ``DIR/train`` or ``DIR/val``, a folder or a URL; the folder is made if it is not there.
-        config: of the data set.
-        images: how many images are wanted; whole shards are rendered, so there may be some more.
-        catalogue: what the configuration's sources hold; by default they are opened.
+        place: ``DIR/train`` or ``DIR/val``, a folder or a URL; a missing folder is made.
+        config: configuration of the data set.
+        images: number of images requested; whole shards are rendered, so there may be more.
+        catalogue: contents of the configuration's sources; ``None`` opens them.
 
     Raises:
-        UserError: there is a data set of another configuration, or a shard that is not what it was; or the store
-            cannot be used.
+        UserError: the folder holds a data set of another configuration or a changed shard, or the store cannot be
+            used.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Split:
         return dict(old)
 
     def _find(self, listed: list[dict[str, Any]]) -> None:
-        """Check the shards that are there against what was recorded of them."""
+        """Compare the existing shards with their records."""
         known = {shard["name"]: ShardRecord(shard["sha256"], shard.get("bytes", -1)) for shard in listed}
         files = self.folder.files(SHARDS)
         self._recorded = {int(name[:6]) for name in files if _RECORD.fullmatch(name)}
@@ -95,9 +95,9 @@ class Split:
             elif expected is None or name in known or not self.folder.remote:
                 path = self.folder.at(f"{SHARDS}/{name}")
                 mend = "delete it" if self.folder.remote else f"delete it with 'rm {path}'"
-                found = "size" if self.folder.remote and expected is not None else "SHA-256"
+                measure = "size" if self.folder.remote and expected is not None else "SHA-256"
                 raise UserError(
-                    f"{path} is corrupted (its {found} is not the recorded one): "
+                    f"{path} is corrupted (its {measure} is not the recorded one): "
                     f"{mend} and run the same command again, it will be rendered anew"
                 )
             # else a put was interrupted on a store that shows parts of files: it is rendered and put again
@@ -109,30 +109,30 @@ class Split:
         return file_sha256(Path(self.folder.at(f"{SHARDS}/{name}"))) == expected.sha256
 
     def clear(self) -> None:
-        """Take away what dead processes left half done; only while no other process writes here."""
+        """Delete partial files of dead processes; call only while no other process writes here."""
         self.folder.clear()
 
     @property
     def missing(self) -> list[int]:
-        """The shards still to be rendered, in order."""
+        """Indices of the shards still to be rendered, in order."""
         return [i for i in range(self.wanted) if i not in self._done]
 
     @property
     def images_done(self) -> int:
-        """Images of the wanted shards that are there."""
+        """Number of images in the finished shards among those requested."""
         return sum(self.images(i) for i in range(self.wanted) if i in self._done)
 
     def shard_path(self, index: int) -> str:
-        """Return the path or URL that a shard goes to."""
+        """Return the path or URL of a shard."""
         return self.folder.at(f"{SHARDS}/{shard_name(index)}")
 
     def scenes(self, index: int) -> range:
-        """Return the scenes of a shard."""
+        """Return the scene indices of a shard."""
         count = self.config.scenes_per_shard
         return range(index * count, (index + 1) * count)
 
     def images(self, index: int) -> int:
-        """Return the number of images of a shard, without those of scenes that are left out."""
+        """Return the number of images of a shard, without skipped scenes."""
         left_out = len(set(self.scenes(index)) & set(self.skipped))
         return self.per_shard - left_out * self.config.camera.views
 
@@ -151,14 +151,14 @@ class Split:
         """Leave a scene out of its shard, now and in later runs.
 
         Args:
-            scene: index.
-            why: in words.
+            scene: index of the scene.
+            why: reason, for the record.
         """
         self.skipped[scene] = why
         self.folder.write(SKIPPED, (json.dumps(self.skipped, indent=1) + "\n").encode())
 
     def set_software(self, software: Mapping[str, str]) -> None:
-        """Note the versions that render, or compare them with those that rendered what is there.
+        """Record the rendering software's versions, or compare them with the recorded ones.
 
         Raises:
             UserError: Renderer, Blender, BlenderProc or the kind of device differ: new images would not be like
@@ -174,13 +174,13 @@ class Split:
         self.software = self.software or dict(software)
 
     def finish(self, index: int, record: ShardRecord) -> None:
-        """Note that a shard is written, and bring the manifest up to date."""
+        """Record that a shard is written, and update the manifest."""
         self._done[index] = record
         self._recorded.add(index)
         self.write_manifest()
 
     def write_manifest(self) -> None:
-        """Write the manifest with all shards from the first on that are there without a gap."""
+        """Write the manifest with all finished shards from the first one without a gap."""
         count = next((i for i in range(len(self._done)) if i not in self._done), len(self._done))
         config = self.config
         manifest = {
@@ -216,10 +216,10 @@ class Split:
 
 
 def _comparable(values: dict[str, Any]) -> dict[str, Any]:
-    """Fill in what an older version did not write, and leave out where files lie: their contents are compared."""
+    """Add keys that an older version did not write and drop paths: their contents are compared instead."""
     try:
         filled = config_to_dict(config_from_dict(values))
-    except UserError:  # a key or a category that is no more
+    except UserError:  # a key or a category that no longer exists
         return values
     for source in filled["sources"]:
         source["path"] = ""
@@ -230,11 +230,11 @@ def _comparable(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _first_difference(old: Any, new: Any, where: str) -> str:
-    """Describe the first key at which two configurations differ; empty where none does."""
+    """Describe the first key at which two configurations differ; empty if none does."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in sorted({*old, *new}):
-            found = _first_difference(old.get(key), new.get(key), f"{where}.{key}" if where else key)
-            if found:
-                return found
+            difference = _first_difference(old.get(key), new.get(key), f"{where}.{key}" if where else key)
+            if difference:
+                return difference
         return ""
     return "" if old == new else f"'{where}' is {old!r} there and {new!r} here"

@@ -1,4 +1,4 @@
-"""Workers on a Ray cluster: an actor each, which holds a warm worker process on its node and passes its messages on."""
+"""Workers on a Ray cluster: each is an actor that runs a worker process on its node and forwards its messages."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from data_gen.temporary_folders import staging, temporary
 from data_gen.worker_process import Message, WorkerProcess, worker_arguments
 from lightning_tl.errors import UserError
 
-_LAST = {"ready", "sha256", "error", "ended"}  # after one of these a worker says nothing until it is given a shard
+_LAST = {"ready", "sha256", "error", "ended"}  # after one of these a worker sends nothing until it gets a shard
 _GRACE = 2.0
 
 
 class RayPool:
-    """Workers where Ray has room for them: a CPU each, and a GPU where the images are rendered on GPUs.
+    """Workers on the nodes of a Ray cluster: one CPU each, and one GPU if images are rendered on GPUs.
 
     Args:
-        config: of the data set.
-        start: what the workers are told first.
-        record: the file with what is known of the sources; its content goes to every node.
-        address: of an existing cluster (``auto``, ``host:6379``, ``ray://host:10001``); ``None`` starts one here.
-        workers: at most how many; ``None``: as many as the cluster has room for at any time.
+        config: configuration of the data set.
+        start: first message to each worker (see ``worker.py``).
+        record: file with the checked contents of the sources; its content is sent to every node.
+        address: an existing cluster (``auto``, ``host:6379``, ``ray://host:10001``); ``None`` starts a new one.
+        workers: largest number of workers; ``None``: as many as the cluster has room for at any time.
 
     Raises:
-        UserError: Ray is not installed, there is no cluster at the address, or no room for one worker on it.
+        UserError: Ray is not installed, no cluster runs at the address, or it has no room for a worker.
     """
 
     def __init__(
@@ -43,10 +43,10 @@ class RayPool:
         address: str | None,
         workers: int | None,
     ) -> None:
-        self._ray, self._mine = connect(address)
-        found = self._ray.cluster_resources()
+        self._ray, self._connected_here = connect(address)
+        resources = self._ray.cluster_resources()
         device = config.image.device
-        self._gpus = int(device in ("cuda", "optix") or (device == "auto" and found.get("GPU", 0) >= 1))
+        self._gpus = int(device in ("cuda", "optix") or (device == "auto" and resources.get("GPU", 0) >= 1))
         self._workers = workers
         self._counted, self._room = 0.0, 0
         self._lines: list[_RayLine] = []
@@ -54,41 +54,41 @@ class RayPool:
         if workers is None and self.room() < 1:
             self.close()
             raise UserError(
-                f"a worker takes 1 CPU and {self._gpus} GPUs, the cluster has {found.get('CPU', 0):g} and "
-                f"{found.get('GPU', 0):g} in all: start nodes, or give 'workers' where it grows on demand"
+                f"a worker takes 1 CPU and {self._gpus} GPUs, the cluster has {resources.get('CPU', 0):g} and "
+                f"{resources.get('GPU', 0):g} in all: start nodes, or give 'workers' where it grows on demand"
             )
         content = self._ray.put(record.read_bytes() if record.is_file() else b"")
         actor = self._ray.remote(num_cpus=1, num_gpus=self._gpus, max_restarts=0, scheduling_strategy="SPREAD")(_Actor)
         self._make: Callable[[], Any] = lambda: actor.remote(worker_arguments(), dict(start), content)
 
     def room(self) -> int:
-        """Return how many workers there may be now; nodes may come and go."""
+        """Return how many workers can run now; changes as nodes join and leave."""
         if self._workers is not None:
             return self._workers
         if time.monotonic() - self._counted > 1:
-            found = self._ray.cluster_resources()
-            room = int(found.get("CPU", 0))
-            self._room = min(room, int(found.get("GPU", 0))) if self._gpus else room
+            resources = self._ray.cluster_resources()
+            room = int(resources.get("CPU", 0))
+            self._room = min(room, int(resources.get("GPU", 0))) if self._gpus else room
             self._counted = time.monotonic()
         return self._room
 
     def start(self) -> _RayLine:
-        """Ask Ray for a worker; it says that it is ready once there was room for it."""
+        """Ask Ray for a worker; it reports that it is ready once the cluster had room for it."""
         line = _RayLine(self, self._make())
         self._lines.append(line)
         return line
 
     def wait(self, seconds: float) -> list[tuple[_RayLine, list[Message]]]:
-        """Return what workers have said."""
+        """Return the workers' new messages; waits at most ``seconds`` for the first."""
         waited = {line.reply: line for line in self._lines if line.reply is not None}
         if not waited:
             time.sleep(seconds)
             return []
         self._ray.wait(list(waited), num_returns=1, timeout=seconds)
         done, _ = self._ray.wait(list(waited), num_returns=len(waited), timeout=0)
-        return [(waited[reply], self._heard(waited[reply])) for reply in done]
+        return [(waited[reply], self._receive(waited[reply])) for reply in done]
 
-    def _heard(self, line: _RayLine) -> list[Message]:
+    def _receive(self, line: _RayLine) -> list[Message]:
         errors = self._ray.exceptions
         try:
             messages: list[Message] = self._ray.get(line.reply)
@@ -114,10 +114,10 @@ class RayPool:
         return messages
 
     def close(self) -> None:
-        """Let the workers that are ending do so, and end the cluster where it was started here."""
+        """Wait for workers that are stopping, and stop the cluster if it was started here."""
         if self._closing:
             self._ray.wait(self._closing, num_returns=len(self._closing), timeout=10)
-        if self._mine:
+        if self._connected_here:
             self._ray.shutdown()
 
 
@@ -133,20 +133,20 @@ class _RayLine:
         pool = self._pool
         pool._lines.remove(self)
         if self.reply is None and not self.dead:
-            pool._closing.append(self.actor.close.remote())  # it ends when its last handle, this one, is gone
+            pool._closing.append(self.actor.close.remote())  # it stops when this last handle to it is deleted
         else:
             pool._ray.kill(self.actor)
 
 
 class _Actor:
-    """Runs on a node, in the main thread of a process that Ray starts and ends."""
+    """Runs on a node, in the main thread of a process that Ray starts and stops."""
 
     def __init__(self, arguments: list[str], start: dict[str, Any], record: bytes) -> None:
         self._arguments, self._start, self._record = arguments, start, record
         self._stack = ExitStack()
 
     def begin(self) -> list[Message]:
-        """Start the worker process and return what it says once it is ready."""
+        """Start the worker process and return its messages once it is ready."""
         import ray
 
         config = config_from_dict(self._start["config"])
@@ -162,7 +162,7 @@ class _Actor:
         return [here, *self.talk()]
 
     def talk(self, message: Message | None = None) -> list[Message]:
-        """Give the worker a message, if there is one, and return what it says within about a second."""
+        """Send the worker a message, if there is one, and return its messages of about the next second."""
         if message is not None:
             self._process.send(message)
         said = self._process.read()
@@ -172,13 +172,13 @@ class _Actor:
                 break
             said += self._process.read()
         if "ended" in said[-1]:
-            # where a node is lost Ray ends this process's children before the process itself: then this is not to be
-            # told, and the driver finds the worker lost
+            # when a node is lost, Ray stops this process's children before the process itself: within this time the
+            # process is gone too, so that the driver sees a lost node and not a dead worker
             time.sleep(_GRACE)
         return said
 
     def close(self) -> None:
-        """End the worker and take away its folders."""
+        """Stop the worker and delete its folders."""
         self._process.end()
         self._stack.close()
 
@@ -187,13 +187,13 @@ def connect(address: str | None) -> tuple[Any, bool]:
     """Connect to a Ray cluster, or start one here.
 
     Args:
-        address: as of :class:`RayPool`.
+        address: as for :class:`RayPool`.
 
     Returns:
-        The module ``ray``, and whether it was connected by this call (and not by who called).
+        The module ``ray``, and whether this call connected it (and not the caller before).
 
     Raises:
-        UserError: Ray is not installed, cannot be started, or there is no cluster at the address.
+        UserError: Ray is not installed or cannot be started, or no cluster runs at the address.
     """
     try:
         import ray
@@ -210,7 +210,7 @@ def connect(address: str | None) -> tuple[Any, bool]:
             raise UserError(missing.format(error)) from None
     try:
         ray.init(address=address, log_to_driver=False, include_dashboard=False if address is None else None)
-    except Exception as error:  # of a plain kind where a node does not come up in time
+    except Exception as error:  # a plain Exception if a node does not start in time
         if address is None:
             raise UserError(f"Ray cannot be started here ({error}): try again, or give an 'address'") from error
         raise UserError(missing.format(error)) from error

@@ -1,4 +1,4 @@
-"""What can be configured about a rendered data set: nested dataclasses of plain values.
+"""The configuration of a rendered data set: nested dataclasses of plain values.
 
 The four knobs ``appearance``, ``light``, ``background`` and ``texture`` are those of Mikami et al., *A Scaling Law for
 Syn2real Transfer* (arXiv 2108.11018), Appendix B. A pair is always a range ``(low, high)`` sampled uniformly.
@@ -10,30 +10,31 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Range = tuple[float, float]
+Device = Literal["cpu", "cuda", "optix", "auto"]
 
 
 @dataclass
 class SourceConfig:
-    """Where objects come from. A relative ``path`` is one from the folder in which the command runs.
+    """Where objects come from. A relative ``path`` starts at the folder in which the command runs.
 
     Args:
-        kind: ``builtin`` (the procedural library), ``folder`` (meshes: a folder a category, or a file a category),
-            ``bop`` (a data set of the BOP challenge) or ``shapenet`` (``synsetId/modelId/models/…``).
+        kind: ``builtin`` (the procedural library), ``folder`` (meshes: a folder or file per category), ``bop`` (a data
+            set of the BOP challenge) or ``shapenet`` (``synsetId/modelId/models/…``).
         path: the folder; empty for ``builtin``.
         role: ``object`` (labelled) or ``distractor`` (rendered, not labelled).
-        weight: how often an object is of this source, against the other sources of its role.
-        categories: only these; empty: all. For ``builtin`` also the groups ``digits``, ``shapes``, ``all``.
-        csv: table with columns ``file`` and ``category``: only what it lists is used. It and its files are relative to
-            ``path``.
-        units: of the files: ``m``, ``cm``, ``mm`` or ``inch``; empty: ``mm`` for ``bop``, else ``m``.
+        weight: relative frequency of objects from this source, among the sources of its role.
+        categories: categories to use; empty: all. For ``builtin`` also the groups ``digits``, ``shapes``, ``all``.
+        csv: table with columns ``file`` and ``category``: only the listed files are used. The table and its files are
+            relative to ``path``.
+        units: length unit of the files: ``m``, ``cm``, ``mm`` or ``inch``; empty: ``mm`` for ``bop``, else ``m``.
         up: the axis that points up in the files; empty: ``z``, but ``y`` for ``.glb``, ``.gltf`` and ``shapenet``.
         scale: ``fit``: sizes are drawn from ``objects.size``, as for built-in objects; ``metric``: the files' own.
         textured: whether they count as textured for ``texture: without``: ``yes``, ``no``, or ``auto`` (those with an
             image or with colours at their vertices; all of BOP's but T-LESS and ITODD).
-        models: at most so many models a category, the first by name; 0: all.
-        max_faces: larger meshes are reduced to so many triangles.
-        oversized: what becomes of larger meshes: ``decimate``, ``skip`` or ``error``.
-        broken: what becomes of files that cannot be used: ``error`` (all are named) or ``skip`` (they are counted).
+        models: largest number of models per category, the first by name; 0: all.
+        max_faces: larger meshes are reduced to this number of triangles.
+        oversized: what to do with larger meshes: ``decimate``, ``skip`` or ``error``.
+        broken: what to do with files that cannot be used: ``error`` (names all of them) or ``skip`` (counts them).
     """
 
     kind: Literal["builtin", "folder", "bop", "shapenet"] = "folder"
@@ -58,7 +59,7 @@ class DigitsConfig:
 
     Args:
         font: share of digits made from Blender's built-in font; the others are pen strokes, varied like handwriting.
-        thickness: width of the pen; for the font the outline grows and shrinks by a like amount.
+        thickness: width of the pen; for the font the outline grows and shrinks by a similar amount.
         depth: extrusion.
         bevel: rounding of the font's edges.
         wobble: standard deviation of the strokes' control points.
@@ -79,17 +80,17 @@ class DigitsConfig:
 
 @dataclass
 class ObjectsConfig:
-    """Objects and where they stand.
+    """Objects and their positions.
 
     Args:
         count: fewest and most objects of a scene with ``appearance: multiple``.
         size: the larger of an object's height and diameter, metres.
-        area: radius of the disc of floor that the objects stand on where there are several, metres.
+        area: radius of the disc of floor that the objects stand on if there are several, metres.
         gap: least distance between two objects, metres.
         yaw: turn about the vertical, degrees; at 0 a digit faces the middle of the cameras' azimuths.
         lying: share of scenes in which objects lie on their backs; the cameras then look from above as they would have
             looked from the front (elevation e becomes 90° − e). Meant for digits.
-        pattern_scale: repetitions of a pattern a metre, on objects of textured categories.
+        pattern_scale: repetitions of a pattern per metre, on objects of textured categories.
         contrast: least difference in lightness between an object's first colour and the floor's, 0 … 0.35.
         glossy: share of materials that shine.
         distractors: fewest and most unlabelled objects of a scene, from the sources of that role; without one from the
@@ -113,7 +114,7 @@ class CameraConfig:
     """Cameras that look at a point of interest near the middle of the objects.
 
     Args:
-        views: cameras a scene.
+        views: number of cameras per scene.
         azimuth: degrees about the vertical; 0 is in front (where digits face).
         elevation: degrees above the horizon.
         roll: degrees about the line of sight.
@@ -143,19 +144,19 @@ class LightsConfig:
     """Lamps and ambient light. With ``light: fix`` one area lamp and one point lamp stand still, at mid-range energy.
 
     Args:
-        count: fewest and most lamps where light is random; more than one a scene gives softer, more varied shading.
+        count: fewest and most lamps where light is random; more than one per scene gives softer, more varied shading.
         energy: watts of a lamp at 1.5 m (further lamps are stronger, by the square of the distance).
         distance: metres from the middle of the floor.
         elevation: degrees above the horizon.
         radius: radius of a point lamp, half the side of an area lamp, metres: how soft its shadows are.
         tint: how far a lamp's colour strays from white, 0 … 1.
-        ambient: strength of the light from everywhere.
-        layout: of random lamps: ``free``, or ``pair``: one area lamp near the ceiling and one point lamp, as in the
-            paper's scenes (``count`` then says nothing).
-        hdris: folder of panoramas (``.hdr``, ``.exr``); one lights the scene from everywhere, at a random turn, where
-            light is random. Needs ``room.walls: 0``.
-        hdri_share: share of the scenes with one; they have no lamps, and its mean is brought to four
-            times ``ambient``.
+        ambient: strength of the ambient light.
+        layout: ``free`` random lamps, or ``pair``: one area lamp near the ceiling and one point lamp, as in the paper's
+            scenes (``count`` is then ignored).
+        hdris: folder of panoramas (``.hdr``, ``.exr``); if light is random, one of them lights the
+            scene, at a random turn. Needs ``room.walls: 0``.
+        hdri_share: share of scenes with a panorama; they have no lamps, and the panorama's mean is scaled to four times
+            ``ambient``.
     """
 
     count: tuple[int, int] = (2, 3)
@@ -172,20 +173,20 @@ class LightsConfig:
 
 @dataclass
 class RoomConfig:
-    """What stands around the objects.
+    """The floor and walls around the objects.
 
     Args:
         walls: 4 closes the room (the paper's cube); 0 leaves a wide floor under an even sky, at 0.55
             to 0.7 of the cost.
         size: side of the room, metres; its height is the same.
-        patterned: share of floors (and walls) with a pattern, where the background is random.
-        pattern_scale: repetitions of a pattern a metre.
+        patterned: share of floors (and walls) with a pattern, if the background is random.
+        pattern_scale: repetitions of a pattern per metre.
         materials: folder of PBR materials as they come from ambientCG (``NAME/NAME_1K-JPG_Color.jpg``, …), for floor
-            and walls where the background is random.
-        material_share: share of floors (and walls) with one.
-        material_scale: repetitions of a material a metre.
-        fixed_material: the one of these materials that floor and walls have where the background is fixed, by its name
-            without resolution and format (``Fabric001``).
+            and walls if the background is random.
+        material_share: share of floors (and walls) with such a material.
+        material_scale: repetitions of a material per metre.
+        fixed_material: the material of floor and walls if the background is fixed: its name without resolution and
+            format (``Fabric001``).
     """
 
     walls: Literal[0, 4] = 4
@@ -203,18 +204,18 @@ class ImageConfig:
     """What is rendered of a scene; the scene itself does not depend on it.
 
     Args:
-        size: width, and height too where that is not given, pixels.
+        size: width, and height if ``height`` is 0, pixels.
         height: pixels; 0: as ``size``.
-        samples: light paths a pixel.
-        bounces: how often light is passed on between surfaces.
+        samples: light paths per pixel.
+        bounces: largest number of reflections of a light path.
         denoise: run Cycles' OpenImageDenoise.
-        denoise_quality: ``balanced``, or ``fast``: a little noisier, and up to a fifth cheaper where images are small.
+        denoise_quality: ``balanced``, or ``fast``: a little noisier, and up to a fifth cheaper for small images.
         exposure: factor on the light before the tone curve.
         depth: also write ``depth.png``.
         format: ``png`` or ``jpg`` for the colours.
         jpeg_quality: 1 … 100.
-        device: what Cycles renders on: ``cpu``, ``cuda``, ``optix`` or ``auto`` (the best that there is). The noise of
-            the images differs from one to the other.
+        device: what Cycles renders on: ``cpu``, ``cuda``, ``optix`` or ``auto`` (the best one available). The noise
+            of the images differs between devices.
     """
 
     size: int = 64
@@ -227,7 +228,7 @@ class ImageConfig:
     depth: bool = False
     format: Literal["png", "jpg"] = "png"
     jpeg_quality: int = 92
-    device: Literal["cpu", "cuda", "optix", "auto"] = "cpu"
+    device: Device = "cpu"
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -240,7 +241,7 @@ class RenderConfig:
     """A rendered data set. Its images are a pure function of this configuration.
 
     Args:
-        seed: another seed, other scenes.
+        seed: seed of all random draws.
         categories: names of built-in categories, or of the groups ``digits``, ``shapes``, ``all``; without ``sources``.
         sources: where objects come from, see :class:`SourceConfig`; empty: the built-in ``categories``.
         appearance: ``single`` (one object per scene; categories come in balanced turns) or ``multiple`` (as many as
@@ -255,7 +256,7 @@ class RenderConfig:
         lights: see :class:`LightsConfig`.
         room: see :class:`RoomConfig`.
         image: see :class:`ImageConfig`.
-        scenes_per_shard: scenes a tar file; the shard is what an interruption can lose.
+        scenes_per_shard: scenes per tar file; an interruption loses at most the unfinished shards.
     """
 
     seed: int = 0

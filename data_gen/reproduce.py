@@ -1,7 +1,7 @@
-"""One scene alone, in this process: ``python -m data_gen.reproduce OUT --split train --scene 10``.
+"""Renders one scene in this process: ``python -m data_gen.reproduce OUT --split train --scene 10``.
 
-It prints the scene's specification as JSON and renders its views into ``OUT/reproduced/``, so that what happens to a
-scene that cannot be rendered is to be seen. With ``--spec`` it prints alone.
+Prints the scene's specification as JSON and renders its views into ``OUT/reproduced/``, to show why a scene cannot be
+rendered. With ``--spec`` it only prints.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("out", help="folder of the data set, or its URL")
     parser.add_argument("--split", choices=SPLITS, default="train")
     parser.add_argument("--scene", type=int, required=True, help="index, from 0")
-    parser.add_argument("--spec", action="store_true", help="print the specification alone")
-    given = parser.parse_args(argv)
+    parser.add_argument("--spec", action="store_true", help="print only the specification")
+    options = parser.parse_args(argv)
     try:
-        _reproduce(given.out, given.split, given.scene, given.spec)
+        _reproduce(options.out, options.split, options.scene, options.spec)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -48,7 +48,7 @@ def _reproduce(out: str, split: str, scene: int, spec_alone: bool) -> None:
         ) from None
     if scene < 0:
         raise UserError(f"--scene is {scene}, but must be 0 or more")
-    # of a data set on a store, what is made of it goes here
+    # for a data set on a store, the views are written to the current folder
     place = Path() if source.remote else Path(out)
     catalogue = open_catalogue(config, None if source.remote else place / "sources.json")
     spec = sample_scene(config, config.seed, split, scene, catalogue)

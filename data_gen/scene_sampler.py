@@ -1,4 +1,4 @@
-"""Scenes drawn by numpy alone: each a pure function of (configuration, contents, seed, split, scene index).
+"""Sampling of scenes with numpy only: each is a pure function of (configuration, contents, seed, split, scene index).
 
 For frames and units see :mod:`data_gen.scene_spec`.
 """
@@ -57,7 +57,7 @@ _FLOOR = MaterialSpec("plain", (0.3, 0.3, 0.3), (0.3, 0.3, 0.3), 1.0)
 
 @dataclass(frozen=True)
 class _Kind:
-    """What an object is to be: of a category, perhaps a mesh, with a size of its own (metres) or one to be drawn."""
+    """What an object will be: its category, perhaps a mesh, and its size in metres if that is not drawn."""
 
     category: Category
     mesh: MeshSpec | None = None
@@ -70,44 +70,44 @@ def sample_scene(
     """Draw a scene.
 
     Args:
-        config: what to draw; its own ``seed`` and ``image`` play no part (but for the shape of the images).
+        config: what to draw; its ``seed`` and ``image`` are not used, except for the shape of the images.
         seed: 0 or more.
         split: one of :data:`SPLITS`.
         scene_index: 0 or more.
-        catalogue: what the configuration's sources hold; by default they are opened for this one scene.
+        catalogue: contents of the configuration's sources; ``None`` opens them for this scene.
 
     Raises:
-        UserError: an unknown split or category, or a camera that fits nowhere.
+        UserError: an unknown split or category, or no camera position fits.
     """
     if split not in SPLITS:
         raise UserError(f"unknown split '{split}'; valid: {', '.join(SPLITS)}")
-    found = catalogue or open_catalogue(config)
-    entropy = (scene_hash(config, found.fingerprint), seed, SPLITS.index(split))
+    contents = catalogue or open_catalogue(config)
+    entropy = (scene_hash(config, contents.fingerprint), seed, SPLITS.index(split))
     rng = np.random.default_rng((*entropy, 0, scene_index))
     # what came later is drawn from a stream of its own, so that earlier data sets stay what they were
     own = np.random.default_rng((*entropy, 2, scene_index))
     floor, walls, sky = _background(config, rng)
     lights = _lights(config, rng)
     lying = bool(rng.uniform() < config.objects.lying)
-    kinds = _kinds(config, rng, own, entropy, scene_index, found.objects)
+    kinds = _kinds(config, rng, own, entropy, scene_index, contents.objects)
     objects = _objects(config, rng, kinds, floor.colour, lying, ())
     if config.objects.distractors[1]:
         count = int(own.integers(config.objects.distractors[0], config.objects.distractors[1] + 1))
-        more = [_draw(own, found.distractors) for _ in range(count)]
+        more = [_draw(own, contents.distractors) for _ in range(count)]
         objects += _objects(config, own, more, floor.colour, lying, objects)
     fov = float(rng.uniform(*config.camera.fov))
-    lens = found.lens or _lens(config, own, fov)
+    lens = contents.lens or _lens(config, own, fov)
     cameras = _cameras(config, rng, objects, lens, lying)
     scene_seed = int(rng.integers(2**31 - 1))
-    if found.materials and config.background == "fix":
-        floor = _of_maps(floor, found.materials[0].name, float(np.mean(config.room.material_scale)))
+    if contents.materials and config.background == "fix":
+        floor = _of_maps(floor, contents.materials[0].name, float(np.mean(config.room.material_scale)))
         walls = walls and floor
-    elif found.materials:
-        floor = _from_maps(config, own, floor, found)
-        walls = walls and _from_maps(config, own, walls, found)
+    elif contents.materials:
+        floor = _from_maps(config, own, floor, contents)
+        walls = walls and _from_maps(config, own, walls, contents)
     panorama, turn = "", 0.0
-    if found.hdris and config.light == "random" and own.uniform() < config.lights.hdri_share:
-        panorama, turn = found.hdris[own.integers(len(found.hdris))].name, float(own.uniform(-180, 180))
+    if contents.hdris and config.light == "random" and own.uniform() < config.lights.hdri_share:
+        panorama, turn = contents.hdris[own.integers(len(contents.hdris))].name, float(own.uniform(-180, 180))
         lights = ()
     return SceneSpec(
         split=split,
@@ -134,7 +134,7 @@ def _kinds(
     scene: int,
     sources: tuple[Source, ...],
 ) -> list[_Kind]:
-    """Draw what the labelled objects of a scene are."""
+    """Draw the categories, meshes and sizes of a scene's labelled objects."""
     if config.appearance == "single":
         number, turn_index = _turn(sources, scene)
         source = sources[number]
@@ -152,7 +152,7 @@ def _kinds(
 
 
 def _turn(sources: tuple[Source, ...], scene: int) -> tuple[int, int]:
-    """Return which source a scene's only object is of, and how many scenes before it were of that one.
+    """Return the source of a scene's only object, and the number of earlier scenes with that source.
 
     Sources take turns by their weights along a golden-ratio sequence, so that every prefix holds its share of each.
     """
@@ -187,11 +187,13 @@ def _lens(config: RenderConfig, own: np.random.Generator, fov: float) -> Lens:
     return Lens(focal, focal, x, y)
 
 
-def _from_maps(config: RenderConfig, own: np.random.Generator, drawn: MaterialSpec, found: Catalogue) -> MaterialSpec:
-    """Put a PBR material in the place of a drawn one, as often as the configuration says."""
+def _from_maps(
+    config: RenderConfig, own: np.random.Generator, drawn: MaterialSpec, catalogue: Catalogue
+) -> MaterialSpec:
+    """Replace a procedural material by a PBR material, as often as the configuration says."""
     if own.uniform() >= config.room.material_share:
         return drawn
-    chosen = found.materials[own.integers(len(found.materials))]
+    chosen = catalogue.materials[own.integers(len(catalogue.materials))]
     return _of_maps(drawn, chosen.name, float(own.uniform(*config.room.material_scale)))
 
 
@@ -250,7 +252,7 @@ def _lights(config: RenderConfig, rng: np.random.Generator) -> tuple[LightSpec, 
 
 
 def _lamp_pair(config: RenderConfig, rng: np.random.Generator) -> tuple[LightSpec, ...]:
-    """Draw one area lamp under the ceiling and one point lamp anywhere about the objects."""
+    """Draw one area lamp under the ceiling and one point lamp anywhere around the objects."""
     c, side = config.lights, config.room.size
     above = (*rng.uniform(-0.2 * side, 0.2 * side, 2), 0.95 * side)
     aside = _polar(rng.uniform(-180, 180), rng.uniform(*c.elevation), rng.uniform(*c.distance))
@@ -292,9 +294,9 @@ def _objects(
     lying: bool,
     there: tuple[ObjectSpec, ...],
 ) -> tuple[ObjectSpec, ...]:
-    """Place objects in turn, each in a disc of its own; one for which a hundred places fail is left out.
+    """Place objects one by one, each in a disc of its own; an object for which a hundred places fail is left out.
 
-    Where a scene shows a single object it stands in the middle, and what comes after it (``there``) around it.
+    The object of a scene with a single object is in the middle, and later objects (``there``) are around it.
     """
     c = config.objects
     placed: list[ObjectSpec] = []
@@ -377,7 +379,7 @@ def _cameras(
 
 
 def _to_wall(start: Floats, line: Floats, room: float) -> float:
-    """Return how far it is from a point in the room along a unit vector to a wall or the ceiling, metres."""
+    """Return the distance from a point in the room along a unit vector to a wall or the ceiling, metres."""
     ahead = np.where(line >= 0, [room / 2, room / 2, room], [-room / 2, -room / 2, 0])
     with np.errstate(divide="ignore"):
         return float(np.where(line == 0, np.inf, (ahead - start) / line).min())

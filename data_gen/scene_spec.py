@@ -1,4 +1,4 @@
-"""A scene as plain data: what stands where, of what it is made, how it is lit, and from where it is seen.
+"""A scene as plain data: objects, positions, materials, lamps and cameras.
 
 The world's frame: metres, z up, the floor at z = 0, digits face −y. A camera's frame is Blender's: x right, y up,
 z towards the viewer.
@@ -20,12 +20,12 @@ from data_gen.sources.lens import Lens
 
 @dataclass(frozen=True)
 class MeshSpec:
-    """A mesh of the user's.
+    """A mesh file of the user.
 
     Attributes:
-        source: its source's place in the configuration's ``sources``.
+        source: index of its source in the configuration's ``sources``.
         file: path relative to that source's folder.
-        sha256: of it and all that it refers to.
+        sha256: hash of the file and all files that it refers to.
     """
 
     source: int
@@ -38,14 +38,14 @@ class ObjectSpec:
     """One object.
 
     Attributes:
-        instance: value in ``instance.png``, 1 or more; distractors, which come last, are counted on but not drawn.
+        instance: value in ``instance.png``, 1 or more; distractors have the last numbers and are not drawn there.
         category: name.
         category_id: value in ``category.png``; 0 for a distractor.
-        shape: what :func:`data_gen.library.build` takes, and for digits from the font ``style``, ``bevel``.
+        shape: arguments of :func:`data_gen.library.build`; for digits from the font also ``style``, ``bevel``.
         size: metres: the object fits a cylinder of this height and diameter.
-        position: of the middle of its footprint on the floor (x, y), metres.
+        position: middle of its footprint on the floor (x, y), metres.
         yaw: degrees about the vertical.
-        materials: one a slot; of a mesh the first stands in where it has no colour of its own.
+        materials: one per slot; the first one replaces the colours that a mesh lacks.
         mesh: ``None`` for an object of the built-in library.
     """
 
@@ -81,22 +81,22 @@ class LightSpec:
 
 @dataclass(frozen=True)
 class SceneSpec:
-    """All that the renderer needs to know of a scene.
+    """All that the renderer needs to know about a scene.
 
     Attributes:
         split: ``"train"`` or ``"val"``.
         scene: index within the split.
-        seed: for Cycles' sampler.
-        objects: what stands on the floor, those with labels first.
+        seed: seed of Cycles' sampler.
+        objects: objects on the floor, labelled ones first.
         lights: lamps.
         floor: material of the floor.
         walls: material of the walls; ``None`` without walls.
         room: side of the floor, metres.
-        sky: colour of the light from everywhere, linear RGB times its strength.
-        panorama: name of the picture of that light; empty: it is even. Its mean is brought to that of ``sky``.
+        sky: colour of the ambient light, linear RGB times its strength.
+        panorama: name of the panorama that is the ambient light, scaled to the mean of ``sky``; empty: uniform.
         panorama_turn: degrees about the vertical.
         lens: focal lengths and principal point.
-        cameras: camera-to-world matrices, 4 × 4, a view each.
+        cameras: camera-to-world matrices, 4 × 4, one per view.
     """
 
     split: str
@@ -118,11 +118,11 @@ class SceneSpec:
         return dataclasses.asdict(self)
 
     def intrinsics(self, width: int, height: int | None = None) -> Floats:
-        """Return the 3 × 3 camera matrix K for images of so many pixels; pixel centres are at whole numbers.
+        """Return the 3 × 3 camera matrix K for a size of image; pixel centres are at whole numbers.
 
         Args:
             width: pixels.
-            height: pixels; by default as ``width``.
+            height: pixels; ``None``: equal to ``width``.
         """
         rows = height or width
         x, y = (width - 1) / 2 + self.lens.x * width, (rows - 1) / 2 + self.lens.y * width

@@ -1,7 +1,7 @@
 """Tar shards of images with labels, written in one step.
 
-A shard is written beside its place, flushed to the disk and renamed; before that, a record of its hash and size is
-written as ``000000.tar.sha256``. So a process may die at any moment, and no finished shard is lost.
+A shard is written to a temporary file, flushed to the disk and renamed; before that, a record of its hash and size is
+written as ``000000.tar.sha256``. So no finished shard is lost when a process dies.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ SHARDS = "shards"
 
 
 class ShardRecord(NamedTuple):
-    """What identifies a finished shard.
+    """Hash and size of a finished shard.
 
     Attributes:
         sha256: of the file, in hexadecimal.
-        size: bytes; -1 where it was not recorded.
+        size: bytes; -1 if it was not recorded.
     """
 
     sha256: str
@@ -42,12 +42,12 @@ class ShardRecord(NamedTuple):
 
 
 def shard_name(index: int) -> str:
-    """Return the file's name of a shard."""
+    """Return the file name of a shard."""
     return f"{index:06d}.tar"
 
 
 def encode_png(pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:
-    """Encode an image as PNG (ISO/IEC 15948), always to the same bytes for the same pixels and zlib.
+    """Encode an image as PNG (ISO/IEC 15948), always to the same bytes for the same pixels and version of zlib.
 
     Args:
         pixels: 8 bit × 3 of shape ``[H, W, 3]``, or 16 bit of shape ``[H, W]``.
@@ -103,11 +103,11 @@ class _Hashed:
 
 
 def write_shard(path: Path, members: Iterable[tuple[str, bytes]]) -> ShardRecord:
-    """Write a shard and its record, so that both are there whole or not at all.
+    """Write a shard and its record atomically.
 
     Args:
-        path: where; the folder must exist.
-        members: names and contents in order.
+        path: file to write; its folder must exist.
+        members: names and contents, in order.
 
     Raises:
         UserError: the disk is full.
@@ -135,17 +135,17 @@ def write_shard(path: Path, members: Iterable[tuple[str, bytes]]) -> ShardRecord
 
 
 def record_path(shard: Path) -> Path:
-    """Return where the record of a shard is written."""
+    """Return the path of a shard's record."""
     return shard.with_name(shard.name + ".sha256")
 
 
 def format_record(name: str, record: ShardRecord) -> bytes:
-    """Return the content of a record's file, which ``sha256sum -c`` reads."""
+    """Return the content of a record file, in the format of ``sha256sum -c``."""
     return f"{record.sha256}  {name}\n# {record.size} bytes\n".encode()
 
 
 def parse_record(content: bytes | None) -> ShardRecord | None:
-    """Return what a record's file says; ``None`` where there is none, or it is damaged."""
+    """Parse the content of a record file; ``None`` if it is empty or damaged."""
     words = (content or b"").decode(errors="replace").split()
     if not words:
         return None
@@ -155,12 +155,12 @@ def parse_record(content: bytes | None) -> ShardRecord | None:
 def put_shard(file: Path, url: str) -> None:
     """Put a shard and its record on a store, and delete the local files.
 
-    The record goes first. So the shard counts as soon as it is there whole; a part of it, on a store that shows parts,
-    does not.
+    The record is written first. So a complete shard counts at once, and a partial one, on a store that shows partial
+    files, does not.
 
     Args:
         file: the shard, as :func:`write_shard` wrote it.
-        url: where it goes.
+        url: URL of the shard.
 
     Raises:
         StoreError: the store cannot be reached, refuses, or has no such bucket.

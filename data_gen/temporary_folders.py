@@ -1,4 +1,4 @@
-"""Temporary folders of a render: in memory for passes in flight, on the disk for shards on their way to a store."""
+"""Temporary folders of a render: in memory for render passes, on the disk for shards before upload."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PREFIX = "lightning-tl-render-"
 
 @contextmanager
 def temporary(config: RenderConfig, workers: int) -> Iterator[Path]:
-    """Make a folder for the passes in flight, in memory where there is room, and take away those of dead processes."""
+    """Make a folder for render passes, in memory if there is room, and delete those of dead processes."""
     # each view: colour, normals, index, depth (nine channels, four bytes) in files that are deleted as they are read
     needed = workers * config.camera.views * config.image.shape[0] * config.image.shape[1] * 9 * 4 + workers * (4 << 20)
     places = [Path("/dev/shm"), Path(tempfile.gettempdir())]
@@ -34,7 +34,7 @@ def temporary(config: RenderConfig, workers: int) -> Iterator[Path]:
 
 @contextmanager
 def staging() -> Iterator[Path]:
-    """Make a folder on the disk for shards on their way to a store, and take away those of dead processes."""
+    """Make a folder on the disk for shards before upload, and delete those of dead processes."""
     place = Path(tempfile.gettempdir())
     _clear(place)
     with _made(place) as folder:

@@ -1,10 +1,10 @@
-"""A worker process: renders shards that its parent names, a line of JSON each, and reports by lines of JSON.
+"""A worker process: renders shards that its parent requests; requests and reports are lines of JSON.
 
 ``python -m data_gen.worker``. First line in: ``{"config", "contents": the fingerprint of its sources, "record": file of
 what is known of them, "temporary": folder, "staging": folder, "parent": process id}``; then ``{"split", "shard",
 "path": or URL, "skip": scenes to leave out}``. Lines out: ``{"ready": versions}``, ``{"scene": index, "mib": memory in
 use}`` after each scene, ``{"sha256", "bytes"}`` once the shard is in its place, or ``{"error": kind, "message": …,
-"scene": index}``. It ends when its input does.
+"scene": index}``. It ends when its input ends.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from lightning_tl.errors import StoreError, UserError
 
 
 def main() -> None:
-    """Serve until the input ends; never returns."""
-    # Ctrl-C reaches the whole group: the parent decides what happens then
+    """Render shards until the input ends; never returns."""
+    # Ctrl-C reaches the whole process group: the parent decides what happens
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     out = os.fdopen(os.dup(1), "w")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Blender and BlenderProc print much
@@ -53,7 +53,7 @@ def _serve(out: TextIO) -> None:
     start = json.loads(next(lines))
     _die_with(start["parent"])
     config = config_from_dict(start["config"])
-    # Blender makes a folder of its own as it is imported, and leaves it where the process does not end in its way
+    # Blender makes a temporary folder on import, and does not delete it if the process exits another way
     os.environ["TMPDIR"] = start["temporary"]
     from data_gen.blender.renderer import Renderer, versions
 
@@ -100,7 +100,7 @@ def _render_shard(
 
 
 def _memory_mib() -> int:
-    """Return the memory that this process takes (its resident set); 0 where the system does not tell."""
+    """Return this process's resident memory in MiB; 0 if the system does not report it."""
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") >> 20
     except (OSError, ValueError, IndexError):
@@ -113,7 +113,7 @@ def _send(out: TextIO, message: dict[str, Any]) -> None:
 
 
 def _lines() -> Iterator[str]:
-    """Yield the input's lines; when it ends while a shard is being rendered, the process ends with it."""
+    """Yield the input's lines; if the input ends during the rendering of a shard, exit the process."""
     lines: queue.Queue[str] = queue.Queue()
     idle = threading.Event()
 
@@ -135,7 +135,7 @@ def _lines() -> Iterator[str]:
 
 
 def _die_with(parent: int) -> None:
-    """Ask Linux to end this process as soon as its parent has died, however that happened."""
+    """Ask Linux to kill this process when its parent dies."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     if os.getppid() != parent:

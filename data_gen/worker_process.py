@@ -16,21 +16,21 @@ Message = dict[str, Any]
 
 
 def worker_arguments() -> list[str]:
-    """Return what Python is started with for a worker."""
+    """Return the arguments of Python for a worker."""
     return ["-m", "data_gen.worker"]
 
 
 class WorkerProcess:
-    """A worker that has been started.
+    """A running worker.
 
-    Linux ends it as soon as the thread that started it has ended.
+    Linux stops it when the thread that started it ends.
 
     Args:
-        arguments: of Python.
-        start: its first message, but for what is of this machine.
-        temporary: folder for passes in flight.
-        staging: folder for shards on their way to a store.
-        gpu: the GPU it is to see; ``None``: whatever this process sees.
+        arguments: arguments of Python.
+        start: its first message, without the values of this machine.
+        temporary: folder for render passes.
+        staging: folder for shards before upload.
+        gpu: the GPU that it sees; ``None``: those of this process.
     """
 
     def __init__(
@@ -54,22 +54,22 @@ class WorkerProcess:
 
     @property
     def stdout(self) -> IO[bytes]:
-        """The pipe that it reports on."""
+        """The pipe with its messages."""
         if self._process.stdout is None:
             raise RuntimeError("a worker without a pipe")
         return self._process.stdout
 
     def send(self, message: Mapping[str, Any]) -> None:
-        """Send a message; if it has died, reading will tell."""
+        """Send a message; if the worker has died, :meth:`read` reports it."""
         with suppress(BrokenPipeError):
             if self._process.stdin is not None:
                 self._process.stdin.write(json.dumps(message).encode() + b"\n")
                 self._process.stdin.flush()
 
     def read(self) -> list[Message]:
-        """Wait until it says something and return that; ``{"ended": how}`` is the last.
+        """Wait for the worker's next messages and return them; ``{"ended": how}`` is the last one.
 
-        With whatever went wrong comes the end of what it wrote to its standard error, as ``tail``.
+        Messages about errors have the end of its standard error as ``tail``.
         """
         data = os.read(self.stdout.fileno(), 1 << 16)
         if not data:
@@ -84,7 +84,7 @@ class WorkerProcess:
         return os.pread(descriptor, 1500, max(0, size - 1500)).decode(errors="replace").strip()
 
     def end(self) -> None:
-        """End it at once (what it has not finished is of no use) and close its pipes."""
+        """Kill the worker (unfinished work is of no use) and close its pipes."""
         self._process.kill()
         self._process.wait()
         self._stderr.close()

@@ -1,4 +1,4 @@
-"""The exception that bad input raises, and what its messages share. Standard library only."""
+"""The exception for bad input, and helpers for its messages. Imports only the standard library."""
 
 from __future__ import annotations
 
@@ -30,39 +30,39 @@ _OPTIONS = "\n(options: "
 
 
 class UserError(ValueError):
-    """Something the user gave, or the machine they use, is wrong: the message says what, where, and how to mend it.
+    """The user's input or machine is wrong; the message says what, where, and how to fix it.
 
-    The command line prints only the message; from Python it is an ordinary ``ValueError``.
+    The command line prints only the message; in Python it is an ordinary ``ValueError``.
     """
 
 
 class StoreError(UserError):
-    """A store cannot be used or reached, which may pass: what failed can be tried again."""
+    """A store cannot be used or reached, perhaps only for a while: the caller may try again."""
 
 
 def nearest(name: object, valid: Iterable[object]) -> str:
-    """Return ``"; did you mean 'x'?"`` for the closest valid name, or the list of valid names where none is close."""
+    """Return ``"; did you mean 'x'?"`` for the closest valid name, or the list of valid names if none is close."""
     names = sorted(filter(None, map(str, valid)))
     close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.6)
     return f"; did you mean '{close[0]}'?" if close else f"; valid: {', '.join(names)}"
 
 
 def one_line(error: BaseException) -> str:
-    """Return an exception's message in one line, or its type where it has none."""
+    """Return an exception's message in one line, or its type if it has no message."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Return whether an exception means that there is no room left: a full disk or a spent quota."""
+    """Return whether an exception means a full disk or an exceeded quota."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def disk_full(path: str | Path | None = None, needed: int | None = None) -> str:
-    """Return what to say where there was no room to write.
+    """Return the message for a full disk.
 
     Args:
-        path: the file that could not be written, where it is known: of an ``OSError`` its ``filename``.
-        needed: how many bytes it needs, where that is known.
+        path: the file that could not be written, if known: the ``filename`` of an ``OSError``.
+        needed: bytes that the file needs, if known.
     """
     where = f" while writing {path}" if path else ""
     if path and needed is not None:
@@ -77,20 +77,20 @@ def _mib(size: int) -> str:
 
 
 def user_error(error: BaseException | None) -> UserError | None:
-    """Return the ``UserError`` behind an exception that a parser or instantiator wrapped it into, if there is one."""
+    """Return the ``UserError`` that a parser wrapped into another exception, if there is one."""
     while error is not None and not isinstance(error, UserError):
         error = error.__cause__
     return error
 
 
 def explain(parser: Any, message: str, error: BaseException | None = None) -> str:
-    """Return a parser's complaint as one sentence, with the nearest valid option where one was unknown.
+    """Return a parser's error message as one sentence, with the nearest valid option for an unknown one.
 
     Args:
         parser: The parser, for its valid options.
-        message: What it says.
-        error: What it says it about. Where a value is a class with arguments of its own, a parser of these has
-            explained them already, deep in the chain of causes.
+        message: The parser's message.
+        error: The exception behind it. For a value that is a class with arguments, an inner parser's explanation
+            is in the chain of causes.
     """
     text = " ".join(message.split())
     parser = getattr(error, "subcommand_parser", None) or parser
@@ -107,7 +107,7 @@ def explain(parser: Any, message: str, error: BaseException | None = None) -> st
 
 
 def _in_words(text: str) -> str:
-    """Return a parser's complaint about a value in plain words, with the nearest of the valid choices."""
+    """Return a parser's message about a value in plain words, with the nearest valid choice."""
     if (wrong := _WRONG_TYPE.search(text)) and wrong[1] in _TYPES:
         return f"{text[: wrong.start()]}should be {_TYPES[wrong[1]]}, not {wrong[2]}"
     if wrong := _WRONG_CHOICE.search(text):
@@ -117,7 +117,7 @@ def _in_words(text: str) -> str:
 
 
 def _reason(error: BaseException | None) -> str:
-    """Return the inner parser's explanation, else what the chain of causes begins with."""
+    """Return the inner parser's explanation, or the first cause."""
     if explained := user_error(error):
         return str(explained).split(_OPTIONS)[0]
     while error is not None and error.__cause__ is not None:

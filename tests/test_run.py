@@ -14,7 +14,7 @@ import pytest
 import torch
 import yaml
 from lightning.pytorch import Callback
-from training import EPOCH, STEPS, equal, finetuning, pretraining, state, weights
+from training import DRIVER, EPOCH, STEPS, equal, every_step, finetuning, pretraining, state, weights
 
 from lightning_tl.errors import UserError
 from lightning_tl.run import run
@@ -23,24 +23,6 @@ ROOT = Path(__file__).parents[1]
 
 # Lightning's remarks on short runs, and on folders that are there already
 pytestmark = pytest.mark.filterwarnings("ignore")
-
-OVERLAY = """\
-trainer:
-  callbacks+:
-    - class_path: ModelCheckpoint
-      init_args:
-        dirpath: {folder}/steps
-        filename: "{{step}}"
-        every_n_train_steps: {every}
-        save_top_k: -1
-"""
-
-
-def every_step(folder: Path, every: int = 1) -> str:
-    """Return the option that adds a checkpoint every few steps."""
-    path = folder.with_suffix(".yaml")
-    path.write_text(OVERLAY.format(folder=folder, every=every))
-    return f"--config={path}"
 
 
 class Seen(Callback):
@@ -105,22 +87,6 @@ def test_resumed_from_the_checkpoint_after_validation(whole, renders, tmp_path):
     assert equal(state(cli.model), model)
 
 
-DRIVER = """
-import os, signal, sys
-from lightning.pytorch import Callback
-from lightning_tl.run import run
-
-class Kill(Callback):
-    def on_before_optimizer_step(self, trainer, *_):
-        if trainer.global_step == int(sys.argv[1]):
-            os.kill(os.getpid(), signal.SIGKILL)
-
-import torch
-torch.set_num_threads(1)
-run(sys.argv[2:], callbacks=[Kill()])
-"""
-
-
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_killed_and_resumed_equals_uninterrupted(whole, renders, tmp_path, seed):
     _, model, _ = whole
@@ -174,7 +140,7 @@ def test_interpolation_follows_overrides_and_files(renders, tmp_path):
     assert config.trainer.callbacks[0].init_args.dirpath == f"{tmp_path}/checkpoints"
 
 
-def test_an_interpolation_that_leads_nowhere_is_told(renders, tmp_path):
+def test_an_interpolation_that_leads_nowhere_is_reported(renders, tmp_path):
     wrong = "--trainer.logger={class_path: CSVLogger, init_args: {save_dir: '${trainer.default_root_dir}'}}"
     with pytest.raises(UserError, match=r"save_dir: Interpolation key .* not found.*only in YAML files, not in values"):
         run(pretraining(renders, tmp_path, wrong))
@@ -282,7 +248,7 @@ def test_validate_and_predict(renders, tmp_path):
     assert np.isfinite(outputs.numpy()).all()
 
 
-def test_channels_are_told_apart(whole, tmp_path):
+def test_channels_are_distinguished(whole, tmp_path):
     out, _, _ = whole
     more = [f"--model.init_from={out}/checkpoints/best.ckpt", "--model.in_chans=3"]
     with pytest.raises(UserError, match=r"conv1.weight is \(16, 1, 3, 3\) there and .* has in_chans=1"):

@@ -8,6 +8,40 @@ import torch
 
 STEPS, EPOCH = 10, 4
 
+OVERLAY = """\
+trainer:
+  callbacks+:
+    - class_path: ModelCheckpoint
+      init_args:
+        dirpath: {folder}/steps
+        filename: "{{step}}"
+        every_n_train_steps: {every}
+        save_top_k: -1
+"""
+
+# a program: runs its arguments and kills itself before the optimizer step that its first argument names
+DRIVER = """
+import os, signal, sys
+from lightning.pytorch import Callback
+from lightning_tl.run import run
+
+class Kill(Callback):
+    def on_before_optimizer_step(self, trainer, *_):
+        if trainer.global_step == int(sys.argv[1]):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+import torch
+torch.set_num_threads(1)
+run(sys.argv[2:], callbacks=[Kill()])
+"""
+
+
+def every_step(folder: Path, every: int = 1) -> str:
+    """Return the option that adds a checkpoint every few steps."""
+    path = folder.with_suffix(".yaml")
+    path.write_text(OVERLAY.format(folder=folder, every=every))
+    return f"--config={path}"
+
 
 def pretraining(renders: Path, out: Path, *more: str) -> list[str]:
     """Arguments of a pre-training of ten steps, validated after every four."""

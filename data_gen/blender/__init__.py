@@ -1,1 +1,1 @@
-"""Blender's room: the only package that imports Blender and BlenderProc. A scene's specification → arrays."""
+"""Rendering a scene's specification to arrays: the only package that imports Blender and BlenderProc."""

@@ -23,7 +23,7 @@ def read_exr(data: bytes) -> dict[str, NDArray[np.float32]]:
         Arrays of shape ``[height, width]`` by channel name, such as ``"ViewLayer.Normal.X"``.
 
     Raises:
-        ValueError: it is no OpenEXR file, or one that is tiled, in parts, compressed or not of 32-bit floats.
+        ValueError: the file is not OpenEXR, or it is tiled, multi-part, compressed or not of 32-bit floats.
     """
     magic, version = struct.unpack_from("<II", data)
     if magic != _MAGIC or version & 0x1A00:

@@ -18,12 +18,12 @@ _SHARP_DEGREES = 35.0
 def fill_mesh(
     data: Any, mesh: Mesh, slots: int, uv: NDArray[np.float32] | None = None, colours: NDArray[np.uint8] | None = None
 ) -> None:
-    """Fill an empty mesh of Blender.
+    """Fill an empty Blender mesh.
 
     Args:
         data: of type ``bpy.types.Mesh``.
         mesh: the triangles.
-        slots: how many materials there will be.
+        slots: number of material slots.
         uv: texture coordinates of the corners, ``[F, 3, 2]``.
         colours: sRGB colours of the corners, 8 bit, ``[F, 3, 3]``.
     """
@@ -48,14 +48,14 @@ def fill_mesh(
 
 
 def read_mesh(data: Any) -> tuple[Mesh, NDArray[np.float32] | None, NDArray[np.uint8] | None]:
-    """Read what :func:`fill_mesh` wrote, as it is now, in triangles."""
+    """Return the mesh as it is now, in triangles; the inverse of :func:`fill_mesh`."""
     data.calc_loop_triangles()
     triangles = data.loop_triangles
 
     def values(items: Any, key: str, kind: Any, width: int) -> NDArray[Any]:
-        found = np.empty(width * len(items), kind)
-        items.foreach_get(key, found)
-        return found.reshape(-1, width)
+        array = np.empty(width * len(items), kind)
+        items.foreach_get(key, array)
+        return array.reshape(-1, width)
 
     loops = values(triangles, "loops", np.int32, 3)
     faces = values(triangles, "vertices", np.int32, 3)
@@ -70,7 +70,7 @@ def read_mesh(data: Any) -> tuple[Mesh, NDArray[np.float32] | None, NDArray[np.u
 
 
 def box_uv(mesh: Mesh, scale: float) -> NDArray[np.float32]:
-    """Return texture coordinates that lay a picture flat on faces along the axes, ``scale`` times a metre."""
+    """Return texture coordinates that project an image onto faces along the axes, ``scale`` repetitions per metre."""
     corners = mesh.vertices[mesh.faces]
     normal = np.abs(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]))
     axes = np.array([(1, 2), (0, 2), (0, 1)])[normal.argmax(1)]
@@ -78,7 +78,7 @@ def box_uv(mesh: Mesh, scale: float) -> NDArray[np.float32]:
 
 
 def _shader(tree: Any, roughness: float | None) -> tuple[Any, Any]:
-    """Make the surface and return it with its colour's socket."""
+    """Make the surface shader and return it with its colour input."""
     tree.nodes.clear()
     output = tree.nodes.new("ShaderNodeOutputMaterial")
     if roughness is None:
@@ -93,12 +93,12 @@ def _shader(tree: Any, roughness: float | None) -> tuple[Any, Any]:
 
 
 def plain(tree: Any, colour: tuple[float, float, float], roughness: float | None) -> None:
-    """Make a surface of one linear colour."""
+    """Make a surface with one colour (linear RGB)."""
     _shader(tree, roughness)[1].default_value = (*colour, 1.0)
 
 
 def painted(tree: Any, roughness: float | None) -> None:
-    """Make a surface of the mesh's colours at its corners."""
+    """Make a surface with the mesh's corner colours."""
     _, colour = _shader(tree, roughness)
     source = tree.nodes.new("ShaderNodeVertexColor")
     source.layer_name = COLOURS
@@ -106,7 +106,7 @@ def painted(tree: Any, roughness: float | None) -> None:
 
 
 def pictured(tree: Any, image: Any, roughness: float | None) -> None:
-    """Make a surface of a picture that lies by the mesh's texture coordinates."""
+    """Make a surface with an image, placed by the mesh's texture coordinates."""
     _, colour = _shader(tree, roughness)
     picture = tree.nodes.new("ShaderNodeTexImage")
     picture.image = image
@@ -114,7 +114,7 @@ def pictured(tree: Any, image: Any, roughness: float | None) -> None:
 
 
 def mapped(tree: Any, images: Mapping[str, Any]) -> None:
-    """Make a PBR surface of its maps: ``color``, ``normalgl``, ``roughness``, ``metalness``."""
+    """Make a PBR surface from its maps: ``color``, ``normalgl``, ``roughness``, ``metalness``."""
     shader, colour = _shader(tree, 0.8)
     for kind, image in images.items():
         picture = tree.nodes.new("ShaderNodeTexImage")
@@ -129,7 +129,7 @@ def mapped(tree: Any, images: Mapping[str, Any]) -> None:
 
 
 def panorama(tree: Any, image: Any, degrees: float, strength: float) -> None:
-    """Make a world's light of a picture, turned about the vertical."""
+    """Light the world with a panorama, turned about the vertical axis."""
     tree.nodes.clear()
     output = tree.nodes.new("ShaderNodeOutputWorld")
     light = tree.nodes.new("ShaderNodeBackground")
@@ -149,9 +149,9 @@ def patterned(tree: Any, spec: MaterialSpec, upright: bool) -> None:
     """Make a surface with a procedural pattern.
 
     Args:
-        tree: of the material.
-        spec: what it looks like.
-        upright: turn flat patterns (bricks) so that they are right on standing faces.
+        tree: node tree of the material.
+        spec: colours and pattern.
+        upright: turn flat patterns (bricks) so that they lie correctly on vertical faces.
     """
     _, colour = _shader(tree, spec.roughness)
     first, second = (*spec.colour, 1.0), (*spec.second, 1.0)

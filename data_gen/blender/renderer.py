@@ -1,10 +1,10 @@
-"""From a scene's specification to arrays, with BlenderProc and Cycles.
+"""Render a scene's specification to arrays, with BlenderProc and Cycles.
 
-It is meant for a process of its own (see :mod:`data_gen.worker`): importing BlenderProc changes the interpreter, and
+The renderer needs a process of its own (see :mod:`data_gen.worker`): importing BlenderProc changes the interpreter, and
 Blender 4.2 crashes when the interpreter exits (leave with ``os._exit``).
 
-All passes of a view come from one flat OpenEXR file that Blender writes without the compositor, so no node is left
-behind from scene to scene; colours, normals, categories and labels are then made in numpy.
+All passes of a view come from one flat OpenEXR file that Blender writes without the compositor, so no nodes remain
+from one scene to the next. Colours, normals, categories and labels are then computed with numpy.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _PANORAMA_GAIN = 4.0
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of what the pixels depend on."""
+    """Return the versions of the software that the pixels depend on, by name."""
     blenderproc = importlib.import_module("blenderproc")
     return {
         "renderer": _RENDERER,
@@ -64,15 +64,15 @@ def versions() -> dict[str, str]:
 class Renderer:
     """Renders scenes one after the other in this process.
 
-    What comes out for a scene does not depend on the scenes before it, nor on the process.
+    The output for a scene depends neither on the scenes before it nor on the process.
 
     Args:
-        config: of the data set; only ``image`` and what it says of outputs matters here.
-        temporary: folder for the passes of the views in flight, best in memory; they are deleted as they are read.
-        catalogue: what the configuration's sources hold; by default they are opened.
+        config: configuration of the data set; only ``image`` is used here.
+        temporary: folder for render passes, preferably in memory; each file is deleted once it is read.
+        catalogue: contents of the configuration's sources; ``None`` opens them.
 
     Raises:
-        UserError: there is no device of the kind that the configuration wants.
+        UserError: the machine has no device of the configured kind.
     """
 
     def __init__(self, config: RenderConfig, temporary: Path, catalogue: Catalogue | None = None) -> None:
@@ -154,7 +154,7 @@ class Renderer:
             yield self._view(spec, view, read_exr(data), triangles)
 
     def _add_object(self, spec: ObjectSpec) -> Mesh:
-        """Put an object into the scene; returns its mesh in the world's frame."""
+        """Add an object to the scene and return its mesh in the world's frame."""
         name = f"object{spec.instance}"
         if spec.mesh is None:
             glyph = _glyph(spec) if spec.shape.get("style") == "font" else None
@@ -191,12 +191,12 @@ class Renderer:
         if not spec.panorama:
             _renderer.set_world_background(list(spec.sky))
             return
-        given = next(h for h in self._catalogue.hdris if h.name == spec.panorama)
+        hdri = next(h for h in self._catalogue.hdris if h.name == spec.panorama)
         world = bpy.context.scene.world
         world.use_nodes = True
         # there is no other lamp then
-        strength = _PANORAMA_GAIN * float(np.mean(spec.sky)) / given.mean
-        nodes.panorama(world.node_tree, _load_image(given.file, False), spec.panorama_turn, strength)
+        strength = _PANORAMA_GAIN * float(np.mean(spec.sky)) / hdri.mean
+        nodes.panorama(world.node_tree, _load_image(hdri.file, False), spec.panorama_turn, strength)
 
     def _view(
         self, spec: SceneSpec, view: int, passes: dict[str, typing.Any], meshes: list[tuple[Floats, typing.Any]]
@@ -215,12 +215,12 @@ class Renderer:
 
 
 def _set_device(wanted: str) -> str:
-    """Set the device that Cycles renders on; a worker sees no other GPU than its own."""
+    """Set the device that Cycles renders on; a worker sees only its own GPU."""
     kind = "CPU"
     if wanted != "cpu":
         preferences = bpy.context.preferences.addons["cycles"].preferences
-        found = {k: [d.name for d in preferences.get_devices_for_type(k)] for k in ("OPTIX", "CUDA")}
-        kind = choose_device(wanted, found)
+        available = {k: [d.name for d in preferences.get_devices_for_type(k)] for k in ("OPTIX", "CUDA")}
+        kind = choose_device(wanted, available)
     if kind == "CPU":
         _renderer.set_render_devices(use_only_cpu=True)
     else:
@@ -298,7 +298,7 @@ def _add_mesh(
 
 
 def _material(spec: MaterialSpec, upright: bool) -> typing.Any:
-    """Make a drawn material; ``upright`` turns flat patterns (bricks) so that they are right on standing faces."""
+    """Make a procedural material; ``upright`` turns flat patterns (bricks) for vertical faces."""
     material = _empty_material()
     if spec.pattern == "plain":
         nodes.plain(material.node_tree, spec.colour, spec.roughness)
@@ -314,7 +314,7 @@ def _empty_material() -> typing.Any:
 
 
 def _surface(surface: Surface, model: Model, drawn: MaterialSpec) -> typing.Any:
-    """Make a material of a user's mesh; what it does not say is as drawn."""
+    """Make a material of a user's mesh; properties that the mesh lacks come from a procedural material."""
     if surface.image is None and surface.colour is None and model.colours is None:
         return _material(drawn, upright=True)
     material = _empty_material()
@@ -347,7 +347,7 @@ def _load_image(path: str, is_data: bool) -> typing.Any:
 
 
 def _reduced(model: Model, most: int) -> Model:
-    """Reduce a mesh to about so many triangles by collapsing edges, texture coordinates and colours kept."""
+    """Reduce a mesh to about a number of triangles by collapsing edges; keeps texture coordinates and colours."""
     if len(model.mesh.faces) <= most:
         return model
     materials = [_empty_material() for _ in model.surfaces]

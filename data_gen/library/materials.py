@@ -20,9 +20,9 @@ class MaterialSpec:
         pattern: ``"plain"`` or one of :data:`PATTERNS`.
         colour: linear RGB in 0 … 1, the first colour of the pattern.
         second: the other colour.
-        scale: repetitions of the pattern a metre.
+        scale: repetitions of the pattern per metre.
         roughness: ``None`` is purely diffuse; else 0 (mirror) to 1.
-        maps: name of a PBR material, which then is the surface; empty: none.
+        maps: name of a PBR material that replaces the pattern; empty: none.
     """
 
     pattern: str
@@ -67,7 +67,7 @@ def sample_material(
     Args:
         rng: the generator.
         patterned: with one of :data:`PATTERNS`, or plain.
-        scale: range of the pattern's repetitions a metre.
+        scale: range of the pattern's repetitions per metre.
         against: a colour that it should stand out from.
         contrast: by how much in lightness, 0 … 0.45.
         glossy: probability of a shiny surface.

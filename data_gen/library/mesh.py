@@ -1,4 +1,4 @@
-"""Triangle meshes in numpy, and the few operations that the procedural objects are made of.
+"""Triangle meshes in numpy, and the operations that build the procedural objects.
 
 All lengths are in an object's own units: :func:`normalise` brings every finished object to the same size.
 """
@@ -35,7 +35,7 @@ class Mesh:
         return Mesh(self.vertices + np.asarray(offset, float), self.faces, self.slots, self.smooth)
 
     def scaled(self, factor: ArrayLike) -> Mesh:
-        """Return the mesh scaled about its origin, by one positive factor or one an axis."""
+        """Return the mesh scaled about its origin, by one positive factor or one per axis."""
         return Mesh(self.vertices * np.asarray(factor, float), self.faces, self.slots, self.smooth)
 
     def rotated(self, axis: str, degrees: float) -> Mesh:
@@ -58,7 +58,7 @@ def rotation(axis: str, degrees: float) -> Floats:
 
 
 def make(vertices: ArrayLike, faces: ArrayLike, smooth: bool) -> Mesh:
-    """Build a one-material mesh from vertices ``[V, 3]`` and triangles ``[F, 3]``, leaving out triangles of no area."""
+    """Build a one-material mesh from vertices ``[V, 3]`` and triangles ``[F, 3]``, without triangles of zero area."""
     v = np.asarray(vertices, float).reshape(-1, 3)
     f = np.asarray(faces, np.int32).reshape(-1, 3)
     area = np.linalg.norm(np.cross(v[f[:, 1]] - v[f[:, 0]], v[f[:, 2]] - v[f[:, 0]]), axis=1)
@@ -67,7 +67,7 @@ def make(vertices: ArrayLike, faces: ArrayLike, smooth: bool) -> Mesh:
 
 
 def merge(parts: Sequence[Mesh]) -> Mesh:
-    """Put several meshes into one; they keep their own vertices and slots."""
+    """Join meshes; vertices and slots are kept."""
     starts = np.cumsum([0] + [len(p.vertices) for p in parts[:-1]])
     return Mesh(
         np.concatenate([p.vertices for p in parts]),
@@ -78,10 +78,10 @@ def merge(parts: Sequence[Mesh]) -> Mesh:
 
 
 def normalise(mesh: Mesh) -> Mesh:
-    """Stand the mesh on z = 0, centred in x and y, its height and its diameter about the z axis at most 1.
+    """Place the mesh on z = 0, centred in x and y, its height and its diameter about the z axis at most 1.
 
     So an object of size s (metres) always fits a cylinder of radius s / 2 and height s: that is what the scene's
-    sampler keeps apart, without having to build the mesh.
+    sampler separates, without having to build the mesh.
     """
     low, high = mesh.vertices.min(0), mesh.vertices.max(0)
     centred = mesh.vertices - [(low[0] + high[0]) / 2, (low[1] + high[1]) / 2, low[2]]

@@ -1,4 +1,4 @@
-"""The fixed table of categories: names, ids, and which are textured. Ids are part of every data set's format."""
+"""The fixed table of categories: names, ids and whether they are textured. Ids are part of every data set's format."""
 
 from __future__ import annotations
 
@@ -96,15 +96,15 @@ GROUPS: dict[str, list[str]] = {
 
 
 def resolve(names: Sequence[str], textures: bool = True, key: str = "categories") -> list[Category]:
-    """Turn names of categories and groups into categories, in the order of their ids, none twice.
+    """Return the categories of the given names and groups, in the order of their ids, without duplicates.
 
     Args:
         names: such as ``["digits", "mug"]``.
         textures: ``False`` leaves the textured categories out.
-        key: where the names stand in the configuration, for messages.
+        key: key of the names in the configuration, for messages.
 
     Raises:
-        UserError: a name is not known, or nothing is left.
+        UserError: a name is unknown, or no category remains.
     """
     chosen: set[str] = set()
     for name in names:
@@ -114,11 +114,11 @@ def resolve(names: Sequence[str], textures: bool = True, key: str = "categories"
             chosen.add(name)
         else:
             raise UserError(f"unknown category '{name}' in '{key}'{nearest(name, [*GROUPS, *CATEGORIES])}")
-    found = [c for c in CATEGORIES.values() if c.name in chosen and (textures or not c.textured)]
-    if not found:
+    categories = [c for c in CATEGORIES.values() if c.name in chosen and (textures or not c.textured)]
+    if not categories:
         why = "it is empty" if not names else f"texture: without leaves none of {', '.join(map(str, names))}"
         raise UserError(f"no category to render: '{key}': {why}; add some, or choose texture: with")
-    return found
+    return categories
 
 
 def build(category: str, shape: dict[str, float | str], glyph: Mesh | None = None) -> Mesh:
@@ -128,7 +128,7 @@ def build(category: str, shape: dict[str, float | str], glyph: Mesh | None = Non
         category: a name from :data:`CATEGORIES`.
         shape: ``{"seed": …}`` and, to lay it on its back, ``"lying": 1``; for digits also ``thickness``, ``depth``,
             ``wobble``, ``slant``, ``width``, ``turn`` (see :class:`data_gen.scene_sampler.DigitsConfig`).
-        glyph: the digit's mesh where it comes from a font; else it is drawn with strokes.
+        glyph: the digit's mesh from a font; ``None`` draws the digit with strokes.
     """
     rng = np.random.default_rng(int(shape["seed"]))
     if category in _BUILDERS:

@@ -1,4 +1,4 @@
-"""The user's own inputs: meshes, PBR materials, panoramas, a camera's intrinsics; found, read and checked."""
+"""Finding, reading and checking the user's files: meshes, PBR materials, panoramas, camera intrinsics."""
 
 from data_gen.sources.catalogue import Catalogue, ModelFile, Source, open_catalogue, up_axis
 from data_gen.sources.lens import Lens

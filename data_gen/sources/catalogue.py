@@ -1,8 +1,8 @@
-"""What can be drawn in a data set: all categories with their ids, and the checked files behind them.
+"""The catalogue of what scenes can contain: all categories with their ids, and the checked files behind them.
 
-Built-in categories keep their ids. Those of the user's sources are numbered from 1001 on, in the order of the sources,
-within one by name, before ``categories`` and ``texture`` choose among them; a name that is there already (a built-in
-one, or another source's) keeps its id, so that several sources can fill one category.
+Built-in categories keep their ids. Categories of the user's sources are numbered from 1001, in the order of the
+sources and by name within a source, before ``categories`` and ``texture`` select among them. A name that exists (built
+in, or in an earlier source) keeps its id, so that several sources can fill one category.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ class ModelFile:
 
     Attributes:
         file: path relative to its source's folder.
-        sha256: of it and all that it refers to.
-        extent: metres: the larger of height and diameter.
-        faces: triangles.
+        sha256: hash of the file and all files that it refers to.
+        extent: the larger of height and diameter, metres.
+        faces: number of triangles.
         textured: whether it has an image or colours.
-        missing: what it refers to and could not be read.
+        missing: files that it refers to and that could not be read.
         stats: name, size and time of each of its files, to see whether they have changed since.
     """
 
@@ -54,11 +54,11 @@ class ModelFile:
 
 @dataclass(frozen=True)
 class Source:
-    """A source with what of it takes part.
+    """A source with its selected categories and models.
 
     Attributes:
-        config: of the source.
-        number: its place in ``sources``.
+        config: configuration of the source.
+        number: its index in ``sources``.
         categories: in the order of their ids.
         models: the files of each category by its name; none for the built-in library.
     """
@@ -71,15 +71,15 @@ class Source:
 
 @dataclass(frozen=True)
 class Catalogue:
-    """All that scenes are drawn from beside the configuration.
+    """All contents that scenes are drawn from, in addition to the configuration.
 
     Attributes:
         objects: sources of labelled objects.
         distractors: sources of unlabelled ones.
         materials: PBR materials for floor and walls.
         hdris: panoramas.
-        lens: of the camera, where a file gives it.
-        fingerprint: hash of all contents; empty where nothing is of the user's.
+        lens: intrinsics of the camera, if a file gives them.
+        fingerprint: hash of all contents; empty without files of the user.
         notes: what the user should know: what is missing, skipped or made smaller.
     """
 
@@ -93,22 +93,22 @@ class Catalogue:
 
     @property
     def categories(self) -> dict[int, str]:
-        """Names of the categories that can be labelled, by id, in order."""
+        """Names of the categories that can be labelled, by id, in the order of ids."""
         return {c.id: c.name for c in sorted({c for s in self.objects for c in s.categories}, key=lambda c: c.id)}
 
 
 def open_catalogue(
     config: RenderConfig, record: Path | None = None, progress: Callable[[int, int], None] | None = None
 ) -> Catalogue:
-    """Find, read and check all that a configuration refers to.
+    """Find, read and check all files that a configuration refers to.
 
     Args:
         config: the configuration.
-        record: file in which the findings are kept, so that unchanged meshes are not read again.
+        record: file that stores the results, so that unchanged meshes are not read again.
         progress: called with (meshes checked, meshes in all).
 
     Raises:
-        UserError: the configuration is wrong, or a file or folder that it names.
+        UserError: the configuration is wrong, or one of its files or folders cannot be used.
     """
     check_config(config)
     textures = config.texture == "with"
@@ -117,13 +117,13 @@ def open_catalogue(
         sources = [*sources, SourceConfig(kind="builtin", role="distractor", categories=["shapes"])]
     notes: list[str] = []
     known = _read_record(record)
-    found = [find_models(s, f"sources[{i}]") if s.kind != "builtin" else {} for i, s in enumerate(sources)]
-    ids = _ids(found)
+    by_source = [find_models(s, f"sources[{i}]") if s.kind != "builtin" else {} for i, s in enumerate(sources)]
+    ids = _ids(by_source)
     picked = [
         {name: paths[: s.models or None] for name, paths in chosen(f, s.categories, f"sources[{i}]").items()}
         if f
         else {}
-        for i, (s, f) in enumerate(zip(sources, found, strict=True))
+        for i, (s, f) in enumerate(zip(sources, by_source, strict=True))
     ]
     total, done = sum(len(files) for p in picked for files in p.values()), 0
     opened: list[Source] = []
@@ -167,20 +167,20 @@ def open_catalogue(
             "no category to render: 'texture: without' leaves none of the sources' objects; choose texture: with"
         )
     contents = [[s.number, {n: [m.sha256 for m in ms] for n, ms in s.models.items()}] for s in opened if s.models]
-    given = [
+    digests = [
         contents,
         [m.sha256 for m in materials],
         [h.sha256 for h in hdris],
         lens and dataclasses.astuple(lens),
     ]
-    mark = hashlib.sha256(json.dumps(given).encode()).hexdigest() if any(given) else ""
+    mark = hashlib.sha256(json.dumps(digests).encode()).hexdigest() if any(digests) else ""
     return Catalogue(objects, distractors, materials, hdris, lens, mark, tuple(notes))
 
 
-def _ids(found: Sequence[dict[str, Any]]) -> dict[str, int]:
+def _ids(models: Sequence[dict[str, Any]]) -> dict[str, int]:
     ids = {c.name: c.id for c in CATEGORIES.values()}
     count = 0
-    for categories in found:
+    for categories in models:
         for name in sorted(categories):
             if name not in ids:
                 ids[name] = FIRST_ID + count
@@ -198,7 +198,7 @@ def _check_models(
     notes: list[str],
     tick: Callable[[], None],
 ) -> dict[str, tuple[ModelFile, ...]]:
-    """Read a source's files; what is broken is an error or is left out and counted, as the source says."""
+    """Read a source's files; a broken file is an error, or is left out and counted, as configured."""
     where = f"sources[{number}]"
     faults: list[str] = []
     models: dict[str, list[ModelFile]] = {}
@@ -231,7 +231,7 @@ def _check_models(
             tick()
     if faults and source.broken == "error":
         listing = "\n  ".join(faults[:10]) + (f"\n  … and {len(faults) - 10} more" if len(faults) > 10 else "")
-        mend = f"mend or remove them, or set '{where}.broken: skip' to render without"
+        mend = f"fix or remove them, or set '{where}.broken: skip' to render without"
         raise UserError(faults[0] if len(faults) == 1 else f"{len(faults)} meshes cannot be used:\n  {listing}\n{mend}")
     total = sum(len(paths) for paths in files.values())
     if faults:
@@ -288,10 +288,10 @@ def _facts(path: Path, source: SourceConfig, units: str, known: dict[str, ModelF
 
 def _stat(path: Path) -> tuple[str, int, int]:
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError:
         return str(path), -1, -1
-    return str(path), found.st_size, found.st_mtime_ns
+    return str(path), status.st_size, status.st_mtime_ns
 
 
 def _read_record(record: Path | None) -> dict[str, ModelFile]:

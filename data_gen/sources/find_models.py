@@ -1,4 +1,4 @@
-"""Which mesh files a source holds, by category: folders, tables, BOP's and ShapeNet's layouts. None is read here."""
+"""Listing a source's mesh files by category: folders, tables, BOP's and ShapeNet's layouts. Reads no mesh."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def find_models(source: SourceConfig, where: str) -> Found:
     """List a source's mesh files.
 
     Args:
-        source: of a kind other than ``builtin``.
-        where: its key in the configuration, for messages.
+        source: a source of another kind than ``builtin``.
+        where: key of the source in the configuration, for messages.
 
     Returns:
         The files of each category, sorted.
 
     Raises:
-        UserError: the folder is not there or holds none, or a table that comes with it is wrong.
+        UserError: the folder does not exist or has no meshes, or its table is wrong.
     """
     root = Path(source.path)
     if not root.is_dir():
@@ -45,20 +45,20 @@ def find_models(source: SourceConfig, where: str) -> Found:
 
 
 def _folder(root: Path, where: str) -> Found:
-    """Take each sub-folder as a category, and each mesh that lies beside them as one too."""
-    found: Found = {}
+    """Return one category per sub-folder, and one per mesh beside them."""
+    models: Found = {}
     for path in _files(root):
         if path.suffix.lower() in FORMATS:
             inside = path.relative_to(root)
-            found.setdefault(inside.parts[0] if len(inside.parts) > 1 else path.stem, []).append(path)
-    if not found:
+            models.setdefault(inside.parts[0] if len(inside.parts) > 1 else path.stem, []).append(path)
+    if not models:
         others = Counter(p.suffix.lower() for p in _files(root) if p.suffix)
         there = ", ".join(f"{n} {suffix}" for suffix, n in others.most_common(4)) or "nothing"
         raise UserError(
             f"'{where}.path': no mesh in {root} (read are {', '.join(FORMATS)}; there is {there}): "
             "put a folder of them there for each category"
         )
-    return found
+    return models
 
 
 def _files(root: Path) -> Iterable[Path]:
@@ -82,7 +82,7 @@ def _table(root: Path, path: Path, where: str) -> Found:
         raise UserError(f"{path}: is no table of comma-separated text in UTF-8 ({error})") from None
     if not entries:
         raise UserError(f"{path}: has no line below its header")
-    found: Found = {}
+    models: Found = {}
     seen: dict[str, int] = {}
     for line, name, category in entries:
         if not name or not category:
@@ -92,12 +92,12 @@ def _table(root: Path, path: Path, where: str) -> Found:
         seen[name] = line
         if not (root / name).is_file():
             raise UserError(f"{path}, line {line}: no such file: {root / name} (files are relative to {root})")
-        found.setdefault(category, []).append(root / name)
-    return found
+        models.setdefault(category, []).append(root / name)
+    return models
 
 
 def _bop(root: Path, where: str) -> Found:
-    """Take each object as a category: ``<data set>_<id>``."""
+    """Return one category per object: ``<data set>_<id>``."""
     folder = next((root / name for name in _BOP_MODELS if (root / name).is_dir()), root)
     name = folder.parent.name if folder.name.startswith("models") else folder.name
     meshes = {p.stem: p for p in sorted(folder.glob("obj_*.ply"))}
@@ -120,26 +120,26 @@ def _bop(root: Path, where: str) -> Found:
 
 
 def bop_is_textureless(root: Path) -> bool:
-    """Tell from a BOP data set's folder name whether its objects have no texture."""
+    """Return whether the objects of a BOP data set have no texture, from the name of its folder."""
     return any(part in TEXTURELESS_BOP for part in (root.absolute().name.lower(), root.absolute().parent.name.lower()))
 
 
 def _shapenet(root: Path, where: str) -> Found:
-    """Take each synset as a category, named by ``taxonomy.json`` where that is there."""
-    found: Found = {}
+    """Return one category per synset, named by ``taxonomy.json`` if that exists."""
+    categories: Found = {}
     names = _synsets(root)
     for synset in sorted(p for p in root.iterdir() if p.is_dir() and p.name.isdigit()):
         models = sorted(p for p in synset.iterdir() if p.is_dir())
         files = [next((m / f for f in _SHAPENET_FILES if (m / f).is_file()), None) for m in models]
         meshes = [f for f in files if f is not None]
         if meshes:
-            found[names.get(synset.name, synset.name)] = meshes
-    if not found:
+            categories[names.get(synset.name, synset.name)] = meshes
+    if not categories:
         raise UserError(
             f"'{where}.path': no synsetId/modelId/models/model_normalized.obj in {root}: give the folder that holds "
             "the synsets' folders, such as 02691156"
         )
-    return found
+    return categories
 
 
 def _synsets(root: Path) -> dict[str, str]:
@@ -156,13 +156,13 @@ def _synsets(root: Path) -> dict[str, str]:
     return {synset: name if often[name] == 1 else f"{name}_{synset}" for synset, name in listed.items()}
 
 
-def chosen(found: Found, names: list[str], where: str) -> Found:
-    """Keep the categories that the configuration names; all where it names none.
+def chosen(models: Found, names: list[str], where: str) -> Found:
+    """Return the categories that the configuration names; all if it names none.
 
     Raises:
-        UserError: one that the source does not hold.
+        UserError: the source does not have a named category.
     """
     for name in names:
-        if name not in found:
-            raise UserError(f"'{where}.categories': no category '{name}' in this source{nearest(name, found)}")
-    return {name: files for name, files in found.items() if not names or name in names}
+        if name not in models:
+            raise UserError(f"'{where}.categories': no category '{name}' in this source{nearest(name, models)}")
+    return {name: files for name, files in models.items() if not names or name in names}

@@ -34,11 +34,11 @@ def read_lens(path: Path, image: ImageConfig) -> Lens:
     """Read a ``camera.json`` of BOP's format (pixels, pixel centres at whole numbers).
 
     Args:
-        path: the file.
-        image: whose shape must be that of the file's camera.
+        path: path of the file.
+        image: image settings; their shape must be that of the file's camera.
 
     Raises:
-        UserError: it cannot be read, a key is missing or wrong, or the images have another shape.
+        UserError: the file cannot be read, a key is missing or wrong, or the images have another shape.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))

@@ -1,6 +1,6 @@
-"""One mesh file of the user, read with trimesh into plain arrays, and what may be wrong with it.
+"""Reading a mesh file of the user into plain arrays with trimesh, and checking it.
 
-Geometry is merged by position, texture coordinates and colours stand at the corners of the triangles: so a scan that
+Vertices are merged by position, and texture coordinates and colours belong to the corners of triangles. So a scan that
 was cut for its texture is shaded without seams.
 """
 
@@ -29,7 +29,7 @@ _UPRIGHT = {"z": ("x", 0), "-z": ("x", 180), "y": ("x", 90), "-y": ("x", -90), "
 
 @dataclass(frozen=True)
 class Surface:
-    """The look of some of a model's triangles; where it has neither colour nor image, a drawn material stands in.
+    """Colour or image of some of a model's triangles; without either, a procedural material is used.
 
     Attributes:
         colour: linear RGB, 0 … 1.
@@ -42,17 +42,17 @@ class Surface:
 
 @dataclass(frozen=True)
 class Model:
-    """A mesh with its look.
+    """A mesh with its colours and textures.
 
     Attributes:
-        mesh: upright (z up), normalised as :func:`data_gen.library.mesh.normalise` does; slots are of ``surfaces``.
+        mesh: upright (z up), normalised as :func:`data_gen.library.mesh.normalise` does; slots index ``surfaces``.
         uv: texture coordinates of the triangles' corners, ``[F, 3, 2]``, or ``None``.
         colours: sRGB colours of the triangles' corners, 8 bit, ``[F, 3, 3]``, or ``None``.
-        surfaces: one a slot.
-        extent: metres: the larger of the height and the diameter of the upright mesh.
-        sha256: of the file and all that it refers to.
-        files: all of them, and those that it refers to and that are not there.
-        missing: what could not be read of what it refers to: name and reason.
+        surfaces: one per slot.
+        extent: the larger of the height and the diameter of the upright mesh, metres.
+        sha256: hash of the file and all files that it refers to.
+        files: all of these files, including missing ones.
+        missing: files that could not be read: name and reason.
     """
 
     mesh: Mesh
@@ -66,13 +66,13 @@ class Model:
 
     @property
     def textured(self) -> bool:
-        """Whether it has an image or colours of its own at the vertices."""
+        """Whether it has an image or vertex colours."""
         return self.colours is not None or any(s.image is not None for s in self.surfaces)
 
 
 @dataclass
 class _Files:
-    """What trimesh asks for beside the file itself: found by name whatever the case, hashed, and noted if missing."""
+    """Resolves the files that a mesh refers to: ignores case in names, hashes them, and records missing ones."""
 
     folder: Path
     used: dict[str, Path] = field(default_factory=dict)
@@ -121,7 +121,7 @@ def read_model(path: Path, up: str = "z", units: str = "m") -> Model:
         units: of the file, one of :data:`UNITS`.
 
     Raises:
-        UserError: it cannot be read, or is nothing that could be rendered.
+        UserError: the file cannot be read, or has nothing to render.
     """
     try:
         data = path.read_bytes()
@@ -176,7 +176,7 @@ def read_model(path: Path, up: str = "z", units: str = "m") -> Model:
 
 
 def _unusable(name: str, file: Path) -> Iterator[str]:
-    """Tell what trimesh passes over in silence: a file of materials without one, a texture that is no picture."""
+    """Return what trimesh ignores silently: a file of materials without one, a texture that is no picture."""
     from PIL import Image
 
     if name.lower().endswith(".mtl"):
@@ -201,14 +201,14 @@ class _Part:
 
 
 def _parts(path: Path, data: bytes, files: _Files) -> list[_Part]:
-    """Read the file's meshes, each where its scene places it."""
+    """Read the file's meshes, each at its position in the file's scene."""
     import trimesh
 
     resolver: Any = files
     kind = path.suffix.lower()[1:]
     try:
         if kind == "gltf":
-            json.loads(data)  # trimesh would speak of another file
+            json.loads(data)  # trimesh would name another file
         scene = trimesh.load_scene(io.BytesIO(data), file_type=kind, resolver=resolver, process=False)
         placed = [(scene.geometry[name], *scene.graph.get(node)) for node, name in _nodes(scene)]
         parts = [_part(geometry, matrix, path, files) for geometry, matrix, _ in placed if hasattr(geometry, "faces")]
@@ -241,10 +241,10 @@ def _part(geometry: Any, matrix: Floats, path: Path, files: _Files) -> _Part:
     visual = geometry.visual
     kind = getattr(visual, "kind", None)
     uv = np.zeros((len(faces), 3, 2), np.float32)
-    given = getattr(visual, "uv", None) if kind == "texture" else None
-    has_uv = given is not None and len(given) == len(vertices) and bool(np.isfinite(given).all())
+    coordinates = getattr(visual, "uv", None) if kind == "texture" else None
+    has_uv = coordinates is not None and len(coordinates) == len(vertices) and bool(np.isfinite(coordinates).all())
     if has_uv:
-        uv = np.asarray(given, np.float32)[faces]
+        uv = np.asarray(coordinates, np.float32)[faces]
     colours = np.full((len(faces), 3, 3), 200, np.uint8)
     if kind == "vertex":
         colours = np.asarray(visual.vertex_colors, np.uint8)[faces][..., :3]
@@ -259,7 +259,7 @@ def _part(geometry: Any, matrix: Floats, path: Path, files: _Files) -> _Part:
 
 
 def _surface(material: Any, has_uv: bool, path: Path, files: _Files) -> Surface:
-    """Read a material of trimesh; the stand-ins that it makes for missing ones count as none."""
+    """Read a trimesh material; the defaults that trimesh makes for missing materials count as none."""
     physical = hasattr(material, "baseColorFactor")
     picture = material.baseColorTexture if physical else getattr(material, "image", None)
     embedded = path.suffix.lower() in (".glb", ".gltf")
@@ -287,7 +287,7 @@ def _linear(colour: Any) -> tuple[float, float, float]:
 
 
 def _pixels(picture: Any) -> NDArray[np.uint8]:
-    """Return a picture as RGB, made smaller where it is larger than the renders can show."""
+    """Return an image as RGB, reduced if it is larger than renders can show."""
     from PIL import Image
 
     if max(picture.size) > _TEXTURE_SIDE:

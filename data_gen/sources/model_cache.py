@@ -16,10 +16,10 @@ _BYTES = 512 << 20
 
 
 class Models:
-    """The meshes that scenes ask for; those not asked for lately go when they are over half a gibibyte.
+    """A cache of meshes; drops the least recently used ones above half a gibibyte.
 
     Args:
-        sources: of the configuration.
+        sources: sources of the configuration.
     """
 
     def __init__(self, sources: Sequence[SourceConfig]) -> None:
@@ -30,11 +30,11 @@ class Models:
         """Return a mesh.
 
         Args:
-            spec: which.
-            reduce: brings a mesh to the number of triangles that its source allows.
+            spec: the mesh to return.
+            reduce: function that reduces a mesh to a number of triangles.
 
         Raises:
-            UserError: it is no longer what it was when the catalogue was made.
+            UserError: the file was changed since the catalogue was made.
         """
         if spec in self._kept:
             self._kept.move_to_end(spec)

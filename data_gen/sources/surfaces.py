@@ -1,4 +1,4 @@
-"""PBR materials as they are downloaded from ambientCG, and panoramas for the light from everywhere."""
+"""PBR materials in the layout of ambientCG, and panoramas for ambient light."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ PANORAMAS = (".hdr", ".exr")
 
 @dataclass(frozen=True)
 class PbrMaterial:
-    """A surface in maps.
+    """A PBR material: one image file per map.
 
     Attributes:
-        name: as its files begin, after the folder relative to that of all.
+        name: start of its file names, with the folder relative to the root.
         maps: files by ``color`` (always there), ``normalgl``, ``roughness``, ``metalness``.
-        sha256: of all of them.
+        sha256: hash of all maps.
     """
 
     name: str
@@ -38,13 +38,13 @@ class PbrMaterial:
 
 @dataclass(frozen=True)
 class Panorama:
-    """A picture of the light from everywhere.
+    """A panorama that gives the ambient light.
 
     Attributes:
-        name: path relative to its folder.
+        name: path relative to the root.
         file: path.
-        sha256: of its content.
-        mean: of its channels over the sphere.
+        sha256: hash of its content.
+        mean: mean of its channels over the sphere.
     """
 
     name: str
@@ -56,21 +56,21 @@ class Panorama:
 def find_materials(root: Path, notes: list[str]) -> tuple[PbrMaterial, ...]:
     """Find PBR materials: files ``NAME_Color.jpg`` with ``NAME_NormalGL.jpg`` and so on, in any folder below ``root``.
 
-    Displacement and occlusion are not used: the first moves no floor that objects stand on, light finds the second.
+    Displacement and occlusion maps are not used: objects stand on a flat floor, and the renderer computes occlusion.
 
     Args:
         root: the folder.
-        notes: gets a line on those that cannot be used.
+        notes: list to which a line is appended about files that cannot be used.
 
     Raises:
-        UserError: no such folder, none in it, or none that can be used.
+        UserError: the folder does not exist, or has none that can be used.
     """
     sets: dict[tuple[str, str], dict[str, Path]] = {}
     for path in _below(root, "room.materials"):
         match = _MAP.fullmatch(path.stem)
         if match and path.suffix.lower() in _IMAGES:
             sets.setdefault((str(path.parent), match[1]), {})[match[2].lower()] = path
-    found, faults = [], []
+    materials, faults = [], []
     for (folder, stem), maps in sorted(sets.items()):
         name = (Path(folder).relative_to(root) / stem).as_posix()
         if _NEEDED not in maps:
@@ -84,20 +84,20 @@ def find_materials(root: Path, notes: list[str]) -> tuple[PbrMaterial, ...]:
             faults.append(str(error))
             continue
         digest = hashlib.sha256(b"".join(hashlib.sha256(p.read_bytes()).digest() for p in used.values())).hexdigest()
-        found.append(PbrMaterial(name, {kind: str(path) for kind, path in used.items()}, digest))
-    if not found:
+        materials.append(PbrMaterial(name, {kind: str(path) for kind, path in used.items()}, digest))
+    if not materials:
         why = "; ".join(faults[:3]) or "unpack those of ambientCG there: NAME/NAME_1K-JPG_Color.jpg, …"
         raise UserError(f"'room.materials': no usable PBR material in {root}: {why}")
     if faults:
         notes.append(f"room.materials: {len(faults)} of {len(sets)} materials cannot be used: {'; '.join(faults[:5])}")
-    return tuple(found)
+    return tuple(materials)
 
 
 def named_material(materials: tuple[PbrMaterial, ...], name: str) -> PbrMaterial:
     """Return the material of a name, such as ``Fabric001`` for the files ``Fabric001_1K-JPG_Color.jpg`` and so on.
 
     Raises:
-        UserError: there is none.
+        UserError: no such material.
     """
     own = {material.name.rpartition("/")[2]: material for material in materials}
     for key, material in own.items():
@@ -112,13 +112,13 @@ def find_hdris(root: Path, notes: list[str]) -> tuple[Panorama, ...]:
 
     Args:
         root: the folder.
-        notes: gets a line on those that cannot be used.
+        notes: list to which a line is appended about files that cannot be used.
 
     Raises:
-        UserError: no such folder, none in it, or none that can be used.
+        UserError: the folder does not exist, or has none that can be used.
     """
     paths = [p for p in _below(root, "lights.hdris") if p.suffix.lower() in PANORAMAS]
-    found, faults = [], []
+    panoramas, faults = [], []
     for path in paths:
         try:
             mean = _panorama_mean(path)
@@ -126,13 +126,13 @@ def find_hdris(root: Path, notes: list[str]) -> tuple[Panorama, ...]:
             faults.append(str(error))
             continue
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        found.append(Panorama(path.relative_to(root).as_posix(), str(path), digest, mean))
-    if not found:
+        panoramas.append(Panorama(path.relative_to(root).as_posix(), str(path), digest, mean))
+    if not panoramas:
         why = "; ".join(faults[:3]) or f"put files of {' or '.join(PANORAMAS)} there"
         raise UserError(f"'lights.hdris': no usable panorama in {root}: {why}")
     if faults:
         notes.append(f"lights.hdris: {len(faults)} of {len(paths)} panoramas cannot be used: {'; '.join(faults[:5])}")
-    return tuple(found)
+    return tuple(panoramas)
 
 
 def _below(root: Path, key: str) -> list[Path]:

@@ -1,1 +1,1 @@
-"""The ground floor: atomic files, locks, URLs, stores and folders. Standard library, fsspec and filelock only."""
+"""Atomic files, locks, URLs, stores and folders, for all packages. Uses the standard library, fsspec, filelock."""

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all: written beside their place, then renamed."""
+"""Atomic writing: to a temporary file in the same folder, which is then renamed."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: Path, sync: bool = False) -> Iterator[Path]:
-    """Yield a path beside ``path`` to write to; when the block ends it is renamed to ``path``.
+    """Yield a temporary path in the folder of ``path``; when the block ends, it is renamed to ``path``.
 
-    Where the block raises, the new file is deleted and ``path`` stays what it was.
+    If the block raises, the temporary file is deleted and ``path`` is unchanged.
 
     Args:
         path: the file to make or replace; its folder must exist.
-        sync: flush the file to the disk before it is renamed, so that it is whole after a power cut too, not only after
-            the process is killed.
+        sync: flush the file to the disk before it is renamed, so that it is also complete after a power failure, not
+            only after a kill of the process.
 
     Raises:
         OSError: with ``path`` as its file name.
@@ -37,12 +37,12 @@ def replacing(path: Path, sync: bool = False) -> Iterator[Path]:
 
 
 def write_atomically(path: Path, content: str | bytes, sync: bool = False) -> None:
-    """Write a file in one step; missing folders are made.
+    """Write a file atomically; missing folders are made.
 
     Args:
         path: the file to make or replace.
-        content: all of it; text is written as UTF-8, line ends as they are.
-        sync: as of :func:`replacing`.
+        content: bytes, or text, which is written as UTF-8 with unchanged line ends.
+        sync: as for :func:`replacing`.
 
     Raises:
         OSError: with ``path`` as its file name.
@@ -53,9 +53,9 @@ def write_atomically(path: Path, content: str | bytes, sync: bool = False) -> No
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete what killed processes left half written in a folder and the folders in it.
+    """Delete the temporary files of killed processes in a folder and its sub-folders.
 
-    Only while no other process writes there.
+    Call it only while no other process writes there.
     """
     for path in folder.rglob(".*.tmp"):
         path.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
-"""A folder to read and write small files in: of this machine, or the prefix of a store that fsspec reaches.
+"""Folders to read and write small files: on this machine, or a prefix on a store that fsspec supports.
 
-A folder's files are written beside their place and renamed. On an object store a put is atomic by itself; of other
-stores nothing is expected but that a file has its full size once it is whole.
+Local files are written atomically. On an object store a put is atomic; of other stores the only assumption is that a
+file has its full size once it is complete.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from lightning_tl.errors import UserError, disk_full, is_disk_full
 
 
 class Folder(Protocol):
-    """Where files are read and written by name; a name may go through folders (``shards/000000.tar``)."""
+    """A place to read and write files by name; a name may have folders (``shards/000000.tar``)."""
 
     remote: bool
 
@@ -25,15 +25,15 @@ class Folder(Protocol):
         ...
 
     def make(self, name: str = "") -> None:
-        """Make the folder, or one in it, where that must be there before anything is written."""
+        """Make the folder or a sub-folder, if it must exist before a file is written."""
         ...
 
     def read(self, name: str) -> bytes | None:
-        """Return a file's content; ``None`` where there is no such file."""
+        """Return a file's content; ``None`` if there is no such file."""
         ...
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a small file, whole or not at all."""
+        """Write a small file atomically."""
         ...
 
     def delete(self, name: str) -> None:
@@ -41,11 +41,11 @@ class Folder(Protocol):
         ...
 
     def files(self, name: str = "") -> dict[str, int]:
-        """Return the files in the folder, or in one in it: name → size in bytes."""
+        """Return the files in the folder or a sub-folder: name → size in bytes."""
         ...
 
     def clear(self) -> None:
-        """Delete what killed processes left half written; only while no other process writes here."""
+        """Delete the temporary files of killed processes; call only while no other process writes here."""
         ...
 
 
@@ -53,14 +53,14 @@ def open_folder(place: str | Path) -> Folder:
     """Return the folder at a path or URL.
 
     Raises:
-        StoreError: a URL that fsspec does not know, or whose package is not installed.
+        StoreError: fsspec does not know the URL's protocol, or its package is not installed.
     """
-    found = to_place(place)
-    return StoreFolder(found) if isinstance(found, Url) else LocalFolder(found)
+    location = to_place(place)
+    return StoreFolder(location) if isinstance(location, Url) else LocalFolder(location)
 
 
 def read_file(place: Path | Url) -> bytes | None:
-    """Return a small file's content, from this machine or a store; ``None`` where there is no such file.
+    """Return a small file's content, from this machine or a store; ``None`` if there is no such file.
 
     Raises:
         StoreError: the store cannot be used or reached.
@@ -74,7 +74,7 @@ class LocalFolder:
     """A folder of this machine.
 
     Args:
-        path: of the folder.
+        path: path of the folder.
     """
 
     remote = False
@@ -87,7 +87,7 @@ class LocalFolder:
         return str(self.path / name)
 
     def make(self, name: str = "") -> None:
-        """Make the folder, or one in it.
+        """Make the folder or a sub-folder.
 
         Raises:
             UserError: it cannot be made.
@@ -98,11 +98,11 @@ class LocalFolder:
             raise UserError(f"cannot make the output folder {self.path.parent}: {error.strerror}") from None
 
     def read(self, name: str) -> bytes | None:
-        """Return a file's content; ``None`` where there is no such file."""
+        """Return a file's content; ``None`` if there is no such file."""
         return read_file(self.path / name)
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a small file in one step.
+        """Write a small file atomically.
 
         Raises:
             UserError: the disk is full.
@@ -119,11 +119,11 @@ class LocalFolder:
         (self.path / name).unlink(missing_ok=True)
 
     def files(self, name: str = "") -> dict[str, int]:
-        """Return the files in the folder, or in one in it: name → size in bytes."""
+        """Return the files in the folder or a sub-folder: name → size in bytes."""
         return {path.name: path.stat().st_size for path in (self.path / name).iterdir() if path.is_file()}
 
     def clear(self) -> None:
-        """Delete what killed processes left half written; only while no other process writes here."""
+        """Delete the temporary files of killed processes; call only while no other process writes here."""
         remove_leftovers(self.path)
 
 
@@ -131,7 +131,7 @@ class StoreFolder:
     """The prefix of a store.
 
     Args:
-        url: of the prefix.
+        url: URL of the prefix.
 
     Raises:
         StoreError: fsspec does not know the protocol, or its package is not installed; methods: the store cannot be
@@ -149,10 +149,10 @@ class StoreFolder:
         return self.url / name if name else self.url
 
     def make(self, name: str = "") -> None:
-        """Do nothing: a store has no folders, or they are made with the files in them."""
+        """Do nothing: a store has no folders, or makes them with their files."""
 
     def read(self, name: str) -> bytes | None:
-        """Return a file's content; ``None`` where there is no such file."""
+        """Return a file's content; ``None`` if there is no such file."""
         return read_url(self.at(name))
 
     def write(self, name: str, content: bytes) -> None:
@@ -164,7 +164,7 @@ class StoreFolder:
         delete(self.at(name))
 
     def files(self, name: str = "") -> dict[str, int]:
-        """Return the files in the folder, or in one in it: name → size in bytes."""
+        """Return the files in the folder or a sub-folder: name → size in bytes."""
         with store_errors(self.at(name)):
             try:
                 listing = self._system.ls(f"{self._path}/{name}".rstrip("/"), detail=True, refresh=True)
@@ -173,4 +173,4 @@ class StoreFolder:
             return {e["name"].rsplit("/", 1)[-1]: int(e["size"] or 0) for e in listing if e["type"] == "file"}
 
     def clear(self) -> None:
-        """Do nothing: what was not put whole is not there."""
+        """Do nothing: a store keeps no partial files."""

@@ -1,6 +1,6 @@
-"""Locks between processes: files that the operating system unlocks when their process ends, however it ends.
+"""Locks between processes: files that the operating system unlocks when their process ends or is killed.
 
-The lock files stay behind: deleting one while others wait for it would let two processes in at once.
+Lock files are not deleted: deleting one while others wait for it would let two processes hold it at once.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def try_lock(path: Path) -> Iterator[bool]:
 
 
 def lock_owner(path: Path) -> str:
-    """Return the id of the process that holds a lock, or held it last; ``unknown`` where the file does not say."""
+    """Return the id of the process that holds a lock, or held it last; ``unknown`` if the file does not say."""
     try:
         return path.read_text().strip() or "unknown"
     except (OSError, UnicodeDecodeError):

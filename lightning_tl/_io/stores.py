@@ -1,4 +1,4 @@
-"""Reading and writing files on stores that fsspec reaches, with one clear message for all that they raise."""
+"""Reading and writing files on stores that fsspec supports; all their exceptions become one clear message."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _REFUSED = ("NoCredentialsError", "PartialCredentialsError", "ClientAuthenticati
 def file_system(url: str) -> tuple[Any, str]:
     """Return fsspec's file system of a URL and the path in it.
 
-    Called wherever one is needed, and not kept: fsspec keeps them, and knows when a process was forked.
+    Called whenever one is needed and not stored: fsspec caches them and knows when a process was forked.
 
     Raises:
         StoreError: no such protocol, or its package is not installed.
@@ -30,7 +30,7 @@ def file_system(url: str) -> tuple[Any, str]:
 
 
 def read_url(url: str) -> bytes | None:
-    """Return a small file; ``None`` where there is no such file.
+    """Return a small file; ``None`` if there is no such file.
 
     Raises:
         StoreError: the store cannot be used or reached.
@@ -47,7 +47,7 @@ def put(url: str, content: bytes | Path) -> None:
     """Put a file on a store.
 
     Args:
-        url: where.
+        url: URL of the file.
         content: its bytes, or the local file that holds them.
 
     Raises:
@@ -67,9 +67,9 @@ def download(url: str, path: Path, missing: str = "") -> None:
     """Fetch a file from a store.
 
     Args:
-        url: the file.
-        path: where to write it; not in one step, see :func:`lightning_tl._io.atomic.replacing`.
-        missing: as of :func:`store_errors`.
+        url: URL of the file.
+        path: file to write, not atomically; see :func:`lightning_tl._io.atomic.replacing`.
+        missing: as for :func:`store_errors`.
 
     Raises:
         StoreError: there is no such file, or the store cannot be used or reached.
@@ -101,14 +101,14 @@ def delete(url: str) -> None:
 
 @contextmanager
 def store_errors(url: str, missing: str = "") -> Iterator[None]:
-    """Turn what a store's package raises, each its own kinds, into one clear message.
+    """Convert the exceptions of a store's package into one clear message.
 
     Args:
-        url: what was asked for.
-        missing: what to say where it is not there (default: that there is no such bucket or folder).
+        url: the requested URL.
+        missing: message if it does not exist (default: there is no such bucket or folder).
 
     Raises:
-        StoreError: in place of any other exception but a ``UserError``.
+        StoreError: for any exception other than a ``UserError``.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Places: folders of this machine, and URLs on stores that fsspec reaches (``s3://bucket/set``)."""
+"""Places: folders of this machine, and URLs on stores that fsspec supports (``s3://bucket/set``)."""
 
 from __future__ import annotations
 

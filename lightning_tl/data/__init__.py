@@ -39,7 +39,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    # on first use: reading shards and drawing them takes no Lightning, whose import takes seconds
+    # on first use: reading and drawing shards does not need Lightning, whose import takes seconds
     if name not in _HOMES:
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,4 +1,4 @@
-"""Images of one size as a batch: to floats, cropped, resized and standardised in one vectorised go."""
+"""Images of one size as a batch: to floats, cropped, resized and standardised in one vectorised step."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torchvision.transforms.v2.functional import resize_image
 
 from lightning_tl.errors import UserError
 
-#: of ImageNet's colours in [0, 1]: what pre-trained ResNets are used to
+#: mean and standard deviation of ImageNet's colours in [0, 1], as pre-trained ResNets expect
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -59,8 +59,8 @@ class BatchTransform:
 
         Args:
             images: uint8 ``[B, C, H, W]``.
-            generator: Where the random numbers come from.
-            place: Where these images begin in a batch that several processes share.
+            generator: Source of the random numbers; ``None`` in evaluation.
+            place: Index of the first of these images in a batch that several processes share.
             total: Images of that whole batch (``None``: these are all), for which random numbers are drawn.
         """
         n = len(images)
@@ -96,7 +96,7 @@ class BatchTransform:
         return batch
 
     def _crop(self, n: int, draw: Callable[..., Tensor] | None) -> Tensor:
-        """Return where each output is in its image: ``[n, 2, 3]``, as ``affine_grid`` takes it."""
+        """Return the affine map of each output into its image: ``[n, 2, 3]``, as ``affine_grid`` takes it."""
         low, high = self.crop_scale or (1.0, 1.0)
         scale = torch.full((n,), (low + high) / 2)
         shift = torch.zeros(n, 2)

@@ -36,9 +36,9 @@ class Batches(Dataset[Batch]):
         images: Index → uint8 image ``[H, W, C]`` or ``[H, W]``.
         targets: ``[N, …]``, one row per image.
         transform: From uint8 ``[B, C, H, W]`` to the network's input.
-        seed: Seed of the augmentation, which is applied where the indices are ``Pick``s of a training step.
-        cache_bytes: Decoded images are kept in memory where all of them together, in all loader processes, need no
-            more than this.
+        seed: Seed of the augmentation, which is applied if the indices are ``Pick``s of a training step.
+        cache_bytes: Decoded images are kept in memory if all of them, in all loader processes, need no more bytes than
+            this.
     """
 
     def __init__(
@@ -59,7 +59,8 @@ class Batches(Dataset[Batch]):
 
     def _image(self, index: int) -> np.ndarray:
         if self._cached[index] and self._cache is not None:
-            return self._cache[index]
+            cached: np.ndarray = self._cache[index]
+            return cached
         image = self.images(index)
         worker = get_worker_info()  # each process of a loader keeps its own
         if self._cache is None and image.nbytes * len(self) * (worker.num_workers if worker else 1) <= self.cache_bytes:
@@ -117,18 +118,18 @@ class Loader(DataLoader[Any]):
             yield batch
 
     def state_dict(self) -> dict[str, Any]:
-        """Return nothing: there is no other state."""
+        """Return an empty state: there is no other state."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take nothing."""
+        """Ignore the state."""
 
 
 class BatchedDataModule(pl.LightningDataModule):
     """A data module over splits that give whole batches; a subclass's ``setup`` fills ``splits``.
 
     The arguments here are shared by all data modules: a subclass takes them as ``**shared`` and passes them on, and
-    names only those of which its default differs.
+    names only those with a different default.
 
     Under DDP ``batch_size`` is that of one process, as everywhere in Lightning; each process takes its part of a
     step's batch, and in validation and test its part of the images.

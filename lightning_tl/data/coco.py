@@ -16,6 +16,8 @@ from lightning_tl.data.image_module import ImageDataModule, TrainingImages
 from lightning_tl.data.transforms import ResizeTransform
 from lightning_tl.errors import UserError
 
+CocoTarget = Literal["objdet", "mulclass"]
+
 
 def _rows(path: Path, content: dict[str, Any], key: str, fields: tuple[str, ...]) -> list[dict[str, Any]]:
     rows = content.get(key)
@@ -38,8 +40,7 @@ class Instances:
         path: The JSON.
 
     Raises:
-        UserError: No such file, no JSON, a key that is missing, an id that is there twice or unknown, a box that is
-            none.
+        UserError: No such file, no JSON, a missing key, a duplicate or unknown id, an invalid box.
     """
 
     def __init__(self, path: Path) -> None:
@@ -74,15 +75,15 @@ class Instances:
         return value
 
     def _categories(self, rows: list[dict[str, Any]]) -> dict[int, str]:
-        found: dict[int, str] = {}
+        categories: dict[int, str] = {}
         for place, row in enumerate(rows):
             number = self._number("categories", place, row, "id")
-            if number in found:
+            if number in categories:
                 raise UserError(f"{self.path}: two categories have the id {number}")
-            found[number] = str(row["name"])
-        if not found:
+            categories[number] = str(row["name"])
+        if not categories:
             raise UserError(f"{self.path}: lists no categories")
-        return dict(sorted(found.items()))
+        return dict(sorted(categories.items()))
 
     def _read_boxes(self, rows: list[dict[str, Any]], places: dict[int, int]) -> None:
         self.left_out = 0
@@ -117,7 +118,7 @@ class Instances:
             )
 
     def _box(self, where: str, box: Any, size: np.ndarray) -> list[float] | None:
-        """Return xyxy inside the image; ``None`` if nothing is."""
+        """Return the box inside the image as xyxy; ``None`` if no part of it is."""
         numbers = (
             isinstance(box, list)
             and len(box) == 4
@@ -135,28 +136,28 @@ class Instances:
         return float(area)
 
     def of(self, index: int) -> slice:
-        """Return which boxes are an image's."""
+        """Return the indices of an image's boxes."""
         return slice(int(self._ends[index]), int(self._ends[index + 1]))
 
     def with_boxes(self) -> np.ndarray:
-        """Return the indices of images with a box that is no crowd."""
+        """Return the indices of images with a box that is not a crowd."""
         single = np.concatenate([[0], np.cumsum(self.crowds == 0)])
         return np.flatnonzero(np.diff(single[self._ends]))
 
 
 class InstanceImages:
-    """Images of an instances file with their boxes, or with which categories they show.
+    """Images of an instances file with their boxes, or with the categories in them.
 
     Args:
         instances: The file.
         folder: Its images.
         target: ``objdet`` or ``mulclass``.
-        crowds: Give crowd boxes too, as evaluation wants them.
+        crowds: Include crowd boxes, as evaluation needs them.
     """
 
     mend = MEND_FILE
 
-    def __init__(self, instances: Instances, folder: Path, target: str, crowds: bool) -> None:
+    def __init__(self, instances: Instances, folder: Path, target: CocoTarget, crowds: bool) -> None:
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder, where the images of {instances.path} should be")
         self.instances, self.folder, self.crowds = instances, folder, crowds
@@ -208,14 +209,14 @@ class CocoDetection(ImageDataModule):
         root: The folder; the next six are paths below it.
         train_images: Training images.
         train_annotations: Their instances.
-        val_images: The data set's validation images: the test, where there is no ``test_images``.
+        val_images: The data set's validation images: the test if there is no ``test_images``.
         val_annotations: Their instances.
         test_images: Test images, if the data set has any with labels.
         test_annotations: Their instances.
-        target: ``objdet``: boxes. ``mulclass``: which categories there are, as a float vector.
-        keep_empty: Train on images without a box too (crowds apart). Validation and test always have them.
+        target: ``objdet``: boxes. ``mulclass``: the categories in the image, as a float vector.
+        keep_empty: Train also on images without a box other than crowds. Validation and test always have them.
         transform: Size, mirroring, colours.
-        val_share: Share of the training images to split off for validation, where there is no ``test_images``.
+        val_share: Share of the training images to split off for validation if there is no ``test_images``.
         batch_size: Images in a training batch.
         eval_batch_size: Images in a batch of validation and test.
         shared: Arguments of :class:`ImageDataModule`.
@@ -234,7 +235,7 @@ class CocoDetection(ImageDataModule):
         val_annotations: str = "annotations/instances_val2017.json",
         test_images: str | None = None,
         test_annotations: str | None = None,
-        target: Literal["objdet", "mulclass"] = "objdet",
+        target: CocoTarget = "objdet",
         keep_empty: bool = False,
         transform: ResizeTransform | None = None,
         val_share: float = 0.1,
@@ -290,10 +291,10 @@ class CocoDetection(ImageDataModule):
         """Read a split's instances, which must have the categories of the others."""
         if split == "val":
             return self._val
-        found = Instances(self.root / str(self._files[split][1]))
-        if found.categories != self._val.categories:
-            other = sorted(set(found.categories.items()) ^ set(self._val.categories.items()))[0]
+        instances = Instances(self.root / str(self._files[split][1]))
+        if instances.categories != self._val.categories:
+            other = sorted(set(instances.categories.items()) ^ set(self._val.categories.items()))[0]
             raise UserError(
-                f"{found.path} and {self._val.path} list other categories: {other[0]} ({other[1]}) is not in both"
+                f"{instances.path} and {self._val.path} list other categories: {other[0]} ({other[1]}) is not in both"
             )
-        return found
+        return instances

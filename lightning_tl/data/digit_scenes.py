@@ -11,16 +11,22 @@ from scipy.ndimage import maximum_filter
 from lightning_tl.data.digits import load_digits, split_digits
 from lightning_tl.data.image_dataset import Kind
 from lightning_tl.data.image_module import ImageDataModule, TrainingImages
-from lightning_tl.data.transforms import CropTransform, Given, ResizeTransform, ScaleCropTransform, build_transform
+from lightning_tl.data.transforms import (
+    CropTransform,
+    ResizeTransform,
+    ScaleCropTransform,
+    TransformSetting,
+    build_transform,
+)
 from lightning_tl.errors import UserError
 
 DigitTarget = Literal["sinclass", "objdet", "semseg"]
-SIDE, DIGIT = 64, 28  # pixels of an image, and of a digit in it
+SIDE, DIGIT = 64, 28  # pixels per side of an image, and of a digit in it
 MOST = 4  # digits in an image
 TRAIN, VAL, TEST = 1000, 150, 400  # images
-_APART = 20  # pixels between two digits' centres at least: they touch, but none hides another
+_APART = 20  # pixels between two digits' centres at least: they touch, but do not hide each other
 _INK = 64  # from this brightness on a pixel is the digit's
-_REACH = 3  # pixels about the ink that are the digit's too: strokes alone are thinner than a network's strides
+_REACH = 3  # pixels around the ink that belong to the digit: strokes themselves are thinner than a network's strides
 _KINDS: dict[str, Kind] = {"sinclass": "label", "objdet": "boxes", "semseg": "mask"}
 
 
@@ -28,15 +34,15 @@ class Scenes:
     """White digits on black; an image is a function of its seed and index only.
 
     Args:
-        digits: Which of the 5,000 digits to take from, ``[D]``.
+        digits: Indices among the 5,000 digits to draw from, ``[D]``.
         length: Number of images.
-        seed: Of what they show.
-        target: The task; ``sinclass`` has one digit an image.
+        seed: Seed of their content.
+        target: The task; ``sinclass`` has one digit per image.
     """
 
     mend = "report it"  # made here: never damaged
 
-    def __init__(self, digits: np.ndarray, length: int, seed: int, target: str) -> None:
+    def __init__(self, digits: np.ndarray, length: int, seed: int, target: DigitTarget) -> None:
         self.digits, self.length, self.seed, self.target = digits, length, seed, target
         self.kind = _KINDS[target]
 
@@ -44,7 +50,7 @@ class Scenes:
         return self.length
 
     def name(self, index: int) -> str:
-        """Return what to call an image."""
+        """Return the name of an image."""
         return f"digit scene {index} (seed {self.seed})"
 
     def read(self, index: int) -> tuple[Image.Image, Any]:
@@ -71,19 +77,19 @@ class Scenes:
         for (y, x), digit in zip(places, chosen, strict=True):
             window = (slice(y, y + DIGIT), slice(x, x + DIGIT))
             ink = images[digit]
-            alone = np.zeros_like(pixels)
-            alone[window] = ink
-            grown = maximum_filter(alone, 2 * _REACH + 1)
+            single = np.zeros_like(pixels)
+            single[window] = ink
+            grown = maximum_filter(single, 2 * _REACH + 1)
             mask = np.where((grown >= _INK) & (grown > brightest), classes[digit] + 1, mask)
             brightest = np.maximum(brightest, grown)
-            pixels = np.maximum(pixels, alone)
+            pixels = np.maximum(pixels, single)
             rows, columns = np.nonzero(ink >= _INK)
             boxes.append([x + columns.min(), y + rows.min(), x + columns.max() + 1, y + rows.max() + 1])
         return pixels, mask, np.array(boxes, np.float32), classes[chosen]
 
 
 def _places(rng: np.random.Generator, count: int) -> list[tuple[int, int]]:
-    """Return upper left corners that are far enough apart; perhaps fewer than asked for."""
+    """Return upper left corners with enough distance between them; perhaps fewer than requested."""
     places: list[tuple[int, int]] = []
     for y, x in rng.integers(0, SIDE - DIGIT + 1, (40, 2)).tolist():
         if all(max(abs(y - row), abs(x - column)) >= _APART for row, column in places):
@@ -96,11 +102,11 @@ def _places(rng: np.random.Generator, count: int) -> list[tuple[int, int]]:
 class DigitScenes(ImageDataModule):
     """Images of 64 px with one (classification) or one to four (detection, segmentation) real handwritten digits.
 
-    For trying any of the tasks on real images without a data set at hand. Training images are made of the digits that
+    For trying any of the tasks on real images without a data set. Training images are made of the digits that
     :class:`Digits` draws its shots from, validation and test images of its other two parts.
 
     Args:
-        target: ``sinclass``: one digit an image, its class. ``objdet``: boxes, labels 1 … 10. ``semseg``: class by
+        target: ``sinclass``: one digit per image, its class. ``objdet``: boxes, labels 1 … 10. ``semseg``: class by
             pixel, 0 the background and 1 … 10 the digits, ink and 3 pixels about it.
         transform: Sizes, crops: keys of ``CropTransform`` (sinclass), ``ResizeTransform`` (objdet),
             ``ScaleCropTransform`` (semseg).
@@ -109,13 +115,13 @@ class DigitScenes(ImageDataModule):
         shared: Arguments of :class:`ImageDataModule`; the ``fraction`` is that of 1,000 training images.
 
     Raises:
-        UserError: An unknown target, a transform of another task, a fraction that is none.
+        UserError: An unknown target, a transform of another task, an invalid fraction.
     """
 
     def __init__(
         self,
         target: DigitTarget = "objdet",
-        transform: Given = None,
+        transform: TransformSetting = None,
         batch_size: int = 16,
         eval_batch_size: int = 50,
         **shared: Any,

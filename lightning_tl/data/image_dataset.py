@@ -24,7 +24,7 @@ MEND_FILE = "replace it, or leave such images out by data.on_error: skip"
 
 
 class Source(Protocol):
-    """Reads samples by index.
+    """A source of samples by index.
 
     A target is by kind ``label``: an int, or a float array ``[K]``; ``boxes``: a dictionary of the keys of a
     detection target but for image_id, in pixels of the whole image; ``mask``: uint8 ``[H, W]``; ``normals``: uint8
@@ -39,7 +39,7 @@ class Source(Protocol):
         """Return the number of samples."""
 
     def name(self, index: int) -> str:
-        """Return what to call a sample: its file."""
+        """Return the name of a sample: its file."""
 
     def read(self, index: int) -> tuple[Image.Image, Any]:
         """Return an image, opened but not decoded, and its target."""
@@ -64,10 +64,10 @@ def unit_normals(stored: np.ndarray) -> Tensor:
 
 def _boxes(target: dict[str, Any], geometry: Geometry) -> dict[str, Tensor]:
     (height, width), (rows, columns) = geometry.source, geometry.size
-    found = {name: torch.as_tensor(value) for name, value in target.items()}
-    found["boxes"] = geometry.boxes(found["boxes"].reshape(-1, 4).float())
-    found["area"] = found["area"].float() * (rows * columns / (height * width))
-    return found
+    tensors = {name: torch.as_tensor(value) for name, value in target.items()}
+    tensors["boxes"] = geometry.boxes(tensors["boxes"].reshape(-1, 4).float())
+    tensors["area"] = tensors["area"].float() * (rows * columns / (height * width))
+    return tensors
 
 
 def _same_size(array: np.ndarray, geometry: Geometry, name: str) -> np.ndarray:
@@ -89,10 +89,10 @@ class ImageDataset(Dataset[Any]):
     """Batches of augmented samples.
 
     Args:
-        source: Reads them.
-        transform: Family of transforms.
-        seed: Of the augmentation.
-        indices: Which samples of the source, in order (``None``: all).
+        source: Source of the samples.
+        transform: Transform of image and target.
+        seed: Seed of the augmentation.
+        indices: Indices of samples in the source, in order (``None``: all).
     """
 
     def __init__(self, source: Source, transform: Plan, seed: int = 0, indices: np.ndarray | None = None) -> None:
@@ -108,7 +108,7 @@ class ImageDataset(Dataset[Any]):
         return int(self.indices[pick.sample if isinstance(pick, Pick) else pick])
 
     def name(self, pick: int | Pick) -> str:
-        """Return what to call a sample."""
+        """Return the name of a sample."""
         return self.source.name(self._index(pick))
 
     def sample(self, pick: int | Pick) -> tuple[Tensor, Any]:

@@ -11,7 +11,7 @@ from PIL import Image
 from lightning_tl.errors import UserError
 
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
-# what Pillow raises of files that are none of its own; a broken PNG is a SyntaxError
+# Pillow's exceptions for files that it cannot read; a broken PNG is a SyntaxError
 _DAMAGED = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
@@ -19,8 +19,8 @@ class Undecodable(UserError):
     """A damaged image.
 
     Args:
-        name: What to call it.
-        reason: What the decoder says.
+        name: Name of the image.
+        reason: Message of the decoder.
     """
 
     def __init__(self, name: str, reason: Exception) -> None:
@@ -33,11 +33,11 @@ def open_image(file: Path | bytes, name: str) -> Image.Image:
 
     Args:
         file: Path or content.
-        name: For messages.
+        name: Name of the image, for messages.
 
     Raises:
         UserError: No such file.
-        Undecodable: No image.
+        Undecodable: The file is not an image.
     """
     try:
         return Image.open(io.BytesIO(file if isinstance(file, bytes) else file.read_bytes()))
@@ -52,9 +52,9 @@ def decode(image: Image.Image, name: str, at_least: tuple[int, int] | None = Non
 
     Args:
         image: As ``open_image`` gives it.
-        name: For messages.
-        at_least: Height and width that are enough. A JPEG is then decoded to a half, a quarter or an eighth where that
-            is no less, for a fraction of the time.
+        name: Name of the image, for messages.
+        at_least: Sufficient height and width. A JPEG is then decoded to a half, a quarter or an eighth if that is no
+            smaller, in a fraction of the time.
 
     Raises:
         Undecodable: The image is damaged.
@@ -73,7 +73,7 @@ def decode(image: Image.Image, name: str, at_least: tuple[int, int] | None = Non
 
 
 def _jpeg(image: Image.Image) -> np.ndarray | None:
-    """Decode by torchvision: the same pixels in about four fifths of the time. ``None`` where it cannot.
+    """Decode by torchvision: the same pixels in about four fifths of the time. ``None`` if it cannot.
 
     Its PNG decoder is quicker too, but a damaged file ends the process.
     """
@@ -87,7 +87,7 @@ def _jpeg(image: Image.Image) -> np.ndarray | None:
         content = torch.frombuffer(bytearray(file.getbuffer()), dtype=torch.uint8)
         return np.asarray(decode_jpeg(content, mode=ImageReadMode.RGB).permute(1, 2, 0))
     except RuntimeError:
-        return None  # Pillow reads more, or says what is wrong
+        return None  # Pillow reads more formats, or says what is wrong
 
 
 def mask(image: Image.Image, name: str) -> np.ndarray:
@@ -95,7 +95,7 @@ def mask(image: Image.Image, name: str) -> np.ndarray:
 
     Raises:
         Undecodable: The image is damaged.
-        UserError: It has colours.
+        UserError: The mask has colours.
     """
     try:
         array = np.array(image)

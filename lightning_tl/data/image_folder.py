@@ -18,29 +18,29 @@ from lightning_tl.errors import UserError, nearest
 
 
 def class_folders(folder: Path) -> list[str]:
-    """Return the names of a folder's folders, sorted; hidden ones left out."""
+    """Return the names of a folder's sub-folders, sorted, without hidden ones."""
     if not folder.is_dir():
         return []
     return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
 
 
 def image_files(folder: Path) -> list[str]:
-    """Return the images in a folder and the folders in it, by path below it, sorted."""
-    found = []
+    """Return the images in a folder and its sub-folders: paths relative to the folder, sorted."""
+    paths = []
     for at, _, files in os.walk(folder, followlinks=True):
-        found += [
+        paths += [
             os.path.relpath(os.path.join(at, name), folder)
             for name in files
             if os.path.splitext(name)[1].lower() in EXTENSIONS and not name.startswith(".")
         ]
-    return sorted(found)
+    return sorted(paths)
 
 
 class ImageClasses:
     """The images of ``FOLDER/CLASS/…``, in the order of class and file.
 
     Args:
-        folder: Holds one folder a class.
+        folder: A folder with one sub-folder per class.
         classes: Name → number (``None``: the folders' names, sorted).
 
     Raises:
@@ -61,14 +61,14 @@ class ImageClasses:
         for name in names:
             if name not in self.classes:
                 raise UserError(f"{folder / name}: no such class among those for training{nearest(name, self.classes)}")
-            found = image_files(folder / name)
-            if not found:
+            images = image_files(folder / name)
+            if not images:
                 raise UserError(
                     f"{folder / name}: no image in this class ({', '.join(sorted(EXTENSIONS))}): add some, or remove "
                     "the folder"
                 )
-            files += [f"{name}/{file}" for file in found]
-            labels += [self.classes[name]] * len(found)
+            files += [f"{name}/{file}" for file in images]
+            labels += [self.classes[name]] * len(images)
         # one array instead of a million strings, which loader processes would copy
         self.files, self.labels = np.array(files, np.bytes_ if all(map(str.isascii, files)) else None), np.array(labels)
 
@@ -89,14 +89,14 @@ class ImageClasses:
 class ImageFolder(ImageDataModule):
     """Images by class: ``ROOT/train/CLASS/*.jpg`` beside ``ROOT/val`` and ``ROOT/test``, or ``ROOT/CLASS/*.jpg``.
 
-    With ``val`` and ``test``, both are what their names say. Where there is only one of them, as in ImageNet, its
+    If both ``val`` and ``test`` exist, they are validation and test. If there is only one of them, as in ImageNet, its
     images are the test. Validation images, and without either folder test images too, are split off the training
     images, class by class, the same for every fraction, draw and seed. EXIF rotation is not applied.
 
     Args:
         root: The folder.
-        val_share: Share of each class to split off for validation, where there are no two folders beside ``train``.
-        test_share: The same for the test, where there is neither ``val`` nor ``test``.
+        val_share: Share of each class to split off for validation, if there are not two folders beside ``train``.
+        test_share: The same for the test, if there is neither ``val`` nor ``test``.
         transform: Crops, sizes, colours.
         equal_classes: Draw the fraction with the same number of images from every class, instead of the same share. A
             class that has fewer gives all of its images.

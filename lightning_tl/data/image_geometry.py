@@ -1,4 +1,4 @@
-"""Where an image's pixels go: one plan, applied alike to colours, masks, normals and boxes."""
+"""Geometry of augmentation: one plan, applied in the same way to colours, masks, normals and boxes."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Geometry:
     Attributes:
         source: Height and width of the image, pixels.
         size: Height and width to resize to.
-        crop: What is cut out of the image before (``None``: nothing).
-        window: What is cut out afterwards; what lies outside of the image is filled (``None``: nothing).
+        crop: Region cut out of the image before resizing (``None``: the whole image).
+        window: Region cut out afterwards; parts outside the image are filled (``None``: the whole image).
         flip: Mirror left and right.
     """
 
@@ -33,7 +33,7 @@ class Geometry:
 
     @property
     def decode_size(self) -> tuple[int, int]:
-        """Height and width that the image must be decoded to at least: a JPEG can be had smaller for less."""
+        """Smallest height and width that the image must be decoded to: decoding a smaller JPEG is faster."""
         _, _, height, width = self.crop or (0, 0, *self.source)
         rows, columns = self.source[0] * self.size[0] / height, self.source[1] * self.size[1] / width
         return max(1, int(rows)), max(1, int(columns))
@@ -79,7 +79,7 @@ class Geometry:
         return self._place(classes, IGNORED).squeeze(0)
 
     def normals(self, normals: Tensor) -> Tensor:
-        """Apply the plan to unit vectors, float ``[3, H, W]``, zeros where there is none.
+        """Apply the plan to unit vectors, float ``[3, H, W]``, zeros where there is no normal.
 
         Vectors are averaged over the valid ones and made unit again; mirrored, their x points the other way.
         """

@@ -29,9 +29,9 @@ class TrainingImages:
 
     Attributes:
         source: The images as training reads them.
-        labels: Class of each, ``[N]``, or ``None``.
+        labels: Class of each image, ``[N]``, or ``None``.
         evaluated: The same images as evaluation reads them (``None``: the same).
-        usable: Indices of those that can be trained on (``None``: all).
+        usable: Indices of the images that can be trained on (``None``: all).
     """
 
     source: Source
@@ -50,7 +50,7 @@ class ImageDataModule(BatchedDataModule):
     are the same images for every fraction, draw and seed.
 
     Args:
-        transform: The augmentation, and the sizes.
+        transform: Augmentation and sizes of the images.
         fraction: Share of the training images to train on; they are listed in ``subset.txt`` in the run's folder
             (``trainer.default_root_dir``).
         draw: Which draw of the fraction. The smaller fractions of a draw are inside its larger ones.
@@ -60,7 +60,7 @@ class ImageDataModule(BatchedDataModule):
         shared: Arguments of :class:`BatchedDataModule`.
 
     Attributes:
-        val_share: Share of the training images that are split off for validation, where the data set has no such part;
+        val_share: Share of the training images that are split off for validation, if the data set has no such part;
             a subclass may make it an argument.
         test_share: The same for the test.
         equal_classes: The fraction has the same number of images from every class, instead of the same share.
@@ -96,7 +96,7 @@ class ImageDataModule(BatchedDataModule):
         """Open the splits that a stage reads and that are not open yet.
 
         Args:
-            stage: Lightning's.
+            stage: Lightning's stage (``fit``, ``validate``, ``test``, ``predict``).
             training: Opens the training images.
             val: Opens the data set's own validation images; without ``test`` they are the test.
             test: Opens the data set's own test images.
@@ -129,11 +129,11 @@ class ImageDataModule(BatchedDataModule):
                 self.add_split(name, own[name]())
 
     def add_training_split(self, images: TrainingImages, indices: np.ndarray | None = None) -> None:
-        """Fill in the training split: the fraction of the images, class by class where there are labels.
+        """Fill in the training split: the fraction of the images, class by class if there are labels.
 
         Args:
             images: The training images.
-            indices: Which of them were not split off (``None``: all).
+            indices: Indices of the images that were not split off (``None``: all).
         """
         source = images.source
         pool = np.arange(len(source)) if indices is None else indices
@@ -157,11 +157,11 @@ class ImageDataModule(BatchedDataModule):
 
         Args:
             split: ``train``, ``val`` or ``test``.
-            source: Its images.
-            indices: Which of them (``None``: all).
+            source: Images of the split.
+            indices: Indices of its images (``None``: all).
 
         Raises:
-            UserError: There is no image, or none that can be used.
+            UserError: There is no usable image.
         """
         pool = np.arange(len(source)) if indices is None else indices
         if not len(pool):

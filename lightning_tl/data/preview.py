@@ -55,11 +55,11 @@ def _normals(images: RenderedImages, index: int, side: int) -> Image.Image:
 
 
 def contact_sheet(images: RenderedImages, count: int = 24, side: int = 128) -> Image.Image:
-    """Return a picture of images spread evenly over a data set: colours with boxes, instance masks, normals.
+    """Return a contact sheet of images spread evenly over a data set: colours with boxes, instance masks, normals.
 
     Args:
-        images: What to show.
-        count: How many images.
+        images: Images to show.
+        count: Number of images.
         side: Longer side of a tile in pixels.
     """
     panels: tuple[Callable[[RenderedImages, int, int], Image.Image], ...] = (_boxes, _masks, _normals)

@@ -16,7 +16,13 @@ from lightning_tl.data.batch_transform import BatchTransform
 from lightning_tl.data.batched_module import BatchedDataModule, Batches, Split
 from lightning_tl.data.image_dataset import ImageDataset, Kind
 from lightning_tl.data.rendered_images import RenderedImages, read_manifest
-from lightning_tl.data.transforms import CropTransform, Given, ResizeTransform, ScaleCropTransform, build_transform
+from lightning_tl.data.transforms import (
+    CropTransform,
+    ResizeTransform,
+    ScaleCropTransform,
+    TransformSetting,
+    build_transform,
+)
 from lightning_tl.errors import UserError
 
 Target = Literal["mulclass", "sinclass", "objdet", "semseg", "normal"]
@@ -24,7 +30,7 @@ _KINDS: dict[str, Kind] = {"objdet": "boxes", "semseg": "mask", "normal": "norma
 
 
 class _Columns(dict[int, int]):
-    """Category id → place among the classes."""
+    """Map from category id to class index."""
 
     def __init__(self, images: RenderedImages) -> None:
         self.images = images
@@ -76,12 +82,12 @@ class RenderedSamples:
     Args:
         images: The images.
         target: The task.
-        labels: Of the whole images, ``[N, …]``, for ``mulclass`` and ``sinclass``.
+        labels: Labels of the whole images, ``[N, …]``, for ``mulclass`` and ``sinclass``.
     """
 
     mend = "delete its shard and run the same lightning-tl render again"
 
-    def __init__(self, images: RenderedImages, target: str, labels: Tensor | None = None) -> None:
+    def __init__(self, images: RenderedImages, target: Target, labels: Tensor | None = None) -> None:
         self.images, self.target, self.labels = images, target, labels
         self.kind: Kind = _KINDS.get(target, "label")
         self._column = _Columns(images)
@@ -98,7 +104,7 @@ class RenderedSamples:
         return f"{self.images.manifest.folder}: image {index}"
 
     def read(self, index: int) -> tuple[Image.Image, Any]:
-        """Return an image, not yet decoded, and its target; of the members only what the task needs is read."""
+        """Return an image, not yet decoded, and its target; only the members that the task needs are read."""
         image = self.images.open_rgb(index)
         if self.labels is not None:
             return image, self.labels[index]
@@ -130,8 +136,8 @@ class RenderedSamples:
 class Rendered(BatchedDataModule):
     """The first ``n`` images of a rendered data set's train split, and the whole of its validation split.
 
-    Renders are for pre-training, which is not tested: there is no test part. Where one is asked for, the validation
-    images stand in for it, and a line says so.
+    Renders are for pre-training, which is not tested: there is no test part. If one is requested, the validation
+    images are used instead, and a line in the log says so.
 
     Args:
         root: The folder that ``lightning-tl render`` wrote, or its URL (``s3://bucket/set``).
@@ -154,7 +160,7 @@ class Rendered(BatchedDataModule):
         root: str | Path,
         n: int | None = None,
         target: Target = "mulclass",
-        transform: Given = None,
+        transform: TransformSetting = None,
         eval_batch_size: int | None = None,
         **shared: Any,
     ) -> None:

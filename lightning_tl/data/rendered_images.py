@@ -30,7 +30,7 @@ _Members = list[tuple[str, dict[str, tuple[int, int]]]]
 
 @dataclass(frozen=True)
 class Manifest:
-    """What `manifest.json` says that readers need."""
+    """The contents of `manifest.json` that readers need."""
 
     folder: Path | Url
     split: str
@@ -48,7 +48,7 @@ def read_manifest(folder: str | Path) -> Manifest:
     """Read a split's manifest.
 
     Args:
-        folder: ``DIR/train`` or ``DIR/val``, or its URL on a store that fsspec reaches.
+        folder: ``DIR/train`` or ``DIR/val``, or its URL on a store that fsspec supports.
 
     Raises:
         UserError: No manifest, not JSON, of another format version, or a key is missing; a store cannot be reached.
@@ -87,11 +87,11 @@ def read_manifest(folder: str | Path) -> Manifest:
 class RenderedImages:
     """The first ``n`` images of a rendered split, by index.
 
-    A shard's headers are read, and its sha256 is checked, when its first image is asked for. From a store each shard
-    is fetched once, then too, and kept in ``$LIGHTNING_TL_CACHE`` (``~/.cache/lightning_tl``).
+    A shard's headers are read, and its sha256 is checked, when its first image is asked for. A shard on a store
+    is fetched at that moment, once, and kept in ``$LIGHTNING_TL_CACHE`` (``~/.cache/lightning_tl``).
 
     Args:
-        folder: ``DIR/train`` or ``DIR/val``, or its URL on a store that fsspec reaches (``s3://bucket/set/train``).
+        folder: ``DIR/train`` or ``DIR/val``, or its URL on a store that fsspec supports (``s3://bucket/set/train``).
         n: How many images, counted from the first (``None``: all). The images of a smaller ``n`` are the first of a
             larger one.
         verify: Check each shard against the manifest's sha256 before it is used.
@@ -121,9 +121,9 @@ class RenderedImages:
         return self.n
 
     def shard_path(self, shard: int) -> Path:
-        """Return the file of a shard, by its number in the manifest; of one on a store, the cache's."""
-        found = self._at(shard)
-        return cached(self.manifest.shards[shard]["sha256"]) if isinstance(found, Url) else found
+        """Return the file of a shard, by its number in the manifest; for a store, the file in the cache."""
+        location = self._at(shard)
+        return cached(self.manifest.shards[shard]["sha256"]) if isinstance(location, Url) else location
 
     def _at(self, shard: int) -> Path | Url:
         name = str(self.manifest.shards[shard]["name"])
@@ -156,7 +156,7 @@ class RenderedImages:
         return self._members[shard]
 
     def open_shards(self) -> None:
-        """Check and index all shards now, so that a loader's processes, which are copies, need not do it each.
+        """Check and index all shards now, so that not every loader process has to do it.
 
         Raises:
             UserError: A missing or corrupted shard.

@@ -1,4 +1,4 @@
-"""Which samples a step sees: a function of (seed, step) only, so that a resumed run sees the same."""
+"""The samples of a step: a function of (seed, step) only, so that a resumed run sees the same samples."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Pick(NamedTuple):
     Attributes:
         sample: Its number in the data set.
         step: The step whose batch it belongs to.
-        place: Its place in that step's batch, the batches of all processes counted as one.
+        place: Its index in that step's batch; the batches of all processes count as one.
         total: The size of that whole batch.
     """
 
@@ -49,11 +49,11 @@ class StepBatches(DistributedSampler[Any]):
     Args:
         length: Number of samples.
         batch_size: Samples in a batch of one process.
-        seed: Of the permutations.
+        seed: Seed of the permutations.
         steps: Batches in an epoch (``None``: one pass over the samples, rounded up).
-        done: Returns how many batches the run has seen before the coming one: (in all, in this epoch).
+        done: Returns the number of batches before the next one: (in all, in this epoch).
         rank: Number of this process.
-        processes: How many there are.
+        processes: Number of processes.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class StepBatches(DistributedSampler[Any]):
 
     def __iter__(self) -> Iterator[list[Pick]]:
         total, in_epoch = self.done()
-        # an epoch that was interrupted in its middle goes on there; after its last batch a new one begins
+        # an interrupted epoch continues at its next batch; after its last batch a new epoch begins
         for step in range(total, total + self.steps - in_epoch % self.steps):
             yield self.batch(step)
 
@@ -108,9 +108,9 @@ class EvalBatches(DistributedSampler[Any]):
 
     Args:
         length: Number of samples.
-        batch_size: At most so many samples in a batch.
+        batch_size: Largest number of samples in a batch.
         rank: Number of this process.
-        processes: How many there are.
+        processes: Number of processes.
     """
 
     def __init__(self, length: int, batch_size: int, rank: int = 0, processes: int = 1) -> None:

@@ -19,16 +19,16 @@ _AT_ONCE = 8
 
 
 def cache_folder() -> Path:
-    """Return where shards are kept: ``$LIGHTNING_TL_CACHE``, else ``~/.cache/lightning_tl``."""
-    given = os.environ.get(CACHE_VARIABLE)
-    return Path(given) if given else Path.home() / ".cache" / "lightning_tl"
+    """Return the cache folder: ``$LIGHTNING_TL_CACHE``, else ``~/.cache/lightning_tl``."""
+    folder = os.environ.get(CACHE_VARIABLE)
+    return Path(folder) if folder else Path.home() / ".cache" / "lightning_tl"
 
 
 def cached(sha256: str) -> Path:
-    """Return where the shard with a hash is kept once it is fetched, whatever data set it belongs to.
+    """Return the cached file of the shard with a hash; data sets share the cache.
 
     Raises:
-        UserError: That is no SHA-256.
+        UserError: The hash is not a SHA-256.
     """
     if not _SHA256.fullmatch(sha256):
         raise UserError(f"the manifest lists a shard with sha256 {sha256!r}, which is none: render the data set again")
@@ -36,17 +36,17 @@ def cached(sha256: str) -> Path:
 
 
 def fetch(url: Url, sha256: str) -> Path:
-    """Fetch a shard, unless it is there already, and return its file.
+    """Fetch a shard, unless it is in the cache, and return its file.
 
-    Of several processes that want the same one fetches and the others wait.
+    If several processes need the same shard, one fetches it and the others wait.
 
     Args:
-        url: The shard.
-        sha256: Of its content, in hexadecimal; what arrives is checked against it.
+        url: URL of the shard.
+        sha256: Hash of its content, in hexadecimal; the fetched content is checked against it.
 
     Raises:
-        UserError: It is not there, what arrives is not what the manifest says, the store cannot be used or reached, or
-            the disk is full.
+        UserError: The shard does not exist, its content has another hash, the store cannot be used or reached, or the
+            disk is full.
     """
     path = cached(sha256)
     if path.is_file():

@@ -1,4 +1,4 @@
-"""Which images are for training, validation and test, and small nested subsets of the training images.
+"""Splits into training, validation and test images, and nested subsets of the training images.
 
 Everything here is a function of the number of images, their classes and a seed, so that it is the same in every run.
 """
@@ -21,8 +21,8 @@ def balanced_subset(labels: np.ndarray, per_class: int, seed: int, start: int = 
     Args:
         labels: Class of each sample, ``[N]``.
         per_class: Samples of each class.
-        seed: Of the order.
-        start: How many samples of each class to pass over first.
+        seed: Seed of the order.
+        start: Number of samples of each class to skip first.
 
     Returns:
         Indices ``[per_class · classes]``: the first of each class, the second of each, and so on.
@@ -57,7 +57,7 @@ def fraction_subset(
         length: Number of samples.
         labels: Class of each sample, ``[length]``, or ``None``.
         fraction: Above 0, at most 1.
-        seed: Which subset.
+        seed: Seed of the subset.
         equal_classes: The same number from every class, instead of the same share.
     """
     rng = np.random.default_rng(seed)
@@ -72,16 +72,16 @@ def fraction_subset(
 
 
 def _by_class(length: int, labels: np.ndarray | None) -> list[np.ndarray]:
-    """Return the indices of each class's samples; of all samples where there are no classes."""
+    """Return the indices of each class's samples; of all samples if there are no classes."""
     if labels is None:
         return [np.arange(length)] if length else []
     return [np.flatnonzero(labels == name) for name in np.unique(labels)]
 
 
 def _equal_number(sizes: np.ndarray, total: float) -> int:
-    """Return how many samples every class has to give for a sum as near to ``total`` as can be; at least one."""
+    """Return the number of samples per class whose sum is nearest to ``total``; at least one."""
     numbers = np.arange(1, int(sizes.max(initial=1)) + 1)
-    # the sum over the classes of min(number, size), by counting how many classes have at least so many samples
+    # the sum over the classes of min(number, size), by counting how many classes have at least that many samples
     reach = len(sizes) - np.searchsorted(np.sort(sizes), numbers)
     return int(numbers[np.abs(np.cumsum(reach) - total).argmin()])
 
@@ -108,18 +108,18 @@ def split_off(length: int, labels: np.ndarray | None, shares: dict[str, float]) 
         if not 0 < share < 1:
             raise UserError(f"data.{name}_share is {share}; it must be between 0 and 1")
     if sum(shares.values()) >= 1:
-        told = " and ".join(f"data.{name}_share ({share:g})" for name, share in shares.items())
-        raise UserError(f"{told} leave nothing to train on: their sum must be below 1")
+        listed = " and ".join(f"data.{name}_share ({share:g})" for name, share in shares.items())
+        raise UserError(f"{listed} leave nothing to train on: their sum must be below 1")
     rng = np.random.default_rng(_PARTS_SEED)
-    found: dict[str, list[np.ndarray]] = {name: [] for name in (*shares, "train")}
+    indices: dict[str, list[np.ndarray]] = {name: [] for name in (*shares, "train")}
     for members in _by_class(length, labels):
         rest = rng.permutation(members)
         for name, share in shares.items():
             count = min(max(1, round(share * len(members))), len(rest) - 1)
-            found[name].append(rest[:count])
+            indices[name].append(rest[:count])
             rest = rest[count:]
-        found["train"].append(rest)
-    parts = {name: np.sort(np.concatenate(each)) if each else np.empty(0, np.int64) for name, each in found.items()}
+        indices["train"].append(rest)
+    parts = {name: np.sort(np.concatenate(each)) if each else np.empty(0, np.int64) for name, each in indices.items()}
     for name in shares:
         if not len(parts[name]):
             raise UserError(

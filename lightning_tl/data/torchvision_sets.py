@@ -34,12 +34,13 @@ def dataset_class(name: str) -> type[Any]:
     """Return torchvision's data set of a name.
 
     Raises:
-        UserError: There is none.
+        UserError: Torchvision has no data set of this name.
     """
     names = [known for known in torchvision.datasets.__all__ if inspect.isclass(getattr(torchvision.datasets, known))]
     if name not in names:
         raise UserError(f"data.name is '{name}', no data set of torchvision{nearest(name, names)}")
-    return getattr(torchvision.datasets, name)
+    chosen: type[Any] = getattr(torchvision.datasets, name)
+    return chosen
 
 
 class TorchvisionSamples:
@@ -48,17 +49,19 @@ class TorchvisionSamples:
     Args:
         name: The data set's class.
         root: Its folder.
-        options: More of its arguments.
+        options: Further arguments of the class.
         target: ``sinclass`` or ``semseg``.
         num_classes: K; classes are 0 … K - 1, in masks also ``IGNORED``.
 
     Raises:
-        UserError: Torchvision's own complaint: files that are missing, arguments that it does not know.
+        UserError: Torchvision's own error: missing files, unknown arguments.
     """
 
     mend = MEND_FILE
 
-    def __init__(self, name: str, root: Path, options: dict[str, Any], target: str, num_classes: int | None) -> None:
+    def __init__(
+        self, name: str, root: Path, options: dict[str, Any], target: TorchvisionTarget, num_classes: int | None
+    ) -> None:
         kind = dataset_class(name)
         self.title = f"{name}({', '.join(f'{key}={value!r}' for key, value in options.items())})"
         if "root" in inspect.signature(kind).parameters:
@@ -79,11 +82,11 @@ class TorchvisionSamples:
         return f"{self.title}[{index}]"
 
     def labels(self) -> np.ndarray | None:
-        """Return the class of each sample, ``[N]``, where that takes no decoding of images."""
+        """Return the class of each sample, ``[N]``, if that needs no decoding of images."""
         for attribute in ("targets", "labels", "_labels", "y"):
-            found = getattr(self.dataset, attribute, None)
-            if found is not None and len(found) == len(self):
-                array = np.asarray(found)
+            values = getattr(self.dataset, attribute, None)
+            if values is not None and len(values) == len(self):
+                array = np.asarray(values)
                 if array.ndim == 1 and array.dtype.kind in "iu":
                     return array.astype(np.int64)
         return None
@@ -126,22 +129,22 @@ class TorchvisionDataset(ImageDataModule):
     """Any data set of torchvision that gives (image, class) or (image, mask).
 
     Its splits are found by torchvision's own names (``train=True``, ``split="train"``, ``image_set="train"``, and so
-    on) unless ``train``, ``val`` and ``test`` name them. Of what it has beside training images, one split is the test
-    and two are validation and test. What is missing is split off the training images, class by class where the data
-    set lists its classes, the same for every fraction, draw and seed.
+    on) unless ``train``, ``val`` and ``test`` name them. If the data set has one split beside the training images, it
+    is the test; two are validation and test. Missing splits are split off the training images, class by class if the
+    data set lists its classes, the same for every fraction, draw and seed.
 
     Args:
         name: Its class in ``torchvision.datasets``, such as ``CIFAR10`` or ``VOCSegmentation``.
         root: Its folder.
         target: ``sinclass`` or ``semseg``.
-        num_classes: K (``None``: the data set's number of classes; to be given for ``semseg``).
+        num_classes: K (``None``: the data set's number of classes; required for ``semseg``).
         options: More arguments of the data set, for all splits.
         train: Arguments for the training split.
-        val: Arguments for the validation split: the test, where ``test`` is not given.
+        val: Arguments for the validation split: the test, if ``test`` is missing.
         test: Arguments for the test split.
-        val_share: Share of the training images to split off for validation, where the data set has no such split.
+        val_share: Share of the training images to split off for validation, if the data set has no such split.
         test_share: The same for the test.
-        download: Let torchvision fetch it if it is not there.
+        download: Let torchvision download a missing data set.
         transform: Keys of ``CropTransform`` (sinclass) or ``ScaleCropTransform`` (semseg).
         equal_classes: Draw the fraction with the same number of images from every class, instead of the same share. A
             class that has fewer gives all of its images.
@@ -149,7 +152,7 @@ class TorchvisionDataset(ImageDataModule):
         shared: Arguments of :class:`ImageDataModule`.
 
     Raises:
-        UserError: No such data set, what torchvision says of missing files, samples that do not fit the target.
+        UserError: No such data set, torchvision's errors about missing files, samples that do not fit the target.
     """
 
     def __init__(
@@ -193,10 +196,10 @@ class TorchvisionDataset(ImageDataModule):
         self._splits = None if train is None else {"train": train, "val": val, "test": test}
         first = self._open("train", num_classes)
         self._options.pop("download", None)
-        found = getattr(first.dataset, "classes", None)
+        classes = getattr(first.dataset, "classes", None)
         if num_classes is None and target == "sinclass":
             labels = first.labels()
-            num_classes = len(found) if found is not None else None if labels is None else int(labels.max()) + 1
+            num_classes = len(classes) if classes is not None else None if labels is None else int(labels.max()) + 1
         if num_classes is None:
             raise UserError(f"data.num_classes: {name} does not tell how many classes it has; set it")
         if num_classes < 1:
@@ -205,7 +208,7 @@ class TorchvisionDataset(ImageDataModule):
         self._first = first
 
     def _split(self, split: str) -> dict[str, Any] | None:
-        """Return the arguments of a split; ``None`` where there is no such split."""
+        """Return the arguments of a split; ``None`` if there is no such split."""
         if self._splits is not None:
             return self._splits[split]
         for parameter, names in _SPLITS:
@@ -215,18 +218,18 @@ class TorchvisionDataset(ImageDataModule):
         return {} if split == "train" else None
 
     def _values(self, parameter: str, names: dict[str, tuple[Any, ...]]) -> dict[str, Any]:
-        """Return the value of each split that the data set's source names; it has no other list of them."""
+        """Return the value of each split that the data set's source code names; there is no other list."""
         source = inspect.getsource(dataset_class(self._name))
-        found = {
+        arguments = {
             split: next((value for value in values if isinstance(value, bool) or f'"{value}"' in source), None)
             for split, values in names.items()
             if split != "test" or self._name not in _NO_TEST
         }
-        if found["train"] is None:
+        if arguments["train"] is None:
             raise UserError(
                 f"data.train, data.val: the splits of {self._name} are not plain; name them ({parameter}=…)"
             )
-        return {split: value for split, value in found.items() if value is not None}
+        return {split: value for split, value in arguments.items() if value is not None}
 
     def _open(self, split: str, num_classes: int | None) -> TorchvisionSamples:
         options = self._options | (self._split(split) or {})

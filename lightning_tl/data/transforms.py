@@ -21,7 +21,7 @@ Colors = tuple[float, float, float]
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Draw from the CPU's random numbers as after seeding; afterwards they go on as if nothing had been."""
+    """Seed the CPU's random numbers within the block, and restore their state afterwards."""
     state = torch.default_generator.get_state()
     torch.default_generator.manual_seed(seed)
     try:
@@ -31,7 +31,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 class Plan(Protocol):
-    """What a family of transforms is: sizes and random numbers → where the pixels go, and the colours' scale."""
+    """A family of transforms: draws a geometric plan for an image, and scales its colours."""
 
     mean: Colors
     std: Colors
@@ -90,7 +90,7 @@ class CropTransform:
         scale: Range of the share of the image's area that a random part has.
         ratio: Range of its width over its height.
         hflip: Probability with which a training image is mirrored.
-        eval_resize: To what the shorter edge is resized in evaluation, pixels, before the centre is cut out.
+        eval_resize: Length of the shorter edge after resizing in evaluation, pixels, before the centre is cut out.
         mean: Of the colours in [0, 1], subtracted.
         std: Of the colours in [0, 1], divided by.
     """
@@ -132,9 +132,9 @@ class ScaleCropTransform:
 
     Args:
         crop: Side of the output in pixels; smaller images are padded.
-        shorter: Range of what the shorter edge is resized to, pixels.
+        shorter: Range of the length of the shorter edge after resizing, pixels.
         hflip: Probability with which a training image is mirrored.
-        eval_shorter: To what the shorter edge is resized in evaluation, pixels.
+        eval_shorter: Length of the shorter edge after resizing in evaluation, pixels.
         mean: Of the colours in [0, 1], subtracted.
         std: Of the colours in [0, 1], divided by.
     """
@@ -168,29 +168,29 @@ def _shorter(height: int, width: int, edge: int) -> tuple[int, int]:
 
 
 AnyTransform = BatchTransform | ResizeTransform | CropTransform | ScaleCropTransform
-#: what a module's ``transform`` may be: the family itself, or its keys as plain values
-Given = dict[str, Any] | AnyTransform | None
+#: type of a module's ``transform``: the transform itself, or its settings as plain values
+TransformSetting = dict[str, Any] | AnyTransform | None
 
 
-def build_transform(given: Given, target: str, *families: type[Any], **defaults: Any) -> Any:
-    """Return a transform of the first of the families that has all the keys given.
+def build_transform(transform: TransformSetting, target: str, *families: type[Any], **defaults: Any) -> Any:
+    """Return a transform of the first family that has all keys of the settings.
 
     Args:
-        given: A transform, or a dictionary of its settings, or nothing: the first family's defaults.
-        target: For messages: the task.
-        families: What this task can take.
-        defaults: Settings of the first family to begin with.
+        transform: A transform, a dictionary of its settings, or ``None``: the first family's defaults.
+        target: The task, for messages.
+        families: Families that this task supports.
+        defaults: Settings of the first family that differ from its own defaults.
 
     Raises:
         UserError: A key or a value that the families do not take.
     """
-    if isinstance(given, families):
-        return given
-    if given is not None and not isinstance(given, dict):
+    if isinstance(transform, families):
+        return transform
+    if transform is not None and not isinstance(transform, dict):
         wanted = " or ".join(family.__name__ for family in families)
-        raise UserError(f"data.transform is a {type(given).__name__}; {target} takes a {wanted}")
+        raise UserError(f"data.transform is a {type(transform).__name__}; {target} takes a {wanted}")
     known = [{field.name for field in fields(family)} for family in families]
-    settings = dict(given or {})
+    settings = dict(transform or {})
     for family, names in zip(families, known, strict=True):
         if settings.keys() <= names:
             if family is families[0]:

@@ -1,4 +1,4 @@
-"""Renders in the BOP format: a folder a scene, as far as the renders tell."""
+"""Renders in the BOP format: one folder per scene."""
 
 from __future__ import annotations
 

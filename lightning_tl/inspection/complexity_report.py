@@ -1,4 +1,4 @@
-"""`lightning-tl dataset complexity`: from folders and a checkpoint to a text and plain values."""
+"""`lightning-tl dataset complexity`: a report as text and plain values, from folders and a checkpoint."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lightning_tl.inspection.feature_statistics import as_json, entropy, gap
-from lightning_tl.inspection.features import features, open_images, open_reference
+from lightning_tl.inspection.features import Standardize, features, open_images, open_reference
 from lightning_tl.progress import progress_bar
 
 
@@ -20,40 +20,40 @@ def complexity(
     *,
     images: int = 5000,
     size: int = 224,
-    standardize: str = "imagenet",
+    standardize: Standardize = "imagenet",
     draws: int = 100,
     seed: int = 0,
 ) -> tuple[str, dict[str, Any]]:
-    """Measure the features of images, and their distance from others'.
+    """Measure the entropy of images' features, and their distance from another set's.
 
     Args:
         root: Renders, on a store too (``s3://bucket/set``), or a folder of images.
-        checkpoint: Of the network.
-        backbone: Its name, where the checkpoint does not say.
-        against: What to compare with.
-        images: At most how many of each.
-        size: Side of what the network sees, pixels.
+        checkpoint: Checkpoint of the network.
+        backbone: Its name, if the checkpoint does not say.
+        against: Images to compare with.
+        images: Largest number of images of each set.
+        size: Side of the network's input, pixels.
         standardize: ``imagenet`` or ``image``.
-        draws: Of the bootstrap.
-        seed: Of all that is drawn.
+        draws: Bootstrap resamplings.
+        seed: Seed of all random draws.
 
     Returns:
-        What to print, and the values.
+        The text to print, and the values.
 
     Raises:
         UserError: As ``open_images``, ``open_reference``, ``features``, ``entropy`` and ``gap``.
     """
     reference = open_reference(checkpoint, backbone)
-    given = [open_images(each, images, seed) for each in (root, against) if each is not None]
-    found = []
-    for each, folder in zip(given, (root, against), strict=False):
+    sets = [open_images(each, images, seed) for each in (root, against) if each is not None]
+    vectors = []
+    for each, folder in zip(sets, (root, against), strict=False):
         with progress_bar(f"features of {folder}", "images") as advance:
-            found.append(features(reference, each, size, standardize, advance=advance))
+            vectors.append(features(reference, each, size, standardize, advance=advance))
     with progress_bar("bootstrap", "draws") as advance:
-        own = entropy(found[0], draws, seed, advance)
+        own = entropy(vectors[0], draws, seed, advance)
     low, high = own.interval
     lines = [
-        reference.told.splitlines()[0],
+        reference.loading.splitlines()[0],
         f"{root}: {own.images} images, {own.dimensions} features",
         f"complexity       H = {own.value:.2f} nats (95 % interval {low:.2f} to {high:.2f})",
         "H is the entropy of the features: larger is more complex. Compare only values of one checkpoint, size, "
@@ -66,14 +66,14 @@ def complexity(
         )
     apart = None
     if against is not None:
-        groups = [np.array([each.group(index) for index in range(len(each))]) for each in given]
-        apart = gap(found[0], found[1], groups[0], groups[1], seed)
-        told = apart.classifier
+        groups = [np.array([each.group(index) for index in range(len(each))]) for each in sets]
+        apart = gap(vectors[0], vectors[1], groups[0], groups[1], seed)
+        accuracy = apart.classifier
         lines += [
             f"against {against}, {apart.images} images of each:",
             f"Fréchet distance {apart.frechet:.4g} (squared; between halves of one set "
             f"{apart.floor[0]:.3g}, {apart.floor[1]:.3g})",
-            f"domain classifier {told.accuracy:.3f} ± {told.stderr:.3f} (0.5: cannot be told apart; 1: always)",
+            f"domain classifier {accuracy.accuracy:.3f} ± {accuracy.stderr:.3f} (0.5: chance; 1: always right)",
         ]
     facts = {
         "root": str(root),

@@ -10,10 +10,10 @@ _DIMENSIONS, _NEIGHBOURS, _FITTED, _COARSE = 12, 8, 4096, 4
 
 
 def near_duplicates(thumbnails: np.ndarray, threshold: float = THRESHOLD) -> list[tuple[int, int, float]]:
-    """Return pairs of nearly the same image: for each that has an earlier one, that which is nearest.
+    """Return pairs of nearly identical images: for each image, the nearest of the earlier ones, if there is one.
 
     Thumbnails are averaged over 4 × 4 pixels and projected onto the first principal directions of that, where
-    distances can only become less; what is near there (of its eight nearest) is compared whole.
+    distances can only become smaller; the eight nearest ones there are compared in full.
 
     Args:
         thumbnails: uint8 ``[N, H, W, 3]``, H and W multiples of 4.

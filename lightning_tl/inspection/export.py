@@ -1,11 +1,11 @@
-"""`lightning-tl dataset export`: renders as COCO, YOLO, BOP, HDF5 or one folder a class, with the images' own bytes."""
+"""`lightning-tl dataset export`: renders as COCO, YOLO, BOP, HDF5 or one folder per class; images are copied."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -102,7 +102,7 @@ def _imagefolder(splits: list[RenderedImages], out: Path, frames: Frames) -> lis
             name = _folder_name(images.manifest.categories[present[0]])
             write_atomically(out / frame.split / name / (frame.key + suffix), content)
         for folder in (out / images.manifest.split).iterdir():
-            if not any(folder.iterdir()):  # readers take a class without images for a mistake
+            if not any(folder.iterdir()):  # readers treat a class without images as an error
                 folder.rmdir()
                 notes.append(f"{images.manifest.split}: no image of {folder.name}, so it has no folder")
         if without:
@@ -114,7 +114,8 @@ def _folder_name(name: str) -> str:
     return name.replace("/", "_").replace("\\", "_").lstrip(".") or "_"
 
 
-FORMATS: dict[str, Callable[[list[RenderedImages], Path, Frames], list[str]]] = {
+Format = Literal["coco", "yolo", "bop", "hdf5", "imagefolder"]
+FORMATS: dict[Format, Callable[[list[RenderedImages], Path, Frames], list[str]]] = {
     "coco": _coco,
     "yolo": _yolo,
     "bop": write_bop,
@@ -123,21 +124,21 @@ FORMATS: dict[str, Callable[[list[RenderedImages], Path, Frames], list[str]]] = 
 }
 
 
-def export(root: str | Path, form: str, out: Path) -> list[str]:
-    """Write a rendered data set in another format; colours are the renders' own files.
+def export(root: str | Path, form: Format, out: Path) -> list[str]:
+    """Write a rendered data set in another format; colour images are copied.
 
-    Every file is written whole, so that the same command after an interruption writes what was missing.
+    Every file is written atomically, so that the same command after an interruption writes only missing files.
 
     Args:
         root: What ``lightning-tl render`` wrote, a folder or URL, or one of its splits.
         form: One of ``FORMATS``.
-        out: Folder to write; must be new, empty, or of an earlier export of the same.
+        out: Folder to write; must be new, empty, or from an earlier export of the same data set.
 
     Returns:
-        What the format could not hold, one sentence each.
+        What the format could not store, one sentence each.
 
     Raises:
-        UserError: No such format, a folder with other things in it, a data set that the format cannot hold.
+        UserError: No such format, a folder with other things in it, a data set that the format cannot store.
     """
     if form not in FORMATS:
         raise UserError(f"--format is '{form}'{nearest(form, FORMATS)}")

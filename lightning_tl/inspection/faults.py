@@ -1,10 +1,10 @@
-"""What can be wrong with a rendered data set."""
+"""The faults that a rendered data set can have."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-#: faults: something is wrong, and training on it would be too
+#: faults: the data set is wrong, and training on it would be wrong
 FAULTS = {
     "shard-missing": "a shard of the manifest is not there",
     "shard-hash": "a shard's sha256 is not the manifest's",
@@ -32,7 +32,7 @@ FAULTS = {
     "leak": "an image is nearly the same as one of the other split",
     "never-seen": "a category of the manifest is in no image, which is no accident",
 }
-#: remarks: perhaps as it should be
+#: remarks: possibly intended
 REMARKS = {
     "extra-file": "a file beside the shards is not in the manifest: an unfinished or an older rendering",
     "no-object": "an image shows no object",
@@ -51,8 +51,8 @@ class Fault:
     Attributes:
         code: A key of ``FAULTS`` or ``REMARKS``.
         file: The shard or other file.
-        key: The image, ``<scene>-<view>``; empty where it is about the whole file.
-        detail: What was found.
+        key: The image, ``<scene>-<view>``; empty if it is about the whole file.
+        detail: Description of the fault.
     """
 
     code: str

@@ -1,4 +1,4 @@
-"""Entropy of features, and how far those of renders are from those of target images. Numpy, no network."""
+"""Entropy of features, and distances between the features of renders and of target images."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Entropy:
 
     Attributes:
         value: H in nats.
-        interval: Its 95 % bootstrap interval.
+        interval: 95 % bootstrap interval of H.
         images: N.
         dimensions: F.
-        estimator: ``unbiased``, or ``ledoit-wolf`` where images are too few.
-        shrinkage: Ledoit and Wolf's weight of the round Gaussian, 0 to 1; 0 where it was not needed.
+        estimator: ``unbiased``, or ``ledoit-wolf`` if there are too few images.
+        shrinkage: Ledoit and Wolf's weight of the round Gaussian, 0 to 1; 0 if it was not needed.
     """
 
     value: float
@@ -45,7 +45,7 @@ def entropy(
 
     With N ≥ 2 (F + 1) images the estimate is unbiased for Gaussian features whatever Σ is: of the sample covariance S,
     log det S less Σᵢ ψ((N − i) / 2) − F log((N − 1) / 2), i = 1 … F, the bias under Wishart's distribution. With fewer
-    images, or where S is singular, Σ is Ledoit and Wolf's (1 − δ) S + δ m I (2004), m the mean variance and δ from the
+    images, or if S is singular, Σ is Ledoit and Wolf's (1 − δ) S + δ m I (2004), m the mean variance and δ from the
     data: always invertible, but H is then too high, by much where variances differ by orders of magnitude. Logarithms
     of eigenvalues are added up, so that nothing over- or underflows.
 
@@ -55,11 +55,11 @@ def entropy(
     Args:
         features: ``[N, F]``.
         draws: Bootstrap resamplings of the images.
-        seed: Of the resampling.
-        advance: Is called with (done, draws).
+        seed: Seed of the resampling.
+        advance: Called with (done, draws).
 
     Raises:
-        UserError: Fewer than 8 images, or all alike.
+        UserError: Fewer than 8 images, or all images are identical.
     """
     features = _checked(features)
     count, dimensions = features.shape
@@ -94,7 +94,7 @@ def _entropy(log_determinant: float, dimensions: int) -> float:
 
 
 def _unbiased(features: Floats) -> float | None:
-    """Return H from the sample covariance; ``None`` where that is singular."""
+    """Return H from the sample covariance; ``None`` if that is singular."""
     count, dimensions = features.shape
     eigenvalues = np.linalg.eigvalsh(np.atleast_2d(np.cov(features, rowvar=False)))
     if eigenvalues[0] <= eigenvalues[-1] * dimensions * np.finfo(float).eps:
@@ -145,12 +145,12 @@ def _root(features: Floats) -> Floats:
 
 
 @dataclass(frozen=True)
-class Told:
-    """How well a classifier tells two sets apart.
+class ClassifierAccuracy:
+    """Accuracy of a classifier of two sets of images.
 
     Attributes:
-        accuracy: Cross-validated, on as many of each; 0.5 is chance.
-        stderr: Of the accuracy, from the folds.
+        accuracy: Cross-validated accuracy, on equally many images of each set; 0.5 is chance.
+        stderr: Standard error of the accuracy, from the folds.
     """
 
     accuracy: float
@@ -159,15 +159,15 @@ class Told:
 
 def domain_classifier(
     a: Floats, b: Floats, groups_a: NDArray[Any] | None = None, groups_b: NDArray[Any] | None = None, seed: int = 0
-) -> Told:
-    """Return how well logistic regression tells two sets of features apart, by five-fold cross-validation.
+) -> ClassifierAccuracy:
+    """Return the accuracy of logistic regression that classifies two sets of features, by five-fold cross-validation.
 
     Args:
         a: ``[N, F]``.
-        b: ``[M, F]``; of the larger set as many are drawn as the smaller has.
-        groups_a: What must not be divided between folds (views of one scene), ``[N]``.
-        groups_b: Likewise, ``[M]``.
-        seed: Of the draw and the folds.
+        b: ``[M, F]``; the larger set is reduced to the size of the smaller one at random.
+        groups_a: Group of each image, ``[N]``; a group (views of one scene) is never divided between folds.
+        groups_b: The same for ``b``, ``[M]``.
+        seed: Seed of the draw and the folds.
 
     Raises:
         UserError: Fewer than 8 images, or fewer than five groups in a set.
@@ -181,38 +181,38 @@ def domain_classifier(
     generator = np.random.default_rng(seed)
     count = min(len(a), len(b))
     parts, groups = [], []
-    for side, (features, given) in enumerate(((_checked(a), groups_a), (_checked(b), groups_b))):
+    for side, (features, scenes) in enumerate(((_checked(a), groups_a), (_checked(b), groups_b))):
         chosen = np.sort(generator.choice(len(features), count, replace=False))
         parts.append(features[chosen])
-        own = np.arange(len(features)) if given is None else np.unique(given, return_inverse=True)[1]
+        own = np.arange(len(features)) if scenes is None else np.unique(scenes, return_inverse=True)[1]
         if len(np.unique(own[chosen])) < _FOLDS:
-            raise UserError(f"the images are of fewer than {_FOLDS} scenes: give more to tell two sets apart")
+            raise UserError(f"the images are of fewer than {_FOLDS} scenes: give more, to compare two sets")
         groups.append(2 * own[chosen] + side)
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=500))
     folds = StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # the score is wanted, not the weights
+        warnings.simplefilter("ignore", ConvergenceWarning)  # only the score is used, not the weights
         scores = cross_val_score(
             model, np.concatenate(parts), np.repeat([0, 1], count), groups=np.concatenate(groups), cv=folds
         )
-    return Told(float(scores.mean()), float(scores.std(ddof=1) / _FOLDS**0.5))
+    return ClassifierAccuracy(float(scores.mean()), float(scores.std(ddof=1) / _FOLDS**0.5))
 
 
 @dataclass(frozen=True)
 class Gap:
-    """How far two sets of images are apart.
+    """Distances between two sets of images.
 
     Attributes:
-        frechet: Squared Fréchet distance between as many images of each.
-        floor: The same between two halves of each set: what chance alone gives at half as many images.
-        images: Of each set.
-        classifier: Tells the two apart.
+        frechet: Squared Fréchet distance between equally many images of each set.
+        floor: The same between two halves of each set: the distance that chance gives with half as many images.
+        images: Number of images of each set.
+        classifier: Accuracy of a classifier of the two sets.
     """
 
     frechet: float
     floor: tuple[float, float]
     images: int
-    classifier: Told
+    classifier: ClassifierAccuracy
 
 
 def gap(
@@ -226,8 +226,8 @@ def gap(
     if half < 8:
         raise UserError(f"{count} images of each set: at least 16 are needed to compare them")
     floor = tuple(frechet_distance(x[:half], x[half:]) for x in (a_some, b_some))
-    told = domain_classifier(a, b, groups_a, groups_b, seed)
-    return Gap(frechet_distance(a_some, b_some), (floor[0], floor[1]), count, told)
+    classifier = domain_classifier(a, b, groups_a, groups_b, seed)
+    return Gap(frechet_distance(a_some, b_some), (floor[0], floor[1]), count, classifier)
 
 
 def _checked(features: Floats) -> Floats:
@@ -241,6 +241,6 @@ def _checked(features: Floats) -> Floats:
 
 
 def as_json(own: Entropy, apart: Gap | None) -> dict[str, Any]:
-    """Return what was measured, as plain values; ``complexity`` is the entropy H in nats: larger is more complex."""
-    found: dict[str, Any] = {"entropy": asdict(own), "complexity": own.value}
-    return found if apart is None else found | {"gap": asdict(apart)}
+    """Return the results as plain values; ``complexity`` is the entropy H in nats: larger is more complex."""
+    facts: dict[str, Any] = {"entropy": asdict(own), "complexity": own.value}
+    return facts if apart is None else facts | {"gap": asdict(apart)}

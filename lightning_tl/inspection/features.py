@@ -1,11 +1,11 @@
-"""A backbone's pooled features of the images of a rendered data set or of a folder."""
+"""Pooled features of a backbone for the images of a rendered data set or a folder."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 import torch
@@ -22,12 +22,11 @@ from lightning_tl.inspection.splits import split_folders
 from lightning_tl.models import build_backbone, load_backbone
 from lightning_tl.models.weights import backbone_state, network_state, read_checkpoint
 
-Standardize = str
-STANDARDIZE = ("imagenet", "image")
+Standardize = Literal["imagenet", "image"]
 
 
 class Images(Protocol):
-    """Images by index; those of a group (a scene) look alike."""
+    """Images by index; images of one group (a scene) are similar."""
 
     def __len__(self) -> int: ...
 
@@ -35,7 +34,7 @@ class Images(Protocol):
         """Return colours, uint8 ``[H, W, 3]``."""
 
     def group(self, index: int) -> str:
-        """Return what the image belongs to."""
+        """Return the group of an image."""
 
 
 class _Renders:
@@ -74,9 +73,9 @@ def open_images(root: str | Path, count: int, seed: int = 0) -> Images:
     """Open the images of a rendered data set (its first split's first ``count``), or of a folder (a random draw).
 
     Args:
-        root: The folder; renders may be on a store that fsspec reaches (``s3://bucket/set``).
-        count: At most how many.
-        seed: Of the draw.
+        root: The folder; renders may be on a store that fsspec supports (``s3://bucket/set``).
+        count: Largest number of images.
+        seed: Seed of the draw.
 
     Raises:
         UserError: No such folder, or no images in it.
@@ -100,18 +99,18 @@ class Reference:
 
     backbone: nn.Module
     in_chans: int
-    told: str
+    loading: str
 
 
 def open_reference(checkpoint: Path, backbone: str | None = None) -> Reference:
     """Load a checkpoint's backbone.
 
     Args:
-        checkpoint: Of any task of this library, of Lightning, torchvision or timm.
-        backbone: Its name (``None``: what the checkpoint says).
+        checkpoint: A checkpoint of this library, Lightning, torchvision or timm.
+        backbone: Name of the backbone (``None``: from the checkpoint).
 
     Raises:
-        UserError: The file cannot be read, does not say its backbone, or is of another.
+        UserError: The file cannot be read, does not name its backbone, or has another one.
     """
     content = read_checkpoint(checkpoint)
     made_by: Any = content.get("lightning_tl")
@@ -138,31 +137,31 @@ def features(
     Args:
         reference: The network.
         images: The images; their middle square is resized.
-        size: Side of what the network sees, pixels.
+        size: Side of the network's input, pixels.
         standardize: By ImageNet's colours, or each ``image`` by its own mean and deviation (as the small pre-training
             does); one-channel networks take the latter.
-        batch_size: Images at once.
-        advance: Is called with (done, images).
+        batch_size: Images per batch.
+        advance: Called with (done, images).
 
     Raises:
         UserError: A damaged image, a network of other than one or three channels, another ``standardize``.
     """
-    if standardize not in STANDARDIZE:
-        raise UserError(f"--standardize is '{standardize}'; valid: {', '.join(STANDARDIZE)}")
+    if standardize not in get_args(Standardize):
+        raise UserError(f"--standardize is '{standardize}'; valid: {', '.join(get_args(Standardize))}")
     if reference.in_chans not in (1, 3):
         raise UserError(f"the backbone takes {reference.in_chans} channels; images have 1 or 3")
     grey = reference.in_chans == 1
     transform = BatchTransform(
         size, grayscale=grey, standardize="imagenet" if standardize == "imagenet" and not grey else True
     )
-    found = []
+    batches = []
     for start in range(0, len(images), batch_size):
         numbers = range(start, min(len(images), start + batch_size))
         batch = torch.from_numpy(np.stack([_square(images.rgb(index), size) for index in numbers]))
-        found.append(reference.backbone(transform(batch.permute(0, 3, 1, 2))).double().numpy())
+        batches.append(reference.backbone(transform(batch.permute(0, 3, 1, 2))).double().numpy())
         if advance is not None:
             advance(numbers.stop, len(images))
-    return np.concatenate(found)
+    return np.concatenate(batches)
 
 
 def _square(pixels: np.ndarray, size: int) -> np.ndarray:

@@ -15,7 +15,7 @@ from lightning_tl.inspection.members import pixels
 
 @dataclass(frozen=True)
 class Frame:
-    """One image to be exported, with access to its members by ``images`` and ``index``."""
+    """One image of a split, with its labels; gives access to its other members."""
 
     images: RenderedImages
     index: int
@@ -33,7 +33,7 @@ class Frame:
         return (".png" if content.startswith(b"\x89PNG") else ".jpg"), content
 
     def depth(self) -> tuple[bytes, np.ndarray] | None:
-        """Return the depth's file content and uint16 ``[H, W]``, millimetres; ``None`` where it was not rendered.
+        """Return the depth's file content and uint16 ``[H, W]``, millimetres; ``None`` if it was not rendered.
 
         Raises:
             UserError: It cannot be decoded.

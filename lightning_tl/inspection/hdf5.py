@@ -1,4 +1,4 @@
-"""Renders as one HDF5 file a split."""
+"""Renders as one HDF5 file per split."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from lightning_tl.inspection.frames import Frames
 
 
 def write_hdf5(splits: list[RenderedImages], out: Path, frames: Frames) -> list[str]:
-    """Write ``<split>.h5``: ``rgb``, ``category``, ``instance``, ``normal`` and, where rendered, ``depth``; labels.
+    """Write ``<split>.h5``: ``rgb``, ``category``, ``instance``, ``normal`` and, if rendered, ``depth``; labels.
 
-    Arrays are as in the renders, ``[N, H, W]`` or ``[N, H, W, 3]``, an image a chunk, gzip. ``key`` and ``labels``
+    Arrays are as in the renders, ``[N, H, W]`` or ``[N, H, W, 3]``, one chunk per image, gzip. ``key`` and ``labels``
     (JSON) are strings ``[N]``; the attribute ``categories`` is the JSON of id → name.
 
     Raises:

@@ -32,7 +32,7 @@ Say = Callable[[str, str], None]
 
 @dataclass(frozen=True)
 class Expected:
-    """What the manifest says of every image.
+    """Properties that the manifest gives for every image.
 
     Attributes:
         size: Height and width, pixels.
@@ -45,11 +45,11 @@ class Expected:
 
 @dataclass
 class Seen:
-    """What the checks of the whole set need of an image.
+    """Data of an image for the checks of the whole set.
 
     Attributes:
-        thumbnail: uint8 ``[THUMBNAIL, THUMBNAIL, 3]``, or ``None`` where it cannot be decoded.
-        objects: Category ids, one an object.
+        thumbnail: uint8 ``[THUMBNAIL, THUMBNAIL, 3]``, or ``None`` if it cannot be decoded.
+        objects: Category ids, one per object.
     """
 
     thumbnail: np.ndarray | None
@@ -62,8 +62,8 @@ def check_image(key: str, parts: dict[str, bytes], expected: Expected, say: Say)
     Args:
         key: ``<scene>-<view>``.
         parts: Extension → content.
-        expected: What the manifest says.
-        say: Is called with a fault's code and detail.
+        expected: Properties from the manifest.
+        say: Called with a fault's code and detail.
     """
     for name in ("category.png", "instance.png", "normal.png", "json"):
         if name not in parts:
@@ -72,9 +72,9 @@ def check_image(key: str, parts: dict[str, bytes], expected: Expected, say: Say)
     labels = _labels(key, parts["json"], expected, say) if "json" in parts else None
     masks = {}
     for name, dimensions in (("category", 2), ("instance", 2), ("normal", 3), ("depth", 2)):
-        found = _pixels(f"{key}.{name}.png", parts.get(f"{name}.png"), dimensions, expected, say)
-        if found is not None:
-            masks[name] = found
+        mask = _pixels(f"{key}.{name}.png", parts.get(f"{name}.png"), dimensions, expected, say)
+        if mask is not None:
+            masks[name] = mask
     if labels is None:
         return Seen(thumbnail, [])
     camera = _camera(labels["camera"], say)
@@ -96,35 +96,35 @@ def _colours(key: str, parts: dict[str, bytes], expected: Expected, say: Say) ->
         say("member-missing", f"no {key}.rgb.png or {key}.rgb.jpg")
         return None
     try:
-        size, found = colours(parts[name], 128)
+        size, reduced = colours(parts[name], 128)
     except (OSError, SyntaxError, ValueError) as error:
         say("undecodable", f"{key}.{name}: {error}")
         return None
     if size != expected.size:
         say("size", f"{key}.{name} is {size[0]} x {size[1]}, not {_by(expected.size)}")
-    thumbnail = np.asarray(Image.fromarray(found).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX))
+    thumbnail = np.asarray(Image.fromarray(reduced).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX))
     # means vary no more than pixels do, and are fewer
-    if _range(thumbnail) <= _FLAT and _range(found) <= _FLAT:
+    if _range(thumbnail) <= _FLAT and _range(reduced) <= _FLAT:
         say("empty", f"{key}.{name} has one colour, about {tuple(thumbnail[0, 0].tolist())}")
     return thumbnail
 
 
-def _range(found: np.ndarray) -> int:
-    return int(np.ptp(found, axis=(0, 1)).max())
+def _range(image: np.ndarray) -> int:
+    return int(np.ptp(image, axis=(0, 1)).max())
 
 
 def _pixels(name: str, content: bytes | None, dimensions: int, expected: Expected, say: Say) -> np.ndarray | None:
     if content is None:
         return None
     try:
-        found = pixels(content)
+        array = pixels(content)
     except (OSError, SyntaxError, ValueError) as error:
         say("undecodable", f"{name}: {error}")
         return None
-    if found.shape[:2] != expected.size or found.ndim != dimensions:
-        say("size", f"{name} is of shape {list(found.shape)}, not {_by(expected.size)}")
+    if array.shape[:2] != expected.size or array.ndim != dimensions:
+        say("size", f"{name} is of shape {list(array.shape)}, not {_by(expected.size)}")
         return None
-    return found
+    return array
 
 
 def _by(size: tuple[int, int]) -> str:
@@ -172,8 +172,8 @@ def _problems(labels: Any) -> Iterator[str]:
         yield f"a {type(labels).__name__}, not an object"
         return
     yield from (f"no key '{key}'" for key in _LABEL_KEYS if key not in labels)
-    for key, right in (("scene", _whole), ("view", _whole), ("size", lambda value: _whole(value, 2))):
-        if not right(labels[key]):
+    for key, numbers in (("scene", None), ("view", None), ("size", 2)):
+        if not _whole(labels[key], numbers):
             yield f"{key} is {labels[key]!r}"
     for key in ("labels", "objects"):
         if not isinstance(labels[key], list):
@@ -241,9 +241,9 @@ class _Camera:
     shift: np.ndarray
 
 
-def _camera(given: Any, say: Say) -> _Camera | None:
+def _camera(camera: Any, say: Say) -> _Camera | None:
     try:
-        k, pose = np.array(given["K"], float), np.array(given["world_to_camera"], float)
+        k, pose = np.array(camera["K"], float), np.array(camera["world_to_camera"], float)
     except (KeyError, TypeError, ValueError) as error:
         say("label-format", f"camera: {type(error).__name__}: {error}")
         return None
@@ -272,7 +272,7 @@ def _camera_rays(shape: tuple[int, ...], k: np.ndarray) -> np.ndarray:
 
 @lru_cache(maxsize=8)
 def _rays(height: int, width: int, k: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Return what the pixels see at distance 1 along the viewing axis (x right, y down), ``[H, W, 3]``.
+    """Return the points that the pixels see at distance 1 along the viewing axis (x right, y down), ``[H, W, 3]``.
 
     And the unit vectors from there to the camera in the normals' frame (y up, z towards the camera), ``[3, H W]``.
     """
@@ -284,24 +284,24 @@ def _rays(height: int, width: int, k: tuple[float, ...]) -> tuple[np.ndarray, np
 
 def _normals(stored: np.ndarray, instance: np.ndarray | None, camera: _Camera | None, say: Say) -> None:
     components = stored.reshape(-1, 3).T
-    given = (components[0] != _NO_NORMAL) | (components[1] != _NO_NORMAL) | (components[2] != _NO_NORMAL)
+    present = (components[0] != _NO_NORMAL) | (components[1] != _NO_NORMAL) | (components[2] != _NO_NORMAL)
     if instance is not None:
         labelled = instance.ravel() != 0
-        without = np.count_nonzero(labelled & ~given)
-        # the very outline may be without, where a pixel is half background
+        without = np.count_nonzero(labelled & ~present)
+        # pixels on the outline, half background, may have none
         if without > 0.2 * np.count_nonzero(labelled):
             say("normal-missing", f"{without} pixels of objects have no normal")
     x, y, z = _COMPONENT[components]
     squared = x * x + y * y + z * z
-    wrong = given & (np.abs(squared - 1) > 2 * _LENGTH)
-    count = np.count_nonzero(given)
+    wrong = present & (np.abs(squared - 1) > 2 * _LENGTH)
+    count = np.count_nonzero(present)
     if wrong.any():
-        told = f"{np.sqrt(squared[wrong].min()):.2f} to {np.sqrt(squared[wrong].max()):.2f}"
-        say("normal-length", f"{np.count_nonzero(wrong)} of {count} normals have lengths from {told}")
+        lengths = f"{np.sqrt(squared[wrong].min()):.2f} to {np.sqrt(squared[wrong].max()):.2f}"
+        say("normal-length", f"{np.count_nonzero(wrong)} of {count} normals have lengths from {lengths}")
     elif camera is not None and count:
         k = camera.k
         right, up, back = _rays(stored.shape[0], stored.shape[1], (k[0, 0], k[1, 1], k[0, 2], k[1, 2]))[1]
-        away = np.count_nonzero(given & (x * right + y * up + z * back < _AWAY))
+        away = np.count_nonzero(present & (x * right + y * up + z * back < _AWAY))
         if away > max(1.0, _AWAY_SHARE * count):
             say("normal-facing", f"{away} of {count} normals face away from the camera")
 

@@ -1,6 +1,6 @@
-"""Members of a shard and their pixels, the way the renderer writes them, without the cost of general readers.
+"""Fast readers of a shard's members and pixels in the form that the renderer writes.
 
-Whatever is not as the renderer writes it is left to ``tarfile`` and Pillow, whose word on it counts.
+Anything in another form is read by ``tarfile`` and Pillow.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from PIL import Image
 
 _BLOCK = 512
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
-#: bit depth and colour type → bytes a pixel
+#: bit depth and colour type → bytes per pixel
 _KINDS = {(8, 2): 3, (16, 0): 2}
 _UP = 2
 
@@ -24,34 +24,34 @@ def tar_members(content: bytes) -> list[tuple[str, bytes]]:
     """Return names and contents of a tar file's members, in order.
 
     Raises:
-        tarfile.TarError: It is no readable tar file.
+        tarfile.TarError: The content is not a readable tar file.
     """
-    found = _plain_members(content)
-    if found is not None:
-        return found
+    members = _plain_members(content)
+    if members is not None:
+        return members
     with tarfile.open(fileobj=io.BytesIO(content)) as archive:
         return [(m.name, content[m.offset_data : m.offset_data + m.size]) for m in archive]
 
 
 def _plain_members(content: bytes) -> list[tuple[str, bytes]] | None:
-    """Read a tar file of ordinary files with short names; ``None`` where it is anything else."""
-    found: list[tuple[str, bytes]] = []
+    """Read a tar file of ordinary files with short names; ``None`` if it is anything else."""
+    members: list[tuple[str, bytes]] = []
     at = 0
     while at + _BLOCK <= len(content):
         header = content[at : at + _BLOCK]
         if not header.strip(b"\0"):
-            return found
+            return members
         try:
-            size, told = int(header[124:135], 8), int(header[148:154], 8)
+            size, checksum = int(header[124:135], 8), int(header[148:154], 8)
         except ValueError:
             return None
         # the checksum counts its own eight bytes as spaces
-        if header[156:157] not in b"0\0" or header[345] or told != sum(header) - sum(header[148:156]) + 256:
+        if header[156:157] not in b"0\0" or header[345] or checksum != sum(header) - sum(header[148:156]) + 256:
             return None
         at += _BLOCK
         if at + size > len(content):
             return None
-        found.append((header[:100].split(b"\0", 1)[0].decode("utf-8", "surrogateescape"), content[at : at + size]))
+        members.append((header[:100].split(b"\0", 1)[0].decode("utf-8", "surrogateescape"), content[at : at + size]))
         at += -(-size // _BLOCK) * _BLOCK
     return None
 
@@ -60,10 +60,10 @@ def png_pixels(content: bytes) -> np.ndarray | None:
     """Decode a PNG as the renderer writes it: 8 bit × 3 or 16 bit grey, each line as the difference to that above.
 
     Args:
-        content: The file.
+        content: Content of the file.
 
     Returns:
-        uint8 ``[H, W, 3]`` or uint16 ``[H, W]``; ``None`` where it is another kind of PNG, or damaged.
+        uint8 ``[H, W, 3]`` or uint16 ``[H, W]``; ``None`` if it is another kind of PNG, or damaged.
     """
     if not content.startswith(_SIGNATURE):
         return None
@@ -73,8 +73,8 @@ def png_pixels(content: bytes) -> np.ndarray | None:
         while b"IEND" not in chunks:
             (size,) = struct.unpack_from(">I", content, at)
             kind, data = content[at + 4 : at + 8], content[at + 8 : at + 8 + size]
-            (told,) = struct.unpack_from(">I", content, at + 8 + size)
-            if kind in chunks or zlib.crc32(data, zlib.crc32(kind)) != told:
+            (checksum,) = struct.unpack_from(">I", content, at + 8 + size)
+            if kind in chunks or zlib.crc32(data, zlib.crc32(kind)) != checksum:
                 return None
             chunks[kind] = data
             at += 12 + size
@@ -100,12 +100,12 @@ def pixels(content: bytes) -> np.ndarray:
         content: PNG or JPEG.
 
     Raises:
-        OSError: It is neither, or damaged.
+        OSError: The content is neither, or is damaged.
         SyntaxError: A broken PNG.
         ValueError: Likewise.
     """
-    found = png_pixels(content)
-    return np.asarray(_opened(content)) if found is None else found
+    array = png_pixels(content)
+    return np.asarray(_opened(content)) if array is None else array
 
 
 def colours(content: bytes, least: int) -> tuple[tuple[int, int], np.ndarray]:
@@ -113,19 +113,19 @@ def colours(content: bytes, least: int) -> tuple[tuple[int, int], np.ndarray]:
 
     Args:
         content: PNG or JPEG.
-        least: Pixels a side that are enough. A JPEG is decoded to a half, a quarter or an eighth where that is no less.
+        least: Sufficient pixels per side. A JPEG is decoded to a half, a quarter or an eighth if that has as many.
 
     Returns:
         Height and width of the image, and uint8 ``[h, w, 3]``, which may be smaller.
 
     Raises:
-        OSError: It is neither, or damaged.
+        OSError: The content is neither, or is damaged.
         SyntaxError: A broken PNG.
         ValueError: Likewise.
     """
-    found = png_pixels(content)
-    if found is not None and found.ndim == 3:
-        return found.shape[:2], found
+    array = png_pixels(content)
+    if array is not None and array.ndim == 3:
+        return array.shape[:2], array
     image = _opened(content)
     size = image.size[::-1]
     image.draft("RGB", (least, least))

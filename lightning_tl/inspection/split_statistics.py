@@ -1,4 +1,4 @@
-"""What a split of a rendered data set shows, counted: objects by category, sizes, visibility, brightness."""
+"""Statistics of a split of a rendered data set: objects by category, sizes, visibility, brightness."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class SplitStats:
 
     Attributes:
         images: Number of images.
-        classes: Objects by category's name.
-        per_image: Objects in each image.
+        classes: Number of objects by name of category.
+        per_image: Number of objects in each image.
         sides: Square root of each object's box over the image's area, 0 to 1.
         visible: Each object's visible fraction.
         brightness: Mean luma of each image, 0 to 255 (ITU-R 601 weights).
@@ -38,7 +38,7 @@ class SplitStats:
     contrast: list[float] = field(default_factory=list)
 
     def summary(self) -> dict[str, Any]:
-        """Return the counts, and mean, standard deviation, least and greatest of the rest."""
+        """Return the counts, and mean, standard deviation, smallest and largest value of the rest."""
         spread = {}
         for name in ("per_image", "sides", "visible", "brightness", "contrast"):
             values = np.array(getattr(self, name), float)
@@ -53,22 +53,22 @@ class SplitStats:
 
 
 def split_statistics(images: RenderedImages) -> SplitStats:
-    """Count what a split's images show; each image's colours are decoded once.
+    """Compute a split's statistics; each image's colours are decoded once.
 
     Raises:
         UserError: A damaged shard, image or label.
     """
-    found = SplitStats(classes=Counter(dict.fromkeys(images.manifest.categories.values(), 0)))
+    statistics = SplitStats(classes=Counter(dict.fromkeys(images.manifest.categories.values(), 0)))
     with progress_bar(f"counting {images.manifest.split}", "images") as advance:
         for frame in read_frames(images):
             luma = images.rgb(frame.index).astype(np.float32) @ _LUMA
-            found.brightness.append(float(luma.mean()))
-            found.contrast.append(float(luma.std()))
-            found.images += 1
-            found.per_image.append(len(frame.labels["objects"]))
+            statistics.brightness.append(float(luma.mean()))
+            statistics.contrast.append(float(luma.std()))
+            statistics.images += 1
+            statistics.per_image.append(len(frame.labels["objects"]))
             for thing in frame.labels["objects"]:
-                found.classes[images.manifest.categories[thing["category"]]] += 1
-                found.sides.append(float((thing["bbox"][2] * thing["bbox"][3] / luma.size) ** 0.5))
-                found.visible.append(float(thing["visible_fraction"]))
-            advance(found.images, len(images))
-    return found
+                statistics.classes[images.manifest.categories[thing["category"]]] += 1
+                statistics.sides.append(float((thing["bbox"][2] * thing["bbox"][3] / luma.size) ** 0.5))
+                statistics.visible.append(float(thing["visible_fraction"]))
+            advance(statistics.images, len(images))
+    return statistics

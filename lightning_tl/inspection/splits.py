@@ -1,4 +1,4 @@
-"""Which splits a data set has."""
+"""Finding the splits of a data set."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ SPLITS = ("train", "val")
 
 
 def split_folders(root: str | Path) -> list[Path | Url]:
-    """Return the splits in ``root`` (``train``, then ``val``), or ``root`` itself where it is one.
+    """Return the splits in ``root`` (``train``, then ``val``), or ``root`` itself if it is one.
 
     Args:
-        root: A folder, or the URL of one on a store that fsspec reaches.
+        root: A folder, or the URL of one on a store that fsspec supports.
 
     Raises:
-        UserError: Neither is there, or the store cannot be used or reached.
+        UserError: Neither exists, or the store cannot be used or reached.
     """
     folder = to_place(root)
     if _exists(folder / "manifest.json"):
         return [folder]
-    found = [
+    folders = [
         folder / name
         for name in SPLITS
         if (_exists(folder / name / "manifest.json") if isinstance(folder, Url) else (folder / name).is_dir())
     ]
-    if not found:
+    if not folders:
         read_manifest(folder / "train")  # says what is missing
-    return found
+    return folders
 
 
 def _exists(file: Path | Url) -> bool:

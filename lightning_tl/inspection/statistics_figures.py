@@ -1,4 +1,4 @@
-"""Figures of what a rendered data set shows."""
+"""Figures of a rendered data set's statistics."""
 
 from __future__ import annotations
 
@@ -20,37 +20,37 @@ _QUANTITIES = {
 }
 
 
-def class_figure(found: dict[str, SplitStats], path: Path) -> None:
-    """Draw a bar a category, of all splits side by side, the most frequent first."""
-    names = list(next(iter(found.values())).classes)
-    totals = {name: sum(each.classes[name] for each in found.values()) for name in names}
+def class_figure(statistics: dict[str, SplitStats], path: Path) -> None:
+    """Draw one bar per category and split, the most frequent category first."""
+    names = list(next(iter(statistics.values())).classes)
+    totals = {name: sum(each.classes[name] for each in statistics.values()) for name in names}
     names.sort(key=lambda name: (-totals[name], name))
     figure = Figure(figsize=(max(6.0, 0.2 * len(names) + 1.5), 3.2), layout="constrained", dpi=120)
     axes = figure.subplots()
-    width = 0.8 / len(found)
-    for place, (split, each) in enumerate(found.items()):
-        at = np.arange(len(names)) + (place - (len(found) - 1) / 2) * width
+    width = 0.8 / len(statistics)
+    for place, (split, each) in enumerate(statistics.items()):
+        at = np.arange(len(names)) + (place - (len(statistics) - 1) / 2) * width
         axes.bar(at, [each.classes[name] for name in names], width, color=_COLORS[place % 2], label=split)
     axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
     axes.set_xlim(-0.6, len(names) - 0.4)
     axes.set_ylabel("objects")
-    figure.legend(loc="outside upper right", ncols=len(found), frameon=False)
+    figure.legend(loc="outside upper right", ncols=len(statistics), frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path)
 
 
-def histogram_figure(found: dict[str, SplitStats], path: Path) -> None:
-    """Draw a histogram a quantity, each split's share of its own images or objects."""
+def histogram_figure(statistics: dict[str, SplitStats], path: Path) -> None:
+    """Draw one histogram per quantity, as shares of each split's images or objects."""
     figure = Figure(figsize=(9, 5), layout="constrained", dpi=120)
     panels = figure.subplots(2, 3).flat
     for axes, (name, title) in zip(panels, _QUANTITIES.items(), strict=False):
-        values = {split: np.array(getattr(each, name), float) for split, each in found.items()}
+        values = {split: np.array(getattr(each, name), float) for split, each in statistics.items()}
         edges = _edges(name, np.concatenate(list(values.values())))
-        for place, (split, given) in enumerate(values.items()):
-            if len(given):
-                weights = np.full(len(given), 1 / len(given))
+        for place, (split, numbers) in enumerate(values.items()):
+            if len(numbers):
+                weights = np.full(len(numbers), 1 / len(numbers))
                 kind = {"histtype": "step", "linewidth": 1.5} if place else {"alpha": 0.45}
-                axes.hist(given, edges, weights=weights, color=_COLORS[place % 2], label=split, **kind)
+                axes.hist(numbers, edges, weights=weights, color=_COLORS[place % 2], label=split, **kind)
         if name == "per_image":
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel(title, fontsize=8)

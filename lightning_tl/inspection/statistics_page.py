@@ -1,4 +1,4 @@
-"""`lightning-tl dataset stats`: what a rendered data set shows, in numbers and pictures on one page."""
+"""`lightning-tl dataset stats`: a rendered data set's statistics and images on one page."""
 
 from __future__ import annotations
 
@@ -22,19 +22,21 @@ def write_statistics(root: str | Path, out: Path, count: int = 24) -> Path:
     Args:
         root: What ``lightning-tl render`` wrote, a folder or URL, or one of its splits.
         out: Folder to write to.
-        count: Images on a contact sheet.
+        count: Number of images on a contact sheet.
 
     Returns:
-        The page.
+        Path of the page.
     """
     splits = [RenderedImages(folder) for folder in split_folders(root)]
-    found = {images.manifest.split: split_statistics(images) for images in splits}
+    statistics = {images.manifest.split: split_statistics(images) for images in splits}
     out.mkdir(parents=True, exist_ok=True)
-    class_figure(found, out / "classes.png")
-    histogram_figure(found, out / "histograms.png")
+    class_figure(statistics, out / "classes.png")
+    histogram_figure(statistics, out / "histograms.png")
     for images in splits:
         contact_sheet(images, count).save(out / f"sheet_{images.manifest.split}.png")
-    write_atomically(out / "stats.json", json.dumps({split: each.summary() for split, each in found.items()}, indent=2))
+    write_atomically(
+        out / "stats.json", json.dumps({split: each.summary() for split, each in statistics.items()}, indent=2)
+    )
 
     head = ["split", "images", "objects", "objects an image", "brightness", "contrast", "box side / image side"]
     rows = [
@@ -44,16 +46,16 @@ def write_statistics(root: str | Path, out: Path, count: int = 24) -> Path:
             sum(each.classes.values()),
             *(_spread(values) for values in (each.per_image, each.brightness, each.contrast, each.sides)),
         ]
-        for split, each in found.items()
+        for split, each in statistics.items()
     ]
-    names = sorted({name for each in found.values() for name in each.classes})
+    names = sorted({name for each in statistics.values() for name in each.classes})
     classes = html.table(
-        ["category", *(f"objects in {split}" for split in found)],
-        [[name, *(each.classes[name] for each in found.values())] for name in names],
+        ["category", *(f"objects in {split}" for split in statistics)],
+        [[name, *(each.classes[name] for each in statistics.values())] for name in names],
         "all",
     )
     body = [
-        html.paragraphs([_answer(split, each) for split, each in found.items()]),
+        html.paragraphs([_answer(split, each) for split, each in statistics.items()]),
         html.table(head, rows),
         html.heading("Classes"),
         html.figure(out / "classes.png", "Objects of each category."),
@@ -61,7 +63,10 @@ def write_statistics(root: str | Path, out: Path, count: int = 24) -> Path:
         html.heading("Sizes, numbers, brightness"),
         html.figure(out / "histograms.png", "Share of the objects or images of each split."),
         html.heading("Images"),
-        *(html.figure(out / f"sheet_{split}.png", f"{split}: colours with boxes, masks, normals") for split in found),
+        *(
+            html.figure(out / f"sheet_{split}.png", f"{split}: colours with boxes, masks, normals")
+            for split in statistics
+        ),
     ]
     write_atomically(out / "stats.html", html.page(f"What {Path(root).name} shows", body))
     return out / "stats.html"
@@ -71,11 +76,11 @@ def _spread(values: list[float] | list[int]) -> str:
     return f"{np.mean(values):.3g} ± {np.std(values):.2g}" if values else ""
 
 
-def _answer(split: str, found: SplitStats) -> str:
-    counts = sorted(found.classes.values())
+def _answer(split: str, statistics: SplitStats) -> str:
+    counts = sorted(statistics.classes.values())
     absent = sum(count == 0 for count in counts)
     return (
-        f"{split}: {found.images} images with {sum(counts)} objects of {len(counts) - absent} categories"
+        f"{split}: {statistics.images} images with {sum(counts)} objects of {len(counts) - absent} categories"
         + (f" ({absent} of {len(counts)} are in no image)" if absent else "")
         + (f", {counts[0]} to {counts[-1]} objects each." if counts else ".")
     )

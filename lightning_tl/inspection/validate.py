@@ -30,14 +30,14 @@ from lightning_tl.inspection.splits import split_folders
 from lightning_tl.progress import progress_bar
 
 _KEY = re.compile(r"\d{7}-\d{2}")
-_ALONE = 2000  # images up to which further processes cost more than they bring
-# a category five times as rare as the average is in none of the images with this probability at most
+_ALONE = 2000  # up to this number of images, more processes cost more time than they save
+# a category five times as rare as the average is missing from all images with at most this probability
 _IMPROBABLE, _RARER = 1e-3, 5
 
 
 @dataclass(frozen=True)
 class _Shard:
-    """A shard as the manifest has it."""
+    """A shard as listed in the manifest."""
 
     path: str
     sha256: str
@@ -48,7 +48,7 @@ class _Shard:
 
 @dataclass
 class _Checked:
-    """What the check of a shard found; ``thumbnails``, one array, belong to ``keys``."""
+    """Results of the check of a shard; ``thumbnails``, one array, are in the order of ``keys``."""
 
     faults: list[Fault] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
@@ -59,12 +59,12 @@ class _Checked:
 
 @dataclass
 class Validation:
-    """What ``validate`` found.
+    """Results of ``validate``.
 
     Attributes:
         faults: All findings, remarks among them.
         images: Number of images checked, by split.
-        objects: Objects by split, then by category's name.
+        objects: Number of objects by split, then by name of category.
     """
 
     faults: list[Fault] = field(default_factory=list)
@@ -81,12 +81,12 @@ def validate(root: str | Path, workers: int = 1) -> Validation:
 
     Args:
         root: What ``lightning-tl render`` wrote, a folder or URL, or one of its splits.
-        workers: Processes that read shards.
+        workers: Number of processes that read shards.
 
     Raises:
         UserError: No data set there, or a manifest that cannot be read.
     """
-    found = Validation()
+    result = Validation()
     keys: list[tuple[str, str, str]] = []
     thumbnails: list[np.ndarray] = []
     manifests = [(read_manifest(folder), _more(folder)) for folder in split_folders(root)]
@@ -94,26 +94,26 @@ def validate(root: str | Path, workers: int = 1) -> Validation:
     with progress_bar("checking", "images") as advance:
         for manifest, entries in manifests:
             expected = Expected(manifest.image_size, manifest.categories)
-            found.faults += _beside(manifest)
+            result.faults += _beside(manifest)
             counts: Counter[int] = Counter()
-            begun = sum(found.images.values())
+            begun = sum(result.images.values())
             images = 0
             for shard, checked in _all(_shards(manifest, entries), expected, workers):
-                found.faults += checked.faults
+                result.faults += checked.faults
                 counts += checked.objects
                 images += checked.images
                 keys += [(manifest.split, shard.path, key) for key in checked.keys]
                 thumbnails.append(checked.thumbnails)
                 advance(begun + images, total)
-            found.images[manifest.split] = images
-            found.objects[manifest.split] = {name: counts[number] for number, name in manifest.categories.items()}
-            found.faults += _balance(manifest, counts)
-    found.faults += _duplicates(keys, thumbnails)
-    return found
+            result.images[manifest.split] = images
+            result.objects[manifest.split] = {name: counts[number] for number, name in manifest.categories.items()}
+            result.faults += _balance(manifest, counts)
+    result.faults += _duplicates(keys, thumbnails)
+    return result
 
 
 def _more(folder: Path | Url) -> list[dict[str, Any]]:
-    """Return the shards' rows with what readers of images have no need of."""
+    """Return the manifest's rows of shards, with keys that readers of images do not need."""
     content = json.loads(read_file(folder / "manifest.json") or b"{}")
     views = content.get("views_per_scene")
     return [{"scenes": shard.get("scenes"), "views": views} for shard in content["shards"]]
@@ -215,8 +215,8 @@ def _balance(manifest: Manifest, counts: Counter[int]) -> Iterator[Fault]:
     for number, name in categories.items():
         count, called = counts[number], f"category {number} ({name})"
         if count == 0:
-            told = f"{called} is in none of the {manifest.images} images ({total} objects)"
-            yield Fault("never-seen" if absent < _IMPROBABLE else "rare", file, "", told)
+            detail = f"{called} is in none of the {manifest.images} images ({total} objects)"
+            yield Fault("never-seen" if absent < _IMPROBABLE else "rare", file, "", detail)
         elif median >= 20 and not median / 10 <= count <= median * 10:
             yield Fault("imbalance", file, "", f"{called} has {count} objects, the median category {median:g}")
 

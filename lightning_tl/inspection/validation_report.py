@@ -1,4 +1,4 @@
-"""What a validation found, as text and as JSON."""
+"""The results of a validation, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from lightning_tl.inspection.faults import FAULTS, REMARKS, Fault
 from lightning_tl.inspection.validate import Validation
 
 
-def summary(found: Validation, examples: int = 3) -> str:
+def summary(validation: Validation, examples: int = 3) -> str:
     """Return a table of the faults, each with its first examples, and one of the classes' balance.
 
     Args:
-        found: What ``validate`` found.
-        examples: How many of each fault are told with their file and key.
+        validation: Results of ``validate``.
+        examples: Number of each fault that are listed with their file and key.
     """
     by_code: dict[str, list[Fault]] = defaultdict(list)
-    for fault in found.faults:
+    for fault in validation.faults:
         by_code[fault.code].append(fault)
     lines = []
-    for split, objects in found.objects.items():
+    for split, objects in validation.objects.items():
         counts = sorted(objects.values())
         spread = f"{counts[0]} to {counts[-1]} objects a category" if counts else "no categories"
         lines.append(
-            f"{split}: {found.images[split]} images, {sum(counts)} objects of {len(counts)} categories, {spread}"
+            f"{split}: {validation.images[split]} images, {sum(counts)} objects of {len(counts)} categories, {spread}"
         )
     for title, known in (("fault", FAULTS), ("remark", REMARKS)):
         codes = [code for code in known if code in by_code]
@@ -35,12 +35,12 @@ def summary(found: Validation, examples: int = 3) -> str:
             lines += [f"          {fault}" for fault in by_code[code][:examples]]
             if len(by_code[code]) > examples:
                 lines.append(f"          … and {len(by_code[code]) - examples} more")
-    serious = len(found.serious())
-    lines.append(f"{serious or 'no'} fault{'' if serious == 1 else 's'}, {len(found.faults) - serious} remarks")
+    serious = len(validation.serious())
+    lines.append(f"{serious or 'no'} fault{'' if serious == 1 else 's'}, {len(validation.faults) - serious} remarks")
     return "\n".join(lines)
 
 
-def as_json(found: Validation) -> dict[str, Any]:
-    """Return everything found, as plain values."""
-    faults = [asdict(fault) | {"serious": fault.serious} for fault in found.faults]
-    return {"images": found.images, "objects": found.objects, "faults": faults}
+def as_json(validation: Validation) -> dict[str, Any]:
+    """Return the results as plain values."""
+    faults = [asdict(fault) | {"serious": fault.serious} for fault in validation.faults]
+    return {"images": validation.images, "objects": validation.objects, "faults": faults}

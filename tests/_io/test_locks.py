@@ -30,7 +30,7 @@ def holder(tmp_path):
     process.communicate()
 
 
-def test_another_process_is_refused_and_told_whose_it_is(holder, tmp_path):
+def test_another_process_is_refused_with_the_id_of_the_holder(holder, tmp_path):
     with try_lock(tmp_path / "lock") as held:
         assert not held
     assert lock_owner(tmp_path / "lock") == str(holder.pid)

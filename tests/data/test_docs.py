@@ -86,7 +86,7 @@ def test_every_module_is_on_the_page():
 def test_defaults_on_the_page():
     from lightning_tl.data.transforms import CropTransform, ResizeTransform, ScaleCropTransform
 
-    rows = {found[1]: found[2] for found in re.finditer(r"\| `(\w+Transform)` \|(.*)\|\n", PAGE)}
+    rows = {match[1]: match[2] for match in re.finditer(r"\| `(\w+Transform)` \|(.*)\|\n", PAGE)}
     numbers = {name: [int(number) for number in re.findall(r"\d+", row)] for name, row in rows.items()}
     resize, crop, scale = ResizeTransform(), CropTransform(), ScaleCropTransform()
     assert numbers["ResizeTransform"] == [resize.size] * 2

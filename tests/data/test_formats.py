@@ -63,11 +63,11 @@ def test_folder_is_torchvisions(folder):
             v2.Normalize(IMAGENET_MEAN, IMAGENET_STD),
         ]
     )
-    theirs = TorchvisionImageFolder(folder / "val", pipeline)
+    reference = TorchvisionImageFolder(folder / "val", pipeline)
     images, classes = (torch.cat(parts) for parts in zip(*data.test_dataloader(), strict=True))
-    assert classes.tolist() == theirs.targets
+    assert classes.tolist() == reference.targets
     assert classes.dtype == torch.int64
-    torch.testing.assert_close(images, torch.stack([image for image, _ in theirs]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(images, torch.stack([image for image, _ in reference]), atol=1e-5, rtol=0)
 
 
 def test_folder_trains_on_its_images(folder):
@@ -142,8 +142,8 @@ def test_equal_numbers_of_each_class(tmp_path):
         data = ImageFolder(root, fraction=fraction, draw=draw, equal_classes=equal, val_share=0.12)
         return names(ready(data))["train"]
 
-    def counts(found):
-        return [sum(f"/{c}/" in name for name in found) for c in CLASSES]
+    def counts(names):
+        return [sum(f"/{c}/" in name for name in names) for c in CLASSES]
 
     # 35, 18 and 8 images are left to draw from: 61
     assert [counts(drawn(fraction)) for fraction in (0.05, 0.15, 0.4, 0.6)] == [
@@ -175,8 +175,8 @@ def test_grey_images_and_transparent_ones_have_three_colours(tmp_path):
     Image.fromarray(np.full((40, 40, 4), 200, np.uint8)).save(tmp_path / "a" / "1.png")
     Image.fromarray(np.full((40, 40, 4), 55, np.uint8), "CMYK").save(tmp_path / "a" / "2.jpg", quality=100)
     data = both(ImageFolder(tmp_path, transform=SMALL))
-    found = [float(colours(data.splits[split].sample(0)[0]).mean()) for split in ("train", "val", "test")]
-    assert all(abs(value - 200) < 1 or abs(value - 157) < 4 for value in found)
+    means = [float(colours(data.splits[split].sample(0)[0]).mean()) for split in ("train", "val", "test")]
+    assert all(abs(value - 200) < 1 or abs(value - 157) < 4 for value in means)
 
 
 def test_coco_boxes(coco):
@@ -256,8 +256,8 @@ def test_ade20k(ade20k):
         width, height = stored.size
         assert image.shape[2:] == mask.shape[1:] == (30, int(30 * width / height))
         counts = np.bincount(np.asarray(stored).ravel(), minlength=6) / (width * height)
-        found = torch.bincount(mask.where(mask != 255, -1).ravel() + 1, minlength=6) / mask.numel()
-        np.testing.assert_allclose(found.numpy(), counts, atol=0.02)  # 0 is ignored, 1 … 5 are 0 … 4
+        shares = torch.bincount(mask.where(mask != 255, -1).ravel() + 1, minlength=6) / mask.numel()
+        np.testing.assert_allclose(shares.numpy(), counts, atol=0.02)  # 0 is ignored, 1 … 5 are 0 … 4
     parts = names(data)
     assert {split: len(part) for split, part in parts.items()} == {"train": 5, "val": 1, "test": 3}
     assert disjoint(parts)
@@ -276,9 +276,9 @@ def test_torchvision_classes(tmp_path, monkeypatch):
     own = [data.splits["train"].sample(i)[1] for i in range(20)]
     assert torch.bincount(torch.stack(own)).tolist() == [2] * 10
     images, classes = next(iter(data.test_dataloader()))
-    theirs = CIFAR10(tmp_path, train=False)
-    assert classes.tolist() == theirs.targets
-    expected = torch.stack([v2.functional.resize(v2.functional.pil_to_tensor(image), 16) for image, _ in theirs])
+    reference = CIFAR10(tmp_path, train=False)
+    assert classes.tolist() == reference.targets
+    expected = torch.stack([v2.functional.resize(v2.functional.pil_to_tensor(image), 16) for image, _ in reference])
     torch.testing.assert_close(colours(images), expected.float(), atol=0.01, rtol=0)
 
 

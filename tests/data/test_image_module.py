@@ -6,12 +6,10 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 
+from data.broken_sets import SMALL, ade20k, coco, folder, mask, truncate, use
 from data.sets import write_folder
-from data.test_malformed import SMALL, ade20k, coco, folder, mask, sets, truncate, use, whole
 from lightning_tl.data import ADE20K, CocoDetection, ImageFolder
 from lightning_tl.errors import UserError
-
-__all__ = ["sets", "whole"]  # fixtures
 
 
 def attached(data, out):
@@ -28,10 +26,10 @@ def test_skipping_leaves_out_what_is_broken_and_counts_it(sets, tmp_path):
     data = attached(ImageFolder(sets / "folder", transform=SMALL, on_error="skip"), tmp_path / "run")
     with pytest.warns(UserWarning, match=r"1 of 9 images of test are skipped; the first: .*owl2.jpg: cannot be dec"):
         use(data)
-    found = {split: [part.name(i) for i in range(len(part))] for split, part in data.splits.items()}
-    assert len(found["train"]) + len(found["val"]) == 18 - 2
-    assert len(found["test"]) == 8
-    assert not any(name.endswith(("dog3.jpg", "cat0.jpg")) for name in found["train"] + found["val"])
+    names = {split: [part.name(i) for i in range(len(part))] for split, part in data.splits.items()}
+    assert len(names["train"]) + len(names["val"]) == 18 - 2
+    assert len(names["test"]) == 8
+    assert not any(name.endswith(("dog3.jpg", "cat0.jpg")) for name in names["train"] + names["val"])
     lines = [
         line for split in ("train", "val") for line in (tmp_path / f"run/skipped_{split}.txt").read_text().splitlines()
     ]
@@ -72,9 +70,9 @@ def test_fractions_are_balanced_nested_and_listed(tmp_path):
         out = tmp_path / f"run-{fraction}-{draw}"
         data = attached(ImageFolder(root, transform=SMALL, fraction=fraction, draw=draw), out)
         data.setup("fit")
-        found = [data.splits["train"].name(i) for i in range(len(data.splits["train"]))]
-        assert listed(out) == found
-        return set(found)
+        files = [data.splits["train"].name(i) for i in range(len(data.splits["train"]))]
+        assert listed(out) == files
+        return set(files)
 
     tenth, fifth, half = names(0.1), names(0.2), names(0.5)
     assert tenth < fifth < half

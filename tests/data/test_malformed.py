@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from pathlib import Path
 
 import lightning.pytorch as pl
 import numpy as np
@@ -13,82 +12,10 @@ import torch
 from PIL import Image
 from rendered_set import rewrite_shard
 
-from data.sets import annotation, instances, write_ade20k, write_coco, write_folder, write_voc
-from lightning_tl.data import ADE20K, CocoDetection, ImageFolder, Rendered, TorchvisionDataset
-from lightning_tl.data.transforms import CropTransform, ResizeTransform, ScaleCropTransform
+from data.broken_sets import ade20k, boxes, coco, drop, edit, folder, mask, truncate, use, voc
+from data.sets import annotation
+from lightning_tl.data import ADE20K, ImageFolder, Rendered, TorchvisionDataset
 from lightning_tl.errors import UserError
-
-SMALL = CropTransform(size=32, eval_resize=32)
-SCALE = ScaleCropTransform(crop=32, shorter=(30, 50), eval_shorter=30)
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """Sound data sets, to be copied."""
-    root = tmp_path_factory.mktemp("whole")
-    write_folder(root / "folder")
-    write_coco(root / "coco")
-    write_ade20k(root / "ade20k")
-    write_voc(root / "voc")
-    return root
-
-
-@pytest.fixture
-def sets(whole, tmp_path):
-    shutil.copytree(whole, tmp_path / "sets")
-    return tmp_path / "sets"
-
-
-def use(data, stage="fit"):
-    """Set up, and read every sample of every split."""
-    data.setup(stage)
-    data.setup("test")
-    if "train" in data.splits:
-        for _ in data.train_dataloader():
-            pass
-    for _ in data.val_dataloader():
-        pass
-    for _ in data.test_dataloader():
-        pass
-    return data
-
-
-def folder(root, **options):
-    return use(ImageFolder(root / "folder", transform=SMALL, **options))
-
-
-def coco(root, **options):
-    return use(CocoDetection(root / "coco", transform=ResizeTransform(size=32), **options))
-
-
-def ade20k(root, **options):
-    return use(ADE20K(root / "ade20k", **{"num_classes": 5, "transform": SCALE} | options))
-
-
-def voc(root, **options):
-    settings = {"target": "semseg", "num_classes": 21, "transform": {"crop": 32, "shorter": [30, 50]}} | options
-    return use(TorchvisionDataset("VOCSegmentation", root / "voc", **settings))
-
-
-def truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def edit(root: Path, change, split: str = "train2017") -> None:
-    content = instances()
-    changed = change(content)
-    path = root / "coco" / "annotations" / f"instances_{split}.json"
-    path.write_text(json.dumps(content if changed is None else changed))
-
-
-def boxes(**changes):
-    """Change one annotation."""
-    return lambda content: content["annotations"][1].update(changes)
-
-
-def drop(key, place, field):
-    return lambda content: content[key][place].pop(field) and None
-
 
 # name: (damage, use, message)
 FOLDERS = {
@@ -230,10 +157,6 @@ COCO = {
         r"000001.jpg: 30 x 61 px, but .*instances_train2017.json says 30 x 60",
     ),
 }
-
-
-def mask(r, array, name="ADE_2", mode=None):
-    Image.fromarray(array, mode).save(r / "ade20k/annotations/training" / f"{name}.png")
 
 
 MASKS = {
@@ -378,9 +301,9 @@ CASES = {
 def test_broken_data(sets, damage, read, message):
     read(sets)
     damage(sets)
-    with pytest.raises(UserError, match=message) as found:
+    with pytest.raises(UserError, match=message) as error:
         read(sets)
-    assert "\n" not in str(found.value)
+    assert "\n" not in str(error.value)
 
 
 def test_a_broken_test_set_is_named_before_the_training(sets):
@@ -396,9 +319,9 @@ def test_a_broken_test_set_is_named_before_the_training(sets):
 @pytest.mark.parametrize("read,message", OPTIONS.values(), ids=OPTIONS)
 @pytest.mark.filterwarnings("ignore")
 def test_wrong_options(whole, read, message):
-    with pytest.raises(UserError, match=message) as found:
+    with pytest.raises(UserError, match=message) as error:
         read(whole)
-    assert "\n" not in str(found.value)
+    assert "\n" not in str(error.value)
 
 
 def test_rendered_options(renders, own_renders):
@@ -430,10 +353,10 @@ def test_a_category_in_a_mask_that_the_manifest_lacks(own_renders):
 
 def test_an_error_in_a_loaders_process_is_the_same_error(sets):
     truncate(sets / "folder/train/dog/dog3.jpg")
-    with pytest.raises(UserError) as found:
+    with pytest.raises(UserError) as error:
         folder(sets, num_workers=2)
-    assert str(found.value).startswith(f"{sets}/folder/train/dog/dog3.jpg: cannot be decoded")
-    assert "Traceback" not in str(found.value)
+    assert str(error.value).startswith(f"{sets}/folder/train/dog/dog3.jpg: cannot be decoded")
+    assert "Traceback" not in str(error.value)
 
 
 @pytest.mark.filterwarnings("ignore")

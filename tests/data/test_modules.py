@@ -77,12 +77,12 @@ def test_equal_classes_by_brute_force():
     sizes = np.bincount(LABELS)
     before: set[int] = set()
     for fraction in np.linspace(0.01, 1, 34):
-        found = fraction_subset(len(LABELS), LABELS, float(fraction), seed=3, equal_classes=True)
+        subset = fraction_subset(len(LABELS), LABELS, float(fraction), seed=3, equal_classes=True)
         totals = {number: np.minimum(sizes, number).sum() for number in range(1, 41)}
         best = min(totals, key=lambda number: abs(totals[number] - fraction * len(LABELS)))
-        np.testing.assert_array_equal(np.bincount(LABELS[found]), np.minimum(sizes, best))
-        assert before <= set(found.tolist())
-        before = set(found.tolist())
+        np.testing.assert_array_equal(np.bincount(LABELS[subset]), np.minimum(sizes, best))
+        assert before <= set(subset.tolist())
+        before = set(subset.tolist())
     assert before == set(range(len(LABELS)))
 
 
@@ -97,8 +97,8 @@ def test_digits_are_digits():
         digit = Image.fromarray(np.float32(image)[ys.min() : ys.max() + 1, xs.min() : xs.max() + 1] / image.max())
         return np.asarray(digit.resize((8, 8), Image.Resampling.BILINEAR)).ravel()
 
-    theirs = other_digits()
-    reader = KNeighborsClassifier(5).fit([tight(image) for image in theirs.images], theirs.target)
+    reference = other_digits()
+    reader = KNeighborsClassifier(5).fit([tight(image) for image in reference.images], reference.target)
     assert reader.score([tight(image) for image in images[::25]], labels[::25]) > 0.5  # by chance: 0.1
 
 

@@ -81,8 +81,8 @@ def test_a_data_module_trains_on_a_url_as_on_the_folder(url, renders):
         batches.append((data.num_classes, next(iter(data.train_dataloader())), next(iter(data.val_dataloader()))))
     for classes, *others in batches[1:]:
         assert classes == batches[0][0]
-        for mine, theirs in zip(others, batches[0][1:], strict=True):
-            assert all(torch.equal(a, b) for a, b in zip(mine, theirs, strict=True))
+        for remote, local in zip(others, batches[0][1:], strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(remote, local, strict=True))
 
 
 def test_a_data_set_that_has_grown_or_changed_is_not_taken_for_the_old_one(url, renders, cache):

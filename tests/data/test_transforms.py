@@ -57,8 +57,8 @@ def test_boxes_go_where_their_pixels_go():
     expected = F.horizontal_flip(F.resize(tv, [120, 180]))
     torch.testing.assert_close(plan.boxes(boxes), expected.as_subclass(torch.Tensor))
     ys, xs = torch.nonzero(plan.image(image)[0] > 127, as_tuple=True)
-    found = [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
-    torch.testing.assert_close(torch.stack(found).float(), plan.boxes(boxes)[0], atol=1, rtol=0)
+    corners = [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
+    torch.testing.assert_close(torch.stack(corners).float(), plan.boxes(boxes)[0], atol=1, rtol=0)
 
 
 def test_boxes_are_never_cut():
@@ -118,31 +118,31 @@ def degrees(a, b):
 
 def test_normals_are_decoded_to_unit_vectors():
     stored, true = sphere()
-    found = unit_normals(stored)
+    decoded = unit_normals(stored)
     valid = true.abs().sum(0) > 0
-    assert torch.equal(found.abs().sum(0) > 0, valid)
-    torch.testing.assert_close(found.norm(dim=0)[valid], torch.ones(int(valid.sum())))
-    assert degrees(found, true)[valid].max() < 0.5
+    assert torch.equal(decoded.abs().sum(0) > 0, valid)
+    torch.testing.assert_close(decoded.norm(dim=0)[valid], torch.ones(int(valid.sum())))
+    assert degrees(decoded, true)[valid].max() < 0.5
 
 
 def test_a_mirrored_sphere_is_a_sphere():
     """A sphere looks the same in a mirror, normals and all."""
-    found = unit_normals(sphere()[0])
-    mirrored = Geometry((64, 64), (64, 64), flip=True).normals(found)
-    valid = found.abs().sum(0) > 0
-    assert degrees(mirrored, found)[valid].max() < 1
-    assert degrees(found.flip(-1), found)[valid].max() > 90  # what a mirror that forgets x would give
+    decoded = unit_normals(sphere()[0])
+    mirrored = Geometry((64, 64), (64, 64), flip=True).normals(decoded)
+    valid = decoded.abs().sum(0) > 0
+    assert degrees(mirrored, decoded)[valid].max() < 1
+    assert degrees(decoded.flip(-1), decoded)[valid].max() > 90  # what a mirror that forgets x would give
 
 
 @pytest.mark.parametrize("size", [(32, 32), (150, 150)])
 def test_resized_normals_stay_unit_and_right(size):
     _, small = sphere(size[0])
-    found = Geometry((64, 64), size).normals(sphere()[1])
-    valid = (found.abs().sum(0) > 0) & (small.abs().sum(0) > 0)
+    resized = Geometry((64, 64), size).normals(sphere()[1])
+    valid = (resized.abs().sum(0) > 0) & (small.abs().sum(0) > 0)
     assert valid.float().mean() > 0.65
-    torch.testing.assert_close(found.norm(dim=0)[valid], torch.ones(int(valid.sum())))
-    assert degrees(found, small)[valid].max() < 4
-    assert set(found.norm(dim=0).round().unique().tolist()) == {0.0, 1.0}
+    torch.testing.assert_close(resized.norm(dim=0)[valid], torch.ones(int(valid.sum())))
+    assert degrees(resized, small)[valid].max() < 4
+    assert set(resized.norm(dim=0).round().unique().tolist()) == {0.0, 1.0}
 
 
 def test_padded_normals_are_none():
@@ -208,19 +208,19 @@ def test_a_batch_in_parts_is_the_batch(transform):
     torch.testing.assert_close(torch.cat([part(0, 2), part(2, 6)]), part(0, 6))
 
 
-def test_families_are_told_by_their_keys():
+def test_families_are_chosen_by_their_keys():
     families = (BatchTransform, CropTransform)
     assert build_transform(None, "sinclass", *families) == BatchTransform()
     assert build_transform({"size": 20, "crop_scale": [0.5, 1]}, "sinclass", *families).crop_scale == (0.5, 1)
     assert build_transform({"size": 20, "ratio": [1, 1]}, "sinclass", *families) == CropTransform(20, ratio=(1.0, 1.0))
-    given = CropTransform(size=32)
-    assert build_transform(given, "sinclass", *families) is given
+    transform = CropTransform(size=32)
+    assert build_transform(transform, "sinclass", *families) is transform
     assert build_transform({}, "normal", ScaleCropTransform, hflip=0.0).hflip == 0
     assert build_transform({"hflip": 0.5}, "normal", ScaleCropTransform, hflip=0.0).hflip == 0.5
 
 
 @pytest.mark.parametrize(
-    "given,message",
+    "settings,message",
     [
         ({"sice": 3}, r"data.transform of sinclass has no key 'sice'; did you mean 'size'\?"),
         ({"grayscale": True, "ratio": [1, 1]}, r"data.transform mixes keys of several transforms \(grayscale, ratio\)"),
@@ -235,9 +235,9 @@ def test_families_are_told_by_their_keys():
         ({"standardize": "imagenet", "grayscale": True}, r"imagenet, which is by colour: set transform.grayscale to"),
     ],
 )
-def test_wrong_transforms(given, message):
+def test_wrong_transforms(settings, message):
     with pytest.raises(UserError, match=message):
-        build_transform(given, "sinclass", BatchTransform, CropTransform)
+        build_transform(settings, "sinclass", BatchTransform, CropTransform)
 
 
 def test_wrong_scale_crops():

@@ -1,8 +1,8 @@
-"""A worker with a renderer that draws from the seed alone, in milliseconds: for tests of the farm without Blender.
+"""A worker with a renderer that needs only the seed and takes milliseconds: for tests of the farm without Blender.
 
-``FAKE_SLEEP`` seconds a scene; ``FAKE_KILL`` a scene of which the process dies each time, or once where the file
-``FAKE_ONCE`` is not there yet; ``FAKE_RAISE`` a scene that raises, or ``every``; ``FAKE_BEGUN`` a file that is made
-when a scene begins.
+Environment variables make it fail or wait: ``FAKE_GATE`` is the folder of a :class:`scene_gate.SceneGate`;
+``FAKE_KILL`` names a scene (``train7``) at which the process dies each time, or only once, if ``FAKE_ONCE`` names a
+file that does not exist yet; ``FAKE_RAISE`` names a scene that raises an error, or is ``every``.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import time
 import types
 from pathlib import Path
 
 import numpy as np
+from scene_gate import pass_gate
 
 from data_gen import worker
 from data_gen.labels import View
@@ -27,9 +27,7 @@ class Renderer:
         self.config = config
 
     def render(self, spec):
-        if "FAKE_BEGUN" in os.environ:
-            Path(os.environ["FAKE_BEGUN"]).touch()
-        time.sleep(float(os.environ.get("FAKE_SLEEP", 0)))
+        pass_gate()
         name = f"{spec.split}{spec.scene}"
         if os.environ.get("FAKE_RAISE") in (name, "every"):
             raise RuntimeError("a planted fault")

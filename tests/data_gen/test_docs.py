@@ -144,8 +144,8 @@ def test_the_papers_objects_and_materials_lie_over_each_setting(setting, paper, 
     parser = command_parser("render", "")
     parser.add_class_arguments(RenderConfig)
     arguments = [f"--config=render/complexity/{setting}", "--config=render/bop"]
-    given = parser.instantiate_classes(parse(parser, arguments))
-    config = RenderConfig(**{name: given[name] for name in RenderConfig.__dataclass_fields__})
+    settings = parser.instantiate_classes(parse(parser, arguments))
+    config = RenderConfig(**{name: settings[name] for name in RenderConfig.__dataclass_fields__})
     catalogue = open_catalogue(config)
     texture, appearance, _, background = setting.split("-")
     assert len(catalogue.categories) == (173 if texture == "with" else 58)

@@ -8,10 +8,10 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from scene_gate import SceneGate, wait_for_end
 
 from data_gen import farm, local_pool
 from data_gen.farm import LOCK, render
@@ -40,18 +40,18 @@ def _children(pid):
     return [int(word) for word in listing.split()]
 
 
-def _alive(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().split(")")[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
+@pytest.fixture
+def gate(tmp_path):
+    """Make gates for scenes, each in a folder of its own."""
+    gates = []
 
+    def make():
+        gates.append(SceneGate(tmp_path / f"gate{len(gates)}"))
+        return gates[-1]
 
-def _wait_until(condition, seconds=20.0):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "took too long"
-        time.sleep(0.02)
+    yield make
+    for each in gates:
+        each.close()
 
 
 @pytest.fixture
@@ -238,7 +238,7 @@ def test_blender_that_cannot_be_imported(tiny, tmp_path, monkeypatch):
         render(tiny(), tmp_path, 6)
 
 
-def test_a_camera_that_fits_nowhere_is_told_once(tiny, tmp_path):
+def test_a_camera_that_fits_nowhere_is_reported_once(tiny, tmp_path):
     with pytest.raises(UserError, match=r"^no camera fits"):
         render(tiny(room={"walls": 4}, camera={"min_distance": 5}), tmp_path, 6)
 
@@ -273,15 +273,16 @@ def test_a_second_render_into_the_folder_is_refused_and_a_dead_ones_lock_is_not(
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_no_worker_outlives_its_parent(start, tmp_path, how):
-    process = start(tmp_path / "out", 60, FAKE_SLEEP="0.4")
-    _wait_until(lambda: len(_children(process.pid)) == 2)
-    time.sleep(0.6)
-    workers = _children(process.pid)
+def test_no_worker_outlives_its_parent(start, gate, tmp_path, how):
+    closed = gate()
+    process = start(tmp_path / "out", 60, **closed.environment)
+    closed.wait(2)  # both workers stand before a scene
+    workers = [os.pidfd_open(worker) for worker in _children(process.pid)]
+    assert len(workers) == 2
     process.send_signal(how)
-    process.communicate(timeout=20)
+    process.communicate(timeout=60)
     assert process.returncode in (-how, 1)
-    _wait_until(lambda: not any(_alive(p) for p in workers), 5)
+    wait_for_end(workers)
     left = list(Path("/dev/shm").glob(f"lightning-tl-render-{process.pid}-*"))
     assert how != signal.SIGINT or not left
 
@@ -297,25 +298,38 @@ def test_memory_folders_of_dead_processes_are_cleared(tiny, tmp_path):
     assert not stale.exists()
 
 
-def test_a_campaign_of_kills_loses_and_changes_nothing(start, tmp_path):
-    rng = random.Random(7)
+def test_a_campaign_of_kills_loses_and_changes_nothing(start, gate, tmp_path):
+    """Kill drivers and workers after random numbers of scenes; those of all five kills are fewer than there are."""
+    rng = random.Random(0)
     calm, out = tmp_path / "calm", tmp_path / "out"
+    scenes, shards = 60, 20
     assert start(calm, 90, 30, 1).communicate(timeout=60)[1] == ""
-    kills = 0
-    for _ in range(12):
-        process = start(out, 90, 30, rng.choice([1, 2, 3]), FAKE_SLEEP="0.03")
-        time.sleep(rng.uniform(0.4, 1.0))
-        before = {p.name for p in out.glob("*/shards/*.tar")}
-        victim = rng.choice([process.pid, *_children(process.pid)])
-        if process.poll() is not None:
-            break
-        os.kill(victim, signal.SIGKILL)
-        kills += 1
-        if victim != process.pid:
-            time.sleep(rng.uniform(0, 0.3))
+    before = set()
+    allowed = 0
+    for workers in (1, 2, 3, 1, 2):
+        scene_gate = gate()
+        process = start(out, 90, 30, workers, **scene_gate.environment)
+        first, more = rng.randint(4, 8), rng.randint(1, 3)
+        allowed += first + more
+        scene_gate.wait(workers)  # a worker that dies before its first scene ends the driver
+        scene_gate.open(first)
+        if rng.random() < 0.4:
+            scene_gate.wait(first - 1)  # the last worker may be anywhere
+            assert process.poll() is None
             process.kill()
-        process.communicate(timeout=20)
-        assert before <= {p.name for p in out.glob("*/shards/*.tar")}  # nothing finished is lost
-    assert kills >= 5
+        else:
+            scene_gate.wait(first)
+            os.kill(rng.choice(_children(process.pid)), signal.SIGKILL)
+            scene_gate.open(more)
+            scene_gate.wait(more)  # the driver goes on with another worker
+            assert process.poll() is None
+            process.kill()
+        process.communicate(timeout=60)
+        after = {p.relative_to(out) for p in out.glob("*/shards/*.tar")}
+        assert before <= after  # nothing finished is lost
+        before = after
+    assert allowed < scenes
+    # a driver with one worker has finished a shard of three scenes when the worker comes to the fourth scene
+    assert 2 <= len(before) < shards
     assert start(out, 90, 30, 2).communicate(timeout=60)[1] == ""
     assert _files(out) == _files(calm)

@@ -1,10 +1,7 @@
-import struct
-
 import numpy as np
 import pytest
 from scipy.ndimage import convolve
 
-from data_gen.blender.exr import read_exr
 from data_gen.labels import camera_normals, depth_mm, film_filter, silhouette, tone_map, visible_fractions
 from data_gen.library.mesh import box, ellipsoid
 
@@ -89,18 +86,6 @@ def test_depth_and_colours():
     assert (np.diff(ramp[0, :, 0].astype(int)) >= 0).all()
 
 
-def _exr(compression=0, kind=2, version=2):
-    def attribute(name, type_, value):
-        return name + b"\0" + type_ + b"\0" + struct.pack("<i", len(value)) + value
-
-    channels = b"".join(n + b"\0" + struct.pack("<iiii", kind, 0, 1, 1) for n in (b"A.B", b"V.R")) + b"\0"
-    header = struct.pack("<II", 20000630, version) + attribute(b"channels", b"chlist", channels)
-    header += attribute(b"compression", b"compression", bytes([compression]))
-    header += attribute(b"dataWindow", b"box2i", struct.pack("<4i", 0, 0, 2, 1)) + b"\0"
-    lines = [struct.pack("<ii", y, 24) + np.arange(6, dtype="<f4").tobytes() for y in (1, 0)]
-    return header + bytes(16) + b"".join(lines)
-
-
 def test_film_filter_has_the_width_that_it_says_and_loses_no_light():
     dot = np.zeros((9, 9, 3), np.float32)
     dot[4, 4] = 1
@@ -113,12 +98,3 @@ def test_film_filter_has_the_width_that_it_says_and_loses_no_light():
     picture = rng.random((5, 8, 3), np.float32)
     kernel = np.outer([0.05, 0.9, 0.05], [0.05, 0.9, 0.05])[..., None]
     np.testing.assert_allclose(film_filter(picture), convolve(picture, kernel, mode="nearest"), atol=1e-6)
-
-
-def test_reading_exr():
-    passes = read_exr(_exr())
-    assert list(passes) == ["A.B", "V.R"]
-    assert passes["V.R"].tolist() == [[3, 4, 5], [3, 4, 5]]
-    for data in (_exr(compression=3), _exr(kind=1), _exr(version=0x202), b"\x89PNG12345"):
-        with pytest.raises(ValueError, match="OpenEXR"):
-            read_exr(data)

@@ -46,7 +46,7 @@ def test_left_overs_of_a_dead_process_are_cleared(tiny, tmp_path):
 
 
 @pytest.mark.parametrize("listed", [True, False])
-def test_tampering_is_told_with_the_file_and_the_cure(tiny, tmp_path, listed):
+def test_tampering_is_reported_with_the_file_and_the_cure(tiny, tmp_path, listed):
     split = Split(tmp_path / "train", tiny(), 18)
     _fill(split, [0, 1, 2] if listed else [0, 2])
     path = Path(split.shard_path(2))
@@ -117,7 +117,7 @@ def test_a_data_set_of_an_earlier_version_can_be_grown(tiny, tmp_path):
         grown.set_software({"blender": "4.2.23", "blenderproc": "2.8.0", "device": "OPTIX"})
 
 
-def test_changed_files_of_a_source_are_told(tmp_path):
+def test_changed_files_of_a_source_are_reported(tmp_path):
     mesh = mesh_files.bare(tmp_path / "meshes" / "a.stl")
     config = config_from_dict({"sources": [{"kind": "folder", "path": str(mesh.parent)}]})
     _fill(Split(tmp_path / "train", config, 6), [0])

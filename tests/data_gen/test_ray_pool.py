@@ -1,11 +1,11 @@
 """Rendering on a real Ray cluster of several nodes on this machine, with the renderer of fake_worker.py."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
 import threading
-import time
 import types
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +13,7 @@ from pathlib import Path
 import fsspec
 import pytest
 import ray
+from scene_gate import SceneGate, wait_for_end
 
 from data_gen import farm, local_pool, ray_pool
 from data_gen.farm import LOCK, render
@@ -35,10 +36,10 @@ def nodes(monkeypatch):
     """A cluster whose head renders nothing; what is set in ``monkeypatch`` before goes to its nodes."""
     from ray.cluster_utils import Cluster
 
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    yield made
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    yield cluster
     ray.shutdown()
-    made.shutdown()
+    cluster.shutdown()
 
 
 def _files(out):
@@ -46,38 +47,40 @@ def _files(out):
 
 
 def _workers(mark):
-    """The worker processes that were started with a mark in their environment."""
-    found = []
+    """The ids of the worker processes that were started with a mark in their environment."""
+    ids = []
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             if mark.encode() in (process / "environ").read_bytes() and WORKER[0] in (process / "cmdline").read_text():
-                found.append(process.name)
-    return found
+                ids.append(int(process.name))
+    return ids
 
 
 @pytest.fixture
 def losing(nodes, tmp_path, monkeypatch):
-    """Of two nodes one is lost while it is about its first shard, and a worker dies on the other."""
-    begun = tmp_path / "begun"
-    for name, value in {"FAKE_SLEEP": "20", "FAKE_BEGUN": str(begun)}.items():
+    """Of two nodes one is lost while it renders its first shard, and a worker dies on the other."""
+    closed, gate = SceneGate(tmp_path / "closed"), SceneGate(tmp_path / "gate")
+    for name, value in closed.environment.items():
         monkeypatch.setenv(name, value)
     slow = nodes.add_node(num_cpus=1)
-    monkeypatch.delenv("FAKE_BEGUN")
-    monkeypatch.setenv("FAKE_SLEEP", "0.5")
+    for name, value in gate.environment.items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setenv("FAKE_KILL", "train7")
     monkeypatch.setenv("FAKE_ONCE", str(tmp_path / "once"))
     nodes.add_node(num_cpus=2)
     ray.init(address=nodes.address)
 
     def lose():
-        while not begun.exists():
-            threading.Event().wait(0.1)
+        closed.wait(1)
         nodes.remove_node(slow, allow_graceful=False)
+        gate.open(1000)  # only now, so that there was a shard left for the node that is lost
 
     thread = threading.Thread(target=lose, daemon=True)
     thread.start()
     yield
     thread.join(60)
+    closed.close()
+    gate.close()
 
 
 @pytest.mark.slow
@@ -90,7 +93,7 @@ def test_a_cluster_gives_the_bytes_of_one_machine_and_survives_a_lost_node(losin
     assert (summary.images, summary.rendered, summary.skipped) == ({"train": 30, "val": 6}, 36, {})
     assert (calls[0], calls[-1]) == ((0, 36), (36, 36))
     assert any(done % 6 for done, _ in calls)  # scene by scene
-    for name in ("FAKE_SLEEP", "FAKE_KILL", "FAKE_ONCE"):
+    for name in ("FAKE_GATE", "FAKE_KILL", "FAKE_ONCE"):
         monkeypatch.delenv(name)
     render(tiny(), tmp_path / "here", 30, 6)
     assert _files(tmp_path / "out") == _files(tmp_path / "here")
@@ -106,7 +109,7 @@ def test_a_cluster_renders_to_a_store(store, losing, tiny, tmp_path, monkeypatch
     said = []
     assert render(tiny(), store, 30, 6, say=said.append, engine="ray").rendered == 36
     assert any("was lost; another renders scenes" in line for line in said)
-    for name in ("FAKE_SLEEP", "FAKE_KILL", "FAKE_ONCE"):
+    for name in ("FAKE_GATE", "FAKE_KILL", "FAKE_ONCE"):
         monkeypatch.delenv(name)
     render(tiny(), tmp_path / "here", 30, 6)
     system, root = fsspec.core.url_to_fs(store)
@@ -115,7 +118,7 @@ def test_a_cluster_renders_to_a_store(store, losing, tiny, tmp_path, monkeypatch
 
 
 @pytest.mark.slow
-def test_scenes_that_fail_are_told_and_left_out_as_by_one_machine(nodes, tiny, tmp_path, monkeypatch):
+def test_scenes_that_fail_are_reported_and_left_out_as_by_one_machine(nodes, tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("FAKE_KILL", "train10")
     monkeypatch.setenv("FAKE_RAISE", "val2")
     nodes.add_node(num_cpus=2)
@@ -160,8 +163,9 @@ def test_a_cluster_without_room_and_a_node_without_blender(nodes, tiny, tmp_path
 
 @pytest.mark.slow
 def test_a_killed_driver_takes_its_workers_along_and_the_next_goes_on(nodes, tiny, tmp_path, monkeypatch):
-    monkeypatch.setenv("FAKE_SLEEP", "0.2")
-    monkeypatch.setenv("FAKE_MARK", str(tmp_path))
+    gate = SceneGate(tmp_path / "gate")
+    for name, value in gate.environment.items():
+        monkeypatch.setenv(name, value)
     nodes.add_node(num_cpus=2)
     (tmp_path / "config.json").write_text(json.dumps(farm.config_to_dict(tiny())))
     out = tmp_path / "out"
@@ -169,24 +173,27 @@ def test_a_killed_driver_takes_its_workers_along_and_the_next_goes_on(nodes, tin
     command += ["2", "fake", "ray", nodes.address]
     driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
-        while not list(out.glob("train/shards/*.tar")):
-            assert driver.poll() is None, driver.communicate()
-            threading.Event().wait(0.1)
-        assert len(_workers(str(tmp_path))) == 2
+        gate.wait(2)  # both workers stand before a scene
+        workers = [os.pidfd_open(worker) for worker in _workers(str(tmp_path))]
+        assert len(workers) == 2
+        gate.open(7)  # one of the two comes to its fourth scene, so a shard is in the folder
+        gate.wait(7)
+        assert driver.poll() is None, driver.communicate()
     finally:
         driver.send_signal(signal.SIGKILL)
         driver.communicate()
-    end = time.monotonic() + 60
-    while _workers(str(tmp_path)):
-        assert time.monotonic() < end, "workers have outlived their driver"
-        threading.Event().wait(0.1)
+    wait_for_end(workers)
+    assert not _workers(str(tmp_path))
+    gate.open(1000)
     kept = {p.name: p.read_bytes() for p in out.glob("train/shards/*.tar")}
     assert 0 < len(kept) < 10
     ray.init(address=nodes.address)
     render(tiny(), out, 60, 6, engine="ray")
     assert all((out / "train/shards" / name).read_bytes() == content for name, content in kept.items())
+    monkeypatch.delenv("FAKE_GATE")
     render(tiny(), tmp_path / "here", 60, 6)
     assert _files(out) == _files(tmp_path / "here")
+    gate.close()
 
 
 def test_no_cluster_at_the_address(tiny, tmp_path):

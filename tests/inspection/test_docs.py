@@ -48,9 +48,9 @@ def test_the_commands_of_the_page(here, capsys):
     page = (here / "stats/stats.html").read_text()
     assert page.count("data:image/png;base64,") == 4
     assert not re.search(r'(src|href)="(?!data:)', page)
-    found = json.loads((here / "stats/stats.json").read_text())
-    assert found["train"]["images"] == 60
-    assert sum(found["train"]["classes"].values()) == found["train"]["objects"]
+    statistics = json.loads((here / "stats/stats.json").read_text())
+    assert statistics["train"]["images"] == 60
+    assert sum(statistics["train"]["classes"].values()) == statistics["train"]["objects"]
     out = capsys.readouterr().out
     (accuracy,) = re.findall(r"domain classifier ([\d.]+)", out)
     assert float(accuracy) > 0.9

@@ -31,8 +31,8 @@ def test_coco(renders, tmp_path, capsys):
     assert sorted(coco.getCatIds()) == sorted(images.manifest.categories)
     for index in range(len(images)):
         instance = images.instance(index)
-        found = coco.loadAnns(coco.getAnnIds(index + 1))
-        for row, thing in zip(found, images.labels(index)["objects"], strict=True):
+        annotations = coco.loadAnns(coco.getAnnIds(index + 1))
+        for row, thing in zip(annotations, images.labels(index)["objects"], strict=True):
             assert row["bbox"] == thing["bbox"]
             assert row["category_id"] == thing["category"]
             assert (coco.annToMask(row) == (instance == thing["instance"])).all()

@@ -19,11 +19,11 @@ def sample(count, seed, shift=0.0):
 
 def test_entropy_of_a_known_gaussian():
     truth = 0.5 * np.log(2 * np.pi * np.e * SCALES).sum()
-    found = [entropy(sample(60, seed), draws=40) for seed in range(40)]
-    values = np.array([each.value for each in found])
-    assert {each.estimator for each in found} == {"unbiased"}
+    result = [entropy(sample(60, seed), draws=40) for seed in range(40)]
+    values = np.array([each.value for each in result])
+    assert {each.estimator for each in result} == {"unbiased"}
     assert abs(values.mean() - truth) < 4 * values.std() / 40**0.5
-    covered = sum(each.interval[0] <= truth <= each.interval[1] for each in found)
+    covered = sum(each.interval[0] <= truth <= each.interval[1] for each in result)
     assert covered >= 34  # of 40 at 95 %, with 40 draws
 
 
@@ -37,21 +37,21 @@ def test_entropy_follows_a_linear_map():
 
 def test_fewer_images_than_features():
     x = np.random.default_rng(0).normal(size=(40, 200))
-    found = entropy(x, draws=10)
-    assert found.estimator == "ledoit-wolf"
-    assert 0 < found.shrinkage <= 1
+    result = entropy(x, draws=10)
+    assert result.estimator == "ledoit-wolf"
+    assert 0 < result.shrinkage <= 1
     # where the truth is round, shrinkage to the round Gaussian is right
-    assert found.value == pytest.approx(100 * np.log(2 * np.pi * np.e), rel=0.02)
+    assert result.value == pytest.approx(100 * np.log(2 * np.pi * np.e), rel=0.02)
     scaled = entropy(1e-6 * x, draws=10)
-    assert scaled.value == pytest.approx(found.value + 200 * np.log(1e-6))
+    assert scaled.value == pytest.approx(result.value + 200 * np.log(1e-6))
 
 
 def test_a_constant_feature_is_shrunk():
     x = sample(100, 0)
     x[:, 3] = 1
-    found = entropy(x, draws=5)
-    assert found.estimator == "ledoit-wolf"
-    assert np.isfinite(found.value)
+    result = entropy(x, draws=5)
+    assert result.estimator == "ledoit-wolf"
+    assert np.isfinite(result.value)
 
 
 @pytest.mark.parametrize("counts", [(200, 150), (5 + F, 300)])
@@ -67,8 +67,8 @@ def test_frechet_against_the_closed_form(counts):
 
 def test_a_classifier_between_halves_and_shifted_sets():
     assert abs(domain_classifier(sample(300, 0), sample(300, 1)).accuracy - 0.5) < 0.07
-    told = domain_classifier(sample(300, 0), sample(200, 1, shift=1.0))
-    assert told.accuracy > 0.9
+    classifier = domain_classifier(sample(300, 0), sample(200, 1, shift=1.0))
+    assert classifier.accuracy > 0.9
     apart = gap(sample(300, 0), sample(200, 1, shift=1.0))
     assert apart.images == 200
     assert apart.frechet == pytest.approx(F, rel=0.1)

@@ -21,18 +21,18 @@ IDS = RNG.integers(0, 65536, (7, 9)).astype(np.uint16)
 
 @pytest.mark.parametrize("array", [COLOURS, IDS, IDS[:1, :1]])
 def test_pngs_of_the_renderer(array):
-    found = png_pixels(encode_png(array))
-    assert found.dtype == array.dtype
-    assert (found == array).all()
+    decoded = png_pixels(encode_png(array))
+    assert decoded.dtype == array.dtype
+    assert (decoded == array).all()
     assert (np.asarray(Image.open(io.BytesIO(encode_png(array)))) == array).all()
 
 
 @pytest.mark.parametrize("array", [COLOURS, IDS, COLOURS[..., 0]])
 def test_other_pngs(array):
     assert (pixels(png(array)) == array).all()
-    size, found = colours(png(array), 4)
+    size, decoded = colours(png(array), 4)
     assert size == array.shape[:2]
-    assert (found == np.asarray(Image.open(io.BytesIO(png(array))).convert("RGB"))).all()
+    assert (decoded == np.asarray(Image.open(io.BytesIO(png(array))).convert("RGB"))).all()
 
 
 def test_transparent_colours_and_lines_of_other_filters_are_left_to_pillow():

@@ -22,11 +22,11 @@ def both(store, renders, tmp_path, monkeypatch):
 
 
 def test_validate(both, tmp_path):
-    found = []
+    reports = []
     for number, root in enumerate(both):
         main(["validate", root, f"--out={tmp_path / str(number)}", "--workers=1"])
-        found.append(json.loads((tmp_path / str(number)).read_text().replace(root, "ROOT")))
-    assert found[0] == found[1]
+        reports.append(json.loads((tmp_path / str(number)).read_text().replace(root, "ROOT")))
+    assert reports[0] == reports[1]
     system, path = fsspec.core.url_to_fs(both[1])
     system.rm_file(f"{path}/train/shards/000001.tar")
     assert main(["validate", both[1], f"--out={tmp_path / 'less'}", "--workers=1"]) == 1

@@ -241,16 +241,16 @@ def test_an_object_on_the_floor_does_not_hover(own_renders):
 
 def test_all_is_in_the_json(own_renders, tmp_path):
     rewrite(own_renders, first(lambda thing: thing.update(area=1)))
-    out = tmp_path / "found" / "faults.json"
+    out = tmp_path / "faults" / "faults.json"
     assert main(["dataset", "validate", str(own_renders), f"--out={out}"]) == 1
-    found = json.loads(out.read_text())
-    (fault,) = found["faults"]
+    report = json.loads(out.read_text())
+    (fault,) = report["faults"]
     assert fault["code"] == "area"
     assert fault["key"] == KEY
     assert fault["file"].endswith(SHARD)
     assert fault["serious"]
-    assert found["images"] == {"train": 60, "val": 24}
-    assert set(found["objects"]["train"]) == {"disc", "bar", "frame"}
+    assert report["images"] == {"train": 60, "val": 24}
+    assert set(report["objects"]["train"]) == {"disc", "bar", "frame"}
 
 
 def test_more_processes_find_the_same(own_renders, monkeypatch):
@@ -269,9 +269,9 @@ def test_an_image_twice_in_a_shard(own_renders):
         import io
 
         archive.addfile(info, io.BytesIO(content))
-    found = validate(own_renders).faults
-    assert {fault.code for fault in found} == {"shard-hash", "ids"}
-    assert f"{KEY}.json is there twice" in " ".join(map(str, found))
+    faults = validate(own_renders).faults
+    assert {fault.code for fault in faults} == {"shard-hash", "ids"}
+    assert f"{KEY}.json is there twice" in " ".join(map(str, faults))
 
 
 def test_imbalance():
@@ -381,10 +381,10 @@ def test_keys_that_are_none(own_renders):
 
 def test_views_beyond_the_manifest(own_renders):
     edit_manifest(own_renders, lambda manifest: manifest.update(views_per_scene=1))
-    found = validate(own_renders).faults
-    assert {fault.code for fault in found} == {"ids"}
-    assert len(found) == 30
-    assert found[0].detail == "view 1 of 1 views a scene"
+    faults = validate(own_renders).faults
+    assert {fault.code for fault in faults} == {"ids"}
+    assert len(faults) == 30
+    assert faults[0].detail == "view 1 of 1 views a scene"
 
 
 def test_near_duplicates_against_all_pairs():
@@ -397,10 +397,10 @@ def test_near_duplicates_against_all_pairs():
     flat = images.reshape(300, -1).astype(float)
     distance = np.sqrt(((flat[:, None] - flat[None]) ** 2).mean(-1))
     wanted = {i for i in range(300) if (distance[i, :i] < 1.5).any()}
-    found = near_duplicates(images, 1.5)
-    assert {index for index, _, _ in found} == wanted
+    pairs = near_duplicates(images, 1.5)
+    assert {index for index, _, _ in pairs} == wanted
     assert len(wanted) == 21
-    for index, other, rms in found:
+    for index, other, rms in pairs:
         assert rms == pytest.approx(distance[index, :index].min(), abs=1e-4)
         assert other < index
     assert not near_duplicates(images[:1])
@@ -410,6 +410,6 @@ def test_two_copies_of_a_set_are_all_found(renders, tmp_path):
     shutil.copytree(renders / "train", tmp_path / "r" / "train")
     shutil.copytree(renders / "train", tmp_path / "r" / "val")
     edit_manifest(tmp_path / "r", lambda manifest: manifest.update(split="val"), "val")
-    found = validate(tmp_path / "r").faults
-    assert {fault.code for fault in found} == {"leak"}
-    assert len(found) == 60
+    faults = validate(tmp_path / "r").faults
+    assert {fault.code for fault in faults} == {"leak"}
+    assert len(faults) == 60

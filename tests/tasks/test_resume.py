@@ -8,8 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from test_run import DRIVER, every_step
-from training import equal, state
+from training import DRIVER, equal, every_step, state
 
 from lightning_tl.run import run
 

@@ -9,11 +9,11 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from scene_gate import SceneGate
 
 from data_gen.farm import LOCK, render
 from data_gen.labels import FLIP
@@ -161,12 +161,12 @@ def test_visible_fraction_agrees_with_rendering_each_object_alone(views_of, scen
     hidden = 0
     for (views, instance), alone in zip(where, views_of(LABELLED, alone_specs), strict=True):
         for view, single in zip(views, alone, strict=True):
-            found = [o for o in view.labels["objects"] if o["instance"] == instance]
+            labelled = [o for o in view.labels["objects"] if o["instance"] == instance]
             whole = [o for o in single.labels["objects"] if o["visible_fraction"] == 1.0]
-            if not found or not whole or whole[0]["area"] < 30:
+            if not labelled or not whole or whole[0]["area"] < 30:
                 continue  # cut off by the frame, or too small to compare
-            expected = found[0]["area"] / whole[0]["area"]
-            assert found[0]["visible_fraction"] == pytest.approx(expected, abs=0.12)
+            expected = labelled[0]["area"] / whole[0]["area"]
+            assert labelled[0]["visible_fraction"] == pytest.approx(expected, abs=0.12)
             hidden += expected < 0.8
     assert hidden >= 3
 
@@ -246,40 +246,46 @@ def _files(out):
     return {str(p.relative_to(out)): p.read_bytes() for p in sorted(out.rglob("*")) if p.is_file() and p.name != LOCK}
 
 
-def _campaign(tmp_path, config, images, val, kills, window, seed, crash=None):
-    """Kill parents and workers at random moments, finish, and compare with a calm run of one worker.
+def _campaign(tmp_path, config, images, val, kills, most, seed, crash=None):
+    """Kill parents and workers after random numbers of scenes, finish, and compare with a calm run of one worker.
 
-    With an environment ``crash`` in which workers die of a scene, that is told once, and all other shards are there.
+    After 1 to ``most`` scenes a parent or a worker is killed, and then the parent, after up to 2 more. With an
+    environment ``crash`` in which workers die of a scene, that is reported once, and all other shards are there.
     """
     rng = random.Random(seed)
+    assert kills * (most + 2) < (images + val) // config.camera.views  # so that scenes remain after the last kill
     (tmp_path / "config.json").write_text(json.dumps(config_to_dict(config)))
     command = [sys.executable, str(HERE / "render_here.py"), str(tmp_path / "config.json"), str(tmp_path / "out")]
-    command += [str(images), str(val), "2", *(["crashing"] if crash else [])]
-    done = 0
-    while done < kills:
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=crash)
-        time.sleep(rng.uniform(*window))
-        listing = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True)
-        victim = rng.choice([process.pid, *map(int, listing.stdout.split())])
-        if process.poll() is not None:
-            break
-        os.kill(victim, signal.SIGKILL)
-        time.sleep(rng.uniform(0, 0.5))
+    command += [str(images), str(val), "2", "crashing"]
+    for number in range(kills):
+        gate = SceneGate(tmp_path / f"gate{number}")
+        environment = {**(crash or os.environ), **gate.environment}
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
+        gate.wait(2)  # a worker that dies before its first scene ends the parent
+        scenes = rng.randint(1, most)
+        gate.open(scenes)
+        gate.wait(scenes)
+        assert process.poll() is None
+        if rng.random() < 2 / 3:
+            listing = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True)
+            os.kill(rng.choice([*map(int, listing.stdout.split())]), signal.SIGKILL)
+            more = rng.randint(0, 2)
+            gate.open(more)
+            gate.wait(more)
         process.kill()
         process.communicate()
-        done += 1
+        gate.close()
     if crash:
         name = crash["CRASH"].removeprefix("train")
-        told = subprocess.run(command, capture_output=True, text=True, env=crash).stderr
-        assert told.count(f"scene {name} of train") == 1
-        assert f"data_gen.reproduce {tmp_path / 'out'} --split train --scene {name}" in told
+        message = subprocess.run(command, capture_output=True, text=True, env=crash).stderr
+        assert message.count(f"scene {name} of train") == 1
+        assert f"data_gen.reproduce {tmp_path / 'out'} --split train --scene {name}" in message
         shards = images // (config.scenes_per_shard * config.camera.views)
         there = {int(path.stem) for path in (tmp_path / "out/train/shards").glob("*.tar")}
         assert {*range(shards)} - there == {int(name) // config.scenes_per_shard}
     render(config, tmp_path / "out", images, val, 2)
     render(config, tmp_path / "calm", images, val, 1)
     assert _files(tmp_path / "out") == _files(tmp_path / "calm")
-    return done
 
 
 def test_killed_and_restarted_gives_the_same_bytes_and_more_images_keep_the_first(tmp_path):
@@ -293,8 +299,7 @@ def test_killed_and_restarted_gives_the_same_bytes_and_more_images_keep_the_firs
             "scenes_per_shard": 5,
         }
     )
-    # on a quick machine it may be done before the second
-    assert _campaign(tmp_path, config, 80, 10, 2, (2.5, 4.5), seed=3) >= 1
+    _campaign(tmp_path, config, 80, 10, kills=2, most=15, seed=3)
     first = [list(read_shard(p)) for p in sorted((tmp_path / "calm/train/shards").glob("*.tar"))]
     assert render(config, tmp_path / "out", 120, 10, 2).rendered == 40
     more = [list(read_shard(p)) for p in sorted((tmp_path / "out/train/shards").glob("*.tar"))]
@@ -326,7 +331,7 @@ def test_the_full_campaign(tmp_path):
             assert 1 <= len(list((out / "train/shards").glob("*.tar"))) < 150
             assert _mount(out, b"size=500m", remount=True)
         crash = os.environ | {"CRASH": "train333"}
-        assert _campaign(tmp_path, config, 2400, 64, 30, (3.0, 6.0), seed=11, crash=crash) == 30
+        _campaign(tmp_path, config, 2400, 64, kills=30, most=18, seed=11, crash=crash)
         render(config, tmp_path / "small", 200, 64, 2)
         members = [
             [m for p in sorted((tmp_path / n / "train/shards").glob("*.tar")) for m in read_shard(p)]

@@ -30,7 +30,7 @@ def _pose(eye, target):
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def rendered(tmp_path_factory):
     """Make inputs of every kind, scenes of one object each by its category, and render all in one Blender."""
     root = tmp_path_factory.mktemp("inputs")
     mesh_files.obj(root / "meshes" / "box" / "a.obj", (0.2, 0.2, 0.2))
@@ -58,16 +58,16 @@ def made(tmp_path_factory):
         }
     )
     catalogue = open_catalogue(config)
-    found = {}
+    by_name = {}
     for i in range(60):
         spec = sample_scene(config, 0, "train", i, catalogue)
-        found.setdefault(spec.objects[0].category, spec)
+        by_name.setdefault(spec.objects[0].category, spec)
     pose = _pose((0, -1.4, 0.25), (0, 0, 0.12))
     specs = {
         name: dataclasses.replace(
             spec, objects=spec.objects[:1], cameras=(pose,), panorama="", lights=(), sky=(1.0,) * 3
         )
-        for name, spec in found.items()
+        for name, spec in by_name.items()
     }
     box = specs["box"]
     hidden = dataclasses.replace(box.objects[0], instance=2, category_id=0, position=(0.12, -0.4))
@@ -105,8 +105,8 @@ def _quarters(view):
     return np.array(inner)
 
 
-def test_every_source_is_drawn_and_labelled(made):
-    specs, views = made
+def test_every_source_is_drawn_and_labelled(rendered):
+    specs, views = rendered
     names = {"box", "flat_colour", "painted", "glb", "meshes_ball", "reduced_ball", "ycbv_000001", "airplane", "mug"}
     assert names <= set(specs)
     for name in names:
@@ -117,8 +117,8 @@ def test_every_source_is_drawn_and_labelled(made):
         assert (views[name].category[views[name].instance == 1] == labelled["category"]).all()
 
 
-def test_a_picture_is_the_right_way_up(made):
-    upper_left, upper_right, lower_left, lower_right = _quarters(made[1]["box"])
+def test_a_picture_is_the_right_way_up(rendered):
+    upper_left, upper_right, lower_left, lower_right = _quarters(rendered[1]["box"])
     assert upper_left.argmax() == 0
     assert upper_left[1] < upper_left[0] / 2
     assert upper_right.argmax() == 1
@@ -127,30 +127,30 @@ def test_a_picture_is_the_right_way_up(made):
     assert lower_right[:2].min() > 2 * lower_right[2]
 
 
-def test_colours_of_materials_and_vertices(made):
+def test_colours_of_materials_and_vertices(rendered):
     for name, order in (("flat_colour", [2, 1, 0]), ("painted", [1, 2, 0])):
-        view = made[1][name]
+        view = rendered[1][name]
         colour = _mean(view, view.instance == 1)
         assert list(np.argsort(-colour)) == order, (name, colour)
 
 
-def test_the_floor_is_of_the_pbr_material(made):
-    view = made[1]["box"]
+def test_the_floor_is_of_the_pbr_material(rendered):
+    view = rendered[1]["box"]
     floor = np.zeros((HEIGHT, WIDTH), bool)
     floor[-6:] = True
     colour = _mean(view, floor & (view.instance == 0))
     assert colour[0] > 1.5 * colour[1:].max()
 
 
-def test_a_reduced_mesh_has_the_same_outline(made):
-    full, reduced = (made[1][n].labels["objects"][0] for n in ("meshes_ball", "reduced_ball"))
+def test_a_reduced_mesh_has_the_same_outline(rendered):
+    full, reduced = (rendered[1][n].labels["objects"][0] for n in ("meshes_ball", "reduced_ball"))
     assert reduced["area"] == pytest.approx(full["area"], rel=0.05)
     assert np.abs(np.subtract(reduced["bbox"], full["bbox"])).max() <= 1
 
 
 @pytest.mark.parametrize(("name", "size"), [("box", (0.2, 0.2, 0.2)), ("ycbv_000001", (0.06, 0.04, 0.101))])
-def test_boxes_are_where_the_given_camera_projects_them(made, name, size):
-    specs, views = made
+def test_boxes_are_where_the_given_camera_projects_them(rendered, name, size):
+    specs, views = rendered
     item, labels = specs[name].objects[0], views[name].labels
     # a box of 0.2 has a diameter of 0.283, which is brought to 0.3; metric ones keep their size
     scale = 0.3 / np.hypot(0.2, 0.2) if name == "box" else 1.0
@@ -165,8 +165,8 @@ def test_boxes_are_where_the_given_camera_projects_them(made, name, size):
     assert np.abs(pixels.max(0) - (x + width - 1, y + height - 1)).max() <= 1
 
 
-def test_a_distractor_is_seen_and_hides_but_is_not_labelled(made):
-    alone, behind = made[1]["box"], made[1]["behind"]
+def test_a_distractor_is_seen_and_hides_but_is_not_labelled(rendered):
+    alone, behind = rendered[1]["box"], rendered[1]["behind"]
     assert [o["instance"] for o in behind.labels["objects"]] == [1]
     assert set(np.unique(behind.instance)) == {0, 1}
     assert behind.labels["objects"][0]["visible_fraction"] < 0.9 < alone.labels["objects"][0]["visible_fraction"]
@@ -177,6 +177,6 @@ def test_a_distractor_is_seen_and_hides_but_is_not_labelled(made):
     assert np.abs(behind.rgb[lost].astype(int) - alone.rgb[lost]).mean() > 10
 
 
-def test_a_panorama_turns(made):
-    one, other = (made[1][f"panorama{turn}"].rgb.astype(float).mean() for turn in (0, 180))
+def test_a_panorama_turns(rendered):
+    one, other = (rendered[1][f"panorama{turn}"].rgb.astype(float).mean() for turn in (0, 180))
     assert max(one, other) > 1.3 * min(one, other)

@@ -235,7 +235,7 @@ BAD = [
     ({"kind": "bop", "path": "x", "csv": "y"}, "'sources[0].csv' goes with kind: folder, not bop"),
     ({"kind": "builtin", "path": "x"}, "'sources[0].path' is 'x', but the built-in library has no folder"),
     ({"kind": "builtin", "categories": ["mugg"]}, "unknown category 'mugg' in 'sources[0].categories'"),
-    ({"kind": "folder", "path": "x", "role": "distractor"}, "'sources' holds distractors alone"),
+    ({"kind": "folder", "path": "x", "role": "distractor"}, "'sources' holds only distractors"),
     ("meshes", "'sources[0]' should hold keys and values, not 'meshes'"),
 ]
 

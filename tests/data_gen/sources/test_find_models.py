@@ -13,8 +13,8 @@ def _find(kind, path, **options):
 
 
 def test_a_folder_a_category_or_a_file_a_category(tmp_path):
-    found = _find("folder", mesh_files.folder(tmp_path))
-    assert {name: [p.name for p in files] for name, files in found.items()} == {
+    models = _find("folder", mesh_files.folder(tmp_path))
+    assert {name: [p.name for p in files] for name, files in models.items()} == {
         "cracker_box": ["textured.obj"],
         "mug": ["a.stl", "b.ply"],
         "chapel": ["chapel.glb"],
@@ -31,8 +31,8 @@ def test_folders_within_folders_and_what_is_hidden(tmp_path):
 def test_a_table(tmp_path):
     mesh_files.folder(tmp_path)
     (tmp_path / "t.csv").write_text('\ufefffile, category\nmug/a.stl,cup\nmug/b.ply,cup\nchapel.glb,"tall, thin"\n')
-    found = _find("folder", tmp_path, csv="t.csv")
-    assert {name: [p.name for p in files] for name, files in found.items()} == {
+    models = _find("folder", tmp_path, csv="t.csv")
+    assert {name: [p.name for p in files] for name, files in models.items()} == {
         "cup": ["a.stl", "b.ply"],
         "tall, thin": ["chapel.glb"],
     }
@@ -73,9 +73,9 @@ def test_a_bop_data_set(tmp_path):
     (less / "models").rename(less / "models_cad")
     mesh_files.bop(less / "other")
     (less / "other" / "models").rename(less / "models_reconst")
-    found = _find("bop", less)
-    assert list(found) == ["tless_000001", "tless_000002", "tless_000003"]
-    assert all(p.parent.name == "models_cad" for files in found.values() for p in files)
+    models = _find("bop", less)
+    assert list(models) == ["tless_000001", "tless_000002", "tless_000003"]
+    assert all(p.parent.name == "models_cad" for files in models.values() for p in files)
     assert bop_is_textureless(less)
     assert bop_is_textureless(less / "models_cad")
 
@@ -95,15 +95,15 @@ def test_broken_bop_data_sets(tmp_path):
 
 def test_shapenet_v2_and_v1(tmp_path):
     root = mesh_files.shapenet(tmp_path / "v2")
-    found = _find("shapenet", root)
-    assert {name: len(files) for name, files in found.items()} == {"airplane": 2, "mug": 1}
+    models = _find("shapenet", root)
+    assert {name: len(files) for name, files in models.items()} == {"airplane": 2, "mug": 1}
     (root / "taxonomy.json").unlink()
     assert list(_find("shapenet", root)) == ["02691156", "03797390"]
     mesh_files.obj(tmp_path / "v1" / "02691156" / "abc" / "model.obj")
     assert list(_find("shapenet", tmp_path / "v1")) == ["02691156"]
 
 
-def test_synsets_of_one_name_are_told_apart(tmp_path):
+def test_synsets_of_one_name_are_distinguished(tmp_path):
     root = mesh_files.shapenet(tmp_path)
     text = (root / "taxonomy.json").read_text().replace("mug", "airplane")
     (root / "taxonomy.json").write_text(text)
@@ -138,8 +138,8 @@ def test_a_folder_without_a_mesh_says_what_is_there(tmp_path):
 
 
 def test_choosing_categories(tmp_path):
-    found = _find("folder", mesh_files.folder(tmp_path))
-    assert list(chosen(found, ["chapel", "mug"], "sources[0]")) == ["chapel", "mug"]
-    assert chosen(found, [], "sources[0]") == found
+    models = _find("folder", mesh_files.folder(tmp_path))
+    assert list(chosen(models, ["chapel", "mug"], "sources[0]")) == ["chapel", "mug"]
+    assert chosen(models, [], "sources[0]") == models
     with pytest.raises(UserError, match=r"'sources\[0\]\.categories': no category 'mugg' .*did you mean 'mug'"):
-        chosen(found, ["mugg"], "sources[0]")
+        chosen(models, ["mugg"], "sources[0]")

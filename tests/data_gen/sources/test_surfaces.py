@@ -36,9 +36,9 @@ def test_materials_that_cannot_be_used_are_counted(tmp_path):
 @pytest.mark.parametrize("suffix", ["hdr", "exr"])
 def test_panoramas(tmp_path, suffix):
     mesh_files.hdri(tmp_path / "sub" / f"sky.{suffix}", level=0.5)
-    (found,) = find_hdris(tmp_path, [])
-    assert found.name == f"sub/sky.{suffix}"
-    assert found.mean == pytest.approx(0.5 * 2.5, rel=0.02)
+    (panorama,) = find_hdris(tmp_path, [])
+    assert panorama.name == f"sub/sky.{suffix}"
+    assert panorama.mean == pytest.approx(0.5 * 2.5, rel=0.02)
 
 
 def test_broken_panoramas(tmp_path):
