@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lightning_tl.laws.advice import Advice
-    from lightning_tl.laws.analysis import GroupFit
     from lightning_tl.laws.forms import Form
+    from lightning_tl.laws.group_fits import GroupFit
 
 #: More groups than this get one line each in the terminal; fits.json has every sentence.
 _TALKATIVE = 12
@@ -68,9 +68,9 @@ def main(argv: list[str] | None = None) -> int:
     from pathlib import Path
 
     from lightning_tl.laws.advice import advise
-    from lightning_tl.laws.analysis import Method, analyse
-    from lightning_tl.laws.output import terminal_table, write
-    from lightning_tl.laws.table import Columns, groups, read_table
+    from lightning_tl.laws.fits_output import terminal_table, write
+    from lightning_tl.laws.group_fits import Method, analyse
+    from lightning_tl.laws.results_table import Columns, groups, read_table
 
     form = _form(options)
     budget = _checked(options)
@@ -151,7 +151,7 @@ def _checked(options: Any) -> Any:
 
 
 def _draw(fits: Sequence[GroupFit], out: Path, suffix: str) -> list[Path]:
-    from lightning_tl.laws.plots import figures, save
+    from lightning_tl.laws.curve_figures import figures, save
 
     paths = []
     for name, figure in figures(fits).items():

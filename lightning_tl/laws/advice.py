@@ -9,11 +9,11 @@ from itertools import combinations
 
 import numpy as np
 
-from lightning_tl.laws.analysis import GroupFit
 from lightning_tl.laws.compare import Comparison, compare, log_ratio
 from lightning_tl.laws.decide import MODEL_COLUMNS, RENDER_COLUMNS, Budget, Choice, NextSize, choices, next_size
-from lightning_tl.laws.fitted import ImagesNeeded
-from lightning_tl.laws.gaps import trait_sentences
+from lightning_tl.laws.fitted_law import ImagesNeeded
+from lightning_tl.laws.group_fits import GroupFit
+from lightning_tl.laws.transfer_gaps import trait_sentences
 from lightning_tl.laws.wording import (
     confidence_level,
     gap_sentences,
@@ -93,7 +93,7 @@ def advise(fits: Sequence[GroupFit], target: float | None = None, budget: Budget
     """Say what the fits of a table mean.
 
     Args:
-        fits: The groups as :func:`lightning_tl.laws.analysis.analyse` returns them.
+        fits: The groups as :func:`lightning_tl.laws.group_fits.analyse` returns them.
         target: A target error in (0, 1), or ``None``.
         budget: What may be spent on images, or ``None``.
 

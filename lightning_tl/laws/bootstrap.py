@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lightning_tl.errors import UserError
-from lightning_tl.laws.fitted import FittedLaw, Interval
+from lightning_tl.laws.fitted_law import FittedLaw, Interval
 from lightning_tl.laws.forms import Array
 
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lightning_tl.laws.analysis import GroupFit
-from lightning_tl.laws.fitted import Interval
-from lightning_tl.laws.pairing import half_width, widened
+from lightning_tl.laws.clusters import half_width, widened
+from lightning_tl.laws.fitted_law import Interval
+from lightning_tl.laws.group_fits import GroupFit
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ import numpy as np
 from scipy.special import stdtrit
 
 from lightning_tl.errors import UserError
-from lightning_tl.laws.analysis import GroupFit
-from lightning_tl.laws.fitted import FittedLaw
+from lightning_tl.laws.fitted_law import FittedLaw
+from lightning_tl.laws.group_fits import GroupFit
 
 #: Columns whose value names a rendering, and those that name a model.
 RENDER_COLUMNS = ("render", "renderer", "pdata", "pretrain_data", "pretrain.data")

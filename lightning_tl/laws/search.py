@@ -15,8 +15,8 @@ import numpy as np
 
 from lightning_tl.laws.descent import slopes
 from lightning_tl.laws.forms import Array, Quantity, coordinate
-from lightning_tl.laws.problem import Problem
-from lightning_tl.laws.space import Space
+from lightning_tl.laws.least_squares import Problem
+from lightning_tl.laws.parameter_space import Space
 
 #: Rounds of the descent: steps, tolerance, how many of the lowest go on, and how far they must be apart. Few steps for
 #: all, more for the lowest: a start that is high at first may have the longest way down.

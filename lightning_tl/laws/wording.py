@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from lightning_tl.laws.analysis import GroupFit, Scratch
 from lightning_tl.laws.compare import Comparison, Difference
-from lightning_tl.laws.fitted import IDENTIFIED, FittedLaw, ImagesNeeded
+from lightning_tl.laws.fitted_law import IDENTIFIED, FittedLaw, ImagesNeeded
+from lightning_tl.laws.group_fits import GroupFit, Scratch
 
 #: A reach beyond this many times the largest size is called an extrapolation.
 FAR = 10.0

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from lightning_tl.laws.advice import DIFFERENT, MORE, UNCLEAR, UNFITTED, advise
-from lightning_tl.laws.analysis import analyse
 from lightning_tl.laws.compare import compare
-from lightning_tl.laws.table import groups
+from lightning_tl.laws.group_fits import analyse
+from lightning_tl.laws.results_table import groups
 from lightning_tl.laws.wording import comparison_sentence
 
 from .tables import SIZES, falling, flat, results

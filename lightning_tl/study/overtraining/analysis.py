@@ -16,10 +16,7 @@ import numpy as np
 import pandas as pd
 
 from lightning_tl.errors import UserError
-from lightning_tl.study.overtraining.curves import Array, Curve, curve, draw_means, judged, levels
-from lightning_tl.study.overtraining.quadratic import line_approximation, noise_approximations
-from lightning_tl.study.overtraining.results import Overtraining, Series, Tuned
-from lightning_tl.study.overtraining.table import (
+from lightning_tl.study.overtraining.budget_table import (
     budgets_of,
     checked,
     cube,
@@ -28,6 +25,9 @@ from lightning_tl.study.overtraining.table import (
     series_name,
     within_window,
 )
+from lightning_tl.study.overtraining.curves import Array, Curve, curve, draw_means, judged, levels
+from lightning_tl.study.overtraining.quadratic import line_approximation, noise_approximations
+from lightning_tl.study.overtraining.results import Overtraining, Series, Tuned
 
 #: Quantities by learning rate, and the column of each.
 BY_LR = {

@@ -15,7 +15,7 @@ def noise_approximations(measured: pd.DataFrame, budgets: Sequence[int]) -> list
     """Compare rises under noise with ½γ²Tr(ΣH), Tr(ΣH) being the measured ``hessian/weighted_trace``.
 
     Args:
-        measured: From :func:`~lightning_tl.study.overtraining.table.last_values`.
+        measured: From :func:`~lightning_tl.study.overtraining.budget_table.last_values`.
         budgets: Steps, ascending.
 
     Returns:

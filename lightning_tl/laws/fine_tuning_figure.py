@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lightning_tl.laws.analysis import GroupFit
+from lightning_tl.laws.curve_figures import ERROR_LABEL, STYLE, headed, new_figure, plain_ticks, short
 from lightning_tl.laws.forms import Array
-from lightning_tl.laws.plots import ERROR_LABEL, STYLE, headed, new_figure, plain_ticks, short
+from lightning_tl.laws.group_fits import GroupFit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lightning_tl.laws.analysis import GroupFit
 from lightning_tl.laws.forms import Array
+from lightning_tl.laws.group_fits import GroupFit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -79,8 +79,8 @@ def figures(fits: Sequence[GroupFit]) -> dict[str, Figure]:
     ``law_extrapolation``; ``law_fine_tuning`` where there are several fine-tuning sizes, ``law_model_size`` and
     ``law_complexity`` where the table has such a column.
     """
-    from lightning_tl.laws import plots_parameters as more
-    from lightning_tl.laws.plots_fine_tuning import fine_tuning_figure
+    from lightning_tl.laws import parameter_figures as more
+    from lightning_tl.laws.fine_tuning_figure import fine_tuning_figure
 
     found = {"law": law_figure(fits)}
     fitted = [item for item in fits if item.law is not None]

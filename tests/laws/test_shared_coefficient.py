@@ -10,9 +10,9 @@ from scipy import optimize
 
 from lightning_tl.errors import UserError
 from lightning_tl.laws import FullLaw, PowerLaw, TransferLaw
-from lightning_tl.laws.fit import fit_cells
-from lightning_tl.laws.pairing import Cells, cells
-from lightning_tl.laws.pool import (
+from lightning_tl.laws.clusters import Cells, cells
+from lightning_tl.laws.fitting import fit_cells
+from lightning_tl.laws.shared_coefficient import (
     SPREADS,
     Settings,
     _coefficient_by_alpha,

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lightning_tl.errors import UserError, nearest
-from lightning_tl.laws.fit import LEAST_ERROR, LEAST_SIZE, MOST_SIZE
-from lightning_tl.laws.strata import mixed
+from lightning_tl.laws.fitting import LEAST_ERROR, LEAST_SIZE, MOST_SIZE
+from lightning_tl.laws.mixed_curves import mixed
 
 if TYPE_CHECKING:
     import pandas as pd

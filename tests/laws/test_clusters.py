@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lightning_tl.laws import fit
-from lightning_tl.laws.pairing import cells, half_width, widened
+from lightning_tl.laws.clusters import cells, half_width, widened
 
 SIZES = 64 * 2.0 ** np.arange(6)
 

@@ -19,12 +19,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from lightning_tl.errors import UserError
-from lightning_tl.laws.fit import fit_cells
-from lightning_tl.laws.fitted import FittedLaw
+from lightning_tl.laws.clusters import Cells
+from lightning_tl.laws.fitted_law import FittedLaw
+from lightning_tl.laws.fitting import fit_cells
 from lightning_tl.laws.forms import Array, Form
-from lightning_tl.laws.pairing import Cells
-from lightning_tl.laws.problem import FIXED, Prior, Problem
-from lightning_tl.laws.space import Space, lowest
+from lightning_tl.laws.least_squares import FIXED, Prior, Problem
+from lightning_tl.laws.parameter_space import Space, lowest
 
 MODES = ("free", "auto", "median", "shared", "pooled")
 #: Least and largest coefficient that groups are given in common.

@@ -10,9 +10,9 @@ from numpy.typing import ArrayLike
 from scipy.special import stdtr
 
 from lightning_tl.errors import UserError
+from lightning_tl.laws.clusters import Cells, half_width, widened
 from lightning_tl.laws.forms import Array, Form, Quantity, Sizes
-from lightning_tl.laws.pairing import Cells, half_width, widened
-from lightning_tl.laws.problem import Points, Prior, Problem
+from lightning_tl.laws.least_squares import Points, Prior, Problem
 from lightning_tl.laws.region import Region, noise_variance, region_of, threshold
 from lightning_tl.laws.search import Search
 
@@ -54,7 +54,7 @@ class FittedLaw:
 
     Attributes:
         form: The form fitted.
-        cells: The independent points (see :mod:`lightning_tl.laws.pairing`).
+        cells: The independent points (see :mod:`lightning_tl.laws.clusters`).
         level: Confidence level of intervals, default 0.95.
         space: ``"log"`` or ``"linear"``: where residuals are taken.
         priors: Parameters held, or known from elsewhere.

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from lightning_tl.laws.descent import descend
 from lightning_tl.laws.forms import WHOLE, Array, coordinate
-from lightning_tl.laws.problem import Problem
+from lightning_tl.laws.least_squares import Problem
 
 #: What is left to fall with n, from all to nothing: dense at both ends, where the law is a pure power law and flat.
 _RESTS = np.concatenate(

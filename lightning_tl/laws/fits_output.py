@@ -13,9 +13,9 @@ import numpy as np
 
 import lightning_tl
 from lightning_tl.laws.advice import Advice, GroupAdvice
-from lightning_tl.laws.analysis import GroupFit
 from lightning_tl.laws.compare import Comparison
-from lightning_tl.laws.fitted import FittedLaw
+from lightning_tl.laws.fitted_law import FittedLaw
+from lightning_tl.laws.group_fits import GroupFit
 from lightning_tl.laws.wording import comparison_sentence, up_to
 
 _WORDS = ("label", "verdict", "sentences", "reduction", "confidence")

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from lightning_tl.errors import UserError
 from lightning_tl.laws.bootstrap import Bootstrap, bootstrap
-from lightning_tl.laws.fit import points_of
-from lightning_tl.laws.fitted import FittedLaw
+from lightning_tl.laws.clusters import Cells, cells, half_width, widened
+from lightning_tl.laws.fitted_law import FittedLaw
+from lightning_tl.laws.fitting import points_of
 from lightning_tl.laws.forms import Array, Form, FullLaw, PowerLaw, TransferLaw
-from lightning_tl.laws.pairing import Cells, cells, half_width, widened
-from lightning_tl.laws.pool import Settings, fit_together
-from lightning_tl.laws.table import Group
+from lightning_tl.laws.results_table import Group
+from lightning_tl.laws.shared_coefficient import Settings, fit_together
 
 _SAME = 1e-4  # of the logarithm of errors that differ in nothing
 
@@ -26,7 +26,7 @@ class Method:
     """How a table is fitted: all of it goes into the manifest.
 
     Attributes:
-        coefficient: D (delta): a number or one of :data:`~.pool.MODES` (see :mod:`~.pool`).
+        coefficient: D (delta): a number or one of :data:`~.shared_coefficient.MODES` (see :mod:`~.shared_coefficient`).
         share_by: Where groups have D in common: only groups that agree in these columns have D in common.
         space: ``"log"`` or ``"linear"``.
         loss: ``"squares"`` or ``"huber"``.
@@ -47,7 +47,7 @@ class Method:
 
     @property
     def settings(self) -> Settings:
-        """What :func:`~.pool.fit_together` needs."""
+        """What :func:`~.shared_coefficient.fit_together` needs."""
         return Settings(self.space, self.loss, self.level)
 
     def to_dict(self) -> dict[str, Any]:

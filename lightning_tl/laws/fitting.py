@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from lightning_tl.errors import UserError, nearest
-from lightning_tl.laws.fitted import FittedLaw
+from lightning_tl.laws.clusters import Cells, cells, shared_variance
+from lightning_tl.laws.fitted_law import FittedLaw
 from lightning_tl.laws.forms import Array, Form, TransferLaw
-from lightning_tl.laws.pairing import Cells, cells, shared_variance
-from lightning_tl.laws.problem import Prior
+from lightning_tl.laws.least_squares import Prior
 
 #: Residuals over this many robust standard deviations lose weight (Huber's constant: 95 % efficiency if normal).
 _HUBER = 1.345

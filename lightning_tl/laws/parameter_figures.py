@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lightning_tl.laws.analysis import GroupFit
+from lightning_tl.laws.curve_figures import COLOURS, MARKERS, STYLE, headed, new_figure
 from lightning_tl.laws.forms import Array
-from lightning_tl.laws.gaps import gap_by_model_size
-from lightning_tl.laws.plots import COLOURS, MARKERS, STYLE, headed, new_figure
+from lightning_tl.laws.group_fits import GroupFit
+from lightning_tl.laws.transfer_gaps import gap_by_model_size
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -191,7 +191,7 @@ def landscape_figure(fits: Sequence[GroupFit], title: str | None = None) -> Figu
 
 
 def _landscape(axes: Axes, item: GroupFit) -> Any:
-    from lightning_tl.laws.pool import profile_coefficient
+    from lightning_tl.laws.shared_coefficient import profile_coefficient
 
     law = item.law
     assert law is not None
