@@ -176,7 +176,7 @@ def _group(
     reduction = (float(1 - np.exp(change)), float(1 - np.exp(up)), float(1 - np.exp(down)))
     confidence = law.probability_of_reduction(item.largest, far, WORTHWHILE, item.s)
     needed = law.images_needed(target, item.s) if target is not None else None
-    ways = choices(item, fits, budget) if budget is not None and law.freedom > 0 else []
+    ways = choices(item, fits, budget) if budget is not None and law.dof > 0 else []
     better = ways[0] if ways and _told(item, ways[0], fits, budget) else None
     verdict, why = _verdict(item, family[0] if family else None, confidence, needed, better)
     advice = GroupAdvice(item.label, verdict, [], reduction, confidence, needed, ways)
@@ -203,13 +203,13 @@ def _verdict(
     law = item.law
     assert law is not None
     far = FACTOR * item.largest
-    if law.freedom < 1:
+    if law.dof < 1:
         need = len(law.form.parameters) + 1
         return UNCLEAR, f"{len(law.cells.n)} points fit any such law exactly: {need} or more sizes are needed."
     if better is not None:
         verdict = MODEL if better.kind == "another model" else DIFFERENT
         return verdict, f"For the budget, {better.group} has a lower error than more images of this kind."
-    if best is not None and best is not item and best.law is not None and best.law.freedom > 0:
+    if best is not None and best is not item and best.law is not None and best.law.dof > 0:
         ahead = log_ratio(item, far, best, best.largest)
         if ahead.sign > 0:
             return DIFFERENT, (
@@ -237,7 +237,7 @@ def _tenfold(item: GroupFit, reduction: tuple[float, float, float], confidence: 
     assert law is not None
     far = FACTOR * item.largest
     now, then = law.predict([item.largest, far], item.s)
-    if law.freedom < 1:
+    if law.dof < 1:
         return f"The curve through them goes from {now:.3g} to {then:.3g} at {far:,.0f} images, with no interval."
     interval = f"{confidence_level(law)} interval {percent(reduction[1])} to {percent(reduction[2])}"
     return (

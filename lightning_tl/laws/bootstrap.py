@@ -90,12 +90,10 @@ def bootstrap(law: FittedLaw, count: int = 1000, seed: int = 0) -> Bootstrap:
     return Bootstrap(law, samples, seed)
 
 
-def _residuals(
-    residual: Array, cluster: Array, count: int, rng: np.random.Generator, shared: bool, freedom: int
-) -> Array:
+def _residuals(residual: Array, cluster: Array, count: int, rng: np.random.Generator, shared: bool, dof: int) -> Array:
     """Return resampled residuals, shape (count, m)."""
     points = len(residual)
-    inflated = residual * np.sqrt(points / freedom)
+    inflated = residual * np.sqrt(points / dof)
     if not shared:
         return inflated[rng.integers(points, size=(count, points))]
     codes, of, counts = np.unique(cluster, return_inverse=True, return_counts=True)

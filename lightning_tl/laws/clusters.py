@@ -37,9 +37,9 @@ class Cells:
         draws: Labels of the draws found at several sizes, in the order of ``offsets``.
         offsets: Offset of each draw in log error, mean 0 at each fine-tuning size.
         draw_variance: Variance of the mean draw offset in log error; 0 where no draw is shared between sizes.
-        draw_freedom: Degrees of freedom of ``draw_variance``.
+        draw_dof: Degrees of freedom of ``draw_variance``.
         residual_variance: Variance of log error within cells once draws are removed; nan where none is left over.
-        residual_freedom: Its degrees of freedom.
+        residual_dof: Its degrees of freedom.
     """
 
     n: Array
@@ -51,9 +51,9 @@ class Cells:
     draws: tuple[Any, ...]
     offsets: Array
     draw_variance: float
-    draw_freedom: int
+    draw_dof: int
     residual_variance: float
-    residual_freedom: int
+    residual_dof: int
 
     def where(self, keep: NDArray[np.bool_]) -> Cells:
         """Return some of the cells, with what was learnt of the draws from all."""
@@ -128,7 +128,7 @@ def cells(
             shared += [label + names[int(code)] for code in found.names]
             offsets.append(found.offsets)
             variances.append(float(np.var(found.offsets, ddof=1) / len(found.offsets)))
-    freedom = count - rank
+    dof = count - rank
     seeds = keys[:, 2] if labelled is not None else np.zeros(len(keys))
     cluster = np.unique(np.stack([keys[:, 0], seeds], axis=1), axis=0, return_inverse=True)[1]
     return Cells(
@@ -141,9 +141,9 @@ def cells(
         draws=tuple(shared),
         offsets=np.concatenate(offsets) if offsets else np.zeros(0),
         draw_variance=float(np.mean(variances)) if variances else 0.0,
-        draw_freedom=sum(len(found) - 1 for found in offsets),
-        residual_variance=float(rest @ rest / freedom) if freedom > 0 else np.nan,
-        residual_freedom=freedom,
+        draw_dof=sum(len(found) - 1 for found in offsets),
+        residual_variance=float(rest @ rest / dof) if dof > 0 else np.nan,
+        residual_dof=dof,
     )
 
 
@@ -166,9 +166,9 @@ def _without_draws(n: Array, y: Array, member: Array, draws: NDArray[np.int64] |
     return _Offsets(plain, (), np.zeros(0), y - member @ plain, member.shape[1])
 
 
-def half_width(variance: float, freedom: int, level: float) -> float:
+def half_width(variance: float, dof: int, level: float) -> float:
     """Return the half-width of a two-sided t interval; infinite where the variance has no degrees of freedom."""
-    return float(stdtrit(freedom, (1 + level) / 2)) * np.sqrt(variance) if freedom > 0 else np.inf
+    return float(stdtrit(dof, (1 + level) / 2)) * np.sqrt(variance) if dof > 0 else np.inf
 
 
 def widened(low: float, centre: float, high: float, extra: float) -> tuple[float, float]:

@@ -212,7 +212,7 @@ def _points(axes: Axes, item: GroupFit, colour: str, marker: str, *, named: bool
         logs = np.log(rows["error"].to_numpy(float))
         sizes.append(float(np.asarray(size, float)))
         means.append(logs.mean())
-        spread = item.law.log_noise if item.law is not None and item.law.freedom > 0 else 0.0
+        spread = item.law.log_noise if item.law is not None and item.law.dof > 0 else 0.0
         bars.append(logs.std(ddof=1) if len(logs) > 1 else spread)
     mean, bar = np.array(means), np.nan_to_num(np.array(bars))
     error = np.exp(mean)
@@ -231,7 +231,7 @@ def _curve(axes: Axes, item: GroupFit, colour: str, factor: float) -> None:
     measured, beyond = np.geomspace(smallest, largest, 40), np.geomspace(largest, largest * factor, 20)
     axes.plot(measured, law.predict(measured), color=colour, linewidth=1.6, zorder=3)
     axes.plot(beyond, law.predict(beyond), color=colour, linewidth=1.4, linestyle=":", zorder=3)
-    if law.freedom < 1:
+    if law.dof < 1:
         return
     sizes = np.unique(np.concatenate([measured, beyond]))
     ends = np.exp(np.array([law.log_level(float(size))[1] for size in sizes]))
@@ -389,7 +389,7 @@ def extrapolation_figure(fits: Sequence[GroupFit], title: str | None = None) -> 
                 before, after = np.ones_like(law.cells.n, bool), np.ones_like(out.n, bool)
             n = np.geomspace(law.cells.n.min(), out.n.max(), 60)
             axes.plot(n, law.predict(n, s), color=COLOURS[0], linewidth=1.4, label=f"law, RMSE {out.rmse:.2g}")
-            if law.freedom > 0:
+            if law.dof > 0:
                 level = 1 - (1 - law.level) / len(out.n)  # as out.low and out.high: all outcomes together
                 low, high = law.predict_interval(n, s, level, same_draws=True)
                 axes.fill_between(n, low, high, color=COLOURS[0], alpha=0.15, linewidth=0)

@@ -89,7 +89,7 @@ def choices(item: GroupFit, fits: Sequence[GroupFit], budget: Budget) -> list[Ch
     """
     found = [_choice("more images", item, item.largest + budget.images)]
     for other in fits:
-        if other is item or other.law is None or other.law.freedom < 1:
+        if other is item or other.law is None or other.law.dof < 1:
             continue
         differ = [name for name in item.group.keys if item.group.keys[name] != other.group.keys.get(name)]
         if len(differ) == 1 and differ[0] in RENDER_COLUMNS:
@@ -117,7 +117,7 @@ def next_size(item: GroupFit, factor: float = 10.0, budget: Budget | None = None
         budget: What may be spent.
     """
     law = item.law
-    if law is None or law.freedom < 1 or law.at_bound("alpha") or law.form.uses_s:
+    if law is None or law.dof < 1 or law.at_bound("alpha") or law.form.uses_s:
         return None
     sizes = [item.largest * step for step in (2.0, 4.0, 8.0) if step <= factor]
     if budget is not None:
@@ -140,10 +140,10 @@ def _width(law: FittedLaw, at: float, added: float | None) -> float:
     names, held = law.form.parameters, [prior.name for prior in law.priors]
     free = [i for i, name in enumerate(names) if name not in held and not (name == "C" and law.at_bound("C"))]
     scale = np.array([law.params[names[i]] for i in free])
-    rows = law.form.slope(law.params, n, np.ones_like(n))[:, free] * scale * np.sqrt(weight)[:, None]
-    aim = law.form.slope(law.params, np.array([at]), np.ones(1))[0, free] * scale
+    rows = law.form.jacobian(law.params, n, np.ones_like(n))[:, free] * scale * np.sqrt(weight)[:, None]
+    aim = law.form.jacobian(law.params, np.array([at]), np.ones(1))[0, free] * scale
     variance = float(aim @ np.linalg.pinv(rows.T @ rows) @ aim)
-    return float(np.sqrt(variance) * stdtrit(law.freedom + (added is not None), 0.975))
+    return float(np.sqrt(variance) * stdtrit(law.dof + (added is not None), 0.975))
 
 
 def model_parameters(item: GroupFit) -> float | None:

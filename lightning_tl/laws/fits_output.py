@@ -58,7 +58,7 @@ def law_record(law: FittedLaw) -> dict[str, Any]:
         "pooled_noise": law.pooled,
         "log_rmse": law.log_rmse,
         "noise": law.noise,
-        "degrees_of_freedom": law.freedom,
+        "degrees_of_freedom": law.dof,
         "draws": list(law.cells.draws),
         "draw_offsets": law.cells.offsets,
         "points": [

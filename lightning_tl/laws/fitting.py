@@ -64,7 +64,7 @@ def fit(
         if value not in valid:
             raise UserError(f"{name} is '{value}'{nearest(value, valid)}")
     points = points_of(form, n, error, s, pretrain, draw, weights)
-    return fit_cells(form, points, priors=_held(form, fixed or {}, space), space=space, loss=loss, level=level)
+    return fit_cells(form, points, priors=_fixing_priors(form, fixed or {}, space), space=space, loss=loss, level=level)
 
 
 def fit_cells(
@@ -94,7 +94,7 @@ def fit_cells(
     return law
 
 
-def _held(form: Form, fixed: Mapping[str, float], space: str) -> tuple[Prior, ...]:
+def _fixing_priors(form: Form, fixed: Mapping[str, float], space: str) -> tuple[Prior, ...]:
     for name, value in fixed.items():
         if name not in form.parameters:
             raise UserError(f"no parameter '{name}' to fix in {form.formula}{nearest(name, form.parameters)}")

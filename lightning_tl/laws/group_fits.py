@@ -286,11 +286,11 @@ def _hold_outs(form: Form, groups: Sequence[Cells], method: Method) -> list[Hold
     before = [groups[i].where(rests[i]) for i in usable]
     if before:
         for i, law in zip(usable, fit_together(form, before, method.coefficient, method.settings), strict=True):
-            result[i] = _held(law, groups[i].where(~rests[i]), method)
+            result[i] = _hold_out(law, groups[i].where(~rests[i]), method)
     return result
 
 
-def _held(law: FittedLaw, after: Cells, method: Method) -> HoldOut:
+def _hold_out(law: FittedLaw, after: Cells, method: Method) -> HoldOut:
     pairs = np.unique(np.stack([after.n, after.s], axis=1), axis=0)
     observed = [np.exp(after.log_error[(after.n == n) & (after.s == s)].mean()) for n, s in pairs]
     # All outcomes at once: of six, one would often lie outside intervals that hold each by itself.
@@ -319,18 +319,18 @@ def scratch_contrast(group: Group, law: FittedLaw) -> Scratch:
     (draws may matter less once pre-trained).
     """
     y = np.log(group.scratch["error"].to_numpy(float))
-    pooled_level, variance, freedom = float(y.mean()), np.nan, 0
+    pooled_level, variance, dof = float(y.mean()), np.nan, 0
     stderr = float(np.exp(y.mean()) * y.std(ddof=1) / np.sqrt(len(y))) if len(y) > 1 else np.nan
     if "draw" in group.runs and len(law.cells.offsets) > 1:
         shared = group.scratch["draw"].isin(set(group.runs["draw"])).to_numpy()
         if shared.sum() > 1:
-            pooled_level, variance, freedom = _paired_scratch(group, y, shared)
-    if not freedom and len(y) > 1:
-        variance, freedom = float(np.var(y, ddof=1) / len(y)), len(y) - 1
-    if not freedom:  # one scratch run: its noise is taken to be a pre-training run's
-        variance, freedom = law.log_noise**2, law.freedom
+            pooled_level, variance, dof = _paired_scratch(group, y, shared)
+    if not dof and len(y) > 1:
+        variance, dof = float(np.var(y, ddof=1) / len(y)), len(y) - 1
+    if not dof:  # one scratch run: its noise is taken to be a pre-training run's
+        variance, dof = law.log_noise**2, law.dof
     sizes = np.unique(law.cells.n)
-    extra = half_width(variance, freedom, law.level)
+    extra = half_width(variance, dof, law.level)
     rows = []
     for size in sizes:
         estimate, (low, high) = law.log_level(float(size))
@@ -352,11 +352,11 @@ def _paired_scratch(group: Group, y: Array, shared: NDArray[np.bool_]) -> tuple[
     both = cells(n, values, pretrain=seeds, draw=draws)
     at_zero = both.n == 0
     count = float(both.runs[at_zero].sum())
-    pooled = both.residual_variance / count * (1 + 1 / max((~at_zero).sum(), 1)) if both.residual_freedom else np.nan
+    pooled = both.residual_variance / count * (1 + 1 / max((~at_zero).sum(), 1)) if both.residual_dof else np.nan
     gaps = []
     for draw in dict.fromkeys(group.scratch["draw"][shared]):
         mine = np.array([label == draw for label in draws])
         if (mine & (n > 0)).any():
             gaps.append(values[mine & (n == 0)].mean() - values[mine & (n > 0)].mean())
     own = float(np.var(gaps, ddof=1) / len(gaps)) if len(gaps) > 1 else 0.0
-    return float(both.log_error[at_zero].mean()), float(np.fmax(pooled, own)), both.residual_freedom
+    return float(both.log_error[at_zero].mean()), float(np.fmax(pooled, own)), both.residual_dof

@@ -1,9 +1,10 @@
 """The least-squares problem of one fit: sums of squares at given nonlinear parameters, with the linear part solved.
 
-In log space (the default, Mikami et al. §4.1) the residual is ``log error - shape - columns @ linear``. In linear space
-it is ``error - scale * exp(shape)``, with the scale solved. Points may be weighted; points that share a pre-training
-run may be correlated (then residuals are whitened). A prior on a parameter is one more row of the problem, which serves
-for partially pooled coefficients; a parameter that is held is substituted, so that it holds exactly.
+In log space (the default, Mikami et al. §4.1) the residual is
+``log error - nonlinear_log_error - design_matrix @ linear``. In linear space it is
+``error - scale * exp(nonlinear_log_error)``, with the scale solved. Points may be weighted; points that share a
+pre-training run may be correlated (then residuals are whitened). A prior on a parameter is one more row of the problem,
+which serves for partially pooled coefficients; a parameter that is held is substituted, so that it holds exactly.
 """
 
 from __future__ import annotations
@@ -86,13 +87,13 @@ class Problem:
         self._fixed = [i for i, prior in enumerate(priors) if prior.fixed]
         # How each prior's parameter depends on the linear ones: the same at every grid point.
         everywhere = np.ones((1, len(self.form.outer))), np.full(1, 0.5)
-        count = self.form.columns(self.sizes).shape[1]
+        count = self.form.design_matrix(self.sizes).shape[1]
         needs = np.array([of(*everywhere)[1] for of in self._quantities]).reshape(-1, count)
         held = needs[self._fixed]
         self._lift: Array = np.linalg.pinv(held).astype(float) if len(held) else np.zeros((count, 0))
         # Directions in which the linear parameters can still move.
         self._free: Array = np.linalg.svd(held)[2][len(held) :].T if len(held) else np.eye(count)
-        self._all = self._whiten(self.form.columns(self.sizes).T).T
+        self._all = self._whiten(self.form.design_matrix(self.sizes).T).T
         self._needs = needs
         # One residual for each point, and one for each soft prior.
         soft = [root * needs[i] @ self._free for i, root in self._soft]
@@ -100,9 +101,9 @@ class Problem:
         self._scaled = scale[0] if scale else None
         if scale:
             self._unscaled = Problem(form, points, space, tuple(p for i, p in enumerate(priors) if i != scale[0]))
-        self.columns: Array = np.vstack([self._all @ self._free, *soft])
-        self.covariance: Array = np.linalg.pinv(self.columns.T @ self.columns).astype(float)
-        self._solver = self.covariance @ self.columns.T
+        self.design: Array = np.vstack([self._all @ self._free, *soft])
+        self.covariance: Array = np.linalg.pinv(self.design.T @ self.design).astype(float)
+        self._solver = self.covariance @ self.design.T
 
     def _inner(self, prior: Prior) -> float:
         return float(np.log(prior.value)) if prior.name in self.form.scales else prior.value
@@ -132,7 +133,7 @@ class Problem:
         """Return a prior's value less the part of its parameter that is not linear."""
         return values[..., prior] - np.maximum(self._quantities[prior](outer, plateau)[0], _LEAST_LOG)
 
-    def _held(self, outer: Array, plateau: Array, values: Array) -> Array:
+    def _fixed_part(self, outer: Array, plateau: Array, values: Array) -> Array:
         """Return the part of the linear parameters that what is held determines, shape (..., q)."""
         held = np.zeros(len(self._free))
         for lift, i in zip(self._lift.T, self._fixed, strict=True):
@@ -140,19 +141,20 @@ class Problem:
         return held
 
     def rows(self, outer: Array, plateau: Array, target: Array | None = None, held: Array | None = None) -> Array:
-        """Return whitened ``target - shape`` less what is held (log space) or ``exp(shape)`` (linear space).
+        """Return whitened rows of the problem, before the linear parameters are solved.
 
-        In log space a row for each soft prior is appended.
+        In log space these are ``target - nonlinear_log_error`` less the part that fixed priors determine, with one more
+        row for each soft prior; in linear space they are ``exp(nonlinear_log_error)``.
         """
-        shape = self.form.shape(outer, plateau, self.sizes)
+        nonlinear = self.form.nonlinear_log_error(outer, plateau, self.sizes)
         if self.linear_space:
-            return self._whiten(np.exp(shape))
+            return self._whiten(np.exp(nonlinear))
         wanted, values = self._wanted(target)
-        rows = self._whiten(wanted - shape)
+        rows = self._whiten(wanted - nonlinear)
         if not self.priors:
             return rows
         if self._fixed:
-            held = self._held(outer, plateau, values) if held is None else held
+            held = self._fixed_part(outer, plateau, values) if held is None else held
             rows = rows - held @ self._all.T
         if not self._soft:
             return rows
@@ -174,14 +176,14 @@ class Problem:
         In linear space the linear parameter is the log of the scale.
         """
         points, values = self._wanted(target)
-        held = self._held(outer, plateau, values) if self._fixed and not self.linear_space else None
+        held = self._fixed_part(outer, plateau, values) if self._fixed and not self.linear_space else None
         rows = self.rows(outer, plateau, target, held)
         if not self.linear_space:
             if held is not None and not self._free.shape[1]:
                 return rows, held
             free = rows @ self._solver.T
             linear = free @ self._free.T
-            return rows - free @ self.columns.T, linear if held is None else held + linear
+            return rows - free @ self.design.T, linear if held is None else held + linear
         wanted = self._whiten(points)
         if self.priors:
             scale = self._scale(outer, plateau, values)
@@ -232,8 +234,8 @@ class Problem:
             return np.sum(wanted**2, axis=1) - (rows @ wanted.T) ** 2 / np.sum(rows**2, axis=1)[:, None]
         if self._soft:
             wanted = np.concatenate([wanted, np.zeros((len(targets), len(self._soft)))], axis=1)
-        wanted = wanted - (wanted @ self._solver.T) @ self.columns.T
-        rows = rows - (rows @ self._solver.T) @ self.columns.T
+        wanted = wanted - (wanted @ self._solver.T) @ self.design.T
+        rows = rows - (rows @ self._solver.T) @ self.design.T
         return np.sum(wanted**2, axis=1) + 2 * rows @ wanted.T + np.sum(rows**2, axis=1)[:, None]
 
     # ---- how the sum of squares grows with a quantity, at a grid point ----------------------------------------------

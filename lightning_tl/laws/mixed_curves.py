@@ -37,12 +37,12 @@ def mixed(runs: pd.DataFrame, others: pd.DataFrame) -> list[str]:
             continue
         design = _centred(np.eye(len(counts))[codes], cell)
         rank = int(np.linalg.matrix_rank(design))
-        freedom = len(logs) - len(np.unique(cell)) - rank
-        if rank < 1 or freedom < 1:
+        dof = len(logs) - len(np.unique(cell)) - rank
+        if rank < 1 or dof < 1:
             continue
         rest = logs - design @ np.linalg.lstsq(design, logs, rcond=None)[0]
-        within = max(float(rest @ rest), 1e-24) / freedom
-        if fdtrc(rank, freedom, max(float(logs @ logs - rest @ rest), 0.0) / rank / within) < _NAMED_BELOW:
+        within = max(float(rest @ rest), 1e-24) / dof
+        if fdtrc(rank, dof, max(float(logs @ logs - rest @ rest), 0.0) / rank / within) < _NAMED_BELOW:
             found.append(str(name))
     return found
 

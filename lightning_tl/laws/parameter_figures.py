@@ -172,9 +172,7 @@ def landscape_figure(fits: Sequence[GroupFit], title: str | None = None) -> Figu
     """
     import matplotlib as mpl
 
-    items = [
-        item for item in fits if item.law is not None and item.law.form.name == "transfer" and item.law.freedom > 0
-    ]
+    items = [item for item in fits if item.law is not None and item.law.form.name == "transfer" and item.law.dof > 0]
     items = [item for item in items if item.law and not item.law.at_bound("alpha")][:_MOST_LANDSCAPES]
     if not items:
         return None

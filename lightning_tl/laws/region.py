@@ -213,13 +213,13 @@ def _rays(search: Search, centre: Array, threshold: float, count: int, seed: int
 # ---- thresholds ------------------------------------------------------------------------------------------------------
 
 
-def threshold(rss: float, variance: float, freedom: int, level: float) -> float:
+def threshold(rss: float, variance: float, dof: int, level: float) -> float:
     """Return the largest RSS inside a two-sided region of this level; infinite with no degrees of freedom."""
-    if freedom < 1:
+    if dof < 1:
         return np.inf
-    return rss + variance * float(stdtrit(freedom, (1 + level) / 2)) ** 2
+    return rss + variance * float(stdtrit(dof, (1 + level) / 2)) ** 2
 
 
-def noise_variance(rss: float, freedom: int, unit: float = 1.0) -> float:
+def noise_variance(rss: float, dof: int, unit: float = 1.0) -> float:
     """Return the residual variance, with a floor under which noise is rounding; ``unit`` is a typical value."""
-    return max(rss / freedom, (_NOISE_FLOOR * unit) ** 2) if freedom > 0 else np.nan
+    return max(rss / dof, (_NOISE_FLOOR * unit) ** 2) if dof > 0 else np.nan

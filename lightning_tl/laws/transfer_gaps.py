@@ -65,7 +65,7 @@ def trait_sentences(fits: Sequence[GroupFit]) -> list[str]:
 
 
 def _full(fits: Sequence[GroupFit]) -> list[GroupFit]:
-    return [item for item in fits if item.law is not None and item.law.form.name == "full" and item.law.freedom > 0]
+    return [item for item in fits if item.law is not None and item.law.form.name == "full" and item.law.dof > 0]
 
 
 def _balance(item: GroupFit) -> str:

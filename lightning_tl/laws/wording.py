@@ -79,7 +79,7 @@ def gap_sentences(law: FittedLaw) -> list[str]:
 def needed_sentence(needed: ImagesNeeded, law: FittedLaw) -> str:
     """Say how many images reach the target, or that none do."""
     start = f"For an error of {needed.target:g}: "
-    if law.freedom < 1:
+    if law.dof < 1:
         return f"{start}about {images(needed.estimate)} images by the curve through the points, with no interval."
     if not np.isfinite(needed.low):
         return f"{start}never: with {sure(needed.never)} confidence the curve stays above it, however many images."

@@ -70,7 +70,7 @@ def test_luck_shared_by_a_pretraining_is_seen() -> None:
     law, alone = (fit(FullLaw(), n=n, s=s, error=4 * (0.05 + n**-0.5) * s**-0.3 * np.exp(x)) for x in (own + luck, own))
     assert law.shared > 5
     assert alone.shared < 0.5
-    assert law.freedom == len(SIZES) - 3
+    assert law.dof == len(SIZES) - 3
     assert np.ptp(np.log(law.interval("delta"))) > 3 * np.ptp(np.log(alone.interval("delta")))
     assert law.interval("beta")[0] < 0.3 < law.interval("beta")[1]
 

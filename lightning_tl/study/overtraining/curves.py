@@ -52,7 +52,7 @@ class Levels:
 
     mean: Array
     stderr: float
-    freedom: float
+    dof: float
 
 
 @dataclass(frozen=True)
@@ -121,21 +121,21 @@ def levels(values: Array) -> Levels:
             continue
         cell = values.mean(axis=3 - axis)
         rest = cell - cell.mean(axis=1, keepdims=True) - cell.mean(axis=0) + cell.mean()
-        freedom = (budgets - 1) * (count - 1)
-        parts.append((float((rest**2).sum()) / freedom / count, freedom))
+        dof = (budgets - 1) * (count - 1)
+        parts.append((float((rest**2).sum()) / dof / count, dof))
     variance = sum(part for part, _ in parts)
     mean = values.mean(axis=(1, 2))
     if not parts:
         return Levels(mean, float("nan"), 0.0)
     floor = (1e-9 * (1 + float(np.abs(values).max()))) ** 2  # runs that agree to the bit
-    freedom = variance**2 / sum(part**2 / own for part, own in parts) if variance > 0 else float(parts[0][1])
-    return Levels(mean, float(np.sqrt(max(variance, floor))), freedom)
+    dof = variance**2 / sum(part**2 / own for part, own in parts) if variance > 0 else float(parts[0][1])
+    return Levels(mean, float(np.sqrt(max(variance, floor))), dof)
 
 
 def draw_means(found: Levels, count: int = _DRAWN, seed: int = 0) -> Array:
     """Return means drawn around those measured, by Student's t with a common scale: ``[count, budgets]``."""
     rng = np.random.default_rng(seed)
-    scale = np.sqrt(found.freedom / rng.chisquare(found.freedom, (count, 1)))
+    scale = np.sqrt(found.dof / rng.chisquare(found.dof, (count, 1)))
     return found.mean + found.stderr * scale * rng.standard_normal((count, len(found.mean)))
 
 
@@ -167,12 +167,12 @@ def curve(
     lowest = int(np.argmin(found.mean))
     rise = float(found.mean[-1] - found.mean[lowest])
     single = not np.isfinite(found.stderr)
-    half = np.nan if single else float(student.ppf(0.5 + level / 2, found.freedom)) * found.stderr
+    half = np.nan if single else float(student.ppf(0.5 + level / 2, found.dof)) * found.stderr
     p_rise = p_fall = p_u = inside = limit = float("nan")
     p_step = (float("nan"),) * (len(budgets) - 1)
     ends = (float("nan"), float("nan"))
     if not single:
-        null, null_step = _flat(len(budgets), round(found.freedom, 1), seed)
+        null, null_step = _flat(len(budgets), round(found.dof, 1), seed)
         p_rise, p_fall, p_u = (_p(null, size) for size in _sizes(found))
         p_step = tuple(_p(null_step, size) for size in np.diff(found.mean) / (found.stderr * 2**0.5))
         limit = float(np.quantile(null, 0.5 + level / 2)) * found.stderr * 2**0.5
@@ -260,11 +260,11 @@ def _sizes(found: Levels) -> tuple[float, float, float]:
 
 
 @lru_cache(maxsize=256)
-def _flat(budgets: int, freedom: float, seed: int) -> tuple[Array, Array]:
+def _flat(budgets: int, dof: float, seed: int) -> tuple[Array, Array]:
     """Return what flat curves give: the largest studentised increase of each, and that between neighbours."""
     rng = np.random.default_rng(seed + 1)
     means = rng.standard_normal((_SIMULATED, budgets))
-    scale = np.sqrt(rng.chisquare(freedom, _SIMULATED) / freedom) * 2**0.5
+    scale = np.sqrt(rng.chisquare(dof, _SIMULATED) / dof) * 2**0.5
     lowest = np.minimum.accumulate(means[:, :-1], axis=1)
     return (means[:, 1:] - lowest).max(axis=1) / scale, np.diff(means, axis=1).max(axis=1) / scale
 
