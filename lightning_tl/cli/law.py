@@ -151,7 +151,8 @@ def _checked(options: Any) -> Any:
 
 
 def _draw(fits: Sequence[GroupFit], out: Path, suffix: str) -> list[Path]:
-    from lightning_tl.laws.curve_figures import figures, save
+    from lightning_tl.figure_style import save
+    from lightning_tl.laws.law_figures import figures
 
     paths = []
     for name, figure in figures(fits).items():

@@ -1,13 +1,13 @@
-"""Figures of laws. Each function takes fits and returns a matplotlib figure; :func:`save` writes it (PNG, PDF, SVG)."""
+"""Figures of the curves: errors with their laws, errors above the gap, and what was extrapolated."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lightning_tl.figure_style import COLOURS, MARKERS, STYLE, headed, new_figure, plain_ticks
 from lightning_tl.laws.forms import Array
 from lightning_tl.laws.group_fits import GroupFit
 
@@ -15,90 +15,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-#: Okabe and Ito's colours, told apart with any colour vision; markers differ too.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-STYLE: Any = {
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.25,
-    "grid.linewidth": 0.5,
-    "legend.edgecolor": "none",
-    "legend.framealpha": 0.85,  # lines may have to pass behind it
-    "svg.fonttype": "none",
-    "svg.hashsalt": "lightning-tl",
-    "pdf.fonttype": 42,
-    "savefig.dpi": 150,
-    "figure.dpi": 100,
-}
 #: More curves than this get an axes each.
 TOGETHER = 5
 #: Facets drawn at most.
 _MOST_FACETS = 16
 N_LABEL = "pre-training size n (images)"
 ERROR_LABEL = "test error (1 − score)"
-
-
-def new_figure(
-    width: float, height: float, rows: int = 1, columns: int = 1, layout: Any = "constrained", **kwargs: Any
-) -> tuple[Figure, Any]:
-    """Return a figure that no window or global state knows of, and its axes as an array (rows, columns)."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout=layout)
-    FigureCanvasAgg(figure)
-    return figure, figure.subplots(rows, columns, squeeze=False, **kwargs)
-
-
-def headed(figure: Figure, text: str) -> None:
-    """Give a figure its title, a fixed step under its upper edge."""
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
-    height = figure.get_figheight()
-    figure.suptitle(text, fontsize=10, x=0.01, y=1 - 0.08 / height, ha="left", va="top")
-    engine = figure.get_layout_engine()
-    if isinstance(engine, ConstrainedLayoutEngine):
-        engine.set(rect=(0, 0, 1, 1 - 0.28 / height))  # it leaves no room for a title placed by hand
-
-
-def save(figure: Figure, path: str | Path) -> None:
-    """Write a figure; the format follows from the file's name."""
-    import matplotlib as mpl
-
-    with mpl.rc_context(STYLE):
-        figure.savefig(path)
-
-
-def figures(fits: Sequence[GroupFit]) -> dict[str, Figure]:
-    """Return every figure that a table's fits give, by name.
-
-    ``law`` always; with a fitted group also ``law_linearised``, ``law_parameters``, ``law_landscape`` and
-    ``law_extrapolation``; ``law_fine_tuning`` where there are several fine-tuning sizes, ``law_model_size`` and
-    ``law_complexity`` where the table has such a column.
-    """
-    from lightning_tl.laws import parameter_figures as more
-    from lightning_tl.laws.fine_tuning_figure import fine_tuning_figure
-
-    found = {"law": law_figure(fits)}
-    fitted = [item for item in fits if item.law is not None]
-    if any("C" in item.law.params or "gamma" in item.law.params for item in fitted if item.law):
-        found["law_linearised"] = linearised_figure(fitted)
-    if fitted:
-        found["law_parameters"] = more.parameter_figure(fitted)
-    if any(item.hold_out is not None for item in fitted):
-        found["law_extrapolation"] = extrapolation_figure(fitted)
-    for name, figure in (
-        ("law_fine_tuning", fine_tuning_figure(fitted)),
-        ("law_landscape", more.landscape_figure(fitted)),
-        ("law_model_size", more.model_size_figure(fitted)),
-        ("law_complexity", more.complexity_figure(fitted)),
-    ):
-        if figure is not None:
-            found[name] = figure
-    return found
 
 
 def law_figure(fits: Sequence[GroupFit], factor: float = 10.0, title: str | None = None) -> Figure:
@@ -284,29 +206,6 @@ def _scales(axes: Axes, drawn: Sequence[GroupFit]) -> None:
 def _first(drawn: int, curves: int) -> str:
     """Return what to add to a title where not all curves are drawn."""
     return f" (the first {drawn} of {curves})" if drawn == _MOST_FACETS < curves else ""
-
-
-def short(value: float) -> str:
-    """Return a size as 500, 2k or 1.28M: several decades fit under a narrow axes."""
-    for unit, name in ((1e6, "M"), (1e3, "k")):
-        if value >= unit:
-            return f"{value / unit:g}{name}"
-    return f"{value:g}"
-
-
-def plain_ticks(axes: Axes) -> None:
-    """Write ticks of logarithmic axes as plain numbers."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
-
-    low, high = axes.get_ylim()
-    if high / low < 4:
-        axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
-    else:
-        subs = (1.0, 2.0, 3.0, 5.0, 7.0) if high / low < 20 else (1.0, 3.0) if high / low < 1000 else (1.0,)
-        axes.yaxis.set_major_locator(LogLocator(subs=subs))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
 
 
 def linearised_figure(fits: Sequence[GroupFit], title: str | None = None) -> Figure:

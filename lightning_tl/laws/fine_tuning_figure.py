@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lightning_tl.laws.curve_figures import ERROR_LABEL, STYLE, headed, new_figure, plain_ticks, short
+from lightning_tl.figure_style import STYLE, headed, new_figure, plain_ticks, short
+from lightning_tl.laws.curve_figures import ERROR_LABEL
 from lightning_tl.laws.forms import Array
 from lightning_tl.laws.group_fits import GroupFit
 

@@ -6,9 +6,9 @@ A form is written as
 
 The columns of ``design_matrix`` carry the parameters in which log error is linear (solved exactly), ``outer`` and
 ``plateau`` those in which it is not (searched, see :mod:`lightning_tl.laws.search`). ``plateau`` stands for C (or
-gamma): it is the share of the error at the smallest size that does not depend on n, which is bounded and does not change
-when errors or sizes change their unit. It is kept as a coordinate that resolves the shares near 0 and those near 1 alike
-(:func:`split`).
+gamma): it is the share of the error at the smallest size that does not depend on n. The share is bounded and does not
+change when errors or sizes change their unit. It is kept as a coordinate that resolves the shares near 0 and those near
+1 alike (:func:`split`).
 
 Source of the forms: Mikami et al., *A Scaling Law for Syn2real Transfer*, arXiv 2108.11018, Eqs. 1 and 2.
 """

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lightning_tl.laws.curve_figures import COLOURS, MARKERS, STYLE, headed, new_figure
+from lightning_tl.figure_style import COLOURS, MARKERS, STYLE, headed, new_figure
 from lightning_tl.laws.forms import Array
 from lightning_tl.laws.group_fits import GroupFit
 from lightning_tl.laws.transfer_gaps import gap_by_model_size

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lightning_tl.laws.curve_figures import COLOURS, MARKERS, STYLE, headed, new_figure, plain_ticks, save
+from lightning_tl.figure_style import COLOURS, MARKERS, STYLE, headed, new_figure, plain_ticks, save
 from lightning_tl.study.overtraining.curves import Curve
 from lightning_tl.study.overtraining.results import Overtraining, Series
 

@@ -9,9 +9,11 @@ import numpy as np
 from lightning_tl.study.overtraining.curves import VERDICTS, Curve
 from lightning_tl.study.overtraining.results import (
     QUADRATIC,
+    Exclusion,
     LineApproximation,
     NoiseApproximation,
     Overtraining,
+    RateOutsideWindow,
     Series,
     Tuned,
 )
@@ -30,6 +32,15 @@ _HARMS = {
     "forgotten": "raises the pre-training loss after fine-tuning",
 }
 _STRESSES = {("sensitivity", "gamma"): "under noise of γ ", ("increase", "lr"): "by fine-tuning at lr "}
+#: Tables that may lack runs, by the quantity of :class:`MissingRuns`.
+TABLES = {
+    "lr": "lr {value:g}",
+    "noise": "noise of {value:g}",
+    "unperturbed": "the loss without noise",
+    "before": "pre-training loss",
+    "trace": "the trace",
+    "rates": "the table of all learning rates",
+}
 _UPWARD = ("u", "rises")
 #: What Def. 4.2 speaks of: how well the changed network does, not how much worse the change has made it.
 _LOSSES = ("finetune_loss", "error", "forgotten", "perturbed_loss")
@@ -50,7 +61,7 @@ def sentences(analysis: Overtraining) -> list[str]:
         texts += [_tuned(one.tuned, analysis.level)] if one.tuned is not None else []
         texts += [_noise(item) for item in one.noise]
         texts += [_line(one.line)] if one.line is not None else []
-        texts += [_design(one), *one.notes]
+        texts += [_design(one), *map(_exclusion, one.exclusions)]
         details += [_named(one, text) for text in texts]
     return details
 
@@ -235,6 +246,17 @@ def _design(one: Series) -> str:
         if seeds < 2:
             text += "; no interval covers the variation between pre-trainings"
     return f"{text}."
+
+
+def _exclusion(item: Exclusion) -> str:
+    if isinstance(item, RateOutsideWindow):
+        return (
+            f"lr {item.lr:g} is left out: the pre-training loss after fine-tuning goes from {item.loss[0]:.3g} to "
+            f"{item.loss[1]:.3g}, outside the window of {item.window[0]:g} to {item.window[1]:g}."
+        )
+    table = TABLES[item.quantity].format(value=item.value)
+    rest = f"{item.seeds} seeds and {item.draws} draws remain" if item.seeds else "it is left out"
+    return f"{table} lacks {item.runs} runs (failed, or not run yet): {rest}."
 
 
 def _count(number: int, noun: str) -> str:

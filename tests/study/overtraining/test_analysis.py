@@ -179,9 +179,15 @@ def test_fine_tuning_against_slope_and_curvature(found):
 
 def test_a_window_of_losses_leaves_learning_rates_out():
     results, measured = study()
-    kept = analyse(results, measured, loss_window=(1.0, 5.0)).series[0]
+    analysis = analyse(results, measured, loss_window=(1.0, 5.0))
+    (kept,) = analysis.series
     assert [item.value for item in kept.family("forgotten", "lr")] == [0.016]
-    assert sum("is left out: the pre-training loss after fine-tuning goes from" in note for note in kept.notes) == 2
+    assert [item.lr for item in kept.exclusions] == [0.001, 0.004]
+    means = results.groupby(["lr", "pretrain_steps"])["pretrain_loss_after"].mean()
+    assert (
+        f"Lr 0.001 is left out: the pre-training loss after fine-tuning goes from {means[0.001].min():.3g} to "
+        f"{means[0.001].max():.3g}, outside the window of 1 to 5." in sentences(analysis)
+    )
     assert kept.tuned is None
     with pytest.raises(UserError, match=r"loss_window is 0 to 0\.1, which no learning rate stays within.*widen"):
         analyse(results, measured, loss_window=(0.0, 0.1))
