@@ -13,6 +13,17 @@ _UNKNOWN_KEY = re.compile(
     r"(?:Group '(?P<group>[^']*)' )?(?:does not accept option|Option) '(?P<key>[^']*)'(?: is not accepted)?"
 )
 _WRONG_VALUE = re.compile(r'Parser key "([^"]+)":')
+_WRONG_TYPE = re.compile(r"Expected a <class '(\w+)'>\. Got value: (.*)$")
+_WRONG_CHOICE = re.compile(r"Expected a typing\.Literal\[([^\]]*)\]\. Got value: (.*)$")
+_TYPES = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "a text",
+    "list": "a list",
+    "tuple": "a list of values, such as [low, high]",
+    "dict": "a group of keys and values",
+}
 _OPTIONS = "\n(options: "
 
 
@@ -66,7 +77,17 @@ def explain(parser: Any, message: str, error: BaseException | None = None) -> st
         key = ".".join(filter(None, [unknown["group"], unknown["key"]]))
         text = f"unknown key '{key}' in the configuration{nearest(key, valid)}"
     prog = parser.prog.replace(" [options]", "")
-    return f"{text}{_OPTIONS}{prog} --help)"
+    return f"{_in_words(text)}{_OPTIONS}{prog} --help)"
+
+
+def _in_words(text: str) -> str:
+    """Return a parser's complaint about a value in plain words, with the nearest of the valid choices."""
+    if (wrong := _WRONG_TYPE.search(text)) and wrong[1] in _TYPES:
+        return f"{text[: wrong.start()]}should be {_TYPES[wrong[1]]}, not {wrong[2]}"
+    if wrong := _WRONG_CHOICE.search(text):
+        choices = [choice.strip("'\"") for choice in wrong[1].split(", ")]
+        return f"{text[: wrong.start()]}cannot be {wrong[2]}{nearest(wrong[2], choices)}"
+    return text
 
 
 def _reason(error: BaseException | None) -> str:

@@ -11,7 +11,7 @@ from scipy.special import stdtr
 
 from lightning_tl.errors import UserError
 from lightning_tl.laws.clusters import Cells, half_width, widened
-from lightning_tl.laws.forms import Array, Form, Quantity, Sizes
+from lightning_tl.laws.forms import Array, Form, Quantity, ResidualSpace, Sizes
 from lightning_tl.laws.least_squares import Points, Prior, Problem
 from lightning_tl.laws.region import Region, noise_variance, region_of, threshold
 from lightning_tl.laws.search import Search
@@ -66,7 +66,7 @@ class FittedLaw:
     form: Form
     cells: Cells
     level: float = 0.95
-    space: str = "log"
+    space: ResidualSpace = "log"
     priors: tuple[Prior, ...] = ()
     shared: float = 0.0
     pooled: tuple[float, int] | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from lightning_tl.errors import UserError, nearest
 from lightning_tl.laws.clusters import Cells, cells, shared_variance
 from lightning_tl.laws.fitted_law import FittedLaw
-from lightning_tl.laws.forms import Array, Form, TransferLaw
+from lightning_tl.laws.forms import Array, Form, Loss, ResidualSpace, TransferLaw
 from lightning_tl.laws.least_squares import Prior
 
 #: Residuals over this many robust standard deviations lose weight (Huber's constant: 95 % efficiency if normal).
@@ -32,8 +32,8 @@ def fit(
     draw: Sequence[Any] | None = None,
     weights: ArrayLike | None = None,
     fixed: Mapping[str, float] | None = None,
-    space: str = "log",
-    loss: str = "squares",
+    space: ResidualSpace = "log",
+    loss: Loss = "squares",
     level: float = 0.95,
 ) -> FittedLaw:
     """Fit a law to test errors, by default by least squares in log-log space (Mikami et al., arXiv 2108.11018, §4.1).
@@ -60,7 +60,7 @@ def fit(
         UserError: Sizes or errors are out of range, of different lengths, or too few for the form; an unknown option.
     """
     form = form or TransferLaw()
-    for name, value, valid in (("space", space, ("log", "linear")), ("loss", loss, ("squares", "huber"))):
+    for name, value, valid in (("space", space, get_args(ResidualSpace)), ("loss", loss, get_args(Loss))):
         if value not in valid:
             raise UserError(f"{name} is '{value}'{nearest(value, valid)}")
     points = points_of(form, n, error, s, pretrain, draw, weights)
@@ -72,8 +72,8 @@ def fit_cells(
     points: Cells,
     *,
     priors: tuple[Prior, ...] = (),
-    space: str = "log",
-    loss: str = "squares",
+    space: ResidualSpace = "log",
+    loss: Loss = "squares",
     level: float = 0.95,
     pooled: tuple[float, int] | None = None,
 ) -> FittedLaw:
@@ -94,7 +94,7 @@ def fit_cells(
     return law
 
 
-def _fixing_priors(form: Form, fixed: Mapping[str, float], space: str) -> tuple[Prior, ...]:
+def _fixing_priors(form: Form, fixed: Mapping[str, float], space: ResidualSpace) -> tuple[Prior, ...]:
     for name, value in fixed.items():
         if name not in form.parameters:
             raise UserError(f"no parameter '{name}' to fix in {form.formula}{nearest(name, form.parameters)}")

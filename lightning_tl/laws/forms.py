@@ -17,12 +17,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
+FormName = Literal["transfer", "power", "full", "full+E"]
+#: Where residuals are taken: of log error, or of error.
+ResidualSpace = Literal["log", "linear"]
+Loss = Literal["squares", "huber"]
 #: A quantity as a function of the grid: offset (one a grid point) and coefficients of the linear parameters.
 Quantity = Callable[[Array, Array], tuple[Array, Array]]
 
@@ -328,7 +332,7 @@ class Unfolded(Form):
         return unfolded
 
 
-FORMS: dict[str, Callable[[], Form]] = {
+FORMS: dict[FormName, Callable[[], Form]] = {
     "transfer": TransferLaw,
     "power": PowerLaw,
     "full": FullLaw,

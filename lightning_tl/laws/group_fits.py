@@ -14,9 +14,9 @@ from lightning_tl.laws.bootstrap import Bootstrap, bootstrap
 from lightning_tl.laws.clusters import Cells, cells, half_width, widened
 from lightning_tl.laws.fitted_law import FittedLaw
 from lightning_tl.laws.fitting import points_of
-from lightning_tl.laws.forms import Array, Form, FullLaw, PowerLaw, TransferLaw
+from lightning_tl.laws.forms import Array, Form, FullLaw, Loss, PowerLaw, ResidualSpace, TransferLaw
 from lightning_tl.laws.results_table import Group
-from lightning_tl.laws.shared_coefficient import Settings, fit_together
+from lightning_tl.laws.shared_coefficient import CoefficientMode, Settings, fit_together
 
 _SAME = 1e-4  # of the logarithm of errors that differ in nothing
 
@@ -36,10 +36,10 @@ class Method:
         hold_out_from: Sizes from here on are predicted from the smaller ones; ``None``: each group's largest.
     """
 
-    coefficient: str | float = "free"
+    coefficient: CoefficientMode | float = "free"
     share_by: tuple[str, ...] = ()
-    space: str = "log"
-    loss: str = "squares"
+    space: ResidualSpace = "log"
+    loss: Loss = "squares"
     level: float = 0.95
     resamples: int = 0
     seed: int = 0

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lightning_tl.laws.forms import Array, Form, Quantity, Sizes, Unfolded
+from lightning_tl.laws.forms import Array, Form, Quantity, ResidualSpace, Sizes, Unfolded
 
 #: A prior of this weight or more holds its parameter.
 FIXED = 1e6
@@ -72,7 +72,9 @@ class Problem:
         priors: What is known of parameters besides.
     """
 
-    def __init__(self, form: Form, points: Points, space: str = "log", priors: tuple[Prior, ...] = ()) -> None:
+    def __init__(
+        self, form: Form, points: Points, space: ResidualSpace = "log", priors: tuple[Prior, ...] = ()
+    ) -> None:
         self.linear_space = space == "linear"
         self.form = Unfolded(form) if self.linear_space else form
         self.points = points

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from lightning_tl.laws.mixed_curves import mixed
 if TYPE_CHECKING:
     import pandas as pd
 
+ScoreKind = Literal["error", "accuracy"]
 #: What tells the curves of our own tables apart, where the table has it. Not here: what a tuned recipe may vary
 #: along a curve (lr, steps) and what repeats a run (seeds).
 GROUP_COLUMNS = (
@@ -58,7 +59,7 @@ class Columns:
 
     size: str = "pretrain_images"
     score: str = "error"
-    score_is: str = "error"
+    score_is: ScoreKind = "error"
     by: tuple[str, ...] | None = None
     target_size: str | None = None
     cluster: tuple[str, ...] | None = None
@@ -130,7 +131,7 @@ def _check_columns(frame: pd.DataFrame, columns: Columns) -> None:
     for role, name in wanted:
         if name not in frame.columns:
             raise UserError(f"no column '{name}' ({role}) in the table{nearest(name, frame.columns)}")
-    if columns.score_is not in ("error", "accuracy"):
+    if columns.score_is not in get_args(ScoreKind):
         raise UserError(
             f"score is '{columns.score_is}'; it is 'error' or 'accuracy' (any score in [0, 1], more is better)"
         )

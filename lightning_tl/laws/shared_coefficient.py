@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -22,11 +23,12 @@ from lightning_tl.errors import UserError
 from lightning_tl.laws.clusters import Cells
 from lightning_tl.laws.fitted_law import FittedLaw
 from lightning_tl.laws.fitting import fit_cells
-from lightning_tl.laws.forms import Array, Form
+from lightning_tl.laws.forms import Array, Form, Loss, ResidualSpace
 from lightning_tl.laws.least_squares import FIXED, Prior, Problem
 from lightning_tl.laws.parameter_space import Space, lowest
 
-MODES = ("free", "auto", "median", "shared", "pooled")
+CoefficientMode = Literal["free", "auto", "median", "shared", "pooled"]
+MODES: tuple[CoefficientMode, ...] = get_args(CoefficientMode)
 #: Least and largest coefficient that groups are given in common.
 _COEFFICIENT_RANGE = (1e-3, 1e5)
 #: Spreads of log D between groups that ``pooled`` chooses from: none (shared) to any (free).
@@ -43,13 +45,13 @@ class Settings:
         level: Confidence level of intervals.
     """
 
-    space: str = "log"
-    loss: str = "squares"
+    space: ResidualSpace = "log"
+    loss: Loss = "squares"
     level: float = 0.95
 
 
 def fit_together(
-    form: Form, groups: Sequence[Cells], coefficient: str | float = "free", settings: Settings | None = None
+    form: Form, groups: Sequence[Cells], coefficient: CoefficientMode | float = "free", settings: Settings | None = None
 ) -> list[FittedLaw]:
     """Fit the same form to several groups, its coefficient treated as asked.
 
@@ -67,14 +69,9 @@ def fit_together(
     """
     settings = settings or Settings()
     name = form.parameters[0]
+    check_coefficient(form, coefficient, settings.space)
     if isinstance(coefficient, (int, float)):
-        if not np.isfinite(coefficient) or coefficient <= 0:
-            raise UserError(f"{name} is fixed at {coefficient:g}; it must be over 0")
         return [_with_coefficient(form, points, float(coefficient), settings) for points in groups]
-    if coefficient not in MODES:
-        raise UserError(f"'{coefficient}' is no way to treat {name}; give a number or one of {', '.join(MODES)}")
-    if settings.space == "linear" and coefficient in ("shared", "pooled"):
-        raise UserError(f"{name} {coefficient} needs --space log; in linear space it is free, auto, median or a number")
     if coefficient == "free" or (coefficient != "auto" and len(groups) < 2):
         return [fit_cells(form, points, **vars(settings)) for points in groups]
     if coefficient == "auto":
@@ -88,6 +85,22 @@ def fit_together(
     return _pooled(form, groups, spread, settings, _curves(form, groups))
 
 
+def check_coefficient(form: Form, coefficient: CoefficientMode | float, space: ResidualSpace) -> None:
+    """Refuse a treatment of the coefficient that the form or the space does not offer.
+
+    Raises:
+        UserError: No such mode, a value that is not over 0, or a mode that linear space does not offer.
+    """
+    name = form.parameters[0]
+    if isinstance(coefficient, (int, float)):
+        if not np.isfinite(coefficient) or coefficient <= 0:
+            raise UserError(f"{name} is fixed at {coefficient:g}; it must be over 0")
+    elif coefficient not in MODES:
+        raise UserError(f"'{coefficient}' is no way to treat {name}; give a number or one of {', '.join(MODES)}")
+    elif space == "linear" and coefficient in ("shared", "pooled"):
+        raise UserError(f"{name} {coefficient} needs --space log; in linear space it is free, auto, median or a number")
+
+
 def _with_coefficient(form: Form, points: Cells, value: float, settings: Settings) -> FittedLaw:
     return fit_cells(form, points, priors=(Prior(form.parameters[0], value),), **vars(settings))
 
@@ -95,7 +108,9 @@ def _with_coefficient(form: Form, points: Cells, value: float, settings: Setting
 # ---- the paper's alternation -----------------------------------------------------------------------------------------
 
 
-def alternate(form: Form, groups: Sequence[Cells], space: str = "log", start: float = 0.5) -> tuple[float, float]:
+def alternate(
+    form: Form, groups: Sequence[Cells], space: ResidualSpace = "log", start: float = 0.5
+) -> tuple[float, float]:
     """Return the common coefficient and alpha by the alternation of Mikami et al., App. D.
 
     From D = 0.5: with D held, fit each group's alpha, and take the median over all groups; with alpha held at that for

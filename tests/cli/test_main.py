@@ -124,7 +124,7 @@ def test_wrong_fits_and_their_help(renders, tmp_path, capsys):
         (["preview", "{root}/train"], "train/train/manifest.json: no such file"),
         (["preview", "{root}", "--split=test"], "test/manifest.json: no such file"),
         (["preview", "{root}", "--cuont=3"], "unknown option --cuont; did you mean 'count'?"),
-        (["preview", "{root}", "--count=many"], "count: Expected a <class 'int'>. Got value: many"),
+        (["preview", "{root}", "--count=many"], "count: should be a whole number, not many"),
         (["preview"], "required: root"),
     ],
 )

@@ -127,9 +127,9 @@ def test_wrong_arguments(arguments: dict, message: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--space", "logs"], "space is 'logs'; did you mean 'log'"),
-        (["--loss", "absolute"], "loss is 'absolute'; valid: huber, squares"),
-        (["--plots", "gif"], "plots is 'gif'"),
+        (["--space", "logs"], "space: cannot be logs; did you mean 'log'?"),
+        (["--loss", "absolute"], "loss: cannot be absolute; valid: huber, squares"),
+        (["--plots", "gif"], "plots: cannot be gif"),
         (["--level", "95"], "level is 95; give a confidence level from 0.5 to below 1, such as 0.95"),
         (["--bootstrap", "-1"], "bootstrap is -1"),
         (["--target-error", "5"], "target error 5 is not between 0 and 1; an error of 10 % is 0.1"),
@@ -137,7 +137,7 @@ def test_wrong_arguments(arguments: dict, message: str) -> None:
         (["--budget", "10", "--cost-per-image", "0"], "cost per image is 0; it must be over 0"),
         (
             ["--fix-d", "guess"],
-            "'guess' is no way to treat D; give a number or one of free, auto, median, shared, pooled",
+            "fix_d: cannot be guess; valid: auto, free, median, pooled, shared",
         ),
         (["--fix-d", "-2"], "D is fixed at -2"),
         (["--target-size", "shots"], "no column 'shots' (target size)"),
