@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from lightning_tl.laws.advice import Advice
-    from lightning_tl.laws.group_fits import GroupFit
+    from lightning_tl.laws.group_fits import GroupResult
 
 #: More groups than this get one line each in the terminal; fits.json has every sentence.
 _TALKATIVE = 12
@@ -24,7 +24,7 @@ def main(argv: list[str] | None = None) -> int:
     """Fit every group of a table; write ``fits.json``, ``fits.csv`` and figures; print a table and the advice.
 
     Args:
-        argv: Arguments after ``lightning-tl law``; default the process's. ``--fix-d`` may stand for ``--fix_d``.
+        argv: Arguments after ``lightning-tl law``; default the process's. In options, hyphens may stand for underscores.
 
     Returns:
         0 where at least one group was fitted, 1 where none was.
@@ -32,7 +32,8 @@ def main(argv: list[str] | None = None) -> int:
     Raises:
         UserError: The table or an option is wrong.
     """
-    parser = command_parser("law", "Fit error = D*n^-alpha + C to a table of results, and say what to do.")
+    about = "Fit error = D*n^-alpha + C to a table of results, and say what to do. --fix-d may stand for --fix_d."
+    parser = command_parser("law", about)
     parser.add_argument("results", type=Path, help="CSV with one row per fine-tuning run, such as our results.csv")
     parser.add_argument("--out", type=Path | None, help="folder to write into (default: beside the table)")
     parser.add_class_arguments(LawOptions)
@@ -54,7 +55,7 @@ def fit_table(results: Path, out: Path, options: LawOptions) -> int:
 
     from lightning_tl.laws.advice import advise
     from lightning_tl.laws.fits_output import terminal_table, write
-    from lightning_tl.laws.group_fits import analyse
+    from lightning_tl.laws.group_fits import analyse, fitted
     from lightning_tl.laws.results_table import groups, read_table
 
     fits = analyse(groups(read_table(results), options.columns()), options.law_form(), options.method())
@@ -65,7 +66,7 @@ def fit_table(results: Path, out: Path, options: LawOptions) -> int:
     print(terminal_table(fits, options.level))
     _print_advice(fits, advice)
     print("\nwrote " + ", ".join(str(path) for path in paths))
-    return 0 if any(item.law for item in fits) else 1
+    return 0 if fitted(fits) else 1
 
 
 def _with_underscores(argument: str) -> str:
@@ -76,7 +77,7 @@ def _with_underscores(argument: str) -> str:
     return f"--{option}{equals}{value}" if known else argument
 
 
-def _draw(fits: Sequence[GroupFit], out: Path, suffix: str) -> list[Path]:
+def _draw(fits: Sequence[GroupResult], out: Path, suffix: str) -> list[Path]:
     from lightning_tl.figure_style import save
     from lightning_tl.laws.law_figures import figures
 
@@ -87,7 +88,7 @@ def _draw(fits: Sequence[GroupFit], out: Path, suffix: str) -> list[Path]:
     return paths
 
 
-def _print_advice(fits: Sequence[GroupFit], advice: Advice) -> None:
+def _print_advice(fits: Sequence[GroupResult], advice: Advice) -> None:
     for line in (*advice.ranking, *advice.gaps):
         print(f"\n{line}")
     from lightning_tl.laws.wording import comparison_sentence

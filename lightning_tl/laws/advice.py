@@ -12,7 +12,7 @@ import numpy as np
 from lightning_tl.laws.compare import Comparison, compare, log_ratio
 from lightning_tl.laws.decide import MODEL_COLUMNS, RENDER_COLUMNS, Budget, Choice, NextSize, choices, next_size
 from lightning_tl.laws.fitted_law import ImagesNeeded
-from lightning_tl.laws.group_fits import GroupFit
+from lightning_tl.laws.group_fits import GroupFit, GroupResult, fitted
 from lightning_tl.laws.transfer_gaps import trait_sentences
 from lightning_tl.laws.wording import (
     confidence_level,
@@ -89,7 +89,7 @@ class Advice:
     gaps: list[str] = field(default_factory=list)
 
 
-def advise(fits: Sequence[GroupFit], target: float | None = None, budget: Budget | None = None) -> Advice:
+def advise(fits: Sequence[GroupResult], target: float | None = None, budget: Budget | None = None) -> Advice:
     """Say what the fits of a table mean.
 
     Args:
@@ -100,13 +100,19 @@ def advise(fits: Sequence[GroupFit], target: float | None = None, budget: Budget
     Returns:
         A verdict for each group, comparisons, and sentences to be read first.
     """
-    rivals = _rivals(fits)
+    laws = fitted(fits)
+    rivals = _rivals(laws)
     ranked = {id(item): family for family in rivals for item in family}
-    each = [_group(item, ranked.get(id(item), []), fits, target, budget) for item in fits]
+    each = [
+        _group(item, ranked[id(item)], laws, target, budget)
+        if isinstance(item, GroupFit)
+        else GroupAdvice(item.label, UNFITTED, [f"not fitted: {item.reason}."])
+        for item in fits
+    ]
     ranking = [_keep(family) for family in rivals if len(family) > 1][:MANY]
-    gaps = trait_sentences(fits)
-    asked = [item for item in fits if item.hold_out is not None and item.hold_out.asked]
-    held = [f"{item.label}: {hold_out_sentence(item)}" for item in asked if len(asked) <= MANY]
+    gaps = trait_sentences(laws)
+    asked = [(item, item.hold_out) for item in laws if item.hold_out is not None and item.hold_out.asked]
+    held = [f"{item.label}: {hold_out_sentence(item, out)}" for item, out in asked if len(asked) <= MANY]
     headline = [*held, *ranking, *gaps]
     if len(fits) > MANY:
         counts = Counter(item.verdict for item in each)
@@ -115,40 +121,37 @@ def advise(fits: Sequence[GroupFit], target: float | None = None, budget: Budget
     else:
         headline += [f"{item.label}: {item.sentences[0]}" for item in each]
     best = rivals[0][0].label if len(rivals) == 1 else None
-    return Advice(headline, ranking, each, [compare(a, b) for a, b in _pairs(fits)], best, target, gaps)
+    return Advice(headline, ranking, each, [compare(a, b) for a, b in _pairs(laws)], best, target, gaps)
 
 
 def _rivals(fits: Sequence[GroupFit]) -> list[list[GroupFit]]:
     """Return the fitted groups that compete (renderings of one task with one model), the best of each first."""
-    fitted = [item for item in fits if item.law is not None]
-    names = {name for item in fitted for name in item.group.keys}
-    varying = {name for name in names if len({item.group.keys.get(name) for item in fitted}) > 1}
+    names = {name for item in fits for name in item.group.keys}
+    varying = {name for name in names if len({item.group.keys.get(name) for item in fits}) > 1}
     own = varying & {*RENDER_COLUMNS, "pretrain_task"}  # what was pre-trained on, and for
     if not own and len(varying) == 1:
         own = varying - set(MODEL_COLUMNS)
     families: dict[tuple[str, ...], list[GroupFit]] = {}
-    for item in fitted:
+    for item in fits:
         families.setdefault(tuple(item.group.keys.get(name, "") for name in sorted(varying - own)), []).append(item)
     return [sorted(family, key=_error_now) for family in families.values()]
 
 
 def _error_now(item: GroupFit) -> float:
-    return item.law.log_level(item.largest, item.s)[0] if item.law else np.inf
+    return item.law.log_level(item.largest, item.s)[0]
 
 
 def _pairs(fits: Sequence[GroupFit]) -> list[tuple[GroupFit, GroupFit]]:
-    fitted = [item for item in fits if item.law is not None]
     pairs = [
         (a, b)
-        for a, b in combinations(fitted, 2)
-        if len(fitted) <= MANY or sum(a.group.keys[name] != b.group.keys.get(name) for name in a.group.keys) == 1
+        for a, b in combinations(fits, 2)
+        if len(fits) <= MANY or sum(a.group.keys[name] != b.group.keys.get(name) for name in a.group.keys) == 1
     ]
     return pairs[:_MOST_PAIRS]
 
 
 def _keep(family: Sequence[GroupFit]) -> str:
     best, second = family[0], family[1]
-    assert best.law is not None
     ratio = log_ratio(best, best.largest, second, second.largest)
     lower, low, high = (percent(1 - np.exp(value)) for value in (ratio.estimate, ratio.interval[1], ratio.interval[0]))
     level = confidence_level(best.law)
@@ -169,8 +172,6 @@ def _group(
     budget: Budget | None,
 ) -> GroupAdvice:
     law = item.law
-    if law is None:
-        return GroupAdvice(item.label, UNFITTED, [f"not fitted: {item.reason}."])
     far = FACTOR * item.largest
     change, (down, up) = law.log_ratio(item.largest, far, item.s)
     reduction = (float(1 - np.exp(change)), float(1 - np.exp(up)), float(1 - np.exp(down)))
@@ -178,7 +179,7 @@ def _group(
     needed = law.images_needed(target, item.s) if target is not None else None
     ways = choices(item, fits, budget) if budget is not None and law.dof > 0 else []
     better = ways[0] if ways and _told(item, ways[0], fits, budget) else None
-    verdict, why = _verdict(item, family[0] if family else None, confidence, needed, better)
+    verdict, why = _verdict(item, family[0], confidence, needed, better)
     advice = GroupAdvice(item.label, verdict, [], reduction, confidence, needed, ways)
     advice.sentences.append(f"{verdict}. {why} {_tenfold(item, reduction, confidence)}")
     advice.sentences += gap_sentences(law)
@@ -189,7 +190,7 @@ def _group(
     if item.scratch is not None:
         advice.sentences.append(scratch_sentence(item.scratch, law))
     if item.hold_out is not None:
-        advice.sentences.append(f"Check: {hold_out_sentence(item)}")
+        advice.sentences.append(f"Check: {hold_out_sentence(item, item.hold_out)}")
     advice.next_size = next_size(item, FACTOR, budget)
     if advice.next_size is not None:
         advice.sentences.append(_next(advice.next_size))
@@ -197,11 +198,10 @@ def _group(
 
 
 def _verdict(
-    item: GroupFit, best: GroupFit | None, confidence: float, needed: ImagesNeeded | None, better: Choice | None
+    item: GroupFit, best: GroupFit, confidence: float, needed: ImagesNeeded | None, better: Choice | None
 ) -> tuple[str, str]:
     """Return the verdict and its ground; what the data firmly say comes first."""
     law = item.law
-    assert law is not None
     far = FACTOR * item.largest
     if law.dof < 1:
         need = len(law.form.parameters) + 1
@@ -209,7 +209,7 @@ def _verdict(
     if better is not None:
         verdict = MODEL if better.kind == "another model" else DIFFERENT
         return verdict, f"For the budget, {better.group} has a lower error than more images of this kind."
-    if best is not None and best is not item and best.law is not None and best.law.dof > 0:
+    if best is not item and best.law.dof > 0:
         ahead = log_ratio(item, far, best, best.largest)
         if ahead.sign > 0:
             return DIFFERENT, (
@@ -234,7 +234,6 @@ def _verdict(
 
 def _tenfold(item: GroupFit, reduction: tuple[float, float, float], confidence: float) -> str:
     law = item.law
-    assert law is not None
     far = FACTOR * item.largest
     now, then = law.predict([item.largest, far], item.s)
     if law.dof < 1:
@@ -251,7 +250,7 @@ def _told(item: GroupFit, choice: Choice, fits: Sequence[GroupFit], budget: Budg
     """Return whether a way of spending is another than more images and the data tell it to be better."""
     if choice.kind == "more images" or budget is None:
         return False
-    other = next(each for each in fits if each.label == choice.group and each.law is not None)
+    other = next(each for each in fits if each.label == choice.group)
     return log_ratio(item, item.largest + budget.images, other, choice.n).sign > 0
 
 

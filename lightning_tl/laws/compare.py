@@ -54,8 +54,6 @@ class Comparison:
 
 def _draw_shift(a: GroupFit, b: GroupFit) -> tuple[float, int, int]:
     """Return the variance that the draws add to log(error a / error b), its degrees of freedom, and shared draws."""
-    assert a.law is not None
-    assert b.law is not None
     first = dict(zip(a.law.cells.draws, a.law.cells.offsets, strict=True))
     second = dict(zip(b.law.cells.draws, b.law.cells.offsets, strict=True))
     shared = sorted(set(first) & set(second))
@@ -68,8 +66,6 @@ def _draw_shift(a: GroupFit, b: GroupFit) -> tuple[float, int, int]:
 
 def log_ratio(a: GroupFit, n_a: float, b: GroupFit, n_b: float) -> Difference:
     """Return log(law a at n_a / law b at n_b) with its interval, paired by draw."""
-    assert a.law is not None
-    assert b.law is not None
     first, (low_a, high_a) = a.law.log_level(n_a, a.s)
     second, (low_b, high_b) = b.law.log_level(n_b, b.s)
     variance, dof, _ = _draw_shift(a, b)
@@ -91,8 +87,6 @@ def compare(a: GroupFit, b: GroupFit) -> Comparison:
         a: A fitted group.
         b: Another.
     """
-    assert a.law is not None
-    assert b.law is not None
     n = min(a.largest, b.largest)
     differences: dict[str, Difference | None] = {}
     for name in ("alpha", "C"):

@@ -9,7 +9,7 @@ import numpy as np
 
 from lightning_tl.figure_style import COLOURS, MARKERS, STYLE, headed, new_figure, plain_ticks
 from lightning_tl.laws.forms import Array
-from lightning_tl.laws.group_fits import GroupFit
+from lightning_tl.laws.group_fits import GroupFit, GroupResult, UnfittedGroup, fitted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,7 +23,7 @@ N_LABEL = "pre-training size n (images)"
 ERROR_LABEL = "test error (1 − score)"
 
 
-def law_figure(fits: Sequence[GroupFit], factor: float = 10.0, title: str | None = None) -> Figure:
+def law_figure(fits: Sequence[GroupResult], factor: float = 10.0, title: str | None = None) -> Figure:
     """Draw errors, laws and their bands over pre-training size on logarithmic axes (Mikami et al., Fig. 1).
 
     Bars are the scatter of each size's runs about their mean (one standard deviation; for a single run the law's own
@@ -39,7 +39,7 @@ def law_figure(fits: Sequence[GroupFit], factor: float = 10.0, title: str | None
     import matplotlib as mpl
 
     drawn = [item for item in fits if not item.group.runs.empty][:_MOST_FACETS]
-    full = any(item.law is not None and item.law.form.uses_s for item in drawn)
+    full = any(item.law.form.uses_s for item in fitted(drawn))
     with mpl.rc_context(STYLE):
         if len(drawn) <= TOGETHER and not full:
             figure, grid = new_figure(6.4, 4.2)
@@ -58,7 +58,7 @@ def law_figure(fits: Sequence[GroupFit], factor: float = 10.0, title: str | None
             for axes, item in zip(flat, drawn, strict=False):
                 (_full if full else _single)(axes, item, factor)
                 axes.set_title(item.label, fontsize=8)
-        unidentified = any(item.law.unidentified(p) for item in drawn if item.law for p in item.law.form.parameters)
+        unidentified = any(item.law.unidentified(p) for item in fitted(drawn) for p in item.law.form.parameters)
         note = "bars: one standard deviation over runs; bands: interval of the law; dotted: extrapolation"
         figure.supxlabel(
             note + ("; * not identified" if unidentified else ""), fontsize=7, color="0.35", x=0.01, ha="left"
@@ -67,7 +67,7 @@ def law_figure(fits: Sequence[GroupFit], factor: float = 10.0, title: str | None
         return figure
 
 
-def facets(drawn: Sequence[GroupFit], label: str = ERROR_LABEL) -> tuple[Figure, list[Axes]]:
+def facets(drawn: Sequence[GroupResult], label: str = ERROR_LABEL) -> tuple[Figure, list[Axes]]:
     """Return a figure with an axes for each group, sizes on a common scale, outer axes labelled."""
     columns = min(4, max(len(drawn), 1))
     rows = max(-(-len(drawn) // columns), 1)
@@ -99,14 +99,14 @@ def _without_minor_ticks(axes: Axes) -> None:
     axes.yaxis.set_minor_locator(NullLocator())
 
 
-def _single(axes: Axes, item: GroupFit, factor: float) -> None:
+def _single(axes: Axes, item: GroupResult, factor: float) -> None:
     _points(axes, item, COLOURS[0], MARKERS[0], named=False)
     _curve(axes, item, COLOURS[0], factor)
     _baselines(axes, [item])
     axes.legend(loc="upper right", fontsize=6.5, handlelength=1.2)
 
 
-def _full(axes: Axes, item: GroupFit, factor: float) -> None:
+def _full(axes: Axes, item: GroupResult, factor: float) -> None:
     """Draw one full law: a curve for each fine-tuning size, dark for few images and light for many."""
     import matplotlib as mpl
 
@@ -117,7 +117,7 @@ def _full(axes: Axes, item: GroupFit, factor: float) -> None:
         mine = runs[runs["s"] == size] if "s" in runs else runs
         name = f"s = {size:,.0f}" if size >= 100 else f"s = {size:.3g}"  # a fraction, where that is the column
         axes.plot(mine["n"], mine["error"], "o", color=shade, markersize=3, label=name)
-        if item.law is not None:
+        if isinstance(item, GroupFit):
             n = np.geomspace(float(runs["n"].min()), item.largest * factor, 60)
             inside = n <= item.largest
             law = item.law.predict(n, size)
@@ -126,7 +126,7 @@ def _full(axes: Axes, item: GroupFit, factor: float) -> None:
     axes.legend(loc="lower left", fontsize=6.5, handlelength=1.0, ncols=2, columnspacing=0.8)
 
 
-def _points(axes: Axes, item: GroupFit, colour: str, marker: str, *, named: bool = True) -> None:
+def _points(axes: Axes, item: GroupResult, colour: str, marker: str, *, named: bool = True) -> None:
     runs = item.group.runs
     axes.plot(runs["n"], runs["error"], marker, color=colour, markersize=3, alpha=0.35, linestyle="none", zorder=2)
     sizes, means, bars = [], [], []
@@ -134,19 +134,19 @@ def _points(axes: Axes, item: GroupFit, colour: str, marker: str, *, named: bool
         logs = np.log(rows["error"].to_numpy(float))
         sizes.append(float(np.asarray(size, float)))
         means.append(logs.mean())
-        spread = item.law.log_noise if item.law is not None and item.law.dof > 0 else 0.0
+        spread = item.law.log_noise if isinstance(item, GroupFit) and item.law.dof > 0 else 0.0
         bars.append(logs.std(ddof=1) if len(logs) > 1 else spread)
     mean, bar = np.array(means), np.nan_to_num(np.array(bars))
     error = np.exp(mean)
     whiskers = np.stack([error - np.exp(mean - bar), np.exp(mean + bar) - error])
-    label = ": ".join([*([item.label] if named else []), *([equation(item)] if item.law else [])])
+    label = ": ".join([*([item.label] if named else []), *([equation(item)] if isinstance(item, GroupFit) else [])])
     axes.errorbar(
         sizes, error, whiskers, fmt=marker, color=colour, markersize=5, capsize=2.5, linewidth=1, label=label, zorder=4
     )
 
 
-def _curve(axes: Axes, item: GroupFit, colour: str, factor: float) -> None:
-    if item.law is None:
+def _curve(axes: Axes, item: GroupResult, colour: str, factor: float) -> None:
+    if isinstance(item, UnfittedGroup):
         return
     law = item.law
     smallest, largest = float(law.cells.n.min()), item.largest
@@ -160,24 +160,23 @@ def _curve(axes: Axes, item: GroupFit, colour: str, factor: float) -> None:
     axes.fill_between(sizes, ends[:, 0], ends[:, 1], color=colour, alpha=0.15, linewidth=0, zorder=1)
 
 
-def _baselines(axes: Axes, drawn: Sequence[GroupFit]) -> None:
+def _baselines(axes: Axes, drawn: Sequence[GroupResult]) -> None:
     """Draw errors without pre-training, once each."""
     known: list[float] = []
-    first = next((item.scratch.error for item in drawn if item.scratch is not None), 0.0)
-    shared = all(item.scratch is None or np.isclose(item.scratch.error, first) for item in drawn)
-    for i, item in enumerate(drawn):
-        if item.scratch is None or any(np.isclose(item.scratch.error, error) for error in known):
+    errors = {i: item.scratch.error for i, item in enumerate(drawn) if isinstance(item, GroupFit) and item.scratch}
+    shared = all(np.isclose(error, next(iter(errors.values()))) for error in errors.values())
+    for i, error in errors.items():
+        if any(np.isclose(error, other) for other in known):
             continue
-        known.append(item.scratch.error)
+        known.append(error)
         shade = "0.35" if shared else COLOURS[i % len(COLOURS)]
-        label = f"no pre-training: {item.scratch.error:.3g}"
-        axes.axhline(item.scratch.error, color=shade, linestyle=(0, (5, 3)), linewidth=1.2, label=label)
+        label = f"no pre-training: {error:.3g}"
+        axes.axhline(error, color=shade, linestyle=(0, (5, 3)), linewidth=1.2, label=label)
 
 
 def equation(item: GroupFit) -> str:
     """Return a law with its numbers; a star marks what is not identified, a bound that is not a number a word."""
     law = item.law
-    assert law is not None
     star = {name: "" if law.unidentified(name) is None else "*" for name in law.form.parameters}
     gap = f" + {law.params['C']:.2g}{star['C']}" if "C" in law.params else ""
     if law.at_bound("alpha"):  # flat, or a single step: D and alpha say nothing
@@ -186,7 +185,7 @@ def equation(item: GroupFit) -> str:
     return rf"{scale}·$n^{{-{law.params['alpha']:.2g}{star['alpha']}}}${gap}"
 
 
-def _scales(axes: Axes, drawn: Sequence[GroupFit]) -> None:
+def _scales(axes: Axes, drawn: Sequence[GroupResult]) -> None:
     """Make both axes logarithmic, with plain numbers, around the data (a band that runs off must not squeeze them)."""
     axes.set_xscale("log")
     axes.set_yscale("log")
@@ -195,9 +194,9 @@ def _scales(axes: Axes, drawn: Sequence[GroupFit]) -> None:
         reach = max(errors) / min(errors)
         pad = max(reach**0.4, 1.04)
         # The baseline too, unless it lies so far off that the curves would be flattened; the legend has its number.
-        near = [item.scratch.error for item in drawn if item.scratch is not None]
+        near = [item.scratch.error for item in fitted(drawn) if item.scratch is not None]
         errors += [error for error in near if error < max(errors) * reach**0.7]
-        full = any(item.law is not None and item.law.form.uses_s for item in drawn)
+        full = any(item.law.form.uses_s for item in fitted(drawn))
         # Room for the legend: above curves that fall, below those that fan out over fine-tuning sizes.
         axes.set_ylim(min(errors) / pad ** (1.4 if full else 1.0), max(errors) * pad ** (0.5 if full else 1.4))
     plain_ticks(axes)
@@ -208,12 +207,12 @@ def _first(drawn: int, curves: int) -> str:
     return f" (the first {drawn} of {curves})" if drawn == _MOST_FACETS < curves else ""
 
 
-def linearised_figure(fits: Sequence[GroupFit], title: str | None = None) -> Figure:
+def linearised_figure(fits: Sequence[GroupResult], title: str | None = None) -> Figure:
     """Draw error - C over n on logarithmic axes (Mikami et al., Fig. 10): straight where the law holds."""
     import matplotlib as mpl
 
-    bent = [item for item in fits if item.law is not None and {"C", "gamma"} & set(item.law.params)]
-    drawn = [item for item in bent if item.law and not item.law.at_bound("alpha")][:_MOST_FACETS]
+    bent = [item for item in fitted(fits) if {"C", "gamma"} & set(item.law.params)]
+    drawn = [item for item in bent if not item.law.at_bound("alpha")][:_MOST_FACETS]
     with mpl.rc_context(STYLE):
         together = len(drawn) <= TOGETHER
         if together:
@@ -245,7 +244,6 @@ def linearised_figure(fits: Sequence[GroupFit], title: str | None = None) -> Fig
 def _straight(axes: Axes, item: GroupFit, place: int) -> list[float]:
     """Draw one group's error above its gap; return the heights drawn."""
     law = item.law
-    assert law is not None
     colour, marker = COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)]
     rest = _without_gap(item, law.cells.n, law.cells.s, np.exp(law.cells.log_error))
     n, s = np.geomspace(law.cells.n.min(), law.cells.n.max(), 30), float(law.cells.s.max())
@@ -263,7 +261,6 @@ def _straight(axes: Axes, item: GroupFit, place: int) -> list[float]:
 def _without_gap(item: GroupFit, n: Array, s: Array, error: Array) -> Array:
     """Return errors less the part that n does not remove; of the full law, brought to the largest s."""
     law = item.law
-    assert law is not None
     if "C" in law.params:
         return error - law.params["C"]
     p = law.params
@@ -272,16 +269,14 @@ def _without_gap(item: GroupFit, n: Array, s: Array, error: Array) -> Array:
     )
 
 
-def extrapolation_figure(fits: Sequence[GroupFit], title: str | None = None) -> Figure:
+def extrapolation_figure(fits: Sequence[GroupResult], title: str | None = None) -> Figure:
     """Draw what the smaller sizes predict of the held-out ones, the cut marked (Mikami et al., Fig. 5)."""
     import matplotlib as mpl
 
-    held = [item for item in fits if item.hold_out is not None][:_MOST_FACETS]
+    held = [(item, item.hold_out) for item in fitted(fits) if item.hold_out is not None][:_MOST_FACETS]
     with mpl.rc_context(STYLE):
-        figure, flat = facets(held)
-        for axes, item in zip(flat, held, strict=True):
-            out = item.hold_out
-            assert out is not None
+        figure, flat = facets([item for item, _ in held])
+        for axes, (item, out) in zip(flat, held, strict=True):
             law, s = out.law, float(out.s.max())
             before, after = law.cells.s == s, out.s == s
             if not law.form.uses_s:

@@ -89,7 +89,7 @@ def choices(item: GroupFit, fits: Sequence[GroupFit], budget: Budget) -> list[Ch
     """
     found = [_choice("more images", item, item.largest + budget.images)]
     for other in fits:
-        if other is item or other.law is None or other.law.dof < 1:
+        if other is item or other.law.dof < 1:
             continue
         differ = [name for name in item.group.keys if item.group.keys[name] != other.group.keys.get(name)]
         if len(differ) == 1 and differ[0] in RENDER_COLUMNS:
@@ -100,7 +100,6 @@ def choices(item: GroupFit, fits: Sequence[GroupFit], budget: Budget) -> list[Ch
 
 
 def _choice(kind: str, item: GroupFit, n: float) -> Choice:
-    assert item.law is not None
     low, high = item.law.band([n], item.s)
     return Choice(kind, item.label, n, float(item.law.predict([n], item.s)[0]), float(low[0]), float(high[0]))
 
@@ -117,7 +116,7 @@ def next_size(item: GroupFit, factor: float = 10.0, budget: Budget | None = None
         budget: What may be spent.
     """
     law = item.law
-    if law is None or law.dof < 1 or law.at_bound("alpha") or law.form.uses_s:
+    if law.dof < 1 or law.at_bound("alpha") or law.form.uses_s:
         return None
     sizes = [item.largest * step for step in (2.0, 4.0, 8.0) if step <= factor]
     if budget is not None:

@@ -11,7 +11,7 @@ import numpy as np
 from lightning_tl.figure_style import STYLE, headed, new_figure, plain_ticks, short
 from lightning_tl.laws.curve_figures import ERROR_LABEL
 from lightning_tl.laws.forms import Array
-from lightning_tl.laws.group_fits import GroupFit
+from lightning_tl.laws.group_fits import GroupFit, GroupResult, fitted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,8 +40,7 @@ class Panel:
     @property
     def full(self) -> bool:
         """Whether one full law holds for all sizes, so that it is drawn between them as well."""
-        law = self.items[0].law
-        return law is not None and law.form.uses_s
+        return self.items[0].law.form.uses_s
 
     def errors(self, n: float) -> tuple[Array, Array]:
         """Return the fine-tuning sizes and errors of the runs at a pre-training size; 0 is no pre-training."""
@@ -61,21 +60,19 @@ class Panel:
             sizes = np.geomspace(self.sizes[0], self.sizes[-1], 40)
             items = [self.items[0]] * len(sizes)
         else:
-            kept = [i for i, item in enumerate(self.items) if item.law is not None and n in item.law.cells.n]
+            kept = [i for i, item in enumerate(self.items) if n in item.law.cells.n]
             sizes, items = self.sizes[kept], [self.items[i] for i in kept]
-        rows = [item.law.log_level(n, float(size)) for size, item in zip(sizes, items, strict=True) if item.law]
+        rows = [item.law.log_level(n, float(size)) for size, item in zip(sizes, items, strict=True)]
         ends = np.array([[value, low, high] for value, (low, high) in rows]).reshape(-1, 3)
         return sizes, *np.exp(ends).T
 
 
-def panels(fits: Sequence[GroupFit]) -> list[Panel]:
+def panels(fits: Sequence[GroupResult]) -> list[Panel]:
     """Return what a figure over the fine-tuning size can show; nothing where every curve has one such size."""
     found: list[Panel] = []
     families: dict[tuple[tuple[str, str], ...], dict[float, GroupFit]] = {}
-    for item in fits:
+    for item in fitted(fits):
         law = item.law
-        if law is None:
-            continue
         if law.form.uses_s:
             sizes = np.unique(law.cells.s)
             found.append(Panel(item.label, sizes, [item] * len(sizes)))
@@ -102,7 +99,7 @@ def _size(item: GroupFit) -> float | None:
     return None
 
 
-def fine_tuning_figure(fits: Sequence[GroupFit], title: str | None = None) -> Figure | None:
+def fine_tuning_figure(fits: Sequence[GroupResult], title: str | None = None) -> Figure | None:
     """Draw error over the fine-tuning size on logarithmic axes, one curve for each pre-training size.
 
     Points are runs. A full law is drawn through them with the interval of the law; where each fine-tuning size has a

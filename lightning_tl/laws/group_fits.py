@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -13,7 +13,7 @@ from lightning_tl.errors import UserError
 from lightning_tl.laws.bootstrap import Bootstrap, bootstrap
 from lightning_tl.laws.clusters import Cells, cells, half_width, widened
 from lightning_tl.laws.fitted_law import FittedLaw
-from lightning_tl.laws.fitting import points_of
+from lightning_tl.laws.fitting import fit_cells, points_of
 from lightning_tl.laws.forms import Array, Form, FullLaw, Loss, PowerLaw, ResidualSpace, TransferLaw
 from lightning_tl.laws.results_table import Group
 from lightning_tl.laws.shared_coefficient import CoefficientMode, Settings, fit_together
@@ -149,23 +149,21 @@ class Scratch:
 
 @dataclass
 class GroupFit:
-    """A group with its fit, or the reason why it has none.
+    """A group with its law and what surrounds it.
 
     Attributes:
         group: The group.
         law: Its law.
         power: The power law, the baseline (``None`` for the full law).
-        reason: Why it has no law.
-        scratch: Its runs without pre-training.
-        hold_out: How well smaller sizes predict larger ones.
-        boot: Refits of resampled runs.
+        scratch: Its runs without pre-training; ``None`` where there are none, and for the full law.
+        hold_out: How well smaller sizes predict larger ones; ``None`` where too few points remain.
+        boot: Refits of resampled runs; ``None`` where none were asked for.
         notes: What to know of its points.
     """
 
     group: Group
-    law: FittedLaw | None = None
+    law: FittedLaw
     power: FittedLaw | None = None
-    reason: str | None = None
     scratch: Scratch | None = None
     hold_out: HoldOut | None = None
     boot: Bootstrap | None = None
@@ -183,59 +181,88 @@ class GroupFit:
 
     @property
     def s(self) -> float | None:
-        """Fine-tuning size at which the law is asked (the largest measured), for laws that use it."""
-        return float(self.law.cells.s.max()) if self.law is not None and self.law.form.uses_s else None
+        """Fine-tuning size at which the law is evaluated (the largest measured), for laws that use it."""
+        return float(self.law.cells.s.max()) if self.law.form.uses_s else None
 
 
-def analyse(found: Sequence[Group], form: Form | None = None, method: Method | None = None) -> list[GroupFit]:
-    """Fit every group; one that cannot be fitted keeps its reason and the others go on.
+@dataclass
+class UnfittedGroup:
+    """A group that no law could be fitted to.
+
+    Attributes:
+        group: The group.
+        reason: Why there is no law.
+    """
+
+    group: Group
+    reason: str
+
+    @property
+    def label(self) -> str:
+        """The group's label."""
+        return self.group.label
+
+    @property
+    def notes(self) -> list[str]:
+        """What to know of its points."""
+        return self.group.notes
+
+
+GroupResult = GroupFit | UnfittedGroup
+
+
+def fitted(results: Iterable[GroupResult]) -> list[GroupFit]:
+    """Return the groups that have a law, in their order."""
+    return [result for result in results if isinstance(result, GroupFit)]
+
+
+def analyse(groups: Sequence[Group], form: Form | None = None, method: Method | None = None) -> list[GroupResult]:
+    """Fit every group; one that cannot be fitted gets its reason, and the others are fitted all the same.
 
     Args:
-        found: The groups of a table.
+        groups: The groups of a table.
         form: The law, default :class:`TransferLaw`.
         method: How they are fitted.
+
+    Returns:
+        One result per group, in their order.
 
     Raises:
         UserError: The method does not fit the form.
     """
     form, method = form or TransferLaw(), method or Method()
-    fits = [GroupFit(group, notes=list(group.notes)) for group in found]
     points: dict[int, Cells] = {}
-    for i, item in enumerate(fits):
+    results: dict[int, GroupResult] = {}
+    for i, group in enumerate(groups):
         try:
-            points[i] = _points(item.group, form)
+            points[i] = _points(group, form)
         except UserError as error:
-            item.reason = str(error)
-    for members in _families(found, list(points), method.share_by):
-        some = [points[i] for i in members]
-        for i, law in zip(members, fit_together(form, some, method.coefficient, method.settings), strict=True):
-            fits[i].law = law
-        for i, held in zip(members, _hold_outs(form, some, method), strict=True):
-            fits[i].hold_out = held
-    for item in fits:
-        if item.law is not None:
-            _surround(item, method)
-    return fits
+            results[i] = UnfittedGroup(group, str(error))
+    for members in _families(groups, list(points), method.share_by):
+        family = [points[i] for i in members]
+        laws = fit_together(form, family, method.coefficient, method.settings)
+        for i, law, hold_out in zip(members, laws, _hold_outs(form, family, method), strict=True):
+            results[i] = _surrounded(groups[i], law, hold_out, method)
+    return [results[i] for i in range(len(groups))]
 
 
-def _surround(item: GroupFit, method: Method) -> None:
-    law = item.law
-    assert law is not None
+def _surrounded(group: Group, law: FittedLaw, hold_out: HoldOut | None, method: Method) -> GroupFit:
+    """Return a group's law with its baselines and the bootstrap."""
+    power = scratch = boot = None
     if not law.form.uses_s:
-        item.power = fit_together(PowerLaw(), [law.cells], "free", method.settings)[0]
-        if not item.group.scratch.empty:
-            item.scratch = scratch_contrast(item.group, law)
+        power = fit_cells(PowerLaw(), law.cells, **vars(method.settings))
+        scratch = None if group.scratch.empty else scratch_contrast(group, law)
     if method.resamples and len(law.cells.n) > len(law.form.parameters):
-        item.boot = bootstrap(law, method.resamples, method.seed)
-    if (note := _rising(law)) is not None:
-        item.notes.append(note)
+        boot = bootstrap(law, method.resamples, method.seed)
+    notes = [*group.notes, *filter(None, [_rising(law)])]
+    return GroupFit(group, law, power, scratch, hold_out, boot, notes)
 
 
-def _families(found: Sequence[Group], fitted: list[int], share_by: tuple[str, ...]) -> list[list[int]]:
+def _families(groups: Sequence[Group], usable: list[int], share_by: tuple[str, ...]) -> list[list[int]]:
     """Return the groups that are fitted together: those that agree in the columns of ``share_by``."""
     families: dict[tuple[str, ...], list[int]] = {}
-    for i in fitted:
-        families.setdefault(tuple(found[i].keys.get(name, "") for name in share_by), []).append(i)
+    for i in usable:
+        families.setdefault(tuple(groups[i].keys.get(name, "") for name in share_by), []).append(i)
     return list(families.values())
 
 
@@ -296,7 +323,7 @@ def _hold_out(law: FittedLaw, after: Cells, method: Method) -> HoldOut:
     # All outcomes at once: of six, one would often lie outside intervals that hold each by itself.
     level = 1 - (1 - method.level) / len(pairs)
     low, high = law.predict_interval(pairs[:, 0], pairs[:, 1], level, same_draws=True)
-    power = None if isinstance(law.form, FullLaw) else fit_together(PowerLaw(), [law.cells], "free", method.settings)[0]
+    power = None if isinstance(law.form, FullLaw) else fit_cells(PowerLaw(), law.cells, **vars(method.settings))
     return HoldOut(
         law=law,
         power_law=power,

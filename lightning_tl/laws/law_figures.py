@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 from lightning_tl.laws.curve_figures import extrapolation_figure, law_figure, linearised_figure
 from lightning_tl.laws.fine_tuning_figure import fine_tuning_figure
-from lightning_tl.laws.group_fits import GroupFit
+from lightning_tl.laws.group_fits import GroupResult, fitted
 from lightning_tl.laws.parameter_figures import complexity_figure, landscape_figure, model_size_figure, parameter_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def figures(fits: Sequence[GroupFit]) -> dict[str, Figure]:
+def figures(fits: Sequence[GroupResult]) -> dict[str, Figure]:
     """Return every figure that a table's fits give, by name.
 
     ``law`` always; with a fitted group also ``law_linearised``, ``law_parameters``, ``law_landscape`` and
@@ -22,18 +22,18 @@ def figures(fits: Sequence[GroupFit]) -> dict[str, Figure]:
     ``law_complexity`` where the table has such a column.
     """
     drawn = {"law": law_figure(fits)}
-    fitted = [item for item in fits if item.law is not None]
-    if any("C" in item.law.params or "gamma" in item.law.params for item in fitted if item.law):
-        drawn["law_linearised"] = linearised_figure(fitted)
-    if fitted:
-        drawn["law_parameters"] = parameter_figure(fitted)
-    if any(item.hold_out is not None for item in fitted):
-        drawn["law_extrapolation"] = extrapolation_figure(fitted)
+    laws = fitted(fits)
+    if any("C" in item.law.params or "gamma" in item.law.params for item in laws):
+        drawn["law_linearised"] = linearised_figure(laws)
+    if laws:
+        drawn["law_parameters"] = parameter_figure(laws)
+    if any(item.hold_out is not None for item in laws):
+        drawn["law_extrapolation"] = extrapolation_figure(laws)
     for name, figure in (
-        ("law_fine_tuning", fine_tuning_figure(fitted)),
-        ("law_landscape", landscape_figure(fitted)),
-        ("law_model_size", model_size_figure(fitted)),
-        ("law_complexity", complexity_figure(fitted)),
+        ("law_fine_tuning", fine_tuning_figure(laws)),
+        ("law_landscape", landscape_figure(laws)),
+        ("law_model_size", model_size_figure(laws)),
+        ("law_complexity", complexity_figure(laws)),
     ):
         if figure is not None:
             drawn[name] = figure

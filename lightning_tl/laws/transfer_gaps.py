@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ from lightning_tl.laws.decide import MODEL_COLUMNS, model_parameters
 from lightning_tl.laws.fitted_law import FittedLaw
 from lightning_tl.laws.fitting import fit
 from lightning_tl.laws.forms import Array, PowerLaw
-from lightning_tl.laws.group_fits import GroupFit
+from lightning_tl.laws.group_fits import GroupFit, GroupResult, fitted
 from lightning_tl.laws.wording import percent
 
 _LEAST_MODELS = 3
@@ -37,12 +37,12 @@ class ModelFamily:
     law: FittedLaw | None
 
 
-def gap_by_model_size(fits: Sequence[GroupFit]) -> list[ModelFamily]:
+def gap_by_model_size(fits: Iterable[GroupResult]) -> list[ModelFamily]:
     """Return the families of groups that differ in their model alone, with a law through their gaps."""
     families: dict[tuple[str, ...], list[tuple[float, GroupFit]]] = {}
-    for item in fits:
+    for item in fitted(fits):
         size = model_parameters(item)
-        if item.law is None or "C" not in item.law.params or size is None:
+        if "C" not in item.law.params or size is None:
             continue
         key = tuple(value for name, value in item.group.keys.items() if name not in MODEL_COLUMNS)
         families.setdefault(key, []).append((size, item))
@@ -65,13 +65,12 @@ def trait_sentences(fits: Sequence[GroupFit]) -> list[str]:
 
 
 def _full(fits: Sequence[GroupFit]) -> list[GroupFit]:
-    return [item for item in fits if item.law is not None and item.law.form.name == "full" and item.law.dof > 0]
+    return [item for item in fits if item.law.form.name == "full" and item.law.dof > 0]
 
 
 def _balance(item: GroupFit) -> str:
     """Compare twice the real images (the error goes as s^-beta whatever n is) with twice the rendered ones."""
     law = item.law
-    assert law is not None
     low, high = law.interval("beta")
     real = [1 - 2**-beta for beta in (law.params["beta"], low, high)]
     change, (down, up) = law.log_ratio(item.largest, 2 * item.largest, item.s)
@@ -84,7 +83,7 @@ def _balance(item: GroupFit) -> str:
 
 
 def _known(items: Sequence[GroupFit]) -> list[GroupFit]:
-    return [item for item in items if item.law is not None and item.law.unidentified("C") is None]
+    return [item for item in items if item.law.unidentified("C") is None]
 
 
 def _size_sentence(family: ModelFamily) -> str:
@@ -105,7 +104,7 @@ def _size_sentence(family: ModelFamily) -> str:
 def _complexity_sentence(fits: Sequence[GroupFit]) -> list[str]:
     from scipy.stats import spearmanr
 
-    items = [item for item in fits if item.law and "C" in item.law.params and "complexity" in item.group.traits]
+    items = [item for item in fits if "C" in item.law.params and "complexity" in item.group.traits]
     if len({item.group.traits["complexity"] for item in items}) < 2:
         return []
     known = _known(items)
@@ -113,7 +112,7 @@ def _complexity_sentence(fits: Sequence[GroupFit]) -> list[str]:
         told = f"C is identified for {len(known)} of {len(items)} groups"
         return [f"How the transfer gap goes with the data's complexity cannot be told: {told}."]
     x = [item.group.traits["complexity"] for item in known]
-    found = spearmanr(x, [item.law.params["C"] for item in known if item.law])
+    found = spearmanr(x, [item.law.params["C"] for item in known])
     return [
         f"Over {len(known)} groups with an identified C its rank correlation with the data's complexity (larger: more "
         f"complex) is {found.statistic:+.2f} (p = {found.pvalue:.2g})."
@@ -121,8 +120,8 @@ def _complexity_sentence(fits: Sequence[GroupFit]) -> list[str]:
 
 
 def _through(sizes: Array, items: Sequence[GroupFit]) -> FittedLaw | None:
-    gaps = np.array([item.law.params["C"] for item in items if item.law])
-    errors = np.array([item.law.stderr["C"] for item in items if item.law])
+    gaps = np.array([item.law.params["C"] for item in items])
+    errors = np.array([item.law.stderr["C"] for item in items])
     use = (gaps > 0) & np.isfinite(errors) & (errors > 0)
     if len(np.unique(sizes[use])) < 2:
         return None

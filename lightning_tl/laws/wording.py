@@ -6,7 +6,7 @@ import numpy as np
 
 from lightning_tl.laws.compare import Comparison, Difference
 from lightning_tl.laws.fitted_law import IDENTIFIED, FittedLaw, ImagesNeeded
-from lightning_tl.laws.group_fits import GroupFit, Scratch
+from lightning_tl.laws.group_fits import GroupFit, HoldOut, Scratch
 
 #: A reach beyond this many times the largest size is called an extrapolation.
 FAR = 10.0
@@ -115,11 +115,9 @@ def scratch_sentence(scratch: Scratch, law: FittedLaw) -> str:
     )
 
 
-def hold_out_sentence(item: GroupFit) -> str:
+def hold_out_sentence(item: GroupFit, held: HoldOut) -> str:
     """Say how far off the prediction of the held-out sizes was."""
-    held, law = item.hold_out, item.law
-    assert held is not None
-    assert law is not None
+    law = item.law
     inside = "inside" if held.inside else "outside"
     level = confidence_level(law)
     if len(held.n) == 1:
