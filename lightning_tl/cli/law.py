@@ -24,7 +24,8 @@ def main(argv: list[str] | None = None) -> int:
     """Fit every group of a table; write ``fits.json``, ``fits.csv`` and figures; print a table and the advice.
 
     Args:
-        argv: Arguments after ``lightning-tl law``; default the process's. In options, hyphens may stand for underscores.
+        argv: Arguments after ``lightning-tl law``; default the process's. Hyphens may stand for underscores in
+            options.
 
     Returns:
         0 where at least one group was fitted, 1 where none was.

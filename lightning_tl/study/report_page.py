@@ -71,8 +71,7 @@ def write_report(folder: Path) -> Path:
         *_every_run(folder),
     ]
     write_whole(folder / "report.md", _markdown(title, answer, sections, folder))
-    answered = f'<div class="answer">{html.paragraphs(answer)}</div>' if answer else ""
-    write_whole(folder / "report.html", html.page(title, [answered, *map(_html, sections)]))
+    write_whole(folder / "report.html", html.page(title, [html.answer(answer), *map(_html, sections)]))
     return folder / "report.html"
 
 
@@ -252,7 +251,7 @@ def _html(section: Section) -> str:
         parts.append(html.details(section.folded, table, shown=True) if section.folded else table)
     if section.text:
         parts.append(html.details(section.folded, html.preformatted(section.text)))
-    return "\n".join(filter(None, parts))
+    return html.joined(parts)
 
 
 def _markdown(title: str, answer: Sequence[str], sections: Sequence[Section], folder: Path) -> str:
