@@ -15,20 +15,22 @@ from lightning_tl.laws.fitted_law import ImagesNeeded
 from lightning_tl.laws.group_fits import GroupFit, GroupResult, fitted
 from lightning_tl.laws.transfer_gaps import trait_sentences
 from lightning_tl.laws.wording import (
+    change_interval,
     confidence_level,
     gap_sentences,
     hold_out_sentence,
+    lower_or_higher,
     needed_sentence,
     percent,
     scratch_sentence,
     sure,
 )
 
-#: A question asked of every curve: what would this many times the images change?
+#: For every curve: what would this many times the images change?
 FACTOR = 10.0
 #: Share of the error that they must take away to be worth rendering.
 WORTHWHILE = 0.10
-#: Confidence from which a verdict is given; below it the text says that the data cannot tell.
+#: Least confidence for a verdict; below it the text says that the data cannot tell.
 CONFIDENT = 0.80
 #: More groups than this are counted in the first lines instead of named.
 MANY = 8
@@ -72,12 +74,12 @@ class Advice:
     Attributes:
         headline: The first lines: the ranking, and each group's verdict (counted where there are many).
         ranking: Which group to keep, of each set of groups that compete.
-        groups: One a group, in the table's order.
+        groups: One per group, in the table's order.
         comparisons: Fitted groups that differ in one column, two by two.
         best: Label of the group with the lowest error at its largest size, of those that compete; ``None`` where none
             is fitted or they do not compete.
         target: The target error asked for.
-        gaps: How C goes with the model's size and the data's complexity.
+        gaps: How C depends on the model's size and the data's complexity.
     """
 
     headline: list[str]
@@ -153,14 +155,14 @@ def _pairs(fits: Sequence[GroupFit]) -> list[tuple[GroupFit, GroupFit]]:
 def _keep(family: Sequence[GroupFit]) -> str:
     best, second = family[0], family[1]
     ratio = log_ratio(best, best.largest, second, second.largest)
-    lower, low, high = (percent(1 - np.exp(value)) for value in (ratio.estimate, ratio.interval[1], ratio.interval[0]))
+    change, ends = lower_or_higher(ratio.estimate), change_interval(*ratio.interval)
     level = confidence_level(best.law)
     if ratio.sign < 0:
         here = f"{best.largest:,.0f} images of it against {second.largest:,.0f} of {second.label}"
-        return f"Keep {best.label}: its error is {lower} lower ({level} interval {low} to {high}) with {here}."
+        return f"Keep {best.label}: its error is {change} ({level} interval {ends}) with {here}."
     return (
-        f"Which of {best.label} and {second.label} is better cannot be told: the error of {best.label} is "
-        f"{lower} lower, with a {level} interval from {low} to {high}."
+        f"Which of {best.label} and {second.label} is better cannot be determined: the error of {best.label} is "
+        f"{change}, with a {level} interval of {ends}."
     )
 
 
@@ -178,7 +180,7 @@ def _group(
     confidence = law.probability_of_reduction(item.largest, far, WORTHWHILE, item.s)
     needed = law.images_needed(target, item.s) if target is not None else None
     ways = choices(item, fits, budget) if budget is not None and law.dof > 0 else []
-    better = ways[0] if ways and _told(item, ways[0], fits, budget) else None
+    better = ways[0] if ways and _is_better(item, ways[0], fits, budget) else None
     verdict, why = _verdict(item, family[0], confidence, needed, better)
     advice = GroupAdvice(item.label, verdict, [], reduction, confidence, needed, ways)
     advice.sentences.append(f"{verdict}. {why} {_tenfold(item, reduction, confidence)}")
@@ -186,7 +188,7 @@ def _group(
     if needed is not None:
         advice.sentences.append(needed_sentence(needed, law))
     if budget is not None and ways:
-        advice.sentences.append(_spend(ways, budget, told=better is not None))
+        advice.sentences.append(_spend(ways, budget, better is not None))
     if item.scratch is not None:
         advice.sentences.append(scratch_sentence(item.scratch, law))
     if item.hold_out is not None:
@@ -228,7 +230,7 @@ def _verdict(
     if confidence <= 1 - CONFIDENT:
         return DIFFERENT, "More images of this kind change little."
     return UNCLEAR, (
-        "The noise leaves both open: more pre-training seeds, or one larger size, would tell whether more images help."
+        "The noise leaves both open: more pre-training seeds, or one larger size, would show whether more images help."
     )
 
 
@@ -246,27 +248,27 @@ def _tenfold(item: GroupFit, reduction: tuple[float, float, float], confidence: 
     )
 
 
-def _told(item: GroupFit, choice: Choice, fits: Sequence[GroupFit], budget: Budget | None) -> bool:
-    """Return whether a way of spending is another than more images and the data tell it to be better."""
+def _is_better(item: GroupFit, choice: Choice, fits: Sequence[GroupFit], budget: Budget | None) -> bool:
+    """Return whether a way of spending is not more images, and its error is lower beyond the noise."""
     if choice.kind == "more images" or budget is None:
         return False
     other = next(each for each in fits if each.label == choice.group)
     return log_ratio(item, item.largest + budget.images, other, choice.n).sign > 0
 
 
-def _spend(found: Sequence[Choice], budget: Budget, told: bool) -> str:
-    """Say which way of spending lowers the expected error most, and whether it is told from staying the course."""
+def _spend(ways: Sequence[Choice], budget: Budget, distinct: bool) -> str:
+    """Say which way of spending lowers the expected error most, and whether more images do as well within the noise."""
     texts = []
-    for choice in found:
+    for choice in ways:
         where = "" if choice.kind == "more images" else f" ({choice.group}, n = {choice.n:,.0f})"
         texts.append(f"{choice.kind}{where}: {choice.error:.3g} ({choice.low:.3g} to {choice.high:.3g})")
     start = f"A budget of {budget.amount:g} buys {budget.images:,.0f} images: {'; '.join(texts)}."
-    first = found[0]
-    if len(found) == 1:
+    first = ways[0]
+    if len(ways) == 1:
         return start
     if first.kind == "more images":
         return f"{start} Of these, more images have the lowest expected error."
-    doubt = "" if told else ", though the data do not tell it from more images"
+    doubt = "" if distinct else ", but its difference from more images is within the noise"
     return f"{start} {first.kind.capitalize()} ({first.group}) has the lowest expected error{doubt}."
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-#: More curves than this get an axes each.
+#: More curves than this get one axes each.
 TOGETHER = 5
 #: Facets drawn at most.
 _MOST_FACETS = 16
@@ -114,9 +114,9 @@ def _full(axes: Axes, item: GroupResult, factor: float) -> None:
     sizes = np.unique(runs["s"]) if "s" in runs else np.array([1.0])
     shades = mpl.colormaps["viridis"](np.linspace(0, 0.85, len(sizes)))
     for size, shade in zip(sizes, shades, strict=True):
-        mine = runs[runs["s"] == size] if "s" in runs else runs
+        rows = runs[runs["s"] == size] if "s" in runs else runs
         name = f"s = {size:,.0f}" if size >= 100 else f"s = {size:.3g}"  # a fraction, where that is the column
-        axes.plot(mine["n"], mine["error"], "o", color=shade, markersize=3, label=name)
+        axes.plot(rows["n"], rows["error"], "o", color=shade, markersize=3, label=name)
         if isinstance(item, GroupFit):
             n = np.geomspace(float(runs["n"].min()), item.largest * factor, 60)
             inside = n <= item.largest
@@ -228,10 +228,10 @@ def linearised_figure(fits: Sequence[GroupResult], title: str | None = None) -> 
             if not together:
                 axes.set_title(item.label, fontsize=8)
         for i, axes in enumerate(flat):
-            mine = [height for row in heights for height in row] if together else heights[i]
+            shown = [height for row in heights for height in row] if together else heights[i]
             axes.set_xscale("log")
             axes.set_yscale("log")
-            axes.set_ylim(min(mine) * 0.5, max(mine) * 1.6)
+            axes.set_ylim(min(shown) * 0.5, max(shown) * 1.6)
             plain_ticks(axes)
             if not together:
                 _without_minor_ticks(axes)

@@ -66,7 +66,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class NextSize:
-    """The next pre-training run that tells most.
+    """The next pre-training run that narrows the prediction most.
 
     Attributes:
         n: Its size.
@@ -84,19 +84,19 @@ class NextSize:
 def choices(item: GroupFit, fits: Sequence[GroupFit], budget: Budget) -> list[Choice]:
     """Return the ways to spend a budget from a group, the lowest expected error first.
 
-    More images of the same kind; a group that differs in its rendering alone, with the images bought added to its own
-    largest set; a group that differs in its model alone, at its own largest size (a model costs no images).
+    More images of the same kind; a group that differs only in its rendering, with the images bought added to its own
+    largest set; a group that differs only in its model, at its own largest size (a model costs no images).
     """
-    found = [_choice("more images", item, item.largest + budget.images)]
+    ways = [_choice("more images", item, item.largest + budget.images)]
     for other in fits:
         if other is item or other.law.dof < 1:
             continue
         differ = [name for name in item.group.keys if item.group.keys[name] != other.group.keys.get(name)]
         if len(differ) == 1 and differ[0] in RENDER_COLUMNS:
-            found.append(_choice("another rendering", other, other.largest + budget.images))
+            ways.append(_choice("another rendering", other, other.largest + budget.images))
         elif len(differ) == 1 and differ[0] in MODEL_COLUMNS:
-            found.append(_choice("another model", other, other.largest))
-    return sorted(found, key=lambda choice: choice.error)
+            ways.append(_choice("another model", other, other.largest))
+    return sorted(ways, key=lambda choice: choice.error)
 
 
 def _choice(kind: str, item: GroupFit, n: float) -> Choice:
@@ -108,7 +108,7 @@ def next_size(item: GroupFit, factor: float = 10.0, budget: Budget | None = None
     """Return the size worth rendering next: the one that narrows the interval at ``factor`` times the largest most.
 
     By the Jacobian at the fit (one more point, one more degree of freedom), among doublings of the largest size up to
-    ``factor`` times, as far as a budget reaches. ``None`` where the curvature tells nothing (a flat curve).
+    ``factor`` times, as far as a budget reaches. ``None`` where the curvature says nothing (a flat curve).
 
     Args:
         item: A fitted group.
@@ -150,7 +150,7 @@ def model_parameters(item: GroupFit) -> float | None:
     if "model_size" in item.group.traits:
         return item.group.traits["model_size"]
     for name in MODEL_COLUMNS:
-        found = re.fullmatch(r"r(?:es)?(?:net)?[-_]?(\d+)", item.group.keys.get(name, "").strip().lower())
-        if found and int(found[1]) in RESNET_MILLIONS:
-            return RESNET_MILLIONS[int(found[1])] * 1e6
+        match = re.fullmatch(r"r(?:es)?(?:net)?[-_]?(\d+)", item.group.keys.get(name, "").strip().lower())
+        if match and int(match[1]) in RESNET_MILLIONS:
+            return RESNET_MILLIONS[int(match[1])] * 1e6
     return None

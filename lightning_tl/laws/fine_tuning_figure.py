@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-#: Columns that are the fine-tuning size where it tells curves apart.
+#: Columns that are the fine-tuning size where curves differ in it.
 _SIZE_COLUMNS = ("finetune_images", "finetune_fraction")
 #: Curves drawn at most on one axes, and axes on the figure.
 _MOST_CURVES, _MOST_PANELS = 6, 9
@@ -44,14 +44,14 @@ class Panel:
 
     def errors(self, n: float) -> tuple[Array, Array]:
         """Return the fine-tuning sizes and errors of the runs at a pre-training size; 0 is no pre-training."""
-        found = []
+        errors = []
         for size, item in zip(self.sizes, self.items, strict=True):
             runs = item.group.scratch if n == 0 else item.group.runs
             if self.full and "s" not in runs:
                 continue
-            mine = runs[(runs["n"] == n) & ((runs["s"] == size) if self.full else True)]
-            found += [(size, error) for error in mine["error"]]
-        pairs = np.array(found, float).reshape(-1, 2)
+            rows = runs[(runs["n"] == n) & ((runs["s"] == size) if self.full else True)]
+            errors += [(size, error) for error in rows["error"]]
+        pairs = np.array(errors, float).reshape(-1, 2)
         return pairs[:, 0], pairs[:, 1]
 
     def law(self, n: float) -> tuple[Array, Array, Array, Array]:
@@ -69,13 +69,13 @@ class Panel:
 
 def panels(fits: Sequence[GroupResult]) -> list[Panel]:
     """Return what a figure over the fine-tuning size can show; nothing where every curve has one such size."""
-    found: list[Panel] = []
+    shown: list[Panel] = []
     families: dict[tuple[tuple[str, str], ...], dict[float, GroupFit]] = {}
     for item in fitted(fits):
         law = item.law
         if law.form.uses_s:
             sizes = np.unique(law.cells.s)
-            found.append(Panel(item.label, sizes, [item] * len(sizes)))
+            shown.append(Panel(item.label, sizes, [item] * len(sizes)))
         elif (size := _size(item)) is not None:
             rest = tuple((name, value) for name, value in item.group.keys.items() if name not in _SIZE_COLUMNS)
             families.setdefault(rest, {}).setdefault(size, item)
@@ -83,8 +83,8 @@ def panels(fits: Sequence[GroupResult]) -> list[Panel]:
     varying = {name for name, _ in set().union(*several) if len({dict(rest)[name] for rest in several}) > 1}
     for rest, members in several.items():
         title = " / ".join(value for name, value in rest if name in varying) or "all fine-tuning sizes"
-        found.append(Panel(title, np.array(sorted(members)), [members[size] for size in sorted(members)]))
-    return found
+        shown.append(Panel(title, np.array(sorted(members)), [members[size] for size in sorted(members)]))
+    return shown
 
 
 def _size(item: GroupFit) -> float | None:

@@ -93,7 +93,7 @@ class FittedLaw:
         if self.pooled is not None:
             return self.pooled[1]
         own = len(self.cells.n) - len(self.form.parameters) + sum(prior.fixed for prior in self.priors)
-        if self.shared > 0:  # alpha, gamma and the level are told by the pre-training runs, not by their points
+        if self.shared > 0:  # alpha, gamma and the level depend on the number of pre-training runs, not of points
             own = min(own, len(np.unique(self.cells.cluster)) - 3)
         return own
 
@@ -215,7 +215,7 @@ class FittedLaw:
                 high += self._draw_half(level)
         low, high = self._natural(name, low), self._natural(name, high)
         for i, (other, (lower, upper)) in enumerate(self._search.problem.form.outer.items()):
-            # The edge of the grid stands for no bound; the scale D n^-alpha has then none either.
+            # At the edge of the grid there is no bound; the scale D n^-alpha has then none either.
             if name == other and name not in self.form.scales:
                 low, high = (0.0 if low <= lower * 1.001 else low), (np.inf if high >= upper * 0.999 else high)
             elif other == "alpha" and name == self.form.scales[0] and region.outer[:, i].max() >= upper * 0.999:

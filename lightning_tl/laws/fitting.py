@@ -114,14 +114,14 @@ def points_of(
     draw: Sequence[Any] | None = None,
     weights: ArrayLike | None = None,
 ) -> Cells:
-    """Check what :func:`fit` was given and average it into independent points."""
+    """Check the runs and average them into independent points; see :func:`fit`."""
     sizes, errors = _numbers(n, "n"), _numbers(error, "error")
     others = None if s is None else _numbers(s, "s")
     weight = None if weights is None else _numbers(weights, "weights")
-    given = [("error", errors), ("s", others), ("weights", weight), ("pretrain", pretrain), ("draw", draw)]
-    for name, values in given:
+    columns = [("error", errors), ("s", others), ("weights", weight), ("pretrain", pretrain), ("draw", draw)]
+    for name, values in columns:
         if values is not None and len(values) != len(sizes):
-            raise UserError(f"{name} has {len(values)} values and n has {len(sizes)}; give one a run")
+            raise UserError(f"{name} has {len(values)} values and n has {len(sizes)}; give one per run")
     if not len(sizes):
         raise UserError("no runs to fit")
     low, high = LEAST_SIZE, MOST_SIZE

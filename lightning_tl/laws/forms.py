@@ -27,7 +27,7 @@ FormName = Literal["transfer", "power", "full", "full+E"]
 #: Where residuals are taken: of log error, or of error.
 ResidualSpace = Literal["log", "linear"]
 Loss = Literal["squares", "huber"]
-#: A quantity as a function of the grid: offset (one a grid point) and coefficients of the linear parameters.
+#: A quantity as a function of the grid: offset (one per grid point) and coefficients of the linear parameters.
 Quantity = Callable[[Array, Array], tuple[Array, Array]]
 
 Bounds = Mapping[str, tuple[float, float]]
@@ -52,8 +52,8 @@ def split(coordinate: Array) -> tuple[Array, Array]:
 def coordinate(rest: Array) -> Array:
     """Return the coordinate at which 1 - share is ``rest``, in [0, 1]; the inverse of :func:`split`."""
     inside = np.clip(rest, 1e-150, 1.0)
-    found = np.where(inside < 0.5, 0.5 - 0.5 * np.log(2 * inside), 1 - inside)
-    return np.where(rest < 1e-150, WHOLE, found)
+    value = np.where(inside < 0.5, 0.5 - 0.5 * np.log(2 * inside), 1 - inside)
+    return np.where(rest < 1e-150, WHOLE, value)
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Form:
     formula: str
     #: Parameters under the names that tables and ``.params`` use; the first is the scale of the error.
     parameters: tuple[str, ...]
-    #: Parameters that are positive scales: their intervals are found on the log scale.
+    #: Parameters that are positive scales: their intervals are computed on the log scale.
     scales: tuple[str, ...]
     #: Parameters that shift log error as a whole, and so move with the luck of a draw.
     levels: tuple[str, ...]
@@ -192,7 +192,7 @@ class TransferLaw(Form):
     outer = _ALPHA
 
     def design_matrix(self, sizes: Sizes) -> Array:
-        """Return ones: in log space log D alone is linear."""
+        """Return ones: in log space only log D is linear."""
         return np.ones((len(sizes.n), 1))
 
     def nonlinear_log_error(self, outer: Array, plateau: Array, sizes: Sizes) -> Array:

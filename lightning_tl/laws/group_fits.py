@@ -382,8 +382,8 @@ def _paired_scratch(group: Group, y: Array, shared: NDArray[np.bool_]) -> tuple[
     pooled = both.residual_variance / count * (1 + 1 / max((~at_zero).sum(), 1)) if both.residual_dof else np.nan
     gaps = []
     for draw in dict.fromkeys(group.scratch["draw"][shared]):
-        mine = np.array([label == draw for label in draws])
-        if (mine & (n > 0)).any():
-            gaps.append(values[mine & (n == 0)].mean() - values[mine & (n > 0)].mean())
+        same = np.array([label == draw for label in draws])
+        if (same & (n > 0)).any():
+            gaps.append(values[same & (n == 0)].mean() - values[same & (n > 0)].mean())
     own = float(np.var(gaps, ddof=1) / len(gaps)) if len(gaps) > 1 else 0.0
     return float(both.log_error[at_zero].mean()), float(np.fmax(pooled, own)), both.residual_dof

@@ -136,7 +136,7 @@ class Problem:
         return values[..., prior] - np.maximum(self._quantities[prior](outer, plateau)[0], _LEAST_LOG)
 
     def _fixed_part(self, outer: Array, plateau: Array, values: Array) -> Array:
-        """Return the part of the linear parameters that what is held determines, shape (..., q)."""
+        """Return the part of the linear parameters that held parameters determine, shape (..., q)."""
         held = np.zeros(len(self._free))
         for lift, i in zip(self._lift.T, self._fixed, strict=True):
             held = held + self._missing(i, outer, plateau, values)[..., None] * lift
@@ -207,7 +207,7 @@ class Problem:
 
         Args:
             outer: Outer parameters, shape (p, k).
-            plateaus: Plateaus whose curves, fitted to the points, tell the level of the error, shape (j,).
+            plateaus: Plateaus whose curves, fitted to the points, give the level of the error, shape (j,).
             target: A target for each outer point, shape (p, m); default the problem's own.
 
         Returns:

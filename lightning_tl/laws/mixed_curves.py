@@ -29,7 +29,7 @@ def mixed(runs: pd.DataFrame, others: pd.DataFrame) -> list[str]:
         return []
     cell = runs.groupby([name for name in ("n", "s") if name in runs]).ngroup().to_numpy()
     logs = _centred(np.log(runs["error"].to_numpy(float))[:, None], cell)[:, 0]
-    found = []
+    names = []
     for name in others.columns:
         codes, _ = others[name].fillna("").astype(str).factorize()
         counts = np.bincount(codes)
@@ -43,8 +43,8 @@ def mixed(runs: pd.DataFrame, others: pd.DataFrame) -> list[str]:
         rest = logs - design @ np.linalg.lstsq(design, logs, rcond=None)[0]
         within = max(float(rest @ rest), 1e-24) / dof
         if fdtrc(rank, dof, max(float(logs @ logs - rest @ rest), 0.0) / rank / within) < _NAMED_BELOW:
-            found.append(str(name))
-    return found
+            names.append(str(name))
+    return names
 
 
 def _centred(columns: Array, cell: np.ndarray) -> Array:

@@ -1,4 +1,4 @@
-"""Figures of what the fits found: alpha and C with bars, against model size and complexity, and the loss landscape."""
+"""Figures of fitted parameters: alpha and C, against model size and complexity too, and the loss landscape."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _bars(axes: Axes, items: Sequence[GroupFit], name: str) -> None:
 
 
 def _most_alpha(items: Sequence[GroupFit]) -> float:
-    """Return the largest alpha to draw: over what is identified, less a few that stand apart."""
+    """Return the largest alpha to draw: above the identified ones, but for a few outliers."""
     laws = [item.law for item in items]
     known = [law.params["alpha"] for law in laws if law.unidentified("alpha") is None]
     return 2.5 * float(np.quantile(known, 0.9)) + 0.2 if known else 2.0
@@ -124,8 +124,8 @@ def complexity_figure(fits: Sequence[GroupResult], title: str | None = None) -> 
         x = x + width * np.array([np.sum(x[:i] == value) for i, value in enumerate(x)])
         for axes, name in zip(grid[0], shown, strict=True):
             for i, (kind, places) in enumerate(kinds.items()):
-                mine = [items[place] for place in places]
-                _intervals(axes, x[places], mine, name, COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)], kind)
+                members = [items[place] for place in places]
+                _intervals(axes, x[places], members, name, COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)], kind)
             axes.set_xlabel("data complexity (larger: more complex)")
             axes.set_ylabel({"alpha": "pre-training rate alpha", "C": "transfer gap C (test error)"}.get(name, name))
             if name == "alpha":
@@ -137,7 +137,7 @@ def complexity_figure(fits: Sequence[GroupResult], title: str | None = None) -> 
 
 
 def _kinds(items: Sequence[GroupFit], x: Array) -> dict[str | None, list[int]]:
-    """Return the places of groups by what tells those of one complexity apart (a model, a task); all where too many."""
+    """Return the places of groups by the keys in which those of one complexity differ; one kind if too many."""
     apart = {
         name
         for value in np.unique(x)

@@ -77,10 +77,10 @@ class Region:
             if not inside.any():
                 continue
             place = outer[inside], plateau[inside], linear[inside]
-            found = problem.reach(quantity, *place, slack[inside], extra)[int(sign > 0)]
-            lead = int(np.argmax(sign * found))
-            if sign * found[lead] > sign * value:
-                value, centre = float(found[lead]), cloud[inside][lead]
+            reached = problem.reach(quantity, *place, slack[inside], extra)[int(sign > 0)]
+            lead = int(np.argmax(sign * reached))
+            if sign * reached[lead] > sign * value:
+                value, centre = float(reached[lead]), cloud[inside][lead]
         return value
 
     def least_rss(self, quantity: Quantity, value: float) -> float:

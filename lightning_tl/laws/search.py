@@ -1,11 +1,11 @@
 """The best fit of a law over the whole range of its parameters: no start values are asked for.
 
-Log error is linear in some parameters, which are solved exactly; what is left (alpha, in some forms beta or E, and the
+Log error is linear in some parameters, which are solved exactly; the others (alpha, in some forms beta or E, and the
 plateau that stands for C) has one to four dimensions. The outer ones lie on a grid over their whole range. For each
 grid point the best plateau is found, and from all of them damped Gauss-Newton steps descend; the lowest minimum is the
 fit, and the other minima are kept for the confidence region. A curve that is nearly straight and one that is bent may
 both be minima, with a held D particularly, and the valley of one may be narrower than any grid: it is the descent that
-finds it, so every grid point descends, not the best one alone. No proof says that the lowest is always found; the tests
+finds it, so every grid point descends, not only the best one. No proof says that the lowest is always found; the tests
 compare it with an independent solver on thousands of random tables.
 """
 
@@ -88,8 +88,8 @@ class Search(Space):
             lambda at, _: self.problem.residual(*self.unplaced(at))[0], starts, None, here, self.limits(), exact=False
         )
         size = max(_AT_ONCE // here.size, 1)
-        found = [self._refit(targets[i : i + size], starts, jacobian) for i in range(0, len(targets), size)]
-        return self.unplaced(np.concatenate(found))
+        refits = [self._refit(targets[i : i + size], starts, jacobian) for i in range(0, len(targets), size)]
+        return self.unplaced(np.concatenate(refits))
 
     def _starts(self) -> Array:
         outer = self.grid(_REFITS[len(self.box)][0])

@@ -1,4 +1,4 @@
-"""The coefficient D (delta in the full law): free, given, held as in the paper, shared by groups, or partly pooled.
+"""The coefficient D (delta in the full law): free, a number, held as in the paper, shared by groups, or partly pooled.
 
 D and alpha trade off within one curve, so what several curves say of D together sharpens each one's alpha and C:
 
@@ -29,7 +29,7 @@ from lightning_tl.laws.parameter_space import Space, lowest
 
 CoefficientMode = Literal["free", "auto", "median", "shared", "pooled"]
 MODES: tuple[CoefficientMode, ...] = get_args(CoefficientMode)
-#: Least and largest coefficient that groups are given in common.
+#: Least and largest coefficient that groups can have in common.
 _COEFFICIENT_RANGE = (1e-3, 1e5)
 #: Spreads of log D between groups that ``pooled`` chooses from: none (shared) to any (free).
 SPREADS = (0.0, 0.1, 0.2, 0.4, 0.8, np.inf)
@@ -163,8 +163,8 @@ def _settled(free: Sequence[FittedLaw], log: float, logs: Array, ats: Array) -> 
     fine = np.linspace(logs[0], logs[-1], 4001)
     each = np.array([PchipInterpolator(logs, np.log(held_profile(law, logs)[1]))(fine) for law in free])
     median = np.clip(np.median(each, axis=0), ats[0], ats[-1])
-    found = [PchipInterpolator(ats, _coefficient_by_alpha(law, np.exp(ats)))(median) for law in free]
-    moved = np.clip(np.median(found, axis=0), *np.log(_COEFFICIENT_RANGE)) - fine
+    coefficients = [PchipInterpolator(ats, _coefficient_by_alpha(law, np.exp(ats)))(median) for law in free]
+    moved = np.clip(np.median(coefficients, axis=0), *np.log(_COEFFICIENT_RANGE)) - fine
     start = int(np.clip(np.searchsorted(fine, log), 0, len(fine) - 1))
     upwards = moved[start] > 0
     way = np.arange(start, len(fine)) if upwards else np.arange(start, -1, -1)
@@ -216,7 +216,7 @@ def profile_coefficient(law: FittedLaw, alphas: Array, logs: Array) -> Array:
     """Return the RSS with alpha and the log coefficient held, all else at its best, shape (logs, alphas).
 
     Args:
-        law: A fitted law with alpha alone on its grid.
+        law: A fitted law whose only outer parameter is alpha.
         alphas: Values of alpha, shape (a,).
         logs: Values of log D, shape (d,).
     """

@@ -21,7 +21,7 @@ _LEAST_SETTINGS = 5  # with four, no order of ranks is unlikely
 
 @dataclass(frozen=True)
 class ModelFamily:
-    """Groups that differ in their model alone.
+    """Groups that differ only in their model.
 
     Attributes:
         label: What they have in common.
@@ -38,7 +38,7 @@ class ModelFamily:
 
 
 def gap_by_model_size(fits: Iterable[GroupResult]) -> list[ModelFamily]:
-    """Return the families of groups that differ in their model alone, with a law through their gaps."""
+    """Return the families of groups that differ only in their model, with a law through their gaps."""
     families: dict[tuple[str, ...], list[tuple[float, GroupFit]]] = {}
     for item in fitted(fits):
         size = model_parameters(item)
@@ -47,7 +47,7 @@ def gap_by_model_size(fits: Iterable[GroupResult]) -> list[ModelFamily]:
         key = tuple(value for name, value in item.group.keys.items() if name not in MODEL_COLUMNS)
         families.setdefault(key, []).append((size, item))
     shared = [set(values) for values in zip(*families, strict=True)] if families else []
-    found = []
+    model_families = []
     for key, members in families.items():
         members.sort(key=lambda member: member[0])
         sizes = np.array([size for size, _ in members])
@@ -55,8 +55,8 @@ def gap_by_model_size(fits: Iterable[GroupResult]) -> list[ModelFamily]:
             continue
         differing = [value for value, values in zip(key, shared, strict=True) if len(values) > 1]
         items = [item for _, item in members]
-        found.append(ModelFamily(" / ".join(differing) or "C", items, sizes, _through(sizes, items)))
-    return found
+        model_families.append(ModelFamily(" / ".join(differing) or "C", items, sizes, _through(sizes, items)))
+    return model_families
 
 
 def trait_sentences(fits: Sequence[GroupFit]) -> list[str]:
@@ -75,10 +75,10 @@ def _balance(item: GroupFit) -> str:
     real = [1 - 2**-beta for beta in (law.params["beta"], low, high)]
     change, (down, up) = law.log_ratio(item.largest, 2 * item.largest, item.s)
     rendered = [float(1 - np.exp(value)) for value in (change, up, down)]
-    told = [f"{percent(each[0])} ({percent(each[1])} to {percent(each[2])})" for each in (real, rendered)]
+    shares = [f"{percent(share)} ({percent(least)} to {percent(most)})" for share, least, most in (real, rendered)]
     return (
-        f"{item.label}: twice the real images lower the error by {told[0]}, twice the {item.largest:,.0f} rendered "
-        f"ones by {told[1]} ({100 * law.level:g} % intervals)."
+        f"{item.label}: twice the real images lower the error by {shares[0]}, twice the {item.largest:,.0f} rendered "
+        f"ones by {shares[1]} ({100 * law.level:g} % intervals)."
     )
 
 
@@ -90,12 +90,14 @@ def _size_sentence(family: ModelFamily) -> str:
     known = _known(family.items)
     start = "The" if family.label == "C" else f"{family.label}: the"
     if family.law is None or len(known) < _LEAST_MODELS:
-        told = f"C is identified for {len(known)} of {len(family.items)} models"
-        return f"{start} way in which the transfer gap goes with the model's size cannot be told: {told}."
+        return (
+            f"{start} relation of the transfer gap to the model's size cannot be determined: C is identified for "
+            f"{len(known)} of {len(family.items)} models."
+        )
     low, high = family.law.interval("alpha")
     exponent = -family.law.params["alpha"]
     return (
-        f"{start} transfer gap goes as the model's parameters to the power {exponent:.2g} "
+        f"{start} transfer gap is proportional to the model's parameters to the power {exponent:.2g} "
         f"({100 * family.law.level:g} % interval {-high:.2g} to {-low:.2g}), through the gaps of "
         f"{len(family.law.cells.n)} models, each by its precision; {len(known)} of them are identified."
     )
@@ -109,13 +111,15 @@ def _complexity_sentence(fits: Sequence[GroupFit]) -> list[str]:
         return []
     known = _known(items)
     if len(known) < _LEAST_SETTINGS:
-        told = f"C is identified for {len(known)} of {len(items)} groups"
-        return [f"How the transfer gap goes with the data's complexity cannot be told: {told}."]
+        return [
+            "The relation of the transfer gap to the data's complexity cannot be determined: C is identified for "
+            f"{len(known)} of {len(items)} groups."
+        ]
     x = [item.group.traits["complexity"] for item in known]
-    found = spearmanr(x, [item.law.params["C"] for item in known])
+    correlation = spearmanr(x, [item.law.params["C"] for item in known])
     return [
         f"Over {len(known)} groups with an identified C its rank correlation with the data's complexity (larger: more "
-        f"complex) is {found.statistic:+.2f} (p = {found.pvalue:.2g})."
+        f"complex) is {correlation.statistic:+.2f} (p = {correlation.pvalue:.2g})."
     ]
 
 

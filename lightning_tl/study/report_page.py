@@ -134,23 +134,23 @@ def _group(group: dict[str, Any]) -> Section:
     )
 
 
-def _overtraining(folder: Path, found: dict[str, Any]) -> list[Section]:
-    figures = [(folder / each["file"], each["caption"]) for each in found.get("figures", [])]
+def _overtraining(folder: Path, analysis: dict[str, Any]) -> list[Section]:
+    figures = [(folder / each["file"], each["caption"]) for each in analysis.get("figures", [])]
     if not figures:
         return []
-    return [Section("Does longer pre-training make the model fragile?", found["sentences"], figures=figures)]
+    return [Section("Does longer pre-training make the model fragile?", analysis["sentences"], figures=figures)]
 
 
 def _complexity(folder: Path) -> list[Section]:
-    found = load_json(folder / "complexity.json", missing={})
-    if not found:
+    entropies = load_json(folder / "complexity.json", missing={})
+    if not entropies:
         return []
     rows = [
         (name, f"{entry['entropy']['value']:.1f}", f"{low:.1f} to {high:.1f}", entry["entropy"]["images"])
-        for name, entry in sorted(found.items(), key=lambda pair: pair[1]["entropy"]["value"])
+        for name, entry in sorted(entropies.items(), key=lambda pair: pair[1]["entropy"]["value"])
         for low, high in [entry["entropy"]["interval"]]
     ]
-    network = Path(next(iter(found.values()))["checkpoint"])
+    network = Path(next(iter(entropies.values()))["checkpoint"])
     words = (
         "The entropy H, in nats, of a Gaussian fitted to the features of "
         f"{network.parent.parent.name or network.name}: larger is more complex. Intervals are of the images drawn."
@@ -181,15 +181,15 @@ def _what_was_run(facts: dict[str, Any]) -> list[Section]:
         return []
     words = []
     if facts.get("chosen"):
-        told = "; ".join(
-            f"{origin}: {found['chosen']} of "
-            + ", ".join(f"{value} ({metric:.3f})" for value, metric in found["tried"])
-            for origin, found in facts["chosen"].items()
+        choices = "; ".join(
+            f"{origin}: {choice['chosen']} of "
+            + ", ".join(f"{value} ({metric:.3f})" for value, metric in choice["tried"])
+            for origin, choice in facts["chosen"].items()
         )
         key = (facts.get("study", {}).get("choose") or {}).get("key", "")
         words.append(
             f"{key} was chosen once, by the metric (in brackets) of validation images, in trial runs that were not "
-            f"tested: {told}."
+            f"tested: {choices}."
         )
     if facts.get("tested_on_validation"):
         words.append(

@@ -43,7 +43,7 @@ def test_a_falling_curve_beats_a_flat_one() -> None:
 
 
 def test_the_prototype_curve_as_measured() -> None:
-    """Six sizes, one run each, as a real run gave them: more images help, and C cannot be told."""
+    """Six sizes, one run each, as a real run gave them: more images help, and C is not determined."""
     measured = dict(zip(SIZES, (0.101, 0.096, 0.097, 0.084, 0.078, 0.066), strict=True))
     table = results({"digits": measured}, 0.1275, seed=2, draws=3, pretrain_noise=0, run_noise=0.01)
     fits, advice = advice_of(table)
@@ -95,7 +95,7 @@ def test_helps_from_the_first_size_below_scratch() -> None:
 def test_equal_renders_are_not_told_apart() -> None:
     curves = {"a": falling(0.3, 0.2), "b": falling(0.3, 0.2)}
     _, advice = advice_of(results(curves, 0.13, seed=7))
-    assert "cannot be told" in advice.headline[0]
+    assert "cannot be determined" in advice.headline[0]
     assert advice.comparisons[0].log_ratio.sign == 0
     assert advice.comparisons[0].paired == 3
 

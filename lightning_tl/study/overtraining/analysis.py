@@ -105,9 +105,9 @@ def _by_lr(
     rows: pd.DataFrame, quantity: str, column: str, budgets: Sequence[int], level: float, exclusions: list[Exclusion]
 ) -> list[Curve]:
     family = []
-    for lr, mine in rows.groupby("lr"):
+    for lr, runs in rows.groupby("lr"):
         rate = float(lr)  # type: ignore[arg-type]
-        values = cube(mine, column, ["pretrain_seed", "draw_seed"], budgets, exclusions, "lr", rate)
+        values = cube(runs, column, ["pretrain_seed", "draw_seed"], budgets, exclusions, "lr", rate)
         if values is not None:
             log = quantity != "error" and bool((values > 0).all())
             family.append(curve(quantity, budgets, values, "lr", rate, log, level))
@@ -121,9 +121,9 @@ def _noise_curves(
     noisy = measured[measured["quantity"].str.endswith(("sensitivity", "perturbed_loss"))]
     for quantity, rows in noisy.groupby("quantity"):
         family = []
-        for key, mine in rows[rows["gamma"] > 0].groupby("gamma"):
+        for key, runs in rows[rows["gamma"] > 0].groupby("gamma"):
             gamma = float(key)  # type: ignore[arg-type]
-            values = cube(mine, "value", ["pretrain_seed"], budgets, exclusions, "noise", gamma)
+            values = cube(runs, "value", ["pretrain_seed"], budgets, exclusions, "noise", gamma)
             if values is not None:
                 log = bool((values > 0).all())
                 family.append(curve(str(quantity), budgets, values, "gamma", gamma, log, level))

@@ -23,10 +23,10 @@ def noise_approximations(measured: pd.DataFrame, budgets: Sequence[int]) -> list
     """
     approximations: list[NoiseApproximation] = []
     rises = measured[measured["quantity"].str.endswith("sensitivity") & (measured["gamma"] > 0)]
-    for quantity, mine in rises.groupby("quantity"):
+    for quantity, by_gamma in rises.groupby("quantity"):
         noise = str(quantity).removesuffix("sensitivity")
         traces = measured[(measured["quantity"] == f"{noise}hessian") & (measured["group"] == "weighted_trace")]
-        both = mine.merge(traces, on=["pretrain_run", "pretrain_steps"], suffixes=("", "_trace"))
+        both = by_gamma.merge(traces, on=["pretrain_run", "pretrain_steps"], suffixes=("", "_trace"))
         if set(both["pretrain_steps"]) != set(budgets):
             continue
         half = 0.5 * both["gamma"] ** 2

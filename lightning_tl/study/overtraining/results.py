@@ -150,8 +150,8 @@ class Series:
 
     def family(self, quantity: str, by: str = "") -> list[Curve]:
         """Return a quantity's curves in ascending order of γ or learning rate."""
-        mine = [item for item in self.curves if item.quantity == quantity and item.by == by]
-        return sorted(mine, key=lambda item: item.value or 0.0)
+        family = [item for item in self.curves if item.quantity == quantity and item.by == by]
+        return sorted(family, key=lambda item: item.value or 0.0)
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,7 @@ def _harm(one: Series, level: float) -> str:
     if all(item.verdict == "single" for quantity in _HARMS for item in one.family(quantity, "lr")):
         return "these are single runs, so they cannot show whether longer pre-training does harm."
     text = (
-        f"no budget up to {one.budgets[-1]:,} steps was found too long: at no learning rate did the tests detect a "
+        f"no budget up to {one.budgets[-1]:,} steps proved too long: at no learning rate did the tests detect a "
         "rise of fine-tuning loss, fine-tuning error or pre-training loss."
     )
     if one.tuned is not None and one.tuned.curve("error").verdict == "falls":
@@ -132,19 +132,19 @@ def _family(subject: str, family: Sequence[Curve], level: float) -> str:
     by = "lr" if family[0].by == "lr" else "γ"
     parts = []
     for verdict, words in VERDICTS.items():
-        mine = [item for item in family if item.verdict == verdict]
-        if not mine:
+        members = [item for item in family if item.verdict == verdict]
+        if not members:
             continue
-        shown = mine if verdict == "u" else mine[-1:] if verdict == "rises" else []
+        shown = members if verdict == "u" else members[-1:] if verdict == "rises" else []
         details = "; ".join(f"{by} {item.value:g}: {_turn(item, level)}" for item in shown)
-        parts.append(f"{words} at {by} {_values(mine, family)}" + (f" ({details})" if details else ""))
+        parts.append(f"{words} at {by} {_values(members, family)}" + (f" ({details})" if details else ""))
     first, last = family[0].budgets[0], family[0].budgets[-1]
     return f"between {first:,} and {last:,} steps, {subject}: {'; '.join(parts)}."
 
 
-def _values(mine: Sequence[Curve], family: Sequence[Curve]) -> str:
+def _values(members: Sequence[Curve], family: Sequence[Curve]) -> str:
     """Return values as words: all of them, from one on, up to one, or one by one."""
-    values, every = [item.value or 0.0 for item in mine], [item.value or 0.0 for item in family]
+    values, every = [item.value or 0.0 for item in members], [item.value or 0.0 for item in family]
     if len(values) == 1:
         return f"{values[0]:g}"
     if values == every:

@@ -119,7 +119,7 @@ def test_the_answer_without_harm():
     results["finetune_loss"] = results["val_finetune_loss"] = 2 * results["error"]
     measured["value"] = measured["value"] / measured["step"] ** 2
     (said,) = answers(analyse(results, measured))
-    assert said.startswith("No budget up to 1,600 steps was found too long: at no learning rate did the tests detect")
+    assert said.startswith("No budget up to 1,600 steps proved too long: at no learning rate did the tests detect")
     assert "At the best rate of each budget the error still falls." in said
     assert said.endswith("No evidence that the network becomes more fragile under noise or fine-tuning.")
     results["pretrain_loss_after"] = results["pretrain_loss_before"] + 9 / results["pretrain_steps"]
