@@ -263,10 +263,9 @@ def _without_gap(item: GroupFit, n: Array, s: Array, error: Array) -> Array:
     law = item.law
     if "C" in law.params:
         return error - law.params["C"]
-    p = law.params
-    return ((error - p.get("E", 0.0)) * (s / law.cells.s.max()) ** p["beta"]) - p["delta"] * p["gamma"] * (
-        law.cells.s.max() ** -p["beta"]
-    )
+    p, most = law.params, law.cells.s.max()
+    brought: Array = (error - p.get("E", 0.0)) * (s / most) ** p["beta"] - p["delta"] * p["gamma"] * most ** -p["beta"]
+    return brought
 
 
 def extrapolation_figure(fits: Sequence[GroupResult], title: str | None = None) -> Figure:

@@ -138,7 +138,7 @@ def manifest(fits: Sequence[GroupResult], advice: Advice, settings: dict[str, An
 
     versions = {"lightning_tl": lightning_tl.__version__, "python": platform.python_version()}
     versions |= {"numpy": np.__version__, "scipy": scipy.__version__, "pandas": pd.__version__}
-    return plain(
+    record: dict[str, Any] = plain(
         {
             "format": 1,
             "versions": versions,
@@ -149,6 +149,7 @@ def manifest(fits: Sequence[GroupResult], advice: Advice, settings: dict[str, An
             "comparisons": [_comparison(pair) for pair in advice.comparisons],
         }
     )
+    return record
 
 
 def _comparison(pair: Comparison) -> dict[str, Any]:

@@ -62,6 +62,12 @@ class Points:
     shared: float = 0.0
 
 
+def sum_of_squares(residuals: Array) -> Array:
+    """Return the sum of squares over the last axis: (..., m) gives (...)."""
+    total: Array = np.sum(residuals**2, axis=-1)
+    return total
+
+
 class Problem:
     """Sums of squares of one fit.
 
@@ -124,7 +130,8 @@ class Problem:
             return None
         same = (cluster[:, None] == cluster[None]).astype(float)
         count = same.sum(axis=1, keepdims=True)
-        return same * (1 - 1 / np.sqrt(1 + shared * count)) / count
+        mix: Array = same * (1 - 1 / np.sqrt(1 + shared * count)) / count
+        return mix
 
     def _whiten(self, rows: Array) -> Array:
         """Weight and decorrelate rows of shape (..., m)."""
@@ -195,7 +202,7 @@ class Problem:
 
     def rss(self, outer: Array, plateau: Array) -> Array:
         """Return the sum of squares at grid points outer (..., k), plateau (...)."""
-        return np.sum(self.residual(outer, plateau)[0] ** 2, axis=-1)
+        return sum_of_squares(self.residual(outer, plateau)[0])
 
     @property
     def scale_known(self) -> bool:
@@ -223,7 +230,8 @@ class Problem:
         # With the plateau 0 all of the error falls with n: the scale's log is less by the log of the part that does.
         whole = self._quantities[self._scaled](outer, np.zeros(len(outer)))[0]
         needed = np.asarray(values - whole)[:, None] - linear @ self._needs[self._scaled]
-        return np.exp(np.clip(needed, _LEAST_LOG, 0.0))
+        falling: Array = np.exp(np.clip(needed, _LEAST_LOG, 0.0))
+        return falling
 
     def rss_many(self, outer: Array, plateau: Array, targets: Array) -> Array:
         """Return the sums of squares (g, b) of b targets (b, m) at g grid points, by one matrix product."""
@@ -231,14 +239,14 @@ class Problem:
         wanted = self._whiten(targets)
         if self.linear_space and self.priors:
             rows = rows * self._scale(outer, plateau, self._values)[:, None]
-            return np.sum(wanted**2, axis=1) - 2 * rows @ wanted.T + np.sum(rows**2, axis=1)[:, None]
+            return sum_of_squares(wanted) - 2 * rows @ wanted.T + sum_of_squares(rows)[:, None]
         if self.linear_space:
-            return np.sum(wanted**2, axis=1) - (rows @ wanted.T) ** 2 / np.sum(rows**2, axis=1)[:, None]
+            return sum_of_squares(wanted) - (rows @ wanted.T) ** 2 / sum_of_squares(rows)[:, None]
         if self._soft:
             wanted = np.concatenate([wanted, np.zeros((len(targets), len(self._soft)))], axis=1)
         wanted = wanted - (wanted @ self._solver.T) @ self.design.T
         rows = rows - (rows @ self._solver.T) @ self.design.T
-        return np.sum(wanted**2, axis=1) + 2 * rows @ wanted.T + np.sum(rows**2, axis=1)[:, None]
+        return sum_of_squares(wanted) + 2 * rows @ wanted.T + sum_of_squares(rows)[:, None]
 
     # ---- how the sum of squares grows with a quantity, at a grid point ----------------------------------------------
 
@@ -250,7 +258,7 @@ class Problem:
         """Return the weight of the squared scale in linear space, shape (g,); infinite where it is held."""
         if self.priors:
             return np.full(plateau.shape, np.inf)
-        return np.sum(self.rows(outer, plateau) ** 2, axis=-1)
+        return sum_of_squares(self.rows(outer, plateau))
 
     def reach(
         self, quantity: Quantity, outer: Array, plateau: Array, linear: Array, slack: Array, extra: float = 0.0

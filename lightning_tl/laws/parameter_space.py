@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from lightning_tl.laws.descent import descend
 from lightning_tl.laws.forms import WHOLE, Array, coordinate
-from lightning_tl.laws.least_squares import Problem
+from lightning_tl.laws.least_squares import Problem, sum_of_squares
 
 #: Share of the error that falls with n, from all to nothing: dense at both ends, where
 #: the law is a pure power law and flat.
@@ -104,9 +104,7 @@ class Space:
     def _rss(self, outer: Array, plateau: Array, target: Array | None = None) -> Array:
         """Return the sums of squares at plateaus (p, j) of outer points (p, k)."""
         points = np.broadcast_to(outer[:, None, :], (*plateau.shape, outer.shape[1]))
-        return np.sum(
-            self.problem.residual(points, plateau, None if target is None else target[:, None])[0] ** 2, axis=-1
-        )
+        return sum_of_squares(self.problem.residual(points, plateau, None if target is None else target[:, None])[0])
 
     def distinct(self, place: Array, rss: Array, most: int, apart: float) -> tuple[Array, Array]:
         """Return places that are apart, the lowest first, at most ``most``."""
@@ -180,4 +178,5 @@ def lowest(space: Space, targets: Array, keep: int = 4) -> Array:
     each = starts.shape[1]
     reached, rss = space.down(starts.reshape(count * each, -1), steps=60, targets=np.repeat(targets, each, axis=0))
     best = np.argmin(rss.reshape(count, each), axis=1)
-    return reached.reshape(count, each, -1)[np.arange(count), best]
+    lowest_places: Array = reached.reshape(count, each, -1)[np.arange(count), best]
+    return lowest_places

@@ -114,7 +114,8 @@ class Search(Space):
         at = at.reshape(descents, count, -1)[order, rows].reshape(finish * count, -1)
         at, rss = self.down(at, steps=60, targets=np.tile(targets, (finish, 1)))
         best = np.argmin(rss.reshape(finish, count), axis=0)
-        return at.reshape(finish, count, -1)[best, rows]
+        refit: Array = at.reshape(finish, count, -1)[best, rows]
+        return refit
 
     def _judged(self, targets: Array, starts: Array, jacobian: Array) -> tuple[Array, Array]:
         """Return the sum of squares that a step from each start promises (p, b), and where it leads (p, d, b)."""

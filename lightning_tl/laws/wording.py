@@ -124,9 +124,10 @@ def scratch_sentence(scratch: Scratch, law: FittedLaw) -> str:
     if not sizes and len(scratch.above):
         above = ", ".join(f"{size:,.0f}" for size in scratch.above)
         at += f"; measured errors above it (n = {above}) are within the noise"
+    interval = change_interval(scratch.low[-1], scratch.high[-1])
     return (
         f"{at}; at n = {scratch.sizes[-1]:,.0f} the error with pre-training is {lower_or_higher(scratch.ratio[-1])} "
-        f"({confidence_level(law)} interval {change_interval(scratch.low[-1], scratch.high[-1])}): no evidence that pre-training helps."
+        f"({confidence_level(law)} interval {interval}): no evidence that pre-training helps."
     )
 
 

@@ -73,7 +73,7 @@ class LocalEngine:
 
 
 def _end_with_parent() -> None:
-    # A worker whose parent was killed must not train on alone. The kernel's parent-death signal would not do: to it
+    # A worker whose parent was killed must not go on training. The kernel's parent-death signal would not do: to it
     # the parent is the fork server, which lives as long as its workers.
     parent = mp.parent_process()
     if parent is not None:

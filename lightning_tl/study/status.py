@@ -21,7 +21,7 @@ class Line:
 
     name: str
     state: str
-    told: str = ""
+    progress: str = ""
 
 
 def lines(runs: Sequence[Run], records: Mapping[str, Mapping[str, Any]], out: Path) -> list[Line]:
@@ -39,12 +39,12 @@ def _line(run: Run, record: Mapping[str, Any] | None, out: Path) -> Line:
     if state.get("status") == "failed":
         return Line(run.name, "failed", str(state.get("error", "")))
     step, steps, spent = state.get("step", 0), state.get("steps", 0), state.get("spent", 0.0)
-    told = f"step {step}/{steps}" if steps else "starting"
+    progress = f"step {step}/{steps}" if steps else "starting"
     if time.time() - state.get("time", 0.0) > _SILENT_SECONDS:
-        return Line(run.name, "interrupted", told)
+        return Line(run.name, "interrupted", progress)
     if step and steps > step:
-        told += f", {spent / step * (steps - step):.0f} s left on {state.get('host', '')}"
-    return Line(run.name, "running", told)
+        progress += f", {spent / step * (steps - step):.0f} s left on {state.get('host', '')}"
+    return Line(run.name, "running", progress)
 
 
 def table(sets: Sequence[DataSet], found: Sequence[Line], out: Path, verbose: bool) -> str:
@@ -58,7 +58,7 @@ def table(sets: Sequence[DataSet], found: Sequence[Line], out: Path, verbose: bo
         text.append(f"{len(found)} runs: " + ", ".join(f"{n} {state}" for state, n in counts.items() if n))
     width = max((len(line.name) for line in found), default=0)
     text += [
-        f"  {line.name:<{width}}  {line.state:<11}  {line.told}".rstrip()
+        f"  {line.name:<{width}}  {line.state:<11}  {line.progress}".rstrip()
         for line in found
         if verbose or line.state in ("running", "interrupted", "failed")
     ]

@@ -15,7 +15,7 @@ from lightning_tl.errors import UserError
 from lightning_tl.laws import FullLaw, PowerLaw, TransferLaw, fit
 from lightning_tl.laws.group_fits import Method, analyse
 from lightning_tl.laws.results_table import Columns, groups
-from lightning_tl.laws.wording import images, percent, signed, sure
+from lightning_tl.laws.wording import change_interval, images, lower_or_higher, percent, signed, sure
 
 from .tables import falling, flat, results
 
@@ -210,4 +210,9 @@ def test_numbers_in_sentences() -> None:
     assert [percent(x) for x in (0.123, 0.0123, -0.0001, -0.05)] == ["12 %", "1.2 %", "0 %", "-5.0 %"]
     assert [sure(x) for x in (0.999, 0.83, 0.001)] == ["over 99 %", "83 %", "under 1 %"]
     assert [signed(x) for x in (-0.004, 0.004, 0.126, -0.051)] == ["0 %", "0 %", "+13 %", "-5 %"]
+    assert [lower_or_higher(np.log(x)) for x in (0.928, 1.072, 0.5)] == ["7.2 % lower", "7.2 % higher", "50 % lower"]
+    assert [lower_or_higher(x) for x in (-np.inf, np.inf)] == ["without bound"] * 2
+    ends = [(0.76, 1.055), (0.45, 0.76), (1.03, 1.18)]
+    texts = [change_interval(*np.log(pair)) for pair in ends]
+    assert texts == ["24 % lower to 5.5 % higher", "24 % to 55 %", "3.0 % to 18 %"]
     assert [images(x) for x in (12.3, 12345, 1.234e9, np.inf)] == ["12", "12,300", "1.2e+09", "no bound"]

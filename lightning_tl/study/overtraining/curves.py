@@ -247,7 +247,8 @@ def minimum(steps: Array, means: Array) -> Array:
     with np.errstate(divide="ignore", invalid="ignore"):
         vertex = (x0 + x1) / 2 - left / (2 * bend)
     vertex = np.where(np.isfinite(vertex), np.clip(vertex, x0, x2), x1)
-    return np.where((at > 0) & (at < len(steps) - 1), vertex, steps[at])
+    lowest: Array = np.where((at > 0) & (at < len(steps) - 1), vertex, steps[at])
+    return lowest
 
 
 def _sizes(by_budget: Levels) -> tuple[float, float, float]:
