@@ -38,25 +38,31 @@ def test_linear_space_agrees_with_curve_fit() -> None:
     assert list(power.params.values()) == pytest.approx(best, rel=1e-5)
 
 
+@pytest.mark.parametrize(("seed", "correlated"), [(2, True), (4, False)])
 @pytest.mark.parametrize("space", ["log", "linear"])
 @pytest.mark.parametrize("floor", [False, True])
-def test_full_laws_agree_with_least_squares(space: str, floor: bool) -> None:
-    rng = np.random.default_rng(2)
+def test_full_laws_agree_with_least_squares(space: str, floor: bool, seed: int, correlated: bool) -> None:
+    rng = np.random.default_rng(seed)
     n, s = (grid.ravel() for grid in np.meshgrid(SIZES, [100.0, 400.0, 1600.0, 6400.0]))
     truth = {"delta": 4.0, "gamma": 0.05, "alpha": 0.5, "beta": 0.3, **({"E": 0.02} if floor else {})}
     form = FullLaw(floor=floor)
-    error = form.predict(truth, n, s) * np.exp(0.003 * rng.standard_normal(len(n)))
+
+    def formula(delta: float, gamma: float, alpha: float, beta: float, e: float = 0.0) -> np.ndarray:
+        return delta * (gamma + n**-alpha) * s**-beta + e
+
+    error = formula(*truth.values()) * np.exp(0.003 * rng.standard_normal(len(n)))
     law = fit(form, n=n, s=s, error=error, space=space)
-    names = list(truth)
 
     def residual(logs: np.ndarray) -> np.ndarray:
-        predicted = form.predict(dict(zip(names, np.exp(logs), strict=True)), n, s)
-        return np.log(predicted / error) if space == "log" else predicted - error
+        predicted = formula(*np.exp(logs))
+        return whitening @ (np.log(predicted / error) if space == "log" else predicted - error)
 
+    # points of one pre-training run, those of one n, may be correlated
+    assert (law.shared > 0) == correlated
+    whitening = np.linalg.inv(np.linalg.cholesky(np.eye(len(n)) + law.shared * (n[:, None] == n[None])))
     direct = optimize.least_squares(residual, np.log(list(truth.values())), xtol=1e-15, ftol=1e-15, gtol=1e-15)
-    if law.shared == 0:  # else points of one pre-training run are weighted as correlated
-        assert law.search.rss == pytest.approx(2 * direct.cost, rel=1e-6)
-        assert list(law.params.values()) == pytest.approx(np.exp(direct.x), rel=1e-3)
+    assert law.search.rss == pytest.approx(2 * direct.cost, rel=1e-6)
+    assert list(law.params.values()) == pytest.approx(np.exp(direct.x), rel=1e-3)
     for name, value in truth.items():
         low, high = law.interval(name)
         assert low < value < high

@@ -88,8 +88,8 @@ def _harm(one: Series, level: float) -> str:
     if all(item.verdict == "single" for quantity in _HARMS for item in one.family(quantity, "lr")):
         return "these are single runs, so they cannot show whether longer pre-training does harm."
     text = (
-        f"no budget up to {one.budgets[-1]:,} steps proved too long: at no learning rate did the tests detect a "
-        "rise of fine-tuning loss, fine-tuning error or pre-training loss."
+        f"no evidence that a budget up to {one.budgets[-1]:,} steps is too long: at no learning rate did the tests "
+        "detect a rise of fine-tuning loss, fine-tuning error or pre-training loss."
     )
     if one.tuned is not None and one.tuned.curve("error").verdict == "falls":
         text += " At the best rate of each budget the error still falls."
@@ -123,7 +123,7 @@ def _growth(item: Curve, words: str, level: float) -> str:
     much = f"{item.rise:.3g} times as much" if item.log else f"by {item.rise:.3g} more"
     lowest = item.budgets[int(np.argmin(item.mean))]
     return (
-        f"{much} {words}{item.value:g} at {item.budgets[-1]:,} steps as at {lowest:,} "
+        f"{much} {words}{item.value:g} at {item.budgets[-1]:,} steps {'as' if item.log else 'than'} at {lowest:,} "
         f"({_interval(item.rise_interval, level)})"
     )
 
