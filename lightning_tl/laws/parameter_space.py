@@ -15,8 +15,8 @@ from lightning_tl.laws.descent import descend
 from lightning_tl.laws.forms import WHOLE, Array, coordinate
 from lightning_tl.laws.least_squares import Problem, sum_of_squares
 
-#: Share of the error that falls with n, from all to nothing: dense at both ends, where
-#: the law is a pure power law and flat.
+#: Share of the error that falls with n, from all to nothing: dense at both ends, where the law is a
+#: pure power law and flat.
 _RESTS = np.concatenate(
     [1 - np.r_[0.0, np.geomspace(1e-4, 0.03, 10), np.linspace(0.06, 0.94, 23)], np.geomspace(0.03, 1e-6, 10), [0.0]]
 )

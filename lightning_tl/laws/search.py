@@ -1,7 +1,7 @@
 """The best fit of a law over the whole range of its parameters: no start values are asked for.
 
 Log error is linear in some parameters, which are solved exactly; the others (alpha, in some forms beta or E, and the
-plateau that stands for C) has one to four dimensions. The outer ones lie on a grid over their whole range. For each
+plateau that stands for C) span one to four dimensions. The outer ones lie on a grid over their whole range. For each
 grid point the best plateau is found, and from all of them damped Gauss-Newton steps descend; the lowest minimum is the
 fit, and the other minima are kept for the confidence region. A curve that is nearly straight and one that is bent may
 both be minima, with a held D particularly, and the valley of one may be narrower than any grid: it is the descent that
