@@ -105,7 +105,7 @@ def advise(fits: Sequence[GroupResult], target: float | None = None, budget: Bud
     laws = fitted(fits)
     rivals = _rivals(laws)
     ranked = {id(item): family for family in rivals for item in family}
-    each = [
+    groups = [
         _group(item, ranked[id(item)], laws, target, budget)
         if isinstance(item, GroupFit)
         else GroupAdvice(item.label, UNFITTED, [f"not fitted: {item.reason}."])
@@ -117,13 +117,13 @@ def advise(fits: Sequence[GroupResult], target: float | None = None, budget: Bud
     held = [f"{item.label}: {hold_out_sentence(item, out)}" for item, out in asked if len(asked) <= MANY]
     headline = [*held, *ranking, *gaps]
     if len(fits) > MANY:
-        counts = Counter(item.verdict for item in each)
+        counts = Counter(item.verdict for item in groups)
         verdicts = "; ".join(f"{verdict}: {count} group{'s' * (count > 1)}" for verdict, count in counts.items())
         headline.append(f"{verdicts}.")
     else:
-        headline += [f"{item.label}: {item.sentences[0]}" for item in each]
+        headline += [f"{item.label}: {item.sentences[0]}" for item in groups]
     best = rivals[0][0].label if len(rivals) == 1 else None
-    return Advice(headline, ranking, each, [compare(a, b) for a, b in _pairs(laws)], best, target, gaps)
+    return Advice(headline, ranking, groups, [compare(a, b) for a, b in _pairs(laws)], best, target, gaps)
 
 
 def _rivals(fits: Sequence[GroupFit]) -> list[list[GroupFit]]:
@@ -252,7 +252,7 @@ def _is_better(item: GroupFit, choice: Choice, fits: Sequence[GroupFit], budget:
     """Return whether a way of spending is not more images, and its error is lower beyond the noise."""
     if choice.kind == "more images" or budget is None:
         return False
-    other = next(each for each in fits if each.label == choice.group)
+    other = next(rival for rival in fits if rival.label == choice.group)
     return log_ratio(item, item.largest + budget.images, other, choice.n).sign > 0
 
 

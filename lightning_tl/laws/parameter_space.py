@@ -175,8 +175,10 @@ def lowest(space: Space, targets: Array, keep: int = 4) -> Array:
     before = np.searchsorted(anchors, np.arange(count), side="right") - 1
     after = np.minimum(np.searchsorted(anchors, np.arange(count)), len(anchors) - 1)
     starts = np.concatenate([place[before], place[after]], axis=1)
-    each = starts.shape[1]
-    reached, rss = space.down(starts.reshape(count * each, -1), steps=60, targets=np.repeat(targets, each, axis=0))
-    best = np.argmin(rss.reshape(count, each), axis=1)
-    lowest_places: Array = reached.reshape(count, each, -1)[np.arange(count), best]
+    count_per_aim = starts.shape[1]
+    reached, rss = space.down(
+        starts.reshape(count * count_per_aim, -1), steps=60, targets=np.repeat(targets, count_per_aim, axis=0)
+    )
+    best = np.argmin(rss.reshape(count, count_per_aim), axis=1)
+    lowest_places: Array = reached.reshape(count, count_per_aim, -1)[np.arange(count), best]
     return lowest_places

@@ -136,8 +136,8 @@ def _pieces(search: Search, threshold: float, minima: Array) -> Array:
         axis, inside = axis[order], inside[order]
     first = np.flatnonzero(inside & ~np.concatenate([[False], inside[:-1]]))
     last = np.flatnonzero(inside & ~np.concatenate([inside[1:], [False]]))
-    each = max(_POINTS // len(first), 25)
-    return np.concatenate([np.linspace(axis[a], axis[b], each) for a, b in zip(first, last, strict=True)])
+    per_axis = max(_POINTS // len(first), 25)
+    return np.concatenate([np.linspace(axis[a], axis[b], per_axis) for a, b in zip(first, last, strict=True)])
 
 
 def _filled(search: Search, outer: Array, plateau: Array, threshold: float) -> tuple[Array, Array]:

@@ -161,8 +161,8 @@ def _settled(free: Sequence[FittedLaw], log: float, logs: Array, ats: Array) -> 
     from scipy.interpolate import PchipInterpolator
 
     fine = np.linspace(logs[0], logs[-1], 4001)
-    each = np.array([PchipInterpolator(logs, np.log(held_profile(law, logs)[1]))(fine) for law in free])
-    median = np.clip(np.median(each, axis=0), ats[0], ats[-1])
+    log_alphas = np.array([PchipInterpolator(logs, np.log(held_profile(law, logs)[1]))(fine) for law in free])
+    median = np.clip(np.median(log_alphas, axis=0), ats[0], ats[-1])
     coefficients = [PchipInterpolator(ats, _coefficient_by_alpha(law, np.exp(ats)))(median) for law in free]
     moved = np.clip(np.median(coefficients, axis=0), *np.log(_COEFFICIENT_RANGE)) - fine
     start = int(np.clip(np.searchsorted(fine, log), 0, len(fine) - 1))
@@ -222,7 +222,7 @@ def profile_coefficient(law: FittedLaw, alphas: Array, logs: Array) -> Array:
     """
     name, problem = law.form.parameters[0], law.search.problem
     held = [Problem(law.form, problem.points, law.space, (Prior(name, float(np.exp(log))),)) for log in logs]
-    return np.array([Space(each).profiled(alphas[:, None])[1] for each in held])
+    return np.array([Space(problem).profiled(alphas[:, None])[1] for problem in held])
 
 
 # ---- shared and partially pooled -------------------------------------------------------------------------------------

@@ -101,7 +101,7 @@ def _laws(folder: Path, law: dict[str, Any]) -> list[Section]:
     if not law:
         return []
     figures = [(folder / f"{name}.png", caption) for name, caption in LAW_FIGURES.items()]
-    comparisons = [each["sentence"] for each in law.get("comparisons", []) if "sentence" in each]
+    comparisons = [pair["sentence"] for pair in law.get("comparisons", []) if "sentence" in pair]
     return [
         Section("The laws", figures=figures[:1]),
         *(_group(group) for group in law["groups"]),
@@ -135,7 +135,7 @@ def _group(group: dict[str, Any]) -> Section:
 
 
 def _overtraining(folder: Path, analysis: dict[str, Any]) -> list[Section]:
-    figures = [(folder / each["file"], each["caption"]) for each in analysis.get("figures", [])]
+    figures = [(folder / figure["file"], figure["caption"]) for figure in analysis.get("figures", [])]
     if not figures:
         return []
     return [Section("Does longer pre-training make the model fragile?", analysis["sentences"], figures=figures)]
