@@ -7,7 +7,7 @@ import pytest
 
 from lightning_tl.laws.advice import DIFFERENT, MORE, UNCLEAR, UNFITTED, advise
 from lightning_tl.laws.compare import compare
-from lightning_tl.laws.group_fits import analyse
+from lightning_tl.laws.group_fits import GroupFit, UnfittedGroup, analyse, fitted
 from lightning_tl.laws.results_table import groups
 from lightning_tl.laws.wording import comparison_sentence
 
@@ -174,3 +174,17 @@ def test_single_run_baseline_and_no_draws() -> None:
     assert np.isnan(fits[0].scratch.stderr)
     assert fits[0].scratch.helps_from is not None
     assert advice.groups[0].verdict == MORE
+
+
+def test_a_group_that_cannot_be_fitted_has_its_reason_and_stops_no_other() -> None:
+    table = results({"digits": falling(0.4, 0.3), "two sizes": {64: 0.1, 128: 0.09}}, 0.13, seed=2)
+    fit, unfitted = analyse(groups(table))
+    assert isinstance(fit, GroupFit)
+    assert isinstance(unfitted, UnfittedGroup)
+    assert unfitted.label == "two sizes"
+    assert unfitted.reason == "2 independent points for the 3 parameters of error = D * n^-alpha + C"
+    assert fitted([unfitted, fit]) == [fit]
+    by_itself = analyse(groups(table[table["render"] == "digits"]))[0]
+    assert isinstance(by_itself, GroupFit)
+    assert by_itself.law.params == fit.law.params
+    assert [words.verdict for words in advise([fit, unfitted]).groups][1] == UNFITTED

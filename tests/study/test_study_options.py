@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import pytest
+import yaml
+from shipped import read
 
 from lightning_tl.cli import law
 from lightning_tl.cli import study as command
 from lightning_tl.errors import UserError
 from lightning_tl.laws.options import LawOptions
+from lightning_tl.study.config import Stage, Study
 
 
 def write_study(folder: Path, line: str) -> Path:
@@ -72,3 +75,10 @@ def test_the_command_has_the_same_options(capsys: pytest.CaptureFixture[str]) ->
     said = capsys.readouterr().out
     for option in fields(LawOptions):
         assert f"--{option.name} " in said
+
+
+def test_a_study_is_read_back_from_what_its_report_says(tmp_path: Path) -> None:
+    """The report prints the study of ``study.json`` as YAML, to run it again."""
+    study = Study(finetune=Stage(config="finetune/digits"), law=LawOptions(fix_d=0.5, form="full+E", plots="none"))
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(asdict(study), sort_keys=False))
+    assert read(str(tmp_path / "study.yaml")) == study
