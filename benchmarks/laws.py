@@ -20,9 +20,9 @@ from scipy.special import chdtri
 
 from lightning_tl.laws import FittedLaw, FullLaw, PowerLaw, TransferLaw, fit
 from lightning_tl.laws.bootstrap import bootstrap
-from lightning_tl.laws.pairing import cells
-from lightning_tl.laws.pool import fit_together
+from lightning_tl.laws.clusters import cells
 from lightning_tl.laws.region import region_of
+from lightning_tl.laws.shared_coefficient import fit_together
 
 SIZES = 1000 * 2.0 ** np.arange(7)
 LEVEL = 0.3  # error at 1000 images

@@ -12,7 +12,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = command_parser("report", "Write report.html, one self-contained page, from the fits in a folder.")
     parser.add_argument("folder", type=Path, help="Folder with fits.json, as `lightning-tl law --out` writes it.")
     options = parse(parser, argv)
-    from lightning_tl.study.report import write_report
+    from lightning_tl.study.report_page import write_report
 
     print(write_report(options.folder))
     return 0

@@ -80,8 +80,7 @@ def _conclude(study: Study, out: Path, failures: dict[str, str]) -> None:
             report.main([str(out)])
         return
     if study.law is not None:
-        options = [f"--{name}={value}" for name, value in study.law.items()]
-        law.main([str(out / "results.csv"), f"--out={out}", *options])
+        law.fit_table(out / "results.csv", out, study.law)
     if study.analysis is not None:
         from lightning_tl.study.overtraining import conclude
 

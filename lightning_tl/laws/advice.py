@@ -9,26 +9,28 @@ from itertools import combinations
 
 import numpy as np
 
-from lightning_tl.laws.analysis import GroupFit
 from lightning_tl.laws.compare import Comparison, compare, log_ratio
 from lightning_tl.laws.decide import MODEL_COLUMNS, RENDER_COLUMNS, Budget, Choice, NextSize, choices, next_size
-from lightning_tl.laws.fitted import ImagesNeeded
-from lightning_tl.laws.gaps import trait_sentences
+from lightning_tl.laws.fitted_law import ImagesNeeded
+from lightning_tl.laws.group_fits import GroupFit, GroupResult, fitted
+from lightning_tl.laws.transfer_gaps import trait_sentences
 from lightning_tl.laws.wording import (
+    change_interval,
     confidence_level,
     gap_sentences,
     hold_out_sentence,
+    lower_or_higher,
     needed_sentence,
     percent,
     scratch_sentence,
     sure,
 )
 
-#: A question asked of every curve: what would this many times the images change?
+#: For every curve: what would this many times the images change?
 FACTOR = 10.0
 #: Share of the error that they must take away to be worth rendering.
 WORTHWHILE = 0.10
-#: Confidence from which a verdict is given; below it the text says that the data cannot tell.
+#: Least confidence for a verdict; below it the text says that the data cannot tell.
 CONFIDENT = 0.80
 #: More groups than this are counted in the first lines instead of named.
 MANY = 8
@@ -72,12 +74,12 @@ class Advice:
     Attributes:
         headline: The first lines: the ranking, and each group's verdict (counted where there are many).
         ranking: Which group to keep, of each set of groups that compete.
-        groups: One a group, in the table's order.
+        groups: One per group, in the table's order.
         comparisons: Fitted groups that differ in one column, two by two.
         best: Label of the group with the lowest error at its largest size, of those that compete; ``None`` where none
             is fitted or they do not compete.
         target: The target error asked for.
-        gaps: How C goes with the model's size and the data's complexity.
+        gaps: How C depends on the model's size and the data's complexity.
     """
 
     headline: list[str]
@@ -89,75 +91,78 @@ class Advice:
     gaps: list[str] = field(default_factory=list)
 
 
-def advise(fits: Sequence[GroupFit], target: float | None = None, budget: Budget | None = None) -> Advice:
+def advise(fits: Sequence[GroupResult], target: float | None = None, budget: Budget | None = None) -> Advice:
     """Say what the fits of a table mean.
 
     Args:
-        fits: The groups as :func:`lightning_tl.laws.analysis.analyse` returns them.
+        fits: The groups as :func:`lightning_tl.laws.group_fits.analyse` returns them.
         target: A target error in (0, 1), or ``None``.
         budget: What may be spent on images, or ``None``.
 
     Returns:
         A verdict for each group, comparisons, and sentences to be read first.
     """
-    rivals = _rivals(fits)
+    laws = fitted(fits)
+    rivals = _rivals(laws)
     ranked = {id(item): family for family in rivals for item in family}
-    each = [_group(item, ranked.get(id(item), []), fits, target, budget) for item in fits]
+    groups = [
+        _group(item, ranked[id(item)], laws, target, budget)
+        if isinstance(item, GroupFit)
+        else GroupAdvice(item.label, UNFITTED, [f"not fitted: {item.reason}."])
+        for item in fits
+    ]
     ranking = [_keep(family) for family in rivals if len(family) > 1][:MANY]
-    gaps = trait_sentences(fits)
-    asked = [item for item in fits if item.hold_out is not None and item.hold_out.asked]
-    held = [f"{item.label}: {hold_out_sentence(item)}" for item in asked if len(asked) <= MANY]
+    gaps = trait_sentences(laws)
+    asked = [(item, item.hold_out) for item in laws if item.hold_out is not None and item.hold_out.asked]
+    held = [f"{item.label}: {hold_out_sentence(item, out)}" for item, out in asked if len(asked) <= MANY]
     headline = [*held, *ranking, *gaps]
     if len(fits) > MANY:
-        counts = Counter(item.verdict for item in each)
+        counts = Counter(item.verdict for item in groups)
         verdicts = "; ".join(f"{verdict}: {count} group{'s' * (count > 1)}" for verdict, count in counts.items())
         headline.append(f"{verdicts}.")
     else:
-        headline += [f"{item.label}: {item.sentences[0]}" for item in each]
+        headline += [f"{item.label}: {item.sentences[0]}" for item in groups]
     best = rivals[0][0].label if len(rivals) == 1 else None
-    return Advice(headline, ranking, each, [compare(a, b) for a, b in _pairs(fits)], best, target, gaps)
+    return Advice(headline, ranking, groups, [compare(a, b) for a, b in _pairs(laws)], best, target, gaps)
 
 
 def _rivals(fits: Sequence[GroupFit]) -> list[list[GroupFit]]:
     """Return the fitted groups that compete (renderings of one task with one model), the best of each first."""
-    fitted = [item for item in fits if item.law is not None]
-    names = {name for item in fitted for name in item.group.keys}
-    varying = {name for name in names if len({item.group.keys.get(name) for item in fitted}) > 1}
+    names = {name for item in fits for name in item.group.keys}
+    varying = {name for name in names if len({item.group.keys.get(name) for item in fits}) > 1}
     own = varying & {*RENDER_COLUMNS, "pretrain_task"}  # what was pre-trained on, and for
     if not own and len(varying) == 1:
         own = varying - set(MODEL_COLUMNS)
     families: dict[tuple[str, ...], list[GroupFit]] = {}
-    for item in fitted:
+    for item in fits:
         families.setdefault(tuple(item.group.keys.get(name, "") for name in sorted(varying - own)), []).append(item)
     return [sorted(family, key=_error_now) for family in families.values()]
 
 
 def _error_now(item: GroupFit) -> float:
-    return item.law.log_level(item.largest, item.s)[0] if item.law else np.inf
+    return item.law.log_level(item.largest, item.s)[0]
 
 
 def _pairs(fits: Sequence[GroupFit]) -> list[tuple[GroupFit, GroupFit]]:
-    fitted = [item for item in fits if item.law is not None]
     pairs = [
         (a, b)
-        for a, b in combinations(fitted, 2)
-        if len(fitted) <= MANY or sum(a.group.keys[name] != b.group.keys.get(name) for name in a.group.keys) == 1
+        for a, b in combinations(fits, 2)
+        if len(fits) <= MANY or sum(a.group.keys[name] != b.group.keys.get(name) for name in a.group.keys) == 1
     ]
     return pairs[:_MOST_PAIRS]
 
 
 def _keep(family: Sequence[GroupFit]) -> str:
     best, second = family[0], family[1]
-    assert best.law is not None
     ratio = log_ratio(best, best.largest, second, second.largest)
-    lower, low, high = (percent(1 - np.exp(value)) for value in (ratio.estimate, ratio.interval[1], ratio.interval[0]))
+    change, ends = lower_or_higher(ratio.estimate), change_interval(*ratio.interval)
     level = confidence_level(best.law)
     if ratio.sign < 0:
         here = f"{best.largest:,.0f} images of it against {second.largest:,.0f} of {second.label}"
-        return f"Keep {best.label}: its error is {lower} lower ({level} interval {low} to {high}) with {here}."
+        return f"Keep {best.label}: its error is {change} ({level} interval {ends}) with {here}."
     return (
-        f"Which of {best.label} and {second.label} is better cannot be told: the error of {best.label} is "
-        f"{lower} lower, with a {level} interval from {low} to {high}."
+        f"Which of {best.label} and {second.label} is better cannot be determined: the error of {best.label} is "
+        f"{change}, with a {level} interval of {ends}."
     )
 
 
@@ -169,27 +174,25 @@ def _group(
     budget: Budget | None,
 ) -> GroupAdvice:
     law = item.law
-    if law is None:
-        return GroupAdvice(item.label, UNFITTED, [f"not fitted: {item.reason}."])
     far = FACTOR * item.largest
     change, (down, up) = law.log_ratio(item.largest, far, item.s)
     reduction = (float(1 - np.exp(change)), float(1 - np.exp(up)), float(1 - np.exp(down)))
     confidence = law.probability_of_reduction(item.largest, far, WORTHWHILE, item.s)
     needed = law.images_needed(target, item.s) if target is not None else None
-    ways = choices(item, fits, budget) if budget is not None and law.freedom > 0 else []
-    better = ways[0] if ways and _told(item, ways[0], fits, budget) else None
-    verdict, why = _verdict(item, family[0] if family else None, confidence, needed, better)
+    ways = choices(item, fits, budget) if budget is not None and law.dof > 0 else []
+    better = ways[0] if ways and _is_better(item, ways[0], fits, budget) else None
+    verdict, why = _verdict(item, family[0], confidence, needed, better)
     advice = GroupAdvice(item.label, verdict, [], reduction, confidence, needed, ways)
     advice.sentences.append(f"{verdict}. {why} {_tenfold(item, reduction, confidence)}")
     advice.sentences += gap_sentences(law)
     if needed is not None:
         advice.sentences.append(needed_sentence(needed, law))
     if budget is not None and ways:
-        advice.sentences.append(_spend(ways, budget, told=better is not None))
+        advice.sentences.append(_spend(ways, budget, better is not None))
     if item.scratch is not None:
         advice.sentences.append(scratch_sentence(item.scratch, law))
     if item.hold_out is not None:
-        advice.sentences.append(f"Check: {hold_out_sentence(item)}")
+        advice.sentences.append(f"Check: {hold_out_sentence(item, item.hold_out)}")
     advice.next_size = next_size(item, FACTOR, budget)
     if advice.next_size is not None:
         advice.sentences.append(_next(advice.next_size))
@@ -197,19 +200,18 @@ def _group(
 
 
 def _verdict(
-    item: GroupFit, best: GroupFit | None, confidence: float, needed: ImagesNeeded | None, better: Choice | None
+    item: GroupFit, best: GroupFit, confidence: float, needed: ImagesNeeded | None, better: Choice | None
 ) -> tuple[str, str]:
     """Return the verdict and its ground; what the data firmly say comes first."""
     law = item.law
-    assert law is not None
     far = FACTOR * item.largest
-    if law.freedom < 1:
+    if law.dof < 1:
         need = len(law.form.parameters) + 1
         return UNCLEAR, f"{len(law.cells.n)} points fit any such law exactly: {need} or more sizes are needed."
     if better is not None:
         verdict = MODEL if better.kind == "another model" else DIFFERENT
         return verdict, f"For the budget, {better.group} has a lower error than more images of this kind."
-    if best is not None and best is not item and best.law is not None and best.law.freedom > 0:
+    if best is not item and best.law.dof > 0:
         ahead = log_ratio(item, far, best, best.largest)
         if ahead.sign > 0:
             return DIFFERENT, (
@@ -228,16 +230,15 @@ def _verdict(
     if confidence <= 1 - CONFIDENT:
         return DIFFERENT, "More images of this kind change little."
     return UNCLEAR, (
-        "The noise leaves both open: more pre-training seeds, or one larger size, would tell whether more images help."
+        "The noise leaves both open: more pre-training seeds, or one larger size, would show whether more images help."
     )
 
 
 def _tenfold(item: GroupFit, reduction: tuple[float, float, float], confidence: float) -> str:
     law = item.law
-    assert law is not None
     far = FACTOR * item.largest
     now, then = law.predict([item.largest, far], item.s)
-    if law.freedom < 1:
+    if law.dof < 1:
         return f"The curve through them goes from {now:.3g} to {then:.3g} at {far:,.0f} images, with no interval."
     interval = f"{confidence_level(law)} interval {percent(reduction[1])} to {percent(reduction[2])}"
     return (
@@ -247,27 +248,27 @@ def _tenfold(item: GroupFit, reduction: tuple[float, float, float], confidence: 
     )
 
 
-def _told(item: GroupFit, choice: Choice, fits: Sequence[GroupFit], budget: Budget | None) -> bool:
-    """Return whether a way of spending is another than more images and the data tell it to be better."""
+def _is_better(item: GroupFit, choice: Choice, fits: Sequence[GroupFit], budget: Budget | None) -> bool:
+    """Return whether a way of spending is not more images, and its error is lower beyond the noise."""
     if choice.kind == "more images" or budget is None:
         return False
-    other = next(each for each in fits if each.label == choice.group and each.law is not None)
+    other = next(rival for rival in fits if rival.label == choice.group)
     return log_ratio(item, item.largest + budget.images, other, choice.n).sign > 0
 
 
-def _spend(found: Sequence[Choice], budget: Budget, told: bool) -> str:
-    """Say which way of spending lowers the expected error most, and whether it is told from staying the course."""
+def _spend(ways: Sequence[Choice], budget: Budget, distinct: bool) -> str:
+    """Say which way of spending lowers the expected error most, and whether more images do as well within the noise."""
     texts = []
-    for choice in found:
+    for choice in ways:
         where = "" if choice.kind == "more images" else f" ({choice.group}, n = {choice.n:,.0f})"
         texts.append(f"{choice.kind}{where}: {choice.error:.3g} ({choice.low:.3g} to {choice.high:.3g})")
     start = f"A budget of {budget.amount:g} buys {budget.images:,.0f} images: {'; '.join(texts)}."
-    first = found[0]
-    if len(found) == 1:
+    first = ways[0]
+    if len(ways) == 1:
         return start
     if first.kind == "more images":
         return f"{start} Of these, more images have the lowest expected error."
-    doubt = "" if told else ", though the data do not tell it from more images"
+    doubt = "" if distinct else ", but its difference from more images is within the noise"
     return f"{start} {first.kind.capitalize()} ({first.group}) has the lowest expected error{doubt}."
 
 

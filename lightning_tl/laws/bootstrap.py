@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lightning_tl.errors import UserError
-from lightning_tl.laws.fitted import FittedLaw, Interval
+from lightning_tl.laws.fitted_law import FittedLaw, Interval
 from lightning_tl.laws.forms import Array
 
 
@@ -90,20 +90,21 @@ def bootstrap(law: FittedLaw, count: int = 1000, seed: int = 0) -> Bootstrap:
     return Bootstrap(law, samples, seed)
 
 
-def _residuals(
-    residual: Array, cluster: Array, count: int, rng: np.random.Generator, shared: bool, freedom: int
-) -> Array:
+def _residuals(residual: Array, cluster: Array, count: int, rng: np.random.Generator, shared: bool, dof: int) -> Array:
     """Return resampled residuals, shape (count, m)."""
     points = len(residual)
-    inflated = residual * np.sqrt(points / freedom)
+    inflated = residual * np.sqrt(points / dof)
+    resampled: Array
     if not shared:
-        return inflated[rng.integers(points, size=(count, points))]
+        resampled = inflated[rng.integers(points, size=(count, points))]
+        return resampled
     codes, of, counts = np.unique(cluster, return_inverse=True, return_counts=True)
     of = np.asarray(of).ravel()
     means = np.bincount(of, inflated) / counts
     within = inflated - means[of]
     picked = means[rng.integers(len(codes), size=(count, len(codes)))]
-    return picked[:, of] + within[rng.integers(points, size=(count, points))]
+    resampled = picked[:, of] + within[rng.integers(points, size=(count, points))]
+    return resampled
 
 
 def _draws(offsets: Array, count: int, rng: np.random.Generator) -> Array:
@@ -112,4 +113,5 @@ def _draws(offsets: Array, count: int, rng: np.random.Generator) -> Array:
     if draws < 2:
         return np.zeros(count)
     inflated = offsets * np.sqrt(draws / (draws - 1))
-    return inflated[rng.integers(draws, size=(count, draws))].mean(axis=1)
+    means: Array = inflated[rng.integers(draws, size=(count, draws))].mean(axis=1)
+    return means

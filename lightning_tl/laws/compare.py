@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lightning_tl.laws.analysis import GroupFit
-from lightning_tl.laws.fitted import Interval
-from lightning_tl.laws.pairing import half_width, widened
+from lightning_tl.laws.clusters import half_width, widened
+from lightning_tl.laws.fitted_law import Interval
+from lightning_tl.laws.group_fits import GroupFit
 
 
 @dataclass(frozen=True)
@@ -52,28 +52,24 @@ class Comparison:
     paired: int
 
 
-def _gap(a: GroupFit, b: GroupFit) -> tuple[float, float, int, int]:
-    """Return what the draws add to log(error a / error b): shift, variance, degrees of freedom, shared draws."""
-    assert a.law is not None
-    assert b.law is not None
+def _draw_shift(a: GroupFit, b: GroupFit) -> tuple[float, int, int]:
+    """Return the variance that the draws add to log(error a / error b), its degrees of freedom, and shared draws."""
     first = dict(zip(a.law.cells.draws, a.law.cells.offsets, strict=True))
     second = dict(zip(b.law.cells.draws, b.law.cells.offsets, strict=True))
     shared = sorted(set(first) & set(second))
-    if len(shared) > 1:  # the common luck of a draw cancels; what is left is how differently it strikes
-        gaps = np.array([first[draw] - second[draw] for draw in shared])
-        return float(gaps.mean()), float(np.var(gaps, ddof=1) / len(gaps)), len(gaps) - 1, len(shared)
-    freedom = [law.cells.draw_freedom for law in (a.law, b.law) if law.cells.draw_freedom]
-    return 0.0, a.law.cells.draw_variance + b.law.cells.draw_variance, min(freedom, default=0), 0
+    if len(shared) > 1:  # what a draw does to both cancels; only its different effect on each counts
+        shifts = np.array([first[draw] - second[draw] for draw in shared])
+        return float(np.var(shifts, ddof=1) / len(shifts)), len(shifts) - 1, len(shared)
+    dof = [law.cells.draw_dof for law in (a.law, b.law) if law.cells.draw_dof]
+    return a.law.cells.draw_variance + b.law.cells.draw_variance, min(dof, default=0), 0
 
 
 def log_ratio(a: GroupFit, n_a: float, b: GroupFit, n_b: float) -> Difference:
     """Return log(law a at n_a / law b at n_b) with its interval, paired by draw."""
-    assert a.law is not None
-    assert b.law is not None
     first, (low_a, high_a) = a.law.log_level(n_a, a.s)
     second, (low_b, high_b) = b.law.log_level(n_b, b.s)
-    _, variance, freedom, _ = _gap(a, b)
-    extra = half_width(variance, freedom, a.law.level) if variance > 0 else 0.0
+    variance, dof, _ = _draw_shift(a, b)
+    extra = half_width(variance, dof, a.law.level) if variance > 0 else 0.0
     low, high = _less((low_a, first, high_a), (low_b, second, high_b))
     return Difference(first - second, widened(low, first - second, high, extra))
 
@@ -91,8 +87,6 @@ def compare(a: GroupFit, b: GroupFit) -> Comparison:
         a: A fitted group.
         b: Another.
     """
-    assert a.law is not None
-    assert b.law is not None
     n = min(a.largest, b.largest)
     differences: dict[str, Difference | None] = {}
     for name in ("alpha", "C"):
@@ -103,5 +97,5 @@ def compare(a: GroupFit, b: GroupFit) -> Comparison:
                 low, high = law.interval(name)
                 sides.append((low, law.params[name], high))
             differences[name] = Difference(sides[0][1] - sides[1][1], _less(sides[0], sides[1]))
-    paired = _gap(a, b)[3]
+    paired = _draw_shift(a, b)[2]
     return Comparison(a.label, b.label, n, log_ratio(a, n, b, n), differences["alpha"], differences["C"], paired)

@@ -10,8 +10,8 @@ import numpy as np
 from scipy.special import stdtrit
 
 from lightning_tl.errors import UserError
-from lightning_tl.laws.analysis import GroupFit
-from lightning_tl.laws.fitted import FittedLaw
+from lightning_tl.laws.fitted_law import FittedLaw
+from lightning_tl.laws.group_fits import GroupFit
 
 #: Columns whose value names a rendering, and those that name a model.
 RENDER_COLUMNS = ("render", "renderer", "pdata", "pretrain_data", "pretrain.data")
@@ -66,7 +66,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class NextSize:
-    """The next pre-training run that tells most.
+    """The next pre-training run that narrows the prediction most.
 
     Attributes:
         n: Its size.
@@ -84,23 +84,22 @@ class NextSize:
 def choices(item: GroupFit, fits: Sequence[GroupFit], budget: Budget) -> list[Choice]:
     """Return the ways to spend a budget from a group, the lowest expected error first.
 
-    More images of the same kind; a group that differs in its rendering alone, with the images bought added to its own
-    largest set; a group that differs in its model alone, at its own largest size (a model costs no images).
+    More images of the same kind; a group that differs only in its rendering, with the images bought added to its own
+    largest set; a group that differs only in its model, at its own largest size (a model costs no images).
     """
-    found = [_choice("more images", item, item.largest + budget.images)]
+    ways = [_choice("more images", item, item.largest + budget.images)]
     for other in fits:
-        if other is item or other.law is None or other.law.freedom < 1:
+        if other is item or other.law.dof < 1:
             continue
         differ = [name for name in item.group.keys if item.group.keys[name] != other.group.keys.get(name)]
         if len(differ) == 1 and differ[0] in RENDER_COLUMNS:
-            found.append(_choice("another rendering", other, other.largest + budget.images))
+            ways.append(_choice("another rendering", other, other.largest + budget.images))
         elif len(differ) == 1 and differ[0] in MODEL_COLUMNS:
-            found.append(_choice("another model", other, other.largest))
-    return sorted(found, key=lambda choice: choice.error)
+            ways.append(_choice("another model", other, other.largest))
+    return sorted(ways, key=lambda choice: choice.error)
 
 
 def _choice(kind: str, item: GroupFit, n: float) -> Choice:
-    assert item.law is not None
     low, high = item.law.band([n], item.s)
     return Choice(kind, item.label, n, float(item.law.predict([n], item.s)[0]), float(low[0]), float(high[0]))
 
@@ -109,7 +108,7 @@ def next_size(item: GroupFit, factor: float = 10.0, budget: Budget | None = None
     """Return the size worth rendering next: the one that narrows the interval at ``factor`` times the largest most.
 
     By the Jacobian at the fit (one more point, one more degree of freedom), among doublings of the largest size up to
-    ``factor`` times, as far as a budget reaches. ``None`` where the curvature tells nothing (a flat curve).
+    ``factor`` times, as far as a budget reaches. ``None`` where the curvature says nothing (a flat curve).
 
     Args:
         item: A fitted group.
@@ -117,7 +116,7 @@ def next_size(item: GroupFit, factor: float = 10.0, budget: Budget | None = None
         budget: What may be spent.
     """
     law = item.law
-    if law is None or law.freedom < 1 or law.at_bound("alpha") or law.form.uses_s:
+    if law.dof < 1 or law.at_bound("alpha") or law.form.uses_s:
         return None
     sizes = [item.largest * step for step in (2.0, 4.0, 8.0) if step <= factor]
     if budget is not None:
@@ -140,10 +139,10 @@ def _width(law: FittedLaw, at: float, added: float | None) -> float:
     names, held = law.form.parameters, [prior.name for prior in law.priors]
     free = [i for i, name in enumerate(names) if name not in held and not (name == "C" and law.at_bound("C"))]
     scale = np.array([law.params[names[i]] for i in free])
-    rows = law.form.slope(law.params, n, np.ones_like(n))[:, free] * scale * np.sqrt(weight)[:, None]
-    aim = law.form.slope(law.params, np.array([at]), np.ones(1))[0, free] * scale
+    rows = law.form.jacobian(law.params, n, np.ones_like(n))[:, free] * scale * np.sqrt(weight)[:, None]
+    aim = law.form.jacobian(law.params, np.array([at]), np.ones(1))[0, free] * scale
     variance = float(aim @ np.linalg.pinv(rows.T @ rows) @ aim)
-    return float(np.sqrt(variance) * stdtrit(law.freedom + (added is not None), 0.975))
+    return float(np.sqrt(variance) * stdtrit(law.dof + (added is not None), 0.975))
 
 
 def model_parameters(item: GroupFit) -> float | None:
@@ -151,7 +150,7 @@ def model_parameters(item: GroupFit) -> float | None:
     if "model_size" in item.group.traits:
         return item.group.traits["model_size"]
     for name in MODEL_COLUMNS:
-        found = re.fullmatch(r"r(?:es)?(?:net)?[-_]?(\d+)", item.group.keys.get(name, "").strip().lower())
-        if found and int(found[1]) in RESNET_MILLIONS:
-            return RESNET_MILLIONS[int(found[1])] * 1e6
+        match = re.fullmatch(r"r(?:es)?(?:net)?[-_]?(\d+)", item.group.keys.get(name, "").strip().lower())
+        if match and int(match[1]) in RESNET_MILLIONS:
+            return RESNET_MILLIONS[int(match[1])] * 1e6
     return None

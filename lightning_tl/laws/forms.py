@@ -1,10 +1,14 @@
 """The laws themselves: what each predicts, its bounds, and which of its parameters are linear in log error.
 
-A form is written as ``log error = shape(outer, plateau; n, s) + columns(n, s) @ linear``: the ``columns`` carry the
-parameters in which log error is linear (solved exactly), ``outer`` and ``plateau`` those in which it is not (searched,
-see :mod:`lightning_tl.laws.search`). ``plateau`` stands for C (or gamma): it is the share of the error at the smallest
-size that does not depend on n, which is bounded and does not change when errors or sizes change their unit. It is kept
-as a coordinate that resolves the shares near 0 and those near 1 alike (:func:`split`).
+A form is written as
+
+    log error = nonlinear_log_error(outer, plateau; n, s) + design_matrix(n, s) @ linear
+
+The columns of ``design_matrix`` carry the parameters in which log error is linear (solved exactly), ``outer`` and
+``plateau`` those in which it is not (searched, see :mod:`lightning_tl.laws.search`). ``plateau`` stands for C (or
+gamma): it is the share of the error at the smallest size that does not depend on n. The share is bounded and does not
+change when errors or sizes change their unit. It is kept as a coordinate that resolves the shares near 0 and those near
+1 alike (:func:`split`).
 
 Source of the forms: Mikami et al., *A Scaling Law for Syn2real Transfer*, arXiv 2108.11018, Eqs. 1 and 2.
 """
@@ -13,13 +17,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
-#: A quantity as a function of the grid: offset (one a grid point) and coefficients of the linear parameters.
+FormName = Literal["transfer", "power", "full", "full+E"]
+#: Where residuals are taken: of log error, or of error.
+ResidualSpace = Literal["log", "linear"]
+Loss = Literal["squares", "huber"]
+#: A quantity as a function of the grid: offset (one per grid point) and coefficients of the linear parameters.
 Quantity = Callable[[Array, Array], tuple[Array, Array]]
 
 Bounds = Mapping[str, tuple[float, float]]
@@ -44,8 +52,8 @@ def split(coordinate: Array) -> tuple[Array, Array]:
 def coordinate(rest: Array) -> Array:
     """Return the coordinate at which 1 - share is ``rest``, in [0, 1]; the inverse of :func:`split`."""
     inside = np.clip(rest, 1e-150, 1.0)
-    found = np.where(inside < 0.5, 0.5 - 0.5 * np.log(2 * inside), 1 - inside)
-    return np.where(rest < 1e-150, WHOLE, found)
+    value = np.where(inside < 0.5, 0.5 - 0.5 * np.log(2 * inside), 1 - inside)
+    return np.where(rest < 1e-150, WHOLE, value)
 
 
 @dataclass(frozen=True)
@@ -78,7 +86,7 @@ class Form:
     formula: str
     #: Parameters under the names that tables and ``.params`` use; the first is the scale of the error.
     parameters: tuple[str, ...]
-    #: Parameters that are positive scales: their intervals are found on the log scale.
+    #: Parameters that are positive scales: their intervals are computed on the log scale.
     scales: tuple[str, ...]
     #: Parameters that shift log error as a whole, and so move with the luck of a draw.
     levels: tuple[str, ...]
@@ -86,16 +94,16 @@ class Form:
     outer: Bounds = _NONE
     #: Those of them that are shares, kept as coordinates as ``plateau`` is (searched on a grid of shares).
     shares: tuple[str, ...] = ()
-    #: Parameters of ``columns`` after the first, which are nonlinear in linear space, with their bounds there.
+    #: Parameters of ``design_matrix`` after the first, which are nonlinear in linear space, with their bounds there.
     log_linear: Bounds = _NONE
     has_plateau: bool = True
     uses_s: bool = False
 
-    def columns(self, sizes: Sizes) -> Array:
+    def design_matrix(self, sizes: Sizes) -> Array:
         """Return the columns of the parameters in which log error is linear, shape (m, q); the first is all ones."""
         raise NotImplementedError
 
-    def shape(self, outer: Array, plateau: Array, sizes: Sizes) -> Array:
+    def nonlinear_log_error(self, outer: Array, plateau: Array, sizes: Sizes) -> Array:
         """Return log error less its linear part: outer (..., k) and plateau (...) give (..., m)."""
         raise NotImplementedError
 
@@ -107,7 +115,7 @@ class Form:
         """Return the error that the law predicts at sizes n and s, shape (m,)."""
         raise NotImplementedError
 
-    def slope(self, params: dict[str, float], n: Array, s: Array) -> Array:
+    def jacobian(self, params: dict[str, float], n: Array, s: Array) -> Array:
         """Return d log error / d parameter, shape (m, parameters), for standard errors from the Jacobian."""
         raise NotImplementedError
 
@@ -151,11 +159,11 @@ class PowerLaw(Form):
     log_linear = _ALPHA
     has_plateau = False
 
-    def columns(self, sizes: Sizes) -> Array:
+    def design_matrix(self, sizes: Sizes) -> Array:
         """Return ones and -log(n / n_ref)."""
         return np.stack([np.ones_like(sizes.n), -np.log(sizes.n / sizes.n_ref)], axis=1)
 
-    def shape(self, outer: Array, plateau: Array, sizes: Sizes) -> Array:
+    def nonlinear_log_error(self, outer: Array, plateau: Array, sizes: Sizes) -> Array:
         """Return zeros: everything is linear."""
         return np.zeros((*plateau.shape, len(sizes.n)))
 
@@ -168,8 +176,8 @@ class PowerLaw(Form):
         """See :meth:`Form.predict`."""
         return params["D"] * n ** -params["alpha"]
 
-    def slope(self, params: dict[str, float], n: Array, s: Array) -> Array:
-        """See :meth:`Form.slope`."""
+    def jacobian(self, params: dict[str, float], n: Array, s: Array) -> Array:
+        """See :meth:`Form.jacobian`."""
         return np.stack([np.full_like(n, 1 / params["D"]), -np.log(n)], axis=1)
 
 
@@ -183,11 +191,11 @@ class TransferLaw(Form):
     levels = ("D", "C")
     outer = _ALPHA
 
-    def columns(self, sizes: Sizes) -> Array:
-        """Return ones: in log space log D alone is linear."""
+    def design_matrix(self, sizes: Sizes) -> Array:
+        """Return ones: in log space only log D is linear."""
         return np.ones((len(sizes.n), 1))
 
-    def shape(self, outer: Array, plateau: Array, sizes: Sizes) -> Array:
+    def nonlinear_log_error(self, outer: Array, plateau: Array, sizes: Sizes) -> Array:
         """Return log(p + (1 - p) (n / n_ref)^-alpha), p being the plateau's share."""
         return np.log(_decay(outer, plateau, sizes))
 
@@ -203,8 +211,8 @@ class TransferLaw(Form):
         """See :meth:`Form.predict`."""
         return params["D"] * n ** -params["alpha"] + params["C"]
 
-    def slope(self, params: dict[str, float], n: Array, s: Array) -> Array:
-        """See :meth:`Form.slope`."""
+    def jacobian(self, params: dict[str, float], n: Array, s: Array) -> Array:
+        """See :meth:`Form.jacobian`."""
         decay = n ** -params["alpha"]
         error = params["D"] * decay + params["C"]
         columns = [decay / error, -params["D"] * decay * np.log(n) / error, 1 / error]
@@ -232,12 +240,12 @@ class FullLaw(Form):
         self.shares = ("E",) if floor else ()
         self.log_linear = _NONE if floor else _BETA
 
-    def columns(self, sizes: Sizes) -> Array:
+    def design_matrix(self, sizes: Sizes) -> Array:
         """Return ones and, without a floor, -log(s / s_ref)."""
         ones = np.ones_like(sizes.s)
         return ones[:, None] if self.floor else np.stack([ones, -np.log(sizes.s / sizes.s_ref)], axis=1)
 
-    def shape(self, outer: Array, plateau: Array, sizes: Sizes) -> Array:
+    def nonlinear_log_error(self, outer: Array, plateau: Array, sizes: Sizes) -> Array:
         """Return log(p + (1 - p) (n / n_ref)^-alpha), with a floor the log of the whole sum."""
         decay = _decay(outer, plateau, sizes)
         if not self.floor:
@@ -278,8 +286,8 @@ class FullLaw(Form):
         error = params["delta"] * (params["gamma"] + n ** -params["alpha"]) * s ** -params["beta"]
         return error + params.get("E", 0.0)
 
-    def slope(self, params: dict[str, float], n: Array, s: Array) -> Array:
-        """See :meth:`Form.slope`."""
+    def jacobian(self, params: dict[str, float], n: Array, s: Array) -> Array:
+        """See :meth:`Form.jacobian`."""
         decay = n ** -params["alpha"]
         inner = params["gamma"] + decay
         error = self.predict(params, n, s)
@@ -299,17 +307,19 @@ class Unfolded(Form):
         self.levels, self.has_plateau, self.uses_s = form.levels, form.has_plateau, form.uses_s
         self.outer, self.shares = {**form.outer, **form.log_linear}, form.shares
 
-    def columns(self, sizes: Sizes) -> Array:
+    def design_matrix(self, sizes: Sizes) -> Array:
         """Return ones: the scale."""
-        return self.form.columns(sizes)[:, :1]
+        return self.form.design_matrix(sizes)[:, :1]
 
-    def shape(self, outer: Array, plateau: Array, sizes: Sizes) -> Array:
-        """Return the form's shape with the terms of its other linear parameters."""
+    def nonlinear_log_error(self, outer: Array, plateau: Array, sizes: Sizes) -> Array:
+        """Return the form's nonlinear part with the terms of its other linear parameters."""
         known = len(self.form.outer)
-        return self.form.shape(outer[..., :known], plateau, sizes) + outer[..., known:] @ self._rest(sizes).T
+        return (
+            self.form.nonlinear_log_error(outer[..., :known], plateau, sizes) + outer[..., known:] @ self._rest(sizes).T
+        )
 
     def _rest(self, sizes: Sizes) -> Array:
-        return self.form.columns(sizes)[:, 1:]
+        return self.form.design_matrix(sizes)[:, 1:]
 
     def quantity(self, name: str, sizes: Sizes) -> Quantity:
         """See :meth:`Form.quantity`."""
@@ -322,7 +332,7 @@ class Unfolded(Form):
         return unfolded
 
 
-FORMS: dict[str, Callable[[], Form]] = {
+FORMS: dict[FormName, Callable[[], Form]] = {
     "transfer": TransferLaw,
     "power": PowerLaw,
     "full": FullLaw,

@@ -77,10 +77,10 @@ class Region:
             if not inside.any():
                 continue
             place = outer[inside], plateau[inside], linear[inside]
-            found = problem.reach(quantity, *place, slack[inside], extra)[int(sign > 0)]
-            lead = int(np.argmax(sign * found))
-            if sign * found[lead] > sign * value:
-                value, centre = float(found[lead]), cloud[inside][lead]
+            reached = problem.reach(quantity, *place, slack[inside], extra)[int(sign > 0)]
+            lead = int(np.argmax(sign * reached))
+            if sign * reached[lead] > sign * value:
+                value, centre = float(reached[lead]), cloud[inside][lead]
         return value
 
     def least_rss(self, quantity: Quantity, value: float) -> float:
@@ -136,8 +136,8 @@ def _pieces(search: Search, threshold: float, minima: Array) -> Array:
         axis, inside = axis[order], inside[order]
     first = np.flatnonzero(inside & ~np.concatenate([[False], inside[:-1]]))
     last = np.flatnonzero(inside & ~np.concatenate([inside[1:], [False]]))
-    each = max(_POINTS // len(first), 25)
-    return np.concatenate([np.linspace(axis[a], axis[b], each) for a, b in zip(first, last, strict=True)])
+    per_axis = max(_POINTS // len(first), 25)
+    return np.concatenate([np.linspace(axis[a], axis[b], per_axis) for a, b in zip(first, last, strict=True)])
 
 
 def _filled(search: Search, outer: Array, plateau: Array, threshold: float) -> tuple[Array, Array]:
@@ -213,13 +213,13 @@ def _rays(search: Search, centre: Array, threshold: float, count: int, seed: int
 # ---- thresholds ------------------------------------------------------------------------------------------------------
 
 
-def threshold(rss: float, variance: float, freedom: int, level: float) -> float:
+def threshold(rss: float, variance: float, dof: int, level: float) -> float:
     """Return the largest RSS inside a two-sided region of this level; infinite with no degrees of freedom."""
-    if freedom < 1:
+    if dof < 1:
         return np.inf
-    return rss + variance * float(stdtrit(freedom, (1 + level) / 2)) ** 2
+    return rss + variance * float(stdtrit(dof, (1 + level) / 2)) ** 2
 
 
-def noise_variance(rss: float, freedom: int, unit: float = 1.0) -> float:
+def noise_variance(rss: float, dof: int, unit: float = 1.0) -> float:
     """Return the residual variance, with a floor under which noise is rounding; ``unit`` is a typical value."""
-    return max(rss / freedom, (_NOISE_FLOOR * unit) ** 2) if freedom > 0 else np.nan
+    return max(rss / dof, (_NOISE_FLOOR * unit) ** 2) if dof > 0 else np.nan

@@ -1,11 +1,11 @@
 """The best fit of a law over the whole range of its parameters: no start values are asked for.
 
-Log error is linear in some parameters, which are solved exactly; what is left (alpha, in some forms beta or E, and the
-plateau that stands for C) has one to four dimensions. The outer ones lie on a grid over their whole range. For each
+Log error is linear in some parameters, which are solved exactly; the others (alpha, in some forms beta or E, and the
+plateau that stands for C) span one to four dimensions. The outer ones lie on a grid over their whole range. For each
 grid point the best plateau is found, and from all of them damped Gauss-Newton steps descend; the lowest minimum is the
 fit, and the other minima are kept for the confidence region. A curve that is nearly straight and one that is bent may
 both be minima, with a held D particularly, and the valley of one may be narrower than any grid: it is the descent that
-finds it, so every grid point descends, not the best one alone. No proof says that the lowest is always found; the tests
+finds it, so every grid point descends, not only the best one. No proof says that the lowest is always found; the tests
 compare it with an independent solver on thousands of random tables.
 """
 
@@ -15,8 +15,8 @@ import numpy as np
 
 from lightning_tl.laws.descent import slopes
 from lightning_tl.laws.forms import Array, Quantity, coordinate
-from lightning_tl.laws.problem import Problem
-from lightning_tl.laws.space import Space
+from lightning_tl.laws.least_squares import Problem
+from lightning_tl.laws.parameter_space import Space
 
 #: Rounds of the descent: steps, tolerance, how many of the lowest go on, and how far they must be apart. Few steps for
 #: all, more for the lowest: a start that is high at first may have the longest way down.
@@ -88,8 +88,8 @@ class Search(Space):
             lambda at, _: self.problem.residual(*self.unplaced(at))[0], starts, None, here, self.limits(), exact=False
         )
         size = max(_AT_ONCE // here.size, 1)
-        found = [self._refit(targets[i : i + size], starts, jacobian) for i in range(0, len(targets), size)]
-        return self.unplaced(np.concatenate(found))
+        refits = [self._refit(targets[i : i + size], starts, jacobian) for i in range(0, len(targets), size)]
+        return self.unplaced(np.concatenate(refits))
 
     def _starts(self) -> Array:
         outer = self.grid(_REFITS[len(self.box)][0])
@@ -114,7 +114,8 @@ class Search(Space):
         at = at.reshape(descents, count, -1)[order, rows].reshape(finish * count, -1)
         at, rss = self.down(at, steps=60, targets=np.tile(targets, (finish, 1)))
         best = np.argmin(rss.reshape(finish, count), axis=0)
-        return at.reshape(finish, count, -1)[best, rows]
+        refit: Array = at.reshape(finish, count, -1)[best, rows]
+        return refit
 
     def _judged(self, targets: Array, starts: Array, jacobian: Array) -> tuple[Array, Array]:
         """Return the sum of squares that a step from each start promises (p, b), and where it leads (p, d, b)."""

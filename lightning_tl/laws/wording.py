@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from lightning_tl.laws.analysis import GroupFit, Scratch
 from lightning_tl.laws.compare import Comparison, Difference
-from lightning_tl.laws.fitted import IDENTIFIED, FittedLaw, ImagesNeeded
+from lightning_tl.laws.fitted_law import IDENTIFIED, FittedLaw, ImagesNeeded
+from lightning_tl.laws.group_fits import GroupFit, HoldOut, Scratch
 
 #: A reach beyond this many times the largest size is called an extrapolation.
 FAR = 10.0
@@ -31,6 +31,22 @@ def signed(change: float) -> str:
     return f"{rounded:+.0f} %" if rounded else "0 %"
 
 
+def lower_or_higher(log_ratio: float) -> str:
+    """Return by how much an error is below or above another, from the log of their ratio."""
+    if not np.isfinite(log_ratio):
+        return "without bound"
+    return f"{percent(abs(float(np.expm1(log_ratio))))} {'higher' if log_ratio > 0 else 'lower'}"
+
+
+def change_interval(low: float, high: float) -> str:
+    """Return an interval of such changes, from the logs of its ends; with one word for both where they agree."""
+    ends = (high, low) if high < 0 else (low, high)
+    texts = [lower_or_higher(end) for end in ends]
+    if low * high > 0 and np.isfinite(low * high):
+        texts = [text.rpartition(" ")[0] for text in texts]
+    return " to ".join(texts)
+
+
 def images(count: float) -> str:
     """Return an estimated number of images with three digits."""
     if not np.isfinite(count):
@@ -53,7 +69,7 @@ def up_to(high: float) -> str:
 
 def gap_sentences(law: FittedLaw) -> list[str]:
     """Say what C (gamma) and alpha are, or that they are not identified and why."""
-    found = []
+    sentences = []
     level = confidence_level(law)
     words = {"C": "transfer gap C", "gamma": "transfer gap over D, gamma,", "alpha": "pre-training rate alpha"}
     for name in ("C", "gamma", "alpha"):
@@ -66,20 +82,20 @@ def gap_sentences(law: FittedLaw) -> list[str]:
             if low <= 0 or not np.isfinite(high):  # identified, though not with this much confidence
                 lower, upper = law.interval(name, IDENTIFIED)
                 ends += f", {percent(IDENTIFIED)} interval {lower:.3g} {up_to(upper)}"
-            found.append(f"The {words[name]} is {law.params[name]:.3g} ({ends}).")
+            sentences.append(f"The {words[name]} is {law.params[name]:.3g} ({ends}).")
             continue
         best = f"best value {law.params[name]:.3g}"
         if law.at_bound(name):
             best = "best value 0, at its bound" if name != "alpha" else "at its bound"
         limit = f"; it is at most {high:.3g}" if name != "alpha" and np.isfinite(high) else ""
-        found.append(f"The {words[name]} is not identified ({best}): {reason}{limit}.")
-    return found
+        sentences.append(f"The {words[name]} is not identified ({best}): {reason}{limit}.")
+    return sentences
 
 
 def needed_sentence(needed: ImagesNeeded, law: FittedLaw) -> str:
     """Say how many images reach the target, or that none do."""
     start = f"For an error of {needed.target:g}: "
-    if law.freedom < 1:
+    if law.dof < 1:
         return f"{start}about {images(needed.estimate)} images by the curve through the points, with no interval."
     if not np.isfinite(needed.low):
         return f"{start}never: with {sure(needed.never)} confidence the curve stays above it, however many images."
@@ -108,18 +124,16 @@ def scratch_sentence(scratch: Scratch, law: FittedLaw) -> str:
     if not sizes and len(scratch.above):
         above = ", ".join(f"{size:,.0f}" for size in scratch.above)
         at += f"; measured errors above it (n = {above}) are within the noise"
-    low, high = (percent(1 - np.exp(value)) for value in (scratch.high[-1], scratch.low[-1]))
+    interval = change_interval(scratch.low[-1], scratch.high[-1])
     return (
-        f"{at}; at n = {scratch.sizes[-1]:,.0f} the change is {percent(1 - np.exp(scratch.ratio[-1]))} lower "
-        f"({confidence_level(law)} interval {low} to {high}), so that pre-training helps is not shown."
+        f"{at}; at n = {scratch.sizes[-1]:,.0f} the error with pre-training is {lower_or_higher(scratch.ratio[-1])} "
+        f"({confidence_level(law)} interval {interval}): no evidence that pre-training helps."
     )
 
 
-def hold_out_sentence(item: GroupFit) -> str:
+def hold_out_sentence(item: GroupFit, held: HoldOut) -> str:
     """Say how far off the prediction of the held-out sizes was."""
-    held, law = item.hold_out, item.law
-    assert held is not None
-    assert law is not None
+    law = item.law
     inside = "inside" if held.inside else "outside"
     level = confidence_level(law)
     if len(held.n) == 1:
@@ -141,7 +155,7 @@ def hold_out_sentence(item: GroupFit) -> str:
 def comparison_sentence(pair: Comparison) -> str:
     """Say by how much two groups differ, with intervals."""
 
-    def told(difference: Difference) -> str:
+    def with_interval(difference: Difference) -> str:
         low, high = difference.interval
         if not np.isfinite(high - low):
             return "not bounded by the data"
@@ -153,5 +167,5 @@ def comparison_sentence(pair: Comparison) -> str:
     text += f"({signed(low)} to {signed(high)})" if np.isfinite(high) else "(not bounded)"
     for name, difference in (("alpha", pair.alpha), ("C", pair.gap)):
         if difference is not None:
-            text += f"; difference of {name} {told(difference)}"
+            text += f"; difference of {name} {with_interval(difference)}"
     return f"{text}{f'; paired over {pair.paired} draws' if pair.paired else ''}."

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from lightning_tl._io.urls import is_url
 from lightning_tl.errors import UserError, nearest
+from lightning_tl.laws.options import LawOptions
 from lightning_tl.study.grid import Point, excluder, points
 
 
@@ -169,7 +170,7 @@ class Study:
     complexity: Complexity | None = None
     analysis: Literal["overtraining"] | None = None
     overtraining: OvertrainingOptions = field(default_factory=OvertrainingOptions)
-    law: dict[str, Any] | None = field(default_factory=dict)
+    law: LawOptions | None = field(default_factory=LawOptions)
     retries: int = 1
     engine: Literal["local", "ray"] = "local"
     workers: int | None = None
@@ -203,6 +204,15 @@ class Study:
             raise UserError(f"analysis: {self.analysis} needs a pretrain stage and forgetting: true")
         if not 0 < self.overtraining.level < 1:
             raise UserError(f"overtraining.level is {self.overtraining.level}; it must be between 0 and 1")
+        if self.law is not None:
+            try:
+                self.law.check()
+            except UserError as error:
+                raise UserError(f"law: {error}") from None
+        if self.complexity is not None:
+            for name in ("images", "size"):
+                if (value := getattr(self.complexity, name)) < 1:
+                    raise UserError(f"complexity.{name} is {value}; it must be at least 1")
         if self.complexity is not None and self.render is None:
             raise UserError("complexity is measured on what was rendered: there is no render stage")
         if self.complexity is not None and self.complexity.checkpoint is None and not self.scratch:

@@ -159,7 +159,8 @@ class Pretrained:
 def _loss(module: Any, batch: Any) -> Tensor:
     """Return the loss of a batch as validation takes it."""
     if hasattr(module, "outputs_and_loss"):
-        return module.outputs_and_loss(*batch, "val")[1]
+        loss: Tensor = module.outputs_and_loss(*batch, "val")[1]
+        return loss
     return step_loss(module, batch)
 
 

@@ -37,8 +37,8 @@ def points(
             seen.add(key)
             lengths[key] = len(values)
         if len(set(lengths.values())) > 1:
-            lengths_text = ", ".join(f"{key} has {length}" for key, length in lengths.items())
-            raise UserError(f"{where}: values that go together must be equally many: {lengths_text}")
+            counts = ", ".join(f"{key} has {length}" for key, length in lengths.items())
+            raise UserError(f"{where}: values that go together must be equally many: {counts}")
         columns = list(group.items())
         axes.append([{key: values[i] for key, values in columns} for i in range(next(iter(lengths.values()), 0))])
     return [{key: value for part in parts for key, value in part.items()} for parts in itertools.product(*axes)]

@@ -115,6 +115,7 @@ def test_found_by_name_from_a_wheel(tmp_path):
         "lightning_tl/configs/finetune/digits.yaml",
     } <= names
     assert not [name for name in names if name.startswith(("tests/", "benchmarks/"))]
+    assert {"lightning_tl/templates/page.html.j2", "lightning_tl/templates/pieces.html.j2"} <= names
     (empty := tmp_path / "empty").mkdir()
     result = subprocess.run([sys.executable, "-I", "-c", LOOK_UP, str(site)], cwd=empty, capture_output=True, text=True)
     assert result.stdout.strip() == str(site / "lightning_tl/configs/pretrain/small_images.yaml"), result.stderr

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from lightning_tl.laws.advice import DIFFERENT, MORE, UNCLEAR, UNFITTED, advise
-from lightning_tl.laws.analysis import analyse
 from lightning_tl.laws.compare import compare
-from lightning_tl.laws.table import groups
+from lightning_tl.laws.group_fits import GroupFit, UnfittedGroup, analyse, fitted
+from lightning_tl.laws.results_table import groups
 from lightning_tl.laws.wording import comparison_sentence
 
 from .tables import SIZES, falling, flat, results
@@ -43,7 +43,7 @@ def test_a_falling_curve_beats_a_flat_one() -> None:
 
 
 def test_the_prototype_curve_as_measured() -> None:
-    """Six sizes, one run each, as a real run gave them: more images help, and C cannot be told."""
+    """Six sizes, one run each, as a real run gave them: more images help, and C is not determined."""
     measured = dict(zip(SIZES, (0.101, 0.096, 0.097, 0.084, 0.078, 0.066), strict=True))
     table = results({"digits": measured}, 0.1275, seed=2, draws=3, pretrain_noise=0, run_noise=0.01)
     fits, advice = advice_of(table)
@@ -95,7 +95,7 @@ def test_helps_from_the_first_size_below_scratch() -> None:
 def test_equal_renders_are_not_told_apart() -> None:
     curves = {"a": falling(0.3, 0.2), "b": falling(0.3, 0.2)}
     _, advice = advice_of(results(curves, 0.13, seed=7))
-    assert "cannot be told" in advice.headline[0]
+    assert "cannot be determined" in advice.headline[0]
     assert advice.comparisons[0].log_ratio.sign == 0
     assert advice.comparisons[0].paired == 3
 
@@ -174,3 +174,17 @@ def test_single_run_baseline_and_no_draws() -> None:
     assert np.isnan(fits[0].scratch.stderr)
     assert fits[0].scratch.helps_from is not None
     assert advice.groups[0].verdict == MORE
+
+
+def test_a_group_that_cannot_be_fitted_has_its_reason_and_stops_no_other() -> None:
+    table = results({"digits": falling(0.4, 0.3), "two sizes": {64: 0.1, 128: 0.09}}, 0.13, seed=2)
+    fit, unfitted = analyse(groups(table))
+    assert isinstance(fit, GroupFit)
+    assert isinstance(unfitted, UnfittedGroup)
+    assert unfitted.label == "two sizes"
+    assert unfitted.reason == "2 independent points for the 3 parameters of error = D * n^-alpha + C"
+    assert fitted([unfitted, fit]) == [fit]
+    by_itself = analyse(groups(table[table["render"] == "digits"]))[0]
+    assert isinstance(by_itself, GroupFit)
+    assert by_itself.law.params == fit.law.params
+    assert [words.verdict for words in advise([fit, unfitted]).groups][1] == UNFITTED

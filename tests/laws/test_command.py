@@ -11,7 +11,7 @@ import pytest
 from lightning_tl.cli.law import main
 from lightning_tl.errors import UserError
 from lightning_tl.laws import fit
-from lightning_tl.laws.table import Columns, groups, read_table
+from lightning_tl.laws.results_table import Columns, groups, read_table
 
 from .tables import falling, flat, results
 
@@ -134,7 +134,7 @@ def test_rows_that_stand_twice_without_a_run_id() -> None:
     found = groups(table, Columns("pre.n", "score", "accuracy", by=("pool",)))
     assert len(found[0].runs) == 5
     assert [(row["line"], row["reason"]) for row in found[0].dropped] == [
-        (12, "the same row stands twice; give repeats a column that tells them apart, such as a seed")
+        (12, "the same row occurs twice; give repeats a column in which they differ, such as a seed")
     ]
 
 
@@ -165,14 +165,14 @@ def test_unusable_rows_are_dropped_with_line_and_reason() -> None:
         (5, "pretrain_images is negative"),
         (6, "the error is 0, which has no logarithm"),
         (7, "pretrain_images is not a number"),
-        (9, "the same run stands twice"),
+        (9, "the same run occurs twice"),
     ]
 
 
 def test_a_run_with_two_results_is_an_error() -> None:
     frame = results({"a": falling(0.3, 0.2)}, 0.13, seed=2, draws=1)
     frame.loc[2, "run_id"] = frame.loc[1, "run_id"]
-    with pytest.raises(UserError, match=r"run_id 'a-64-0' stands twice with different results \(line 4\)"):
+    with pytest.raises(UserError, match=r"run_id 'a-64-0' occurs twice with different results \(line 4\)"):
         groups(frame)
 
 
@@ -202,7 +202,7 @@ def test_broken_files(tmp_path, content, message) -> None:
 
 
 def test_unknown_form(table) -> None:
-    with pytest.raises(UserError, match="no form 'transfr'; did you mean 'transfer'"):
+    with pytest.raises(UserError, match="form: cannot be transfr; did you mean 'transfer'"):
         main([str(table), "--form", "transfr"])
 
 

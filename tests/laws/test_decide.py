@@ -11,11 +11,11 @@ import pytest
 
 from lightning_tl.errors import UserError
 from lightning_tl.laws.advice import DIFFERENT, MODEL, MORE, advise
-from lightning_tl.laws.analysis import Method, analyse
 from lightning_tl.laws.decide import Budget, choices, model_parameters, next_size
 from lightning_tl.laws.forms import FullLaw
-from lightning_tl.laws.gaps import gap_by_model_size
-from lightning_tl.laws.table import Columns, groups
+from lightning_tl.laws.group_fits import Method, analyse
+from lightning_tl.laws.results_table import Columns, groups
+from lightning_tl.laws.transfer_gaps import gap_by_model_size
 
 SIZES = 1000 * 2.0 ** np.arange(7)
 COLUMNS = Columns(size="n", score="error", by=("render", "model"))
@@ -75,7 +75,7 @@ def test_what_the_data_do_not_tell_is_said() -> None:
     same = (0.8, 0.4, 0.15)
     fits = fits_of({("a", "r18"): same, ("b", "r18"): same}, noise=0.01)
     texts = [" ".join(group.sentences) for group in advise(fits, budget=Budget(1, 1000)).groups]
-    assert any("though the data do not tell it from more images" in text for text in texts)
+    assert any("but its difference from more images is within the noise" in text for text in texts)
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_how_gaps_go_with_model_size_is_said() -> None:
     assert told.endswith("through the gaps of 4 models, each by its precision; 4 of them are identified.")
     (told,) = advise(fits_of(dict.fromkeys(laws, (0.8, 0.1, 0.0)), noise=0.1)).gaps
     assert re.fullmatch(
-        r"The way in which the transfer gap goes .* cannot be told: C is identified for [012] of 4 models\.", told
+        r"The relation of the transfer gap to .* cannot be determined: C is identified for [012] of 4 models\.", told
     )
 
 
@@ -162,7 +162,7 @@ def test_how_gaps_go_with_complexity_is_said() -> None:
     )
     few = frame[frame["render"].isin(["setting 0", "setting 1"])]
     (told,) = advise(analyse(groups(few, COLUMNS))).gaps
-    assert told.endswith("cannot be told: C is identified for 2 of 2 groups.")
+    assert told.endswith("cannot be determined: C is identified for 2 of 2 groups.")
 
 
 def test_what_real_images_are_worth_is_said() -> None:

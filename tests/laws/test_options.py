@@ -13,9 +13,9 @@ from scipy import optimize
 from lightning_tl.cli.law import main
 from lightning_tl.errors import UserError
 from lightning_tl.laws import FullLaw, PowerLaw, TransferLaw, fit
-from lightning_tl.laws.analysis import Method, analyse
-from lightning_tl.laws.table import Columns, groups
-from lightning_tl.laws.wording import images, percent, signed, sure
+from lightning_tl.laws.group_fits import Method, analyse
+from lightning_tl.laws.results_table import Columns, groups
+from lightning_tl.laws.wording import change_interval, images, lower_or_higher, percent, signed, sure
 
 from .tables import falling, flat, results
 
@@ -38,25 +38,31 @@ def test_linear_space_agrees_with_curve_fit() -> None:
     assert list(power.params.values()) == pytest.approx(best, rel=1e-5)
 
 
+@pytest.mark.parametrize(("seed", "correlated"), [(2, True), (4, False)])
 @pytest.mark.parametrize("space", ["log", "linear"])
 @pytest.mark.parametrize("floor", [False, True])
-def test_full_laws_agree_with_least_squares(space: str, floor: bool) -> None:
-    rng = np.random.default_rng(2)
+def test_full_laws_agree_with_least_squares(space: str, floor: bool, seed: int, correlated: bool) -> None:
+    rng = np.random.default_rng(seed)
     n, s = (grid.ravel() for grid in np.meshgrid(SIZES, [100.0, 400.0, 1600.0, 6400.0]))
     truth = {"delta": 4.0, "gamma": 0.05, "alpha": 0.5, "beta": 0.3, **({"E": 0.02} if floor else {})}
     form = FullLaw(floor=floor)
-    error = form.predict(truth, n, s) * np.exp(0.003 * rng.standard_normal(len(n)))
+
+    def formula(delta: float, gamma: float, alpha: float, beta: float, e: float = 0.0) -> np.ndarray:
+        return delta * (gamma + n**-alpha) * s**-beta + e
+
+    error = formula(*truth.values()) * np.exp(0.003 * rng.standard_normal(len(n)))
     law = fit(form, n=n, s=s, error=error, space=space)
-    names = list(truth)
 
     def residual(logs: np.ndarray) -> np.ndarray:
-        predicted = form.predict(dict(zip(names, np.exp(logs), strict=True)), n, s)
-        return np.log(predicted / error) if space == "log" else predicted - error
+        predicted = formula(*np.exp(logs))
+        return whitening @ (np.log(predicted / error) if space == "log" else predicted - error)
 
+    # points of one pre-training run, those of one n, may be correlated
+    assert (law.shared > 0) == correlated
+    whitening = np.linalg.inv(np.linalg.cholesky(np.eye(len(n)) + law.shared * (n[:, None] == n[None])))
     direct = optimize.least_squares(residual, np.log(list(truth.values())), xtol=1e-15, ftol=1e-15, gtol=1e-15)
-    if law.shared == 0:  # else points of one pre-training run are weighted as correlated
-        assert law.search.rss == pytest.approx(2 * direct.cost, rel=1e-6)
-        assert list(law.params.values()) == pytest.approx(np.exp(direct.x), rel=1e-3)
+    assert law.search.rss == pytest.approx(2 * direct.cost, rel=1e-6)
+    assert list(law.params.values()) == pytest.approx(np.exp(direct.x), rel=1e-3)
     for name, value in truth.items():
         low, high = law.interval(name)
         assert low < value < high
@@ -70,7 +76,7 @@ def test_luck_shared_by_a_pretraining_is_seen() -> None:
     law, alone = (fit(FullLaw(), n=n, s=s, error=4 * (0.05 + n**-0.5) * s**-0.3 * np.exp(x)) for x in (own + luck, own))
     assert law.shared > 5
     assert alone.shared < 0.5
-    assert law.freedom == len(SIZES) - 3
+    assert law.dof == len(SIZES) - 3
     assert np.ptp(np.log(law.interval("delta"))) > 3 * np.ptp(np.log(alone.interval("delta")))
     assert law.interval("beta")[0] < 0.3 < law.interval("beta")[1]
 
@@ -127,9 +133,9 @@ def test_wrong_arguments(arguments: dict, message: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--space", "logs"], "space is 'logs'; did you mean 'log'"),
-        (["--loss", "absolute"], "loss is 'absolute'; valid: huber, squares"),
-        (["--plots", "gif"], "plots is 'gif'"),
+        (["--space", "logs"], "space: cannot be logs; did you mean 'log'?"),
+        (["--loss", "absolute"], "loss: cannot be absolute; valid: huber, squares"),
+        (["--plots", "gif"], "plots: cannot be gif"),
         (["--level", "95"], "level is 95; give a confidence level from 0.5 to below 1, such as 0.95"),
         (["--bootstrap", "-1"], "bootstrap is -1"),
         (["--target-error", "5"], "target error 5 is not between 0 and 1; an error of 10 % is 0.1"),
@@ -137,7 +143,7 @@ def test_wrong_arguments(arguments: dict, message: str) -> None:
         (["--budget", "10", "--cost-per-image", "0"], "cost per image is 0; it must be over 0"),
         (
             ["--fix-d", "guess"],
-            "'guess' is no way to treat D; give a number or one of free, auto, median, shared, pooled",
+            "fix_d: cannot be guess; valid: auto, free, median, pooled, shared",
         ),
         (["--fix-d", "-2"], "D is fixed at -2"),
         (["--target-size", "shots"], "no column 'shots' (target size)"),
@@ -210,4 +216,9 @@ def test_numbers_in_sentences() -> None:
     assert [percent(x) for x in (0.123, 0.0123, -0.0001, -0.05)] == ["12 %", "1.2 %", "0 %", "-5.0 %"]
     assert [sure(x) for x in (0.999, 0.83, 0.001)] == ["over 99 %", "83 %", "under 1 %"]
     assert [signed(x) for x in (-0.004, 0.004, 0.126, -0.051)] == ["0 %", "0 %", "+13 %", "-5 %"]
+    assert [lower_or_higher(np.log(x)) for x in (0.928, 1.072, 0.5)] == ["7.2 % lower", "7.2 % higher", "50 % lower"]
+    assert [lower_or_higher(x) for x in (-np.inf, np.inf)] == ["without bound"] * 2
+    ends = [(0.76, 1.055), (0.45, 0.76), (1.03, 1.18)]
+    texts = [change_interval(*np.log(pair)) for pair in ends]
+    assert texts == ["24 % lower to 5.5 % higher", "24 % to 55 %", "3.0 % to 18 %"]
     assert [images(x) for x in (12.3, 12345, 1.234e9, np.inf)] == ["12", "12,300", "1.2e+09", "no bound"]

@@ -17,7 +17,7 @@ from PIL import Image
 from lightning_tl.cli import law, report
 from lightning_tl.errors import UserError
 from lightning_tl.study.records import write_results
-from lightning_tl.study.report import write_report
+from lightning_tl.study.report_page import write_report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 PLANTED = "<script>console.error('planted')</script>"

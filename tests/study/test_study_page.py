@@ -9,6 +9,7 @@ import pytest
 from shipped import planned, read
 
 from lightning_tl.cli.main import main
+from lightning_tl.laws.options import LawOptions
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/study.md").read_text()
@@ -25,7 +26,7 @@ def test_the_example_is_planned(tmp_path):
     fine = [run for run in runs if run.stage == "finetune"]
     assert len(fine) == 3 + 8 * 3 - 4  # from scratch, all, those left out
     assert {run.render for run in starts.values()} == {"with", "without"}
-    assert study.law == {"target_error": 0.1}
+    assert study.law == LawOptions(target_error=0.1)
 
 
 def test_another_logger_by_configuration(tmp_path, capsys):

@@ -16,10 +16,7 @@ import numpy as np
 import pandas as pd
 
 from lightning_tl.errors import UserError
-from lightning_tl.study.overtraining.curves import Array, Curve, curve, draw_means, judged, levels
-from lightning_tl.study.overtraining.quadratic import line_approximation, noise_approximations
-from lightning_tl.study.overtraining.results import Overtraining, Series, Tuned
-from lightning_tl.study.overtraining.table import (
+from lightning_tl.study.overtraining.budget_table import (
     budgets_of,
     checked,
     cube,
@@ -28,6 +25,9 @@ from lightning_tl.study.overtraining.table import (
     series_name,
     within_window,
 )
+from lightning_tl.study.overtraining.curves import Array, Curve, curve, draw_means, judged, levels
+from lightning_tl.study.overtraining.quadratic import line_approximation, noise_approximations
+from lightning_tl.study.overtraining.results import Exclusion, Overtraining, Series, Tuned
 
 #: Quantities by learning rate, and the column of each.
 BY_LR = {
@@ -74,18 +74,18 @@ def _series(
     name: str, rows: pd.DataFrame, measurements: pd.DataFrame, level: float, window: tuple[float, float] | None
 ) -> Series:
     budgets = budgets_of(name, rows)
-    notes: list[str] = []
-    rows = within_window(rows, window, notes)
+    exclusions: list[Exclusion] = []
+    rows = within_window(rows, window, exclusions)
     curves: list[Curve] = []
     for quantity, column in BY_LR.items():
         if column in rows:
-            curves += _by_lr(rows, quantity, column, budgets, level, notes)
+            curves += _by_lr(rows, quantity, column, budgets, level, exclusions)
     starts = rows.drop_duplicates("pretrain_run")
-    before = cube(starts, "pretrain_loss_before", ["pretrain_seed"], budgets, notes, "pre-training loss")
+    before = cube(starts, "pretrain_loss_before", ["pretrain_seed"], budgets, exclusions, "before")
     if before is not None:
         curves.append(curve("before", budgets, before, level=level))
     measured = last_values(starts, measurements)
-    curves += _noise_curves(measured, budgets, level, notes)
+    curves += _noise_curves(measured, budgets, level, exclusions)
     passes: dict[Any, float] = {}
     if "pretrain_passes" in rows:
         passes = rows.groupby("pretrain_steps")["pretrain_passes"].max().to_dict()
@@ -94,59 +94,59 @@ def _series(
         tuple(budgets),
         tuple(float(passes.get(budget, np.nan)) for budget in budgets),
         tuple(curves),
-        _tuned(rows, budgets, level, notes),
+        _tuned(rows, budgets, level, exclusions),
         tuple(noise_approximations(measured, budgets)),
         line_approximation(rows, budgets),
-        tuple(dict.fromkeys(notes)),
+        tuple(dict.fromkeys(exclusions)),
     )
 
 
 def _by_lr(
-    rows: pd.DataFrame, quantity: str, column: str, budgets: Sequence[int], level: float, notes: list[str]
+    rows: pd.DataFrame, quantity: str, column: str, budgets: Sequence[int], level: float, exclusions: list[Exclusion]
 ) -> list[Curve]:
     family = []
-    for lr, mine in rows.groupby("lr"):
+    for lr, runs in rows.groupby("lr"):
         rate = float(lr)  # type: ignore[arg-type]
-        values = cube(mine, column, ["pretrain_seed", "draw_seed"], budgets, notes, f"lr {rate:g}")
+        values = cube(runs, column, ["pretrain_seed", "draw_seed"], budgets, exclusions, "lr", rate)
         if values is not None:
             log = quantity != "error" and bool((values > 0).all())
             family.append(curve(quantity, budgets, values, "lr", rate, log, level))
     return judged(family, level)
 
 
-def _noise_curves(measured: pd.DataFrame, budgets: Sequence[int], level: float, notes: list[str]) -> list[Curve]:
+def _noise_curves(
+    measured: pd.DataFrame, budgets: Sequence[int], level: float, exclusions: list[Exclusion]
+) -> list[Curve]:
     curves: list[Curve] = []
     noisy = measured[measured["quantity"].str.endswith(("sensitivity", "perturbed_loss"))]
     for quantity, rows in noisy.groupby("quantity"):
         family = []
-        for key, mine in rows[rows["gamma"] > 0].groupby("gamma"):
+        for key, runs in rows[rows["gamma"] > 0].groupby("gamma"):
             gamma = float(key)  # type: ignore[arg-type]
-            values = cube(mine, "value", ["pretrain_seed"], budgets, notes, f"noise of {gamma:g}")
+            values = cube(runs, "value", ["pretrain_seed"], budgets, exclusions, "noise", gamma)
             if values is not None:
                 log = bool((values > 0).all())
                 family.append(curve(str(quantity), budgets, values, "gamma", gamma, log, level))
         curves += judged(family, level)
         if str(quantity).endswith("perturbed_loss"):
             base = rows[rows["gamma"] == 0]
-            values = (
-                cube(base, "value", ["pretrain_seed"], budgets, notes, "the loss without noise") if len(base) else None
-            )
+            values = cube(base, "value", ["pretrain_seed"], budgets, exclusions, "unperturbed") if len(base) else None
             if values is not None:
                 name = str(quantity).replace("perturbed_loss", "unperturbed_loss")
                 curves.append(curve(name, budgets, values, log=bool((values > 0).all()), level=level))
     traces = measured[(measured["quantity"] == "hessian") & (measured["group"] == "trace")]
-    values = cube(traces, "value", ["pretrain_seed"], budgets, notes, "the trace") if len(traces) else None
+    values = cube(traces, "value", ["pretrain_seed"], budgets, exclusions, "trace") if len(traces) else None
     if values is not None:
         curves.append(curve("trace", budgets, values, log=bool((values > 0).all()), level=level))
     return curves
 
 
-def _tuned(rows: pd.DataFrame, budgets: Sequence[int], level: float, notes: list[str]) -> Tuned | None:
+def _tuned(rows: pd.DataFrame, budgets: Sequence[int], level: float, exclusions: list[Exclusion]) -> Tuned | None:
     """Choose a learning rate at each budget by the fine-tuning loss on validation images, over all seeds and draws."""
     lrs = sorted(rows["lr"].unique())
     if len(lrs) < 2:
         return None
-    tables = _by_budget_and_lr(rows, ("val_finetune_loss", *(BY_LR[name] for name in _TUNED)), budgets, lrs, notes)
+    tables = _by_budget_and_lr(rows, ("val_finetune_loss", *(BY_LR[name] for name in _TUNED)), budgets, lrs, exclusions)
     if tables is None:
         return None
     chosen_by = tables["val_finetune_loss"]
@@ -181,14 +181,18 @@ def _tuned(rows: pd.DataFrame, budgets: Sequence[int], level: float, notes: list
 
 
 def _by_budget_and_lr(
-    rows: pd.DataFrame, columns: Sequence[str], budgets: Sequence[int], lrs: Sequence[float], notes: list[str]
+    rows: pd.DataFrame,
+    columns: Sequence[str],
+    budgets: Sequence[int],
+    lrs: Sequence[float],
+    exclusions: list[Exclusion],
 ) -> dict[str, Array] | None:
     """Return by column the values ``[budgets, learning rates, seeds, draws]`` of runs that exist at all rates."""
     cells = rows.assign(pretrain_steps=rows["pretrain_steps"].astype(str) + " " + rows["lr"].astype(str))
     order = [f"{budget} {lr}" for budget in budgets for lr in lrs]
     tables = {}
     for column in columns:
-        values = cube(cells, column, ["pretrain_seed", "draw_seed"], order, notes, "the table of all learning rates")
+        values = cube(cells, column, ["pretrain_seed", "draw_seed"], order, exclusions, "rates")
         if values is None:
             return None
         tables[column] = values.reshape(len(budgets), len(lrs), *values.shape[1:])

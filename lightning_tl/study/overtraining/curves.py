@@ -5,9 +5,9 @@ The unit is a pre-training; its fine-tunings on the same draws of images are rep
     budget + seed + draw + (budget × seed) + (budget × draw) + rest,
 
 on the logarithm for losses, distances and traces. The luck that a seed or a draw brings to all budgets alike cancels
-between budgets and is taken out. What is left is a two-way analysis of variance: a budget's mean has the variance
+between budgets and is taken out. The rest is a two-way analysis of variance: a budget's mean has the variance
 MS(budget × seed) / seeds + MS(budget × draw) / draws, pooled over budgets, with Satterthwaite's degrees of freedom; it
-counts the rest twice and so is rather too wide. With one seed it covers the draws alone, and the other way round.
+counts the rest twice and so is rather too wide. With one seed it covers only the draws, and the other way round.
 
 A curve rises where the largest studentised increase, over all pairs of budgets in order, is beyond what a flat curve
 gives: of all curves that never rise the flat one gives the largest increases, so the test holds for each of them. It
@@ -52,7 +52,7 @@ class Levels:
 
     mean: Array
     stderr: float
-    freedom: float
+    dof: float
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Curve:
         low: Lower ends of the intervals by budget, for comparing budgets (luck that all share is left out).
         high: Upper ends.
         log: Whether all is done on logarithms.
-        seeds: Pre-trainings a budget.
+        seeds: Pre-trainings per budget.
         draws: Draws of fine-tuning images.
         p_rise: Of a flat or falling curve, to show so large a rise.
         p_fall: Of a flat or rising curve, to show so large a fall.
@@ -121,22 +121,22 @@ def levels(values: Array) -> Levels:
             continue
         cell = values.mean(axis=3 - axis)
         rest = cell - cell.mean(axis=1, keepdims=True) - cell.mean(axis=0) + cell.mean()
-        freedom = (budgets - 1) * (count - 1)
-        parts.append((float((rest**2).sum()) / freedom / count, freedom))
+        dof = (budgets - 1) * (count - 1)
+        parts.append((float((rest**2).sum()) / dof / count, dof))
     variance = sum(part for part, _ in parts)
     mean = values.mean(axis=(1, 2))
     if not parts:
         return Levels(mean, float("nan"), 0.0)
     floor = (1e-9 * (1 + float(np.abs(values).max()))) ** 2  # runs that agree to the bit
-    freedom = variance**2 / sum(part**2 / own for part, own in parts) if variance > 0 else float(parts[0][1])
-    return Levels(mean, float(np.sqrt(max(variance, floor))), freedom)
+    dof = variance**2 / sum(part**2 / own for part, own in parts) if variance > 0 else float(parts[0][1])
+    return Levels(mean, float(np.sqrt(max(variance, floor))), dof)
 
 
-def draw_means(found: Levels, count: int = _DRAWN, seed: int = 0) -> Array:
+def draw_means(by_budget: Levels, count: int = _DRAWN, seed: int = 0) -> Array:
     """Return means drawn around those measured, by Student's t with a common scale: ``[count, budgets]``."""
     rng = np.random.default_rng(seed)
-    scale = np.sqrt(found.freedom / rng.chisquare(found.freedom, (count, 1)))
-    return found.mean + found.stderr * scale * rng.standard_normal((count, len(found.mean)))
+    scale = np.sqrt(by_budget.dof / rng.chisquare(by_budget.dof, (count, 1)))
+    return by_budget.mean + by_budget.stderr * scale * rng.standard_normal((count, len(by_budget.mean)))
 
 
 def curve(
@@ -149,7 +149,7 @@ def curve(
     level: float = 0.95,
     seed: int = 0,
 ) -> Curve:
-    """Return a quantity's curve over budgets, with its tests; the verdict is that of this curve taken alone.
+    """Return a quantity's curve over budgets, with its tests; the verdict is that of this curve by itself.
 
     Args:
         quantity: Its name.
@@ -161,33 +161,33 @@ def curve(
         level: Of intervals and verdict.
         seed: Of the simulations.
     """
-    found = levels(np.log(values) if log else values)
+    by_budget = levels(np.log(values) if log else values)
     steps = np.log(np.array(budgets, float))
     back = np.exp if log else np.asarray
-    lowest = int(np.argmin(found.mean))
-    rise = float(found.mean[-1] - found.mean[lowest])
-    single = not np.isfinite(found.stderr)
-    half = np.nan if single else float(student.ppf(0.5 + level / 2, found.freedom)) * found.stderr
+    lowest = int(np.argmin(by_budget.mean))
+    rise = float(by_budget.mean[-1] - by_budget.mean[lowest])
+    single = not np.isfinite(by_budget.stderr)
+    half = np.nan if single else float(student.ppf(0.5 + level / 2, by_budget.dof)) * by_budget.stderr
     p_rise = p_fall = p_u = inside = limit = float("nan")
     p_step = (float("nan"),) * (len(budgets) - 1)
     ends = (float("nan"), float("nan"))
     if not single:
-        null, null_step = _flat(len(budgets), round(found.freedom, 1), seed)
-        p_rise, p_fall, p_u = (_p(null, size) for size in _sizes(found))
-        p_step = tuple(_p(null_step, size) for size in np.diff(found.mean) / (found.stderr * 2**0.5))
-        limit = float(np.quantile(null, 0.5 + level / 2)) * found.stderr * 2**0.5
-        minima = minimum(steps, draw_means(found, seed=seed))
+        null, null_step = _flat(len(budgets), round(by_budget.dof, 1), seed)
+        p_rise, p_fall, p_u = (_p(null, size) for size in _sizes(by_budget))
+        p_step = tuple(_p(null_step, size) for size in np.diff(by_budget.mean) / (by_budget.stderr * 2**0.5))
+        limit = float(np.quantile(null, 0.5 + level / 2)) * by_budget.stderr * 2**0.5
+        minima = minimum(steps, draw_means(by_budget, seed=seed))
         inside = float(np.mean((minima > steps[0]) & (minima < steps[-1])))
         low, high = np.exp(np.quantile(minima, [0.5 - level / 2, 0.5 + level / 2]))
         ends = (float(low), float(high))
-    made = Curve(
+    result = Curve(
         quantity,
         by,
         value,
         tuple(int(budget) for budget in budgets),
-        tuple(map(float, back(found.mean))),
-        tuple(map(float, back(found.mean - half))),
-        tuple(map(float, back(found.mean + half))),
+        tuple(map(float, back(by_budget.mean))),
+        tuple(map(float, back(by_budget.mean - half))),
+        tuple(map(float, back(by_budget.mean + half))),
         log,
         values.shape[1],
         values.shape[2],
@@ -197,13 +197,13 @@ def curve(
         p_step,
         "single",
         float("nan"),
-        float(np.exp(minimum(steps, found.mean[None])[0])),
+        float(np.exp(minimum(steps, by_budget.mean[None])[0])),
         ends,
         inside,
         float(back(rise)),
         (float(back(rise - limit)), float(back(rise + limit))),
     )
-    return judged([made], level)[0]
+    return judged([result], level)[0]
 
 
 def judged(family: Sequence[Curve], level: float = 0.95) -> list[Curve]:
@@ -247,24 +247,25 @@ def minimum(steps: Array, means: Array) -> Array:
     with np.errstate(divide="ignore", invalid="ignore"):
         vertex = (x0 + x1) / 2 - left / (2 * bend)
     vertex = np.where(np.isfinite(vertex), np.clip(vertex, x0, x2), x1)
-    return np.where((at > 0) & (at < len(steps) - 1), vertex, steps[at])
+    lowest: Array = np.where((at > 0) & (at < len(steps) - 1), vertex, steps[at])
+    return lowest
 
 
-def _sizes(found: Levels) -> tuple[float, float, float]:
+def _sizes(by_budget: Levels) -> tuple[float, float, float]:
     """Return the largest studentised rise, the largest fall, and the best of falls followed by rises."""
-    count = len(found.mean)
-    steps = (found.mean[None, :] - found.mean[:, None]) / (found.stderr * 2**0.5)  # [from, to]
+    count = len(by_budget.mean)
+    steps = (by_budget.mean[None, :] - by_budget.mean[:, None]) / (by_budget.stderr * 2**0.5)  # [from, to]
     up = np.array([max([steps[j, k] for k in range(j + 1, count)], default=-np.inf) for j in range(count)])
     down = np.array([max([-steps[i, j] for i in range(j)], default=-np.inf) for j in range(count)])
     return float(up.max()), float(down.max()), float(np.minimum(up, down).max())
 
 
 @lru_cache(maxsize=256)
-def _flat(budgets: int, freedom: float, seed: int) -> tuple[Array, Array]:
+def _flat(budgets: int, dof: float, seed: int) -> tuple[Array, Array]:
     """Return what flat curves give: the largest studentised increase of each, and that between neighbours."""
     rng = np.random.default_rng(seed + 1)
     means = rng.standard_normal((_SIMULATED, budgets))
-    scale = np.sqrt(rng.chisquare(freedom, _SIMULATED) / freedom) * 2**0.5
+    scale = np.sqrt(rng.chisquare(dof, _SIMULATED) / dof) * 2**0.5
     lowest = np.minimum.accumulate(means[:, :-1], axis=1)
     return (means[:, 1:] - lowest).max(axis=1) / scale, np.diff(means, axis=1).max(axis=1) / scale
 

@@ -15,7 +15,7 @@ def noise_approximations(measured: pd.DataFrame, budgets: Sequence[int]) -> list
     """Compare rises under noise with ½γ²Tr(ΣH), Tr(ΣH) being the measured ``hessian/weighted_trace``.
 
     Args:
-        measured: From :func:`~lightning_tl.study.overtraining.table.last_values`.
+        measured: From :func:`~lightning_tl.study.overtraining.budget_table.last_values`.
         budgets: Steps, ascending.
 
     Returns:
@@ -23,10 +23,10 @@ def noise_approximations(measured: pd.DataFrame, budgets: Sequence[int]) -> list
     """
     approximations: list[NoiseApproximation] = []
     rises = measured[measured["quantity"].str.endswith("sensitivity") & (measured["gamma"] > 0)]
-    for quantity, mine in rises.groupby("quantity"):
+    for quantity, by_gamma in rises.groupby("quantity"):
         noise = str(quantity).removesuffix("sensitivity")
         traces = measured[(measured["quantity"] == f"{noise}hessian") & (measured["group"] == "weighted_trace")]
-        both = mine.merge(traces, on=["pretrain_run", "pretrain_steps"], suffixes=("", "_trace"))
+        both = by_gamma.merge(traces, on=["pretrain_run", "pretrain_steps"], suffixes=("", "_trace"))
         if set(both["pretrain_steps"]) != set(budgets):
             continue
         half = 0.5 * both["gamma"] ** 2

@@ -88,6 +88,43 @@ class LineApproximation:
 
 
 @dataclass(frozen=True)
+class MissingRuns:
+    """Runs that a complete table of budgets, seeds and draws lacks.
+
+    Attributes:
+        quantity: What the table is of: a key of :data:`~lightning_tl.study.overtraining.words.TABLES`.
+        value: Of the learning rate or the scale of noise; None where the quantity has neither.
+        runs: How many are missing.
+        seeds: Seeds that remain once the incomplete ones are left out; 0 where nothing remains.
+        draws: Likewise draws.
+    """
+
+    quantity: str
+    value: float | None
+    runs: int
+    seeds: int
+    draws: int
+
+
+@dataclass(frozen=True)
+class RateOutsideWindow:
+    """A learning rate that is left out because its pre-training loss after fine-tuning leaves the window.
+
+    Attributes:
+        lr: The rate.
+        loss: Lowest and highest mean loss over the budgets.
+        window: The window.
+    """
+
+    lr: float
+    loss: tuple[float, float]
+    window: tuple[float, float]
+
+
+Exclusion = MissingRuns | RateOutsideWindow
+
+
+@dataclass(frozen=True)
 class Series:
     """Pre-trainings that differ only in budget and seed, and what was measured on them.
 
@@ -99,7 +136,7 @@ class Series:
         tuned: The best learning rate; None where only one was tried.
         noise: Quadratic approximations, one per kind of noise.
         line: The approximation along fine-tuning; None where it was not measured.
-        notes: What was left out.
+        exclusions: Runs and learning rates that were left out.
     """
 
     name: str
@@ -109,12 +146,12 @@ class Series:
     tuned: Tuned | None = None
     noise: tuple[NoiseApproximation, ...] = ()
     line: LineApproximation | None = None
-    notes: tuple[str, ...] = ()
+    exclusions: tuple[Exclusion, ...] = ()
 
     def family(self, quantity: str, by: str = "") -> list[Curve]:
         """Return a quantity's curves in ascending order of γ or learning rate."""
-        mine = [item for item in self.curves if item.quantity == quantity and item.by == by]
-        return sorted(mine, key=lambda item: item.value or 0.0)
+        family = [item for item in self.curves if item.quantity == quantity and item.by == by]
+        return sorted(family, key=lambda item: item.value or 0.0)
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,11 @@ import numpy as np
 from lightning_tl.study.overtraining.curves import VERDICTS, Curve
 from lightning_tl.study.overtraining.results import (
     QUADRATIC,
+    Exclusion,
     LineApproximation,
     NoiseApproximation,
     Overtraining,
+    RateOutsideWindow,
     Series,
     Tuned,
 )
@@ -30,6 +32,15 @@ _HARMS = {
     "forgotten": "raises the pre-training loss after fine-tuning",
 }
 _STRESSES = {("sensitivity", "gamma"): "under noise of γ ", ("increase", "lr"): "by fine-tuning at lr "}
+#: Tables that may lack runs, by the quantity of :class:`MissingRuns`.
+TABLES = {
+    "lr": "lr {value:g}",
+    "noise": "noise of {value:g}",
+    "unperturbed": "the loss without noise",
+    "before": "pre-training loss",
+    "trace": "the trace",
+    "rates": "the table of all learning rates",
+}
 _UPWARD = ("u", "rises")
 #: What Def. 4.2 speaks of: how well the changed network does, not how much worse the change has made it.
 _LOSSES = ("finetune_loss", "error", "forgotten", "perturbed_loss")
@@ -38,25 +49,28 @@ _LOSSES = ("finetune_loss", "error", "forgotten", "perturbed_loss")
 def answers(analysis: Overtraining) -> list[str]:
     """Return for each series whether longer pre-training does harm, and whether it makes the network fragile."""
     level = analysis.level
-    return [_named(one, " ".join(filter(None, [_harm(one, level), _fragility(one, level)]))) for one in analysis.series]
+    return [
+        _named(series, " ".join(filter(None, [_harm(series, level), _fragility(series, level)])))
+        for series in analysis.series
+    ]
 
 
 def sentences(analysis: Overtraining) -> list[str]:
     """Return the details of each series: curves over budgets, the best rate, how far the loss is quadratic."""
     details = []
-    for one in analysis.series:
-        families = {subject: one.family(*key) for key, subject in _SUBJECTS.items()}
+    for series in analysis.series:
+        families = {subject: series.family(*key) for key, subject in _SUBJECTS.items()}
         texts = [_family(subject, family, analysis.level) for subject, family in families.items() if family]
-        texts += [_tuned(one.tuned, analysis.level)] if one.tuned is not None else []
-        texts += [_noise(item) for item in one.noise]
-        texts += [_line(one.line)] if one.line is not None else []
-        texts += [_design(one), *one.notes]
-        details += [_named(one, text) for text in texts]
+        texts += [_tuned(series.tuned, analysis.level)] if series.tuned is not None else []
+        texts += [_noise(item) for item in series.noise]
+        texts += [_line(series.line)] if series.line is not None else []
+        texts += [_design(series), *map(_exclusion, series.exclusions)]
+        details += [_named(series, text) for text in texts]
     return details
 
 
-def _named(one: Series, text: str) -> str:
-    text = f"{one.name}: {text}" if one.name else text
+def _named(series: Series, text: str) -> str:
+    text = f"{series.name}: {text}" if series.name else text
     return text[:1].upper() + text[1:]
 
 
@@ -64,29 +78,29 @@ def _interval(ends: tuple[float, float], level: float, form: str = ".3g") -> str
     return f"{100 * level:g} % interval {ends[0]:{form}} to {ends[1]:{form}}"
 
 
-def _harm(one: Series, level: float) -> str:
+def _harm(series: Series, level: float) -> str:
     parts = []
     for quantity, words in _HARMS.items():
-        family = one.family(quantity, "lr")
+        family = series.family(quantity, "lr")
         harmed = [item for item in family if item.verdict in _UPWARD]
         if harmed:
             last = harmed[-1]
             parts.append(f"{words} at lr {_values(harmed, family)} (at {last.value:g} {_turn(last, level)})")
     if parts:
         return f"longer pre-training {'; it '.join(parts)}."
-    if all(item.verdict == "single" for quantity in _HARMS for item in one.family(quantity, "lr")):
+    if all(item.verdict == "single" for quantity in _HARMS for item in series.family(quantity, "lr")):
         return "these are single runs, so they cannot show whether longer pre-training does harm."
     text = (
-        f"no budget up to {one.budgets[-1]:,} steps was found too long: at no learning rate did the tests detect a "
-        "rise of fine-tuning loss, fine-tuning error or pre-training loss."
+        f"no evidence that a budget up to {series.budgets[-1]:,} steps is too long: at no learning rate did the tests "
+        "detect a rise of fine-tuning loss, fine-tuning error or pre-training loss."
     )
-    if one.tuned is not None and one.tuned.curve("error").verdict == "falls":
+    if series.tuned is not None and series.tuned.curve("error").verdict == "falls":
         text += " At the best rate of each budget the error still falls."
     return text
 
 
-def _fragility(one: Series, level: float) -> str:
-    known = [item for key in _STRESSES for item in one.family(*key) if item.verdict != "single"]
+def _fragility(series: Series, level: float) -> str:
+    known = [item for key in _STRESSES for item in series.family(*key) if item.verdict != "single"]
     if not known:
         return ""
     lasting, passing = [], []
@@ -101,7 +115,7 @@ def _fragility(one: Series, level: float) -> str:
     if passing:
         return (
             f"The network becomes more fragile at some budgets ({' and '.join(passing)}), but the test does not "
-            f"detect it at {one.budgets[-1]:,} steps."
+            f"detect it at {series.budgets[-1]:,} steps."
         )
     if all(item.verdict == "falls" for item in known):
         return "The network becomes less fragile: the same noise or fine-tuning raises its loss less and less."
@@ -112,7 +126,7 @@ def _growth(item: Curve, words: str, level: float) -> str:
     much = f"{item.rise:.3g} times as much" if item.log else f"by {item.rise:.3g} more"
     lowest = item.budgets[int(np.argmin(item.mean))]
     return (
-        f"{much} {words}{item.value:g} at {item.budgets[-1]:,} steps as at {lowest:,} "
+        f"{much} {words}{item.value:g} at {item.budgets[-1]:,} steps {'as' if item.log else 'than'} at {lowest:,} "
         f"({_interval(item.rise_interval, level)})"
     )
 
@@ -121,19 +135,19 @@ def _family(subject: str, family: Sequence[Curve], level: float) -> str:
     by = "lr" if family[0].by == "lr" else "γ"
     parts = []
     for verdict, words in VERDICTS.items():
-        mine = [item for item in family if item.verdict == verdict]
-        if not mine:
+        members = [item for item in family if item.verdict == verdict]
+        if not members:
             continue
-        shown = mine if verdict == "u" else mine[-1:] if verdict == "rises" else []
+        shown = members if verdict == "u" else members[-1:] if verdict == "rises" else []
         details = "; ".join(f"{by} {item.value:g}: {_turn(item, level)}" for item in shown)
-        parts.append(f"{words} at {by} {_values(mine, family)}" + (f" ({details})" if details else ""))
+        parts.append(f"{words} at {by} {_values(members, family)}" + (f" ({details})" if details else ""))
     first, last = family[0].budgets[0], family[0].budgets[-1]
     return f"between {first:,} and {last:,} steps, {subject}: {'; '.join(parts)}."
 
 
-def _values(mine: Sequence[Curve], family: Sequence[Curve]) -> str:
-    """Return values as words: all of them, from one on, up to one, or one by one."""
-    values, every = [item.value or 0.0 for item in mine], [item.value or 0.0 for item in family]
+def _values(members: Sequence[Curve], family: Sequence[Curve]) -> str:
+    """Return values as words: all of them, from one of them on, up to one of them, or each by itself."""
+    values, every = [item.value or 0.0 for item in members], [item.value or 0.0 for item in family]
     if len(values) == 1:
         return f"{values[0]:g}"
     if values == every:
@@ -217,8 +231,8 @@ def _limit(symbol: str, scale: float, budget: int) -> str:
     return f"up to {symbol} {scale:g} at {budget:,} steps" if scale else f"nowhere at {budget:,} steps"
 
 
-def _design(one: Series) -> str:
-    passes = [value for value in one.passes if np.isfinite(value)]
+def _design(series: Series) -> str:
+    passes = [value for value in series.passes if np.isfinite(value)]
     if not passes:
         text = "how often each image was seen is not recorded"
     elif max(passes) <= 1 + 1e-6:
@@ -228,13 +242,24 @@ def _design(one: Series) -> str:
             f"images were repeated {min(passes):g} to {max(passes):g} times, so the effects of length and repetition "
             "cannot be separated here"
         )
-    curves = one.family("forgotten", "lr")
+    curves = series.family("forgotten", "lr")
     if curves:
         seeds, draws = min(item.seeds for item in curves), min(item.draws for item in curves)
         text += f"; {_count(seeds, 'pre-training')} per budget, {_count(draws, 'draw')} of fine-tuning images"
         if seeds < 2:
             text += "; no interval covers the variation between pre-trainings"
     return f"{text}."
+
+
+def _exclusion(item: Exclusion) -> str:
+    if isinstance(item, RateOutsideWindow):
+        return (
+            f"lr {item.lr:g} is left out: the pre-training loss after fine-tuning goes from {item.loss[0]:.3g} to "
+            f"{item.loss[1]:.3g}, outside the window of {item.window[0]:g} to {item.window[1]:g}."
+        )
+    table = TABLES[item.quantity].format(value=item.value)
+    rest = f"{item.seeds} seeds and {item.draws} draws remain" if item.seeds else "it is left out"
+    return f"{table} lacks {item.runs} runs (failed, or not run yet): {rest}."
 
 
 def _count(number: int, noun: str) -> str:

@@ -13,9 +13,9 @@ import numpy as np
 
 import lightning_tl
 from lightning_tl.laws.advice import Advice, GroupAdvice
-from lightning_tl.laws.analysis import GroupFit
 from lightning_tl.laws.compare import Comparison
-from lightning_tl.laws.fitted import FittedLaw
+from lightning_tl.laws.fitted_law import FittedLaw
+from lightning_tl.laws.group_fits import GroupFit, GroupResult, UnfittedGroup, fitted
 from lightning_tl.laws.wording import comparison_sentence, up_to
 
 _WORDS = ("label", "verdict", "sentences", "reduction", "confidence")
@@ -58,7 +58,7 @@ def law_record(law: FittedLaw) -> dict[str, Any]:
         "pooled_noise": law.pooled,
         "log_rmse": law.log_rmse,
         "noise": law.noise,
-        "degrees_of_freedom": law.freedom,
+        "degrees_of_freedom": law.dof,
         "draws": list(law.cells.draws),
         "draw_offsets": law.cells.offsets,
         "points": [
@@ -68,15 +68,15 @@ def law_record(law: FittedLaw) -> dict[str, Any]:
     }
 
 
-def group_record(item: GroupFit, advice: GroupAdvice | None = None) -> dict[str, Any]:
+def group_record(item: GroupResult, advice: GroupAdvice | None = None) -> dict[str, Any]:
     """Return one group's fit as plain types: what was fitted, to which points, and what was dropped."""
     group = item.group
     record: dict[str, Any] = {
         "label": group.label,
         "keys": group.keys,
-        "reason": item.reason,
-        "law": law_record(item.law) if item.law else None,
-        "power_law": law_record(item.power) if item.power else None,
+        "reason": None,
+        "law": None,
+        "power_law": None,
         "scratch": None,
         "hold_out": None,
         "runs": [
@@ -91,6 +91,22 @@ def group_record(item: GroupFit, advice: GroupAdvice | None = None) -> dict[str,
         "notes": item.notes,
         "traits": group.traits,
     }
+    if isinstance(item, UnfittedGroup):
+        record["reason"] = item.reason
+    else:
+        record |= _fit_record(item)
+    if advice:
+        record["advice"] = {name: getattr(advice, name) for name in _WORDS}
+        record["images_needed"] = vars(advice.images_needed) if advice.images_needed else None
+        record["choices"] = [vars(choice) for choice in advice.choices]
+        record["next_size"] = vars(advice.next_size) if advice.next_size else None
+    return record
+
+
+def _fit_record(item: GroupFit) -> dict[str, Any]:
+    record: dict[str, Any] = {"law": law_record(item.law)}
+    if item.power:
+        record["power_law"] = law_record(item.power)
     if item.scratch:
         scratch = item.scratch
         record["scratch"] = {
@@ -112,22 +128,17 @@ def group_record(item: GroupFit, advice: GroupAdvice | None = None) -> dict[str,
         record["bootstrap"] = {"resamples": item.boot.count, "seed": item.boot.seed} | {
             name: item.boot.interval(name) for name in item.boot.samples
         }
-    if advice:
-        record["advice"] = {name: getattr(advice, name) for name in _WORDS}
-        record["images_needed"] = vars(advice.images_needed) if advice.images_needed else None
-        record["choices"] = [vars(choice) for choice in advice.choices]
-        record["next_size"] = vars(advice.next_size) if advice.next_size else None
     return record
 
 
-def manifest(fits: Sequence[GroupFit], advice: Advice, settings: dict[str, Any]) -> dict[str, Any]:
+def manifest(fits: Sequence[GroupResult], advice: Advice, settings: dict[str, Any]) -> dict[str, Any]:
     """Return all that reproduces the fits: settings, versions, points used and dropped, fits and advice."""
     import pandas as pd
     import scipy
 
     versions = {"lightning_tl": lightning_tl.__version__, "python": platform.python_version()}
     versions |= {"numpy": np.__version__, "scipy": scipy.__version__, "pandas": pd.__version__}
-    return plain(
+    record: dict[str, Any] = plain(
         {
             "format": 1,
             "versions": versions,
@@ -138,6 +149,7 @@ def manifest(fits: Sequence[GroupFit], advice: Advice, settings: dict[str, Any])
             "comparisons": [_comparison(pair) for pair in advice.comparisons],
         }
     )
+    return record
 
 
 def _comparison(pair: Comparison) -> dict[str, Any]:
@@ -149,12 +161,12 @@ def _comparison(pair: Comparison) -> dict[str, Any]:
     return record
 
 
-def rows(fits: Sequence[GroupFit]) -> list[dict[str, Any]]:
-    """Return ``fits.csv``'s rows: a row a group, the parameters under their own names."""
+def rows(fits: Sequence[GroupResult]) -> list[dict[str, Any]]:
+    """Return ``fits.csv``'s rows: one row per group, the parameters under their own names."""
     table = []
     for item in fits:
         row: dict[str, Any] = {"group": item.label, **item.group.keys, "form": None}
-        if item.law is not None:
+        if isinstance(item, GroupFit):
             law = item.law
             row["form"] = law.form.name
             for name in law.form.parameters:
@@ -165,17 +177,17 @@ def rows(fits: Sequence[GroupFit]) -> list[dict[str, Any]]:
                     row |= dict(zip((f"{name}_boot_low", f"{name}_boot_high"), item.boot.interval(name), strict=True))
             row |= {"log_rmse": law.log_rmse, "points": len(law.cells.n), "runs": int(law.cells.runs.sum())}
             row["identified"] = all(law.unidentified(name) is None for name in law.form.parameters)
-        if item.hold_out is not None:
-            row |= {"hold_out_rmse": item.hold_out.rmse, "hold_out_power_rmse": item.hold_out.power_rmse}
-            row["hold_out_inside"] = item.hold_out.inside
-        row["scratch_error"] = item.scratch.error if item.scratch else None
-        row["reason"] = item.reason
+            if item.hold_out is not None:
+                row |= {"hold_out_rmse": item.hold_out.rmse, "hold_out_power_rmse": item.hold_out.power_rmse}
+                row["hold_out_inside"] = item.hold_out.inside
+        row["scratch_error"] = item.scratch.error if isinstance(item, GroupFit) and item.scratch else None
+        row["reason"] = item.reason if isinstance(item, UnfittedGroup) else None
         table.append(row)
     return table
 
 
 def write(
-    fits: Sequence[GroupFit], advice: Advice, out: str | Path, settings: dict[str, Any] | None = None
+    fits: Sequence[GroupResult], advice: Advice, out: str | Path, settings: dict[str, Any] | None = None
 ) -> dict[str, Path]:
     """Write ``fits.json`` and ``fits.csv`` into a folder.
 
@@ -208,14 +220,14 @@ def _cell(law: FittedLaw, name: str) -> str:
     return f"{law.params[name]:.3g} ({low:.3g} {up_to(high)}){'' if known else ' *'}"
 
 
-def terminal_table(fits: Sequence[GroupFit], level: float = 0.95) -> str:
+def terminal_table(fits: Sequence[GroupResult], level: float = 0.95) -> str:
     """Return the fits as a text table; a star marks what is not identified."""
-    fitted = [item for item in fits if item.law is not None]
-    names = list(dict.fromkeys(name for item in fitted if item.law for name in item.law.form.parameters))
+    laws = [item.law for item in fitted(fits)]
+    names = list(dict.fromkeys(name for law in laws for name in law.form.parameters))
     head = ["group", "points", *names, "scratch", "log-RMSE"]
     body = []
     for item in fits:
-        if item.law is None:
+        if isinstance(item, UnfittedGroup):
             body.append([item.label, "-", *["-"] * len(names), "-", "-"])
             continue
         scratch = f"{item.scratch.error:.3g}" if item.scratch else "-"
@@ -226,6 +238,6 @@ def terminal_table(fits: Sequence[GroupFit], level: float = 0.95) -> str:
     lines.insert(1, "  ".join("-" * w for w in width))
     if any(cell.endswith("*") for row in body for cell in row):
         lines.append(f"({100 * level:g} % intervals)  * not identified: the data do not bound it")
-    elif fitted:
+    elif laws:
         lines.append(f"({100 * level:g} % intervals)")
     return "\n".join(lines)

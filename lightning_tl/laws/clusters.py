@@ -1,7 +1,7 @@
 """From runs to independent points: runs that share a pre-training run, or a draw of few shots, are not independent.
 
-The model of log error is ``law(n, s) + draw + pretraining + residual``. Draws that stand at every size (a paired
-design) shift the whole curve: they leave alpha alone and make the level (D, C, predictions) uncertain. Runs on one
+The model of log error is ``law(n, s) + draw + pretraining + residual``. Draws that occur at every size (a paired
+design) shift the whole curve: they leave alpha as it is and make the level (D, C, predictions) uncertain. Runs on one
 pre-training run share its luck, so they are one point. Draw offsets are therefore removed by least squares, the runs
 of each pre-training run are averaged into a *cell*, and the law is fitted to the cells, whose scatter about it measures
 the pre-training noise. What the draws add to the level's uncertainty is put back afterwards (:func:`widened`).
@@ -25,7 +25,7 @@ _POOL_ABOVE = 0.25
 
 @dataclass(frozen=True)
 class Cells:
-    """Independent points, one a pre-training run (and fine-tuning size), and what the draws say of the level.
+    """Independent points, one per pre-training run (and fine-tuning size), and how uncertain the draws make the level.
 
     Attributes:
         n: Pre-training sizes, shape (m,).
@@ -34,12 +34,12 @@ class Cells:
         runs: Runs in each cell, shape (m,).
         weight: Weights of the squared residuals, shape (m,).
         cluster: Pre-training run of each cell, integers of shape (m,): cells of several s may share one.
-        draws: Labels of the draws found at several sizes, in the order of ``offsets``.
+        draws: Labels of the draws that occur at several sizes, in the order of ``offsets``.
         offsets: Offset of each draw in log error, mean 0 at each fine-tuning size.
         draw_variance: Variance of the mean draw offset in log error; 0 where no draw is shared between sizes.
-        draw_freedom: Degrees of freedom of ``draw_variance``.
-        residual_variance: Variance of log error within cells once draws are removed; nan where none is left over.
-        residual_freedom: Its degrees of freedom.
+        draw_dof: Degrees of freedom of ``draw_variance``.
+        residual_variance: Variance of log error within cells once draws are removed; nan without degrees of freedom.
+        residual_dof: Its degrees of freedom.
     """
 
     n: Array
@@ -51,12 +51,12 @@ class Cells:
     draws: tuple[Any, ...]
     offsets: Array
     draw_variance: float
-    draw_freedom: int
+    draw_dof: int
     residual_variance: float
-    residual_freedom: int
+    residual_dof: int
 
     def where(self, keep: NDArray[np.bool_]) -> Cells:
-        """Return some of the cells, with what was learnt of the draws from all."""
+        """Return some of the cells, with the draw offsets estimated from all."""
         fields = {name: getattr(self, name)[keep] for name in ("n", "s", "log_error", "runs", "weight", "cluster")}
         return Cells(**{**vars(self), **fields})
 
@@ -119,16 +119,18 @@ def cells(
     level, offsets, shared = np.zeros(len(keys)), [], []
     rest, rank, variances = np.zeros(count), 0, []
     for size in np.unique(sizes):  # draws of different fine-tuning sizes are different draws
-        mine, here = sizes == size, keys[:, 1] == size
-        found = _without_draws(n[mine], log_error[mine], member[mine][:, here], None if draws is None else draws[mine])
-        level[here], rest[mine] = found.level, found.rest
-        rank += found.rank
-        if len(found.offsets) > 1:
+        same_size, here = sizes == size, keys[:, 1] == size
+        layout = _without_draws(
+            n[same_size], log_error[same_size], member[same_size][:, here], None if draws is None else draws[same_size]
+        )
+        level[here], rest[same_size] = layout.level, layout.rest
+        rank += layout.rank
+        if len(layout.offsets) > 1:
             label = "" if s is None else f"{size:g}/"
-            shared += [label + names[int(code)] for code in found.names]
-            offsets.append(found.offsets)
-            variances.append(float(np.var(found.offsets, ddof=1) / len(found.offsets)))
-    freedom = count - rank
+            shared += [label + names[int(code)] for code in layout.names]
+            offsets.append(layout.offsets)
+            variances.append(float(np.var(layout.offsets, ddof=1) / len(layout.offsets)))
+    dof = count - rank
     seeds = keys[:, 2] if labelled is not None else np.zeros(len(keys))
     cluster = np.unique(np.stack([keys[:, 0], seeds], axis=1), axis=0, return_inverse=True)[1]
     return Cells(
@@ -141,9 +143,9 @@ def cells(
         draws=tuple(shared),
         offsets=np.concatenate(offsets) if offsets else np.zeros(0),
         draw_variance=float(np.mean(variances)) if variances else 0.0,
-        draw_freedom=sum(len(found) - 1 for found in offsets),
-        residual_variance=float(rest @ rest / freedom) if freedom > 0 else np.nan,
-        residual_freedom=freedom,
+        draw_dof=sum(len(values) - 1 for values in offsets),
+        residual_variance=float(rest @ rest / dof) if dof > 0 else np.nan,
+        residual_dof=dof,
     )
 
 
@@ -166,9 +168,9 @@ def _without_draws(n: Array, y: Array, member: Array, draws: NDArray[np.int64] |
     return _Offsets(plain, (), np.zeros(0), y - member @ plain, member.shape[1])
 
 
-def half_width(variance: float, freedom: int, level: float) -> float:
+def half_width(variance: float, dof: int, level: float) -> float:
     """Return the half-width of a two-sided t interval; infinite where the variance has no degrees of freedom."""
-    return float(stdtrit(freedom, (1 + level) / 2)) * np.sqrt(variance) if freedom > 0 else np.inf
+    return float(stdtrit(dof, (1 + level) / 2)) * np.sqrt(variance) if dof > 0 else np.inf
 
 
 def widened(low: float, centre: float, high: float, extra: float) -> tuple[float, float]:
@@ -185,7 +187,7 @@ def shared_variance(residual: Array, cluster: Array, parameters: int) -> float:
     """Return the variance that points of one pre-training run share, over the variance of each by itself.
 
     The moment estimate of a one-way layout of residuals about the law. It is 0 where runs of one pre-training scatter
-    no less than runs of several (an F test with p over 0.25, the usual rule for pooling), or where too few could tell.
+    no less than runs of several (an F test with p over 0.25, the usual rule for pooling), or where they are too few.
 
     Args:
         residual: Residuals of log error, shape (m,).

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from lightning_tl.errors import UserError
 from lightning_tl.laws.bootstrap import Bootstrap, bootstrap
-from lightning_tl.laws.fit import points_of
-from lightning_tl.laws.fitted import FittedLaw
-from lightning_tl.laws.forms import Array, Form, FullLaw, PowerLaw, TransferLaw
-from lightning_tl.laws.pairing import Cells, cells, half_width, widened
-from lightning_tl.laws.pool import Settings, fit_together
-from lightning_tl.laws.table import Group
+from lightning_tl.laws.clusters import Cells, cells, half_width, widened
+from lightning_tl.laws.fitted_law import FittedLaw
+from lightning_tl.laws.fitting import fit_cells, points_of
+from lightning_tl.laws.forms import Array, Form, FullLaw, Loss, PowerLaw, ResidualSpace, TransferLaw
+from lightning_tl.laws.results_table import Group
+from lightning_tl.laws.shared_coefficient import CoefficientMode, Settings, fit_together
 
 _SAME = 1e-4  # of the logarithm of errors that differ in nothing
 
@@ -26,7 +26,7 @@ class Method:
     """How a table is fitted: all of it goes into the manifest.
 
     Attributes:
-        coefficient: D (delta): a number or one of :data:`~.pool.MODES` (see :mod:`~.pool`).
+        coefficient: D (delta): a number or one of :data:`~.shared_coefficient.MODES` (see :mod:`~.shared_coefficient`).
         share_by: Where groups have D in common: only groups that agree in these columns have D in common.
         space: ``"log"`` or ``"linear"``.
         loss: ``"squares"`` or ``"huber"``.
@@ -36,10 +36,10 @@ class Method:
         hold_out_from: Sizes from here on are predicted from the smaller ones; ``None``: each group's largest.
     """
 
-    coefficient: str | float = "free"
+    coefficient: CoefficientMode | float = "free"
     share_by: tuple[str, ...] = ()
-    space: str = "log"
-    loss: str = "squares"
+    space: ResidualSpace = "log"
+    loss: Loss = "squares"
     level: float = 0.95
     resamples: int = 0
     seed: int = 0
@@ -47,7 +47,7 @@ class Method:
 
     @property
     def settings(self) -> Settings:
-        """What :func:`~.pool.fit_together` needs."""
+        """What :func:`~.shared_coefficient.fit_together` needs."""
         return Settings(self.space, self.loss, self.level)
 
     def to_dict(self) -> dict[str, Any]:
@@ -149,23 +149,21 @@ class Scratch:
 
 @dataclass
 class GroupFit:
-    """A group with its fit, or the reason why it has none.
+    """A group with its law and what surrounds it.
 
     Attributes:
         group: The group.
         law: Its law.
         power: The power law, the baseline (``None`` for the full law).
-        reason: Why it has no law.
-        scratch: Its runs without pre-training.
-        hold_out: How well smaller sizes predict larger ones.
-        boot: Refits of resampled runs.
+        scratch: Its runs without pre-training; ``None`` where there are none, and for the full law.
+        hold_out: How well smaller sizes predict larger ones; ``None`` where too few points remain.
+        boot: Refits of resampled runs; ``None`` where none were asked for.
         notes: What to know of its points.
     """
 
     group: Group
-    law: FittedLaw | None = None
+    law: FittedLaw
     power: FittedLaw | None = None
-    reason: str | None = None
     scratch: Scratch | None = None
     hold_out: HoldOut | None = None
     boot: Bootstrap | None = None
@@ -183,59 +181,88 @@ class GroupFit:
 
     @property
     def s(self) -> float | None:
-        """Fine-tuning size at which the law is asked (the largest measured), for laws that use it."""
-        return float(self.law.cells.s.max()) if self.law is not None and self.law.form.uses_s else None
+        """Fine-tuning size at which the law is evaluated (the largest measured), for laws that use it."""
+        return float(self.law.cells.s.max()) if self.law.form.uses_s else None
 
 
-def analyse(found: Sequence[Group], form: Form | None = None, method: Method | None = None) -> list[GroupFit]:
-    """Fit every group; one that cannot be fitted keeps its reason and the others go on.
+@dataclass
+class UnfittedGroup:
+    """A group that no law could be fitted to.
+
+    Attributes:
+        group: The group.
+        reason: Why there is no law.
+    """
+
+    group: Group
+    reason: str
+
+    @property
+    def label(self) -> str:
+        """The group's label."""
+        return self.group.label
+
+    @property
+    def notes(self) -> list[str]:
+        """What to know of its points."""
+        return self.group.notes
+
+
+GroupResult = GroupFit | UnfittedGroup
+
+
+def fitted(results: Iterable[GroupResult]) -> list[GroupFit]:
+    """Return the groups that have a law, in their order."""
+    return [result for result in results if isinstance(result, GroupFit)]
+
+
+def analyse(groups: Sequence[Group], form: Form | None = None, method: Method | None = None) -> list[GroupResult]:
+    """Fit every group; one that cannot be fitted gets its reason, and the others are fitted all the same.
 
     Args:
-        found: The groups of a table.
+        groups: The groups of a table.
         form: The law, default :class:`TransferLaw`.
         method: How they are fitted.
+
+    Returns:
+        One result per group, in their order.
 
     Raises:
         UserError: The method does not fit the form.
     """
     form, method = form or TransferLaw(), method or Method()
-    fits = [GroupFit(group, notes=list(group.notes)) for group in found]
     points: dict[int, Cells] = {}
-    for i, item in enumerate(fits):
+    results: dict[int, GroupResult] = {}
+    for i, group in enumerate(groups):
         try:
-            points[i] = _points(item.group, form)
+            points[i] = _points(group, form)
         except UserError as error:
-            item.reason = str(error)
-    for members in _families(found, list(points), method.share_by):
-        some = [points[i] for i in members]
-        for i, law in zip(members, fit_together(form, some, method.coefficient, method.settings), strict=True):
-            fits[i].law = law
-        for i, held in zip(members, _hold_outs(form, some, method), strict=True):
-            fits[i].hold_out = held
-    for item in fits:
-        if item.law is not None:
-            _surround(item, method)
-    return fits
+            results[i] = UnfittedGroup(group, str(error))
+    for members in _families(groups, list(points), method.share_by):
+        family = [points[i] for i in members]
+        laws = fit_together(form, family, method.coefficient, method.settings)
+        for i, law, hold_out in zip(members, laws, _hold_outs(form, family, method), strict=True):
+            results[i] = _surrounded(groups[i], law, hold_out, method)
+    return [results[i] for i in range(len(groups))]
 
 
-def _surround(item: GroupFit, method: Method) -> None:
-    law = item.law
-    assert law is not None
+def _surrounded(group: Group, law: FittedLaw, hold_out: HoldOut | None, method: Method) -> GroupFit:
+    """Return a group's law with its baselines and the bootstrap."""
+    power = scratch = boot = None
     if not law.form.uses_s:
-        item.power = fit_together(PowerLaw(), [law.cells], "free", method.settings)[0]
-        if not item.group.scratch.empty:
-            item.scratch = scratch_contrast(item.group, law)
+        power = fit_cells(PowerLaw(), law.cells, **vars(method.settings))
+        scratch = None if group.scratch.empty else scratch_contrast(group, law)
     if method.resamples and len(law.cells.n) > len(law.form.parameters):
-        item.boot = bootstrap(law, method.resamples, method.seed)
-    if (note := _rising(law)) is not None:
-        item.notes.append(note)
+        boot = bootstrap(law, method.resamples, method.seed)
+    notes = [*group.notes, *filter(None, [_rising(law)])]
+    return GroupFit(group, law, power, scratch, hold_out, boot, notes)
 
 
-def _families(found: Sequence[Group], fitted: list[int], share_by: tuple[str, ...]) -> list[list[int]]:
+def _families(groups: Sequence[Group], usable: list[int], share_by: tuple[str, ...]) -> list[list[int]]:
     """Return the groups that are fitted together: those that agree in the columns of ``share_by``."""
     families: dict[tuple[str, ...], list[int]] = {}
-    for i in fitted:
-        families.setdefault(tuple(found[i].keys.get(name, "") for name in share_by), []).append(i)
+    for i in usable:
+        families.setdefault(tuple(groups[i].keys.get(name, "") for name in share_by), []).append(i)
     return list(families.values())
 
 
@@ -286,17 +313,17 @@ def _hold_outs(form: Form, groups: Sequence[Cells], method: Method) -> list[Hold
     before = [groups[i].where(rests[i]) for i in usable]
     if before:
         for i, law in zip(usable, fit_together(form, before, method.coefficient, method.settings), strict=True):
-            result[i] = _held(law, groups[i].where(~rests[i]), method)
+            result[i] = _hold_out(law, groups[i].where(~rests[i]), method)
     return result
 
 
-def _held(law: FittedLaw, after: Cells, method: Method) -> HoldOut:
+def _hold_out(law: FittedLaw, after: Cells, method: Method) -> HoldOut:
     pairs = np.unique(np.stack([after.n, after.s], axis=1), axis=0)
     observed = [np.exp(after.log_error[(after.n == n) & (after.s == s)].mean()) for n, s in pairs]
     # All outcomes at once: of six, one would often lie outside intervals that hold each by itself.
     level = 1 - (1 - method.level) / len(pairs)
     low, high = law.predict_interval(pairs[:, 0], pairs[:, 1], level, same_draws=True)
-    power = None if isinstance(law.form, FullLaw) else fit_together(PowerLaw(), [law.cells], "free", method.settings)[0]
+    power = None if isinstance(law.form, FullLaw) else fit_cells(PowerLaw(), law.cells, **vars(method.settings))
     return HoldOut(
         law=law,
         power_law=power,
@@ -319,18 +346,18 @@ def scratch_contrast(group: Group, law: FittedLaw) -> Scratch:
     (draws may matter less once pre-trained).
     """
     y = np.log(group.scratch["error"].to_numpy(float))
-    pooled_level, variance, freedom = float(y.mean()), np.nan, 0
+    pooled_level, variance, dof = float(y.mean()), np.nan, 0
     stderr = float(np.exp(y.mean()) * y.std(ddof=1) / np.sqrt(len(y))) if len(y) > 1 else np.nan
     if "draw" in group.runs and len(law.cells.offsets) > 1:
         shared = group.scratch["draw"].isin(set(group.runs["draw"])).to_numpy()
         if shared.sum() > 1:
-            pooled_level, variance, freedom = _paired_scratch(group, y, shared)
-    if not freedom and len(y) > 1:
-        variance, freedom = float(np.var(y, ddof=1) / len(y)), len(y) - 1
-    if not freedom:  # one scratch run: its noise is taken to be a pre-training run's
-        variance, freedom = law.log_noise**2, law.freedom
+            pooled_level, variance, dof = _paired_scratch(group, y, shared)
+    if not dof and len(y) > 1:
+        variance, dof = float(np.var(y, ddof=1) / len(y)), len(y) - 1
+    if not dof:  # one scratch run: its noise is taken to be a pre-training run's
+        variance, dof = law.log_noise**2, law.dof
     sizes = np.unique(law.cells.n)
-    extra = half_width(variance, freedom, law.level)
+    extra = half_width(variance, dof, law.level)
     rows = []
     for size in sizes:
         estimate, (low, high) = law.log_level(float(size))
@@ -352,11 +379,11 @@ def _paired_scratch(group: Group, y: Array, shared: NDArray[np.bool_]) -> tuple[
     both = cells(n, values, pretrain=seeds, draw=draws)
     at_zero = both.n == 0
     count = float(both.runs[at_zero].sum())
-    pooled = both.residual_variance / count * (1 + 1 / max((~at_zero).sum(), 1)) if both.residual_freedom else np.nan
+    pooled = both.residual_variance / count * (1 + 1 / max((~at_zero).sum(), 1)) if both.residual_dof else np.nan
     gaps = []
     for draw in dict.fromkeys(group.scratch["draw"][shared]):
-        mine = np.array([label == draw for label in draws])
-        if (mine & (n > 0)).any():
-            gaps.append(values[mine & (n == 0)].mean() - values[mine & (n > 0)].mean())
+        same = np.array([label == draw for label in draws])
+        if (same & (n > 0)).any():
+            gaps.append(values[same & (n == 0)].mean() - values[same & (n > 0)].mean())
     own = float(np.var(gaps, ddof=1) / len(gaps)) if len(gaps) > 1 else 0.0
-    return float(both.log_error[at_zero].mean()), float(np.fmax(pooled, own)), both.residual_freedom
+    return float(both.log_error[at_zero].mean()), float(np.fmax(pooled, own)), both.residual_dof

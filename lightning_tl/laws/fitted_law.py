@@ -10,9 +10,9 @@ from numpy.typing import ArrayLike
 from scipy.special import stdtr
 
 from lightning_tl.errors import UserError
-from lightning_tl.laws.forms import Array, Form, Quantity, Sizes
-from lightning_tl.laws.pairing import Cells, half_width, widened
-from lightning_tl.laws.problem import Points, Prior, Problem
+from lightning_tl.laws.clusters import Cells, half_width, widened
+from lightning_tl.laws.forms import Array, Form, Quantity, ResidualSpace, Sizes
+from lightning_tl.laws.least_squares import Points, Prior, Problem
 from lightning_tl.laws.region import Region, noise_variance, region_of, threshold
 from lightning_tl.laws.search import Search
 
@@ -54,7 +54,7 @@ class FittedLaw:
 
     Attributes:
         form: The form fitted.
-        cells: The independent points (see :mod:`lightning_tl.laws.pairing`).
+        cells: The independent points (see :mod:`lightning_tl.laws.clusters`).
         level: Confidence level of intervals, default 0.95.
         space: ``"log"`` or ``"linear"``: where residuals are taken.
         priors: Parameters held, or known from elsewhere.
@@ -66,7 +66,7 @@ class FittedLaw:
     form: Form
     cells: Cells
     level: float = 0.95
-    space: str = "log"
+    space: ResidualSpace = "log"
     priors: tuple[Prior, ...] = ()
     shared: float = 0.0
     pooled: tuple[float, int] | None = None
@@ -88,12 +88,12 @@ class FittedLaw:
         return self._search
 
     @property
-    def freedom(self) -> int:
+    def dof(self) -> int:
         """Degrees of freedom of the scatter about the law: independent points less free parameters."""
         if self.pooled is not None:
             return self.pooled[1]
         own = len(self.cells.n) - len(self.form.parameters) + sum(prior.fixed for prior in self.priors)
-        if self.shared > 0:  # alpha, gamma and the level are told by the pre-training runs, not by their points
+        if self.shared > 0:  # alpha, gamma and the level depend on the number of pre-training runs, not of points
             own = min(own, len(np.unique(self.cells.cluster)) - 3)
         return own
 
@@ -103,7 +103,7 @@ class FittedLaw:
         if self.pooled is not None:
             return float(np.sqrt(self.pooled[0]))
         unit = float(np.exp(self.cells.log_error.mean())) if self.space == "linear" else 1.0
-        return float(np.sqrt(noise_variance(self._search.rss, self.freedom, unit)))
+        return float(np.sqrt(noise_variance(self._search.rss, self.dof, unit)))
 
     @property
     def log_noise(self) -> float:
@@ -126,21 +126,21 @@ class FittedLaw:
 
         They describe the curvature at the optimum and no more: with few points, prefer :meth:`interval`.
         """
-        if self.freedom < 1:
+        if self.dof < 1:
             return dict.fromkeys(self.form.parameters, np.nan)
-        slope = self.form.slope(self.params, self.cells.n, self.cells.s)
+        jacobian = self.form.jacobian(self.params, self.cells.n, self.cells.s)
         if self.space == "linear":
-            slope = slope * self.predict(self.cells.n, self.cells.s)[:, None]
-        slope = slope * np.sqrt(self.cells.weight)[:, None]
-        rows, names = [slope], np.array(self.form.parameters)
+            jacobian = jacobian * self.predict(self.cells.n, self.cells.s)[:, None]
+        jacobian = jacobian * np.sqrt(self.cells.weight)[:, None]
+        rows, names = [jacobian], np.array(self.form.parameters)
         for prior in self.priors:
             unit = self.params[prior.name] if prior.name in self.form.scales else 1.0
             rows.append(np.sqrt(prior.weight) / unit * (names == prior.name)[None])
         held = {prior.name for prior in self.priors if prior.fixed}
-        slope = np.where([name in held for name in names], 0.0, np.vstack(rows))
-        size = np.abs(slope).max(axis=0)
+        jacobian = np.where([name in held for name in names], 0.0, np.vstack(rows))
+        size = np.abs(jacobian).max(axis=0)
         scale = np.where(size > 0, size, 1)
-        covariance = np.linalg.pinv((slope / scale).T @ (slope / scale)) / np.outer(scale, scale) * self.noise**2
+        covariance = np.linalg.pinv((jacobian / scale).T @ (jacobian / scale)) / np.outer(scale, scale) * self.noise**2
         moved = set(self.form.levels) - held
         draw = self.cells.draw_variance
         return {
@@ -156,7 +156,10 @@ class FittedLaw:
     def _log_error(self, n: float, s: float | None = None) -> Quantity:
         """Return the law's log error at one size."""
         form, sizes = self._search.problem.form, self._search.problem.sizes.at(n, s)
-        return lambda outer, plateau: (form.shape(outer, plateau, sizes)[..., 0], form.columns(sizes)[0])
+        return lambda outer, plateau: (
+            form.nonlinear_log_error(outer, plateau, sizes)[..., 0],
+            form.design_matrix(sizes)[0],
+        )
 
     def _log_change(self, n: float, other: float, s: float | None) -> Quantity:
         near, far = self._log_error(n, s), self._log_error(other, s)
@@ -170,7 +173,7 @@ class FittedLaw:
     def region(self, level: float) -> Region:
         """Return the confidence region of this level, once computed."""
         if level not in self._regions:
-            limit = threshold(self._search.rss, self.noise**2, self.freedom, level)
+            limit = threshold(self._search.rss, self.noise**2, self.dof, level)
             self._regions[level] = region_of(self._search, limit)
         return self._regions[level]
 
@@ -178,7 +181,7 @@ class FittedLaw:
         return float(np.exp(value)) if name in self.form.scales else value
 
     def _draw_half(self, level: float) -> float:
-        return half_width(self.cells.draw_variance, self.cells.draw_freedom, level)
+        return half_width(self.cells.draw_variance, self.cells.draw_dof, level)
 
     # ---- answers ---------------------------------------------------------------------------------------------------
 
@@ -200,7 +203,7 @@ class FittedLaw:
         level = level or self.level
         if any(prior.fixed and prior.name == name for prior in self.priors):
             return self.params[name], self.params[name]
-        if self.freedom < 1:
+        if self.dof < 1:
             return 0.0, np.inf
         region = self.region(level)
         low, high = region.extent(self._of(name))
@@ -212,7 +215,7 @@ class FittedLaw:
                 high += self._draw_half(level)
         low, high = self._natural(name, low), self._natural(name, high)
         for i, (other, (lower, upper)) in enumerate(self._search.problem.form.outer.items()):
-            # The edge of the grid stands for no bound; the scale D n^-alpha has then none either.
+            # At the edge of the grid there is no bound; the scale D n^-alpha has then none either.
             if name == other and name not in self.form.scales:
                 low, high = (0.0 if low <= lower * 1.001 else low), (np.inf if high >= upper * 0.999 else high)
             elif other == "alpha" and name == self.form.scales[0] and region.outer[:, i].max() >= upper * 0.999:
@@ -246,7 +249,7 @@ class FittedLaw:
         extra, variance = 1.0 + self.shared, 0.0
         if not same_draws:
             variance = self.cells.draw_variance * (1 + len(self.cells.offsets))
-            if self.cells.residual_freedom > 0 and self.space == "log" and self.freedom > 0:
+            if self.cells.residual_dof > 0 and self.space == "log" and self.dof > 0:
                 # Points are means over several runs; one run has more noise than a mean.
                 share = 1 - 1 / float(self.cells.runs.mean())
                 extra += self.cells.residual_variance * share / self.noise**2
@@ -257,11 +260,11 @@ class FittedLaw:
     ) -> tuple[Array, Array]:
         level = level or self.level
         sizes = np.atleast_1d(np.asarray(n, float))
-        if self.freedom < 1:
+        if self.dof < 1:
             return np.zeros_like(sizes), np.full_like(sizes, np.inf)
         targets = np.broadcast_to(np.asarray(self.cells.s.min() if s is None else s, float), sizes.shape)
         region = self.region(level)
-        wider = half_width(draw_variance, self.cells.draw_freedom, level) if draw_variance > 0 else 0.0
+        wider = half_width(draw_variance, self.cells.draw_dof, level) if draw_variance > 0 else 0.0
         ends = []
         for size, target in zip(sizes, targets, strict=True):
             quantity = self._log_error(size, target)
@@ -275,14 +278,14 @@ class FittedLaw:
     ) -> tuple[float, Interval]:
         """Return log(law(other) / law(n)) and its interval: what going from n to other images changes."""
         change = self._log_change(n, other, s)
-        if self.freedom < 1:
+        if self.dof < 1:
             return self._search.best(change), (-np.inf, np.inf)
         return self._search.best(change), self.region(level or self.level).extent(change)
 
     def log_level(self, n: float, s: float | None = None, level: float | None = None) -> tuple[float, Interval]:
         """Return log law(n) and its interval for the draws at hand (their luck not included)."""
         quantity = self._log_error(n, s)
-        if self.freedom < 1:
+        if self.dof < 1:
             return self._search.best(quantity), (-np.inf, np.inf)
         return self._search.best(quantity), self.region(level or self.level).extent(quantity)
 
@@ -305,17 +308,17 @@ class FittedLaw:
         return self._confidence_above(self._log_error(n, s), float(np.log(error)), True)
 
     def _confidence_above(self, quantity: Quantity, goal: float, draws: bool) -> float:
-        if self.freedom < 1:
+        if self.dof < 1:
             return np.nan
         centre = self._search.best(quantity)
         rise = max(self.region(_WIDE).least_rss(quantity, goal) - self._search.rss, 0.0)
-        root, freedom = np.sqrt(rise) / self.noise, float(self.freedom)
+        root, dof = np.sqrt(rise) / self.noise, float(self.dof)
         if draws and len(self.cells.offsets) and np.isfinite(centre) and 0 < root < np.inf:
             # The miss in units of both sources' spread, with Satterthwaite's degrees of freedom.
             spread, draw = ((goal - centre) / root) ** 2, self.cells.draw_variance
-            freedom = (spread + draw) ** 2 / (spread**2 / freedom + draw**2 / max(self.cells.draw_freedom, 1))
+            dof = (spread + draw) ** 2 / (spread**2 / dof + draw**2 / max(self.cells.draw_dof, 1))
             root = abs(goal - centre) / np.sqrt(spread + draw)
-        return float(stdtr(freedom, root if centre > goal else -root))
+        return float(stdtr(dof, root if centre > goal else -root))
 
     def images_needed(self, target: float, s: float | None = None, level: float | None = None) -> ImagesNeeded:
         """Return how many pre-training images bring the error down to ``target``.
@@ -356,7 +359,7 @@ class FittedLaw:
         span = f"{len(sizes)} sizes over {decades} decade{'' if decades == '1.0' else 's'}"
         if any(prior.fixed and prior.name == name for prior in self.priors):
             return None
-        if self.freedom < 1:
+        if self.dof < 1:
             need = len(self.form.parameters) + 1
             return f"{len(self.cells.n)} points for {len(self.form.parameters)} parameters; {need} are needed"
         low, high = self.interval(name, level=IDENTIFIED)

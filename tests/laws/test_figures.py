@@ -8,12 +8,14 @@ import pytest
 from matplotlib import rcParams
 from matplotlib.colors import to_rgb
 
+from lightning_tl.figure_style import COLOURS, save
 from lightning_tl.laws import FullLaw
-from lightning_tl.laws.analysis import analyse
-from lightning_tl.laws.plots import COLOURS, figures, law_figure, linearised_figure, save
-from lightning_tl.laws.plots_fine_tuning import fine_tuning_figure
-from lightning_tl.laws.plots_parameters import complexity_figure, landscape_figure, model_size_figure
-from lightning_tl.laws.table import Columns, groups
+from lightning_tl.laws.curve_figures import law_figure, linearised_figure
+from lightning_tl.laws.fine_tuning_figure import fine_tuning_figure
+from lightning_tl.laws.group_fits import analyse
+from lightning_tl.laws.law_figures import figures
+from lightning_tl.laws.parameter_figures import complexity_figure, landscape_figure, model_size_figure
+from lightning_tl.laws.results_table import Columns, groups
 
 from .tables import falling, flat, results
 

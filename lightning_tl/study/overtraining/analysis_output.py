@@ -28,8 +28,8 @@ def conclude(folder: Path, level: float = 0.95, loss_window: tuple[float, float]
     Raises:
         UserError: A table is missing or lacks what is needed.
     """
-    from lightning_tl.laws.output import plain
-    from lightning_tl.study.overtraining.plots import write
+    from lightning_tl.laws.fits_output import plain
+    from lightning_tl.study.overtraining.overtraining_figures import write
 
     tables = []
     for name in ("results.csv", "measurements.csv"):

@@ -29,7 +29,7 @@ def mixed(runs: pd.DataFrame, others: pd.DataFrame) -> list[str]:
         return []
     cell = runs.groupby([name for name in ("n", "s") if name in runs]).ngroup().to_numpy()
     logs = _centred(np.log(runs["error"].to_numpy(float))[:, None], cell)[:, 0]
-    found = []
+    names = []
     for name in others.columns:
         codes, _ = others[name].fillna("").astype(str).factorize()
         counts = np.bincount(codes)
@@ -37,14 +37,14 @@ def mixed(runs: pd.DataFrame, others: pd.DataFrame) -> list[str]:
             continue
         design = _centred(np.eye(len(counts))[codes], cell)
         rank = int(np.linalg.matrix_rank(design))
-        freedom = len(logs) - len(np.unique(cell)) - rank
-        if rank < 1 or freedom < 1:
+        dof = len(logs) - len(np.unique(cell)) - rank
+        if rank < 1 or dof < 1:
             continue
         rest = logs - design @ np.linalg.lstsq(design, logs, rcond=None)[0]
-        within = max(float(rest @ rest), 1e-24) / freedom
-        if fdtrc(rank, freedom, max(float(logs @ logs - rest @ rest), 0.0) / rank / within) < _NAMED_BELOW:
-            found.append(str(name))
-    return found
+        within = max(float(rest @ rest), 1e-24) / dof
+        if fdtrc(rank, dof, max(float(logs @ logs - rest @ rest), 0.0) / rank / within) < _NAMED_BELOW:
+            names.append(str(name))
+    return names
 
 
 def _centred(columns: Array, cell: np.ndarray) -> Array:

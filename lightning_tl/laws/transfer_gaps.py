@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from lightning_tl.errors import UserError
-from lightning_tl.laws.analysis import GroupFit
 from lightning_tl.laws.decide import MODEL_COLUMNS, model_parameters
-from lightning_tl.laws.fit import fit
-from lightning_tl.laws.fitted import FittedLaw
+from lightning_tl.laws.fitted_law import FittedLaw
+from lightning_tl.laws.fitting import fit
 from lightning_tl.laws.forms import Array, PowerLaw
+from lightning_tl.laws.group_fits import GroupFit, GroupResult, fitted
 from lightning_tl.laws.wording import percent
 
 _LEAST_MODELS = 3
@@ -21,7 +21,7 @@ _LEAST_SETTINGS = 5  # with four, no order of ranks is unlikely
 
 @dataclass(frozen=True)
 class ModelFamily:
-    """Groups that differ in their model alone.
+    """Groups that differ only in their model.
 
     Attributes:
         label: What they have in common.
@@ -37,17 +37,17 @@ class ModelFamily:
     law: FittedLaw | None
 
 
-def gap_by_model_size(fits: Sequence[GroupFit]) -> list[ModelFamily]:
-    """Return the families of groups that differ in their model alone, with a law through their gaps."""
+def gap_by_model_size(fits: Iterable[GroupResult]) -> list[ModelFamily]:
+    """Return the families of groups that differ only in their model, with a law through their gaps."""
     families: dict[tuple[str, ...], list[tuple[float, GroupFit]]] = {}
-    for item in fits:
+    for item in fitted(fits):
         size = model_parameters(item)
-        if item.law is None or "C" not in item.law.params or size is None:
+        if "C" not in item.law.params or size is None:
             continue
         key = tuple(value for name, value in item.group.keys.items() if name not in MODEL_COLUMNS)
         families.setdefault(key, []).append((size, item))
     shared = [set(values) for values in zip(*families, strict=True)] if families else []
-    found = []
+    model_families = []
     for key, members in families.items():
         members.sort(key=lambda member: member[0])
         sizes = np.array([size for size, _ in members])
@@ -55,8 +55,8 @@ def gap_by_model_size(fits: Sequence[GroupFit]) -> list[ModelFamily]:
             continue
         differing = [value for value, values in zip(key, shared, strict=True) if len(values) > 1]
         items = [item for _, item in members]
-        found.append(ModelFamily(" / ".join(differing) or "C", items, sizes, _through(sizes, items)))
-    return found
+        model_families.append(ModelFamily(" / ".join(differing) or "C", items, sizes, _through(sizes, items)))
+    return model_families
 
 
 def trait_sentences(fits: Sequence[GroupFit]) -> list[str]:
@@ -65,38 +65,39 @@ def trait_sentences(fits: Sequence[GroupFit]) -> list[str]:
 
 
 def _full(fits: Sequence[GroupFit]) -> list[GroupFit]:
-    return [item for item in fits if item.law is not None and item.law.form.name == "full" and item.law.freedom > 0]
+    return [item for item in fits if item.law.form.name == "full" and item.law.dof > 0]
 
 
 def _balance(item: GroupFit) -> str:
     """Compare twice the real images (the error goes as s^-beta whatever n is) with twice the rendered ones."""
     law = item.law
-    assert law is not None
     low, high = law.interval("beta")
     real = [1 - 2**-beta for beta in (law.params["beta"], low, high)]
     change, (down, up) = law.log_ratio(item.largest, 2 * item.largest, item.s)
     rendered = [float(1 - np.exp(value)) for value in (change, up, down)]
-    told = [f"{percent(each[0])} ({percent(each[1])} to {percent(each[2])})" for each in (real, rendered)]
+    shares = [f"{percent(share)} ({percent(least)} to {percent(most)})" for share, least, most in (real, rendered)]
     return (
-        f"{item.label}: twice the real images lower the error by {told[0]}, twice the {item.largest:,.0f} rendered "
-        f"ones by {told[1]} ({100 * law.level:g} % intervals)."
+        f"{item.label}: twice the real images lower the error by {shares[0]}, twice the {item.largest:,.0f} rendered "
+        f"ones by {shares[1]} ({100 * law.level:g} % intervals)."
     )
 
 
 def _known(items: Sequence[GroupFit]) -> list[GroupFit]:
-    return [item for item in items if item.law is not None and item.law.unidentified("C") is None]
+    return [item for item in items if item.law.unidentified("C") is None]
 
 
 def _size_sentence(family: ModelFamily) -> str:
     known = _known(family.items)
     start = "The" if family.label == "C" else f"{family.label}: the"
     if family.law is None or len(known) < _LEAST_MODELS:
-        told = f"C is identified for {len(known)} of {len(family.items)} models"
-        return f"{start} way in which the transfer gap goes with the model's size cannot be told: {told}."
+        return (
+            f"{start} relation of the transfer gap to the model's size cannot be determined: C is identified for "
+            f"{len(known)} of {len(family.items)} models."
+        )
     low, high = family.law.interval("alpha")
     exponent = -family.law.params["alpha"]
     return (
-        f"{start} transfer gap goes as the model's parameters to the power {exponent:.2g} "
+        f"{start} transfer gap is proportional to the model's parameters to the power {exponent:.2g} "
         f"({100 * family.law.level:g} % interval {-high:.2g} to {-low:.2g}), through the gaps of "
         f"{len(family.law.cells.n)} models, each by its precision; {len(known)} of them are identified."
     )
@@ -105,24 +106,26 @@ def _size_sentence(family: ModelFamily) -> str:
 def _complexity_sentence(fits: Sequence[GroupFit]) -> list[str]:
     from scipy.stats import spearmanr
 
-    items = [item for item in fits if item.law and "C" in item.law.params and "complexity" in item.group.traits]
+    items = [item for item in fits if "C" in item.law.params and "complexity" in item.group.traits]
     if len({item.group.traits["complexity"] for item in items}) < 2:
         return []
     known = _known(items)
     if len(known) < _LEAST_SETTINGS:
-        told = f"C is identified for {len(known)} of {len(items)} groups"
-        return [f"How the transfer gap goes with the data's complexity cannot be told: {told}."]
+        return [
+            "The relation of the transfer gap to the data's complexity cannot be determined: C is identified for "
+            f"{len(known)} of {len(items)} groups."
+        ]
     x = [item.group.traits["complexity"] for item in known]
-    found = spearmanr(x, [item.law.params["C"] for item in known if item.law])
+    correlation = spearmanr(x, [item.law.params["C"] for item in known])
     return [
         f"Over {len(known)} groups with an identified C its rank correlation with the data's complexity (larger: more "
-        f"complex) is {found.statistic:+.2f} (p = {found.pvalue:.2g})."
+        f"complex) is {correlation.statistic:+.2f} (p = {correlation.pvalue:.2g})."
     ]
 
 
 def _through(sizes: Array, items: Sequence[GroupFit]) -> FittedLaw | None:
-    gaps = np.array([item.law.params["C"] for item in items if item.law])
-    errors = np.array([item.law.stderr["C"] for item in items if item.law])
+    gaps = np.array([item.law.params["C"] for item in items])
+    errors = np.array([item.law.stderr["C"] for item in items])
     use = (gaps > 0) & np.isfinite(errors) & (errors > 0)
     if len(np.unique(sizes[use])) < 2:
         return None

@@ -6,19 +6,20 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
 from lightning_tl.errors import UserError, nearest
-from lightning_tl.laws.fit import LEAST_ERROR, LEAST_SIZE, MOST_SIZE
-from lightning_tl.laws.strata import mixed
+from lightning_tl.laws.fitting import LEAST_ERROR, LEAST_SIZE, MOST_SIZE
+from lightning_tl.laws.mixed_curves import mixed
 
 if TYPE_CHECKING:
     import pandas as pd
 
-#: What tells the curves of our own tables apart, where the table has it. Not here: what a tuned recipe may vary
-#: along a curve (lr, steps) and what repeats a run (seeds).
+ScoreKind = Literal["error", "accuracy"]
+#: Columns in which the curves of our own tables differ, where the table has them. Not here: what a tuned recipe
+#: may vary along a curve (lr, steps) and what repeats a run (seeds).
 GROUP_COLUMNS = (
     "render",
     "pretrain_task",
@@ -43,10 +44,10 @@ class Columns:
         size: Pre-training size in images; 0 is scratch.
         score: The score, or ``error``.
         score_is: ``"error"``, or ``"accuracy"`` for any score in [0, 1] where more is better (mAP, mIoU).
-        by: Columns that tell the curves apart; ``None`` takes :data:`GROUP_COLUMNS` as far as the table has them.
+        by: Columns in which curves differ; ``None`` takes :data:`GROUP_COLUMNS` as far as the table has them.
         target_size: Fine-tuning size in images, for the full law.
         cluster: Columns that name what rows share; ``None`` takes ``pretrain`` and ``draw`` below. One whose values
-            each stand at one size names pre-training runs, one whose values stand at several names draws;
+            each occur at one size names pre-training runs, one whose values occur at several names draws;
             ``pretrain:seed`` and ``draw:fold`` say it.
         model_size: Parameters of the model, for the law of C against it.
         complexity: A measure of the pre-training data's complexity, larger where it is more complex (in our own
@@ -58,7 +59,7 @@ class Columns:
 
     size: str = "pretrain_images"
     score: str = "error"
-    score_is: str = "error"
+    score_is: ScoreKind = "error"
     by: tuple[str, ...] | None = None
     target_size: str | None = None
     cluster: tuple[str, ...] | None = None
@@ -74,9 +75,9 @@ class Group:
     """The runs of one curve.
 
     Attributes:
-        label: What tells it from the other groups of its table.
+        label: Where it differs from the other groups of its table.
         keys: Its value in each grouping column.
-        runs: Columns n, error, and where known s, pretrain, draw, run_id: one row a run with n > 0.
+        runs: Columns n, error, and where known s, pretrain, draw, run_id: one row per run with n > 0.
         scratch: The same for its runs without pre-training.
         dropped: Rows left out: their line in the file and why.
         notes: What to know of the rows that were kept.
@@ -106,7 +107,7 @@ def read_table(path: str | Path) -> pd.DataFrame:
 
     file = Path(path)
     if not file.is_file():
-        raise UserError(f"no file {file}; give the path of a CSV with a row a fine-tuning run")
+        raise UserError(f"no file {file}; give the path of a CSV with one row per fine-tuning run")
     try:
         frame = pd.read_csv(file, dtype=str, skipinitialspace=True)
     except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
@@ -130,14 +131,14 @@ def _check_columns(frame: pd.DataFrame, columns: Columns) -> None:
     for role, name in wanted:
         if name not in frame.columns:
             raise UserError(f"no column '{name}' ({role}) in the table{nearest(name, frame.columns)}")
-    if columns.score_is not in ("error", "accuracy"):
+    if columns.score_is not in get_args(ScoreKind):
         raise UserError(
             f"score is '{columns.score_is}'; it is 'error' or 'accuracy' (any score in [0, 1], more is better)"
         )
 
 
 def _joined(frame: pd.DataFrame, names: Sequence[str]) -> pd.Series[str] | None:
-    """Return one label a row from several columns, or None where the table has none of them filled."""
+    """Return one label per row from several columns, or None where the table has none of them filled."""
     present = [name for name in names if name in frame.columns and frame[name].notna().any()]
     if not present:
         return None
@@ -155,7 +156,7 @@ def groups(frame: pd.DataFrame, columns: Columns | None = None) -> list[Group]:
         The groups in order of their first row. Rows that cannot be used are in each group's ``dropped``.
 
     Raises:
-        UserError: A column is missing, nothing is left to fit, scores look like percents, or a run stands twice with
+        UserError: A column is missing, no row can be fitted, scores look like percents, or a run occurs twice with
             different errors.
     """
     import pandas as pd
@@ -166,7 +167,7 @@ def groups(frame: pd.DataFrame, columns: Columns | None = None) -> list[Group]:
     if columns.where:
         table = _selected(table, columns.where)
     _check_columns(table, columns)
-    # With the fine-tuning size in the law, it tells no curves apart.
+    # Where the law has the fine-tuning size, curves do not differ in it.
     sized = ("finetune_fraction", "finetune_images", columns.target_size) if columns.target_size else ()
     own = [name for name in GROUP_COLUMNS if name in table.columns and name not in sized]
     by = list(columns.by if columns.by is not None else own)
@@ -178,7 +179,7 @@ def groups(frame: pd.DataFrame, columns: Columns | None = None) -> list[Group]:
         data["s"] = _number(table, columns.target_size)
     pretrain, draw = columns.pretrain, columns.draw
     if columns.cluster is not None:
-        roles = {name: _role(given, table[name], data["n"]) for given, name in _cluster(columns.cluster)}
+        roles = {name: _role(role, table[name], data["n"]) for role, name in _cluster(columns.cluster)}
         draw = tuple(name for name, role in roles.items() if role == "draw")
         pretrain = tuple(name for name, role in roles.items() if role == "pretrain")
     for role, parts in (("pretrain", pretrain), ("draw", draw), ("run_id", ("run_id",))):
@@ -194,41 +195,43 @@ def groups(frame: pd.DataFrame, columns: Columns | None = None) -> list[Group]:
     keys = table[by].apply(_values) if by else pd.DataFrame({"_all": ""}, index=table.index)
     pretrained, text = ~(data["n"] == 0).to_numpy(), keys.to_numpy(dtype=object)
     varying = [name for name in keys.columns if keys.loc[pretrained, name].nunique() > 1]
-    telling = _telling(keys.loc[pretrained], varying)
+    label_columns = _needed_for_labels(keys.loc[pretrained], varying)
     known = {columns.size, columns.score, columns.target_size, "run_id", "pretrain_run", "_line", *by, *pretrain, *draw}
     others = table.drop(columns=[name for name in table.columns if name in known])
-    found = []
+    curves = []
     for values in dict.fromkeys(map(tuple, text[pretrained])):
         same = text == np.array(values, dtype=object)
-        mine = pretrained & same.all(axis=1)
+        with_pretraining = pretrained & same.all(axis=1)
         # A scratch run's empty cell (it has no pre-training task) fits any value.
-        theirs = ~pretrained & (same | (text == "")).all(axis=1)
+        from_scratch = ~pretrained & (same | (text == "")).all(axis=1)
         named = dict(zip(keys.columns, values, strict=True))
-        title = " / ".join(named[name] for name in telling if named[name])
+        title = " / ".join(named[name] for name in label_columns if named[name])
         title = title or (f"no {varying[0]}" if varying else next((value for value in values if value), "all runs"))
-        group = Group(title, {name: named[name] for name in by}, data[mine], data[theirs])
+        group = Group(title, {name: named[name] for name in by}, data[with_pretraining], data[from_scratch])
         for trait, column in (("model_size", columns.model_size), ("complexity", columns.complexity)):
-            if column in table.columns and np.isfinite(numbers := _number(table[mine], column)).any():
+            if column in table.columns and np.isfinite(numbers := _number(table[with_pretraining], column)).any():
                 group.traits[trait] = float(np.nanmean(numbers))
         group = _cleaned(group, columns)
         if names := mixed(group.runs, others.loc[group.runs.index]):
             many = "columns" if len(names) > 1 else "column"
             group.notes.append(
                 f"At one size the error differs with the {many} {', '.join(names)}: are these several curves in one? "
-                f"Then name the {many} in --by (or, of draws that stand at every size, in --cluster as draw:COLUMN)."
+                f"Then name the {many} in --by (or, of draws that occur at every size, in --cluster as draw:COLUMN)."
             )
-        found.append(group)
-    if not found:
+        curves.append(group)
+    if not curves:
         raise UserError(f"no row has {columns.size} over 0: there is no pre-trained run to fit")
-    return found
+    return curves
 
 
-def _telling(keys: pd.DataFrame, varying: list[str]) -> list[str]:
-    """Return the columns that a label needs: not the metric, say, where the fine-tuning task tells it."""
+def _needed_for_labels(keys: pd.DataFrame, varying: list[str]) -> list[str]:
+    """Return the columns that a label needs: not the metric, say, where the fine-tuning task determines it."""
     if _TASK not in varying:
         return varying
-    told = keys.groupby(_TASK)[varying].nunique().max() == 1
-    return [name for name in varying if name == _TASK or not (name.startswith(("finetune_", "metric")) and told[name])]
+    constant = keys.groupby(_TASK)[varying].nunique().max() == 1
+    return [
+        name for name in varying if name == _TASK or not (name.startswith(("finetune_", "metric")) and constant[name])
+    ]
 
 
 def _values(column: pd.Series[str]) -> pd.Series[str]:
@@ -241,19 +244,19 @@ def _values(column: pd.Series[str]) -> pd.Series[str]:
     return numbers.map(lambda value: "" if np.isnan(value) else f"{value:.15g}")
 
 
-def _cluster(given: Sequence[str]) -> list[tuple[str, str]]:
+def _cluster(columns: Sequence[str]) -> list[tuple[str, str]]:
     """Return (role, column) of clusters; a column may be written ``pretrain:seed`` or ``draw:fold``."""
     pairs = []
-    for text in given:
+    for text in columns:
         role, _, name = text.rpartition(":")
         pairs.append((role, name) if role in ("pretrain", "draw") else ("", text))
     return pairs
 
 
-def _role(given: str, labels: pd.Series[str], n: pd.Series[float]) -> str:
-    """Return whether a column names pre-training runs or draws, told by its values where it is not said."""
-    if given:
-        return given
+def _role(role: str, labels: pd.Series[str], n: pd.Series[float]) -> str:
+    """Return whether a column names pre-training runs or draws, by its values where the option does not say."""
+    if role:
+        return role
     if str(labels.name).startswith("pretrain"):
         return "pretrain"
     positive = n > 0
@@ -314,7 +317,7 @@ def _usable(rows: pd.DataFrame, columns: Columns, dropped: list[dict[str, Any]])
         wrong = ~((rows["s"] >= LEAST_SIZE) & (rows["s"] <= MOST_SIZE))
         checks.append((wrong, "s", f"{columns.target_size} is not a number over 0"))
     if "copy" in rows:
-        said = "the same row stands twice; give repeats a column that tells them apart, such as a seed"
+        said = "the same row occurs twice; give repeats a column in which they differ, such as a seed"
         checks.append((rows["copy"], "said", said))
     bad = np.zeros(len(rows), bool)
     for failed, said, reason in checks:
@@ -333,11 +336,11 @@ def _usable(rows: pd.DataFrame, columns: Columns, dropped: list[dict[str, Any]])
     names = [name for name in ("run_id", "n", "s", "error", "pretrain", "draw") if name in rows]
     same = rows.duplicated(names)
     for _, row in rows[same].iterrows():
-        dropped.append({"line": int(row["line"]), "value": row["said"], "reason": "the same run stands twice"})
+        dropped.append({"line": int(row["line"]), "value": row["said"], "reason": "the same run occurs twice"})
     rows = rows[~same]
     if (twice := rows.duplicated(["run_id"])).any():
         row = rows[twice].iloc[0]
         raise UserError(
-            f"run_id '{row['run_id']}' stands twice with different results (line {int(row['line'])}); keep one"
+            f"run_id '{row['run_id']}' occurs twice with different results (line {int(row['line'])}); keep one"
         )
     return rows

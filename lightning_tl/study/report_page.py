@@ -72,8 +72,7 @@ def write_report(folder: Path) -> Path:
         *_every_run(folder),
     ]
     write_atomically(folder / "report.md", _markdown(title, answer, sections, folder))
-    answered = f'<div class="answer">{html.paragraphs(answer)}</div>' if answer else ""
-    write_atomically(folder / "report.html", html.page(title, [answered, *map(_html, sections)]))
+    write_atomically(folder / "report.html", html.page(title, [html.answer(answer), *map(_html, sections)]))
     return folder / "report.html"
 
 
@@ -103,7 +102,7 @@ def _laws(folder: Path, law: dict[str, Any]) -> list[Section]:
     if not law:
         return []
     figures = [(folder / f"{name}.png", caption) for name, caption in LAW_FIGURES.items()]
-    comparisons = [each["sentence"] for each in law.get("comparisons", []) if "sentence" in each]
+    comparisons = [pair["sentence"] for pair in law.get("comparisons", []) if "sentence" in pair]
     return [
         Section("The laws", figures=figures[:1]),
         *(_group(group) for group in law["groups"]),
@@ -136,23 +135,23 @@ def _group(group: dict[str, Any]) -> Section:
     )
 
 
-def _overtraining(folder: Path, found: dict[str, Any]) -> list[Section]:
-    figures = [(folder / each["file"], each["caption"]) for each in found.get("figures", [])]
+def _overtraining(folder: Path, analysis: dict[str, Any]) -> list[Section]:
+    figures = [(folder / figure["file"], figure["caption"]) for figure in analysis.get("figures", [])]
     if not figures:
         return []
-    return [Section("Does longer pre-training make the model fragile?", found["sentences"], figures=figures)]
+    return [Section("Does longer pre-training make the model fragile?", analysis["sentences"], figures=figures)]
 
 
 def _complexity(folder: Path) -> list[Section]:
-    found = load_json(folder / "complexity.json", missing={})
-    if not found:
+    entropies = load_json(folder / "complexity.json", missing={})
+    if not entropies:
         return []
     rows = [
         (name, f"{entry['entropy']['value']:.1f}", f"{low:.1f} to {high:.1f}", entry["entropy"]["images"])
-        for name, entry in sorted(found.items(), key=lambda pair: pair[1]["entropy"]["value"])
+        for name, entry in sorted(entropies.items(), key=lambda pair: pair[1]["entropy"]["value"])
         for low, high in [entry["entropy"]["interval"]]
     ]
-    network = Path(next(iter(found.values()))["checkpoint"])
+    network = Path(next(iter(entropies.values()))["checkpoint"])
     words = (
         "The entropy H, in nats, of a Gaussian fitted to the features of "
         f"{network.parent.parent.name or network.name}: larger is more complex. Intervals are of the images drawn."
@@ -183,15 +182,15 @@ def _what_was_run(facts: dict[str, Any]) -> list[Section]:
         return []
     words = []
     if facts.get("chosen"):
-        told = "; ".join(
-            f"{origin}: {found['chosen']} of "
-            + ", ".join(f"{value} ({metric:.3f})" for value, metric in found["tried"])
-            for origin, found in facts["chosen"].items()
+        choices = "; ".join(
+            f"{origin}: {choice['chosen']} of "
+            + ", ".join(f"{value} ({metric:.3f})" for value, metric in choice["tried"])
+            for origin, choice in facts["chosen"].items()
         )
         key = (facts.get("study", {}).get("choose") or {}).get("key", "")
         words.append(
             f"{key} was chosen once, by the metric (in brackets) of validation images, in trial runs that were not "
-            f"tested: {told}."
+            f"tested: {choices}."
         )
     if facts.get("tested_on_validation"):
         words.append(
@@ -253,7 +252,7 @@ def _html(section: Section) -> str:
         parts.append(html.details(section.folded, table, shown=True) if section.folded else table)
     if section.text:
         parts.append(html.details(section.folded, html.preformatted(section.text)))
-    return "\n".join(filter(None, parts))
+    return html.joined(parts)
 
 
 def _markdown(title: str, answer: Sequence[str], sections: Sequence[Section], folder: Path) -> str:

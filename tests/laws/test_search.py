@@ -8,11 +8,11 @@ from scipy import stats
 
 from lightning_tl.laws import TransferLaw, fit
 from lightning_tl.laws.bootstrap import bootstrap
-from lightning_tl.laws.fitted import FittedLaw
+from lightning_tl.laws.clusters import Cells, cells
+from lightning_tl.laws.fitted_law import FittedLaw
 from lightning_tl.laws.forms import FORMS
-from lightning_tl.laws.pairing import Cells, cells
-from lightning_tl.laws.pool import fit_together, held_profile
-from lightning_tl.laws.problem import Prior
+from lightning_tl.laws.least_squares import Prior
+from lightning_tl.laws.shared_coefficient import fit_together, held_profile
 
 from .multistart import Case, Objective, best
 from .tables_random import KINDS, case

@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lightning_tl.laws.analysis import GroupFit
+from lightning_tl.figure_style import STYLE, headed, new_figure, plain_ticks, short
+from lightning_tl.laws.curve_figures import ERROR_LABEL
 from lightning_tl.laws.forms import Array
-from lightning_tl.laws.plots import ERROR_LABEL, STYLE, headed, new_figure, plain_ticks, short
+from lightning_tl.laws.group_fits import GroupFit, GroupResult, fitted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-#: Columns that are the fine-tuning size where it tells curves apart.
+#: Columns that are the fine-tuning size where curves differ in it.
 _SIZE_COLUMNS = ("finetune_images", "finetune_fraction")
 #: Curves drawn at most on one axes, and axes on the figure.
 _MOST_CURVES, _MOST_PANELS = 6, 9
@@ -39,19 +40,18 @@ class Panel:
     @property
     def full(self) -> bool:
         """Whether one full law holds for all sizes, so that it is drawn between them as well."""
-        law = self.items[0].law
-        return law is not None and law.form.uses_s
+        return self.items[0].law.form.uses_s
 
     def errors(self, n: float) -> tuple[Array, Array]:
         """Return the fine-tuning sizes and errors of the runs at a pre-training size; 0 is no pre-training."""
-        found = []
+        errors = []
         for size, item in zip(self.sizes, self.items, strict=True):
             runs = item.group.scratch if n == 0 else item.group.runs
             if self.full and "s" not in runs:
                 continue
-            mine = runs[(runs["n"] == n) & ((runs["s"] == size) if self.full else True)]
-            found += [(size, error) for error in mine["error"]]
-        pairs = np.array(found, float).reshape(-1, 2)
+            rows = runs[(runs["n"] == n) & ((runs["s"] == size) if self.full else True)]
+            errors += [(size, error) for error in rows["error"]]
+        pairs = np.array(errors, float).reshape(-1, 2)
         return pairs[:, 0], pairs[:, 1]
 
     def law(self, n: float) -> tuple[Array, Array, Array, Array]:
@@ -60,24 +60,22 @@ class Panel:
             sizes = np.geomspace(self.sizes[0], self.sizes[-1], 40)
             items = [self.items[0]] * len(sizes)
         else:
-            kept = [i for i, item in enumerate(self.items) if item.law is not None and n in item.law.cells.n]
+            kept = [i for i, item in enumerate(self.items) if n in item.law.cells.n]
             sizes, items = self.sizes[kept], [self.items[i] for i in kept]
-        rows = [item.law.log_level(n, float(size)) for size, item in zip(sizes, items, strict=True) if item.law]
+        rows = [item.law.log_level(n, float(size)) for size, item in zip(sizes, items, strict=True)]
         ends = np.array([[value, low, high] for value, (low, high) in rows]).reshape(-1, 3)
         return sizes, *np.exp(ends).T
 
 
-def panels(fits: Sequence[GroupFit]) -> list[Panel]:
+def panels(fits: Sequence[GroupResult]) -> list[Panel]:
     """Return what a figure over the fine-tuning size can show; nothing where every curve has one such size."""
-    found: list[Panel] = []
+    shown: list[Panel] = []
     families: dict[tuple[tuple[str, str], ...], dict[float, GroupFit]] = {}
-    for item in fits:
+    for item in fitted(fits):
         law = item.law
-        if law is None:
-            continue
         if law.form.uses_s:
             sizes = np.unique(law.cells.s)
-            found.append(Panel(item.label, sizes, [item] * len(sizes)))
+            shown.append(Panel(item.label, sizes, [item] * len(sizes)))
         elif (size := _size(item)) is not None:
             rest = tuple((name, value) for name, value in item.group.keys.items() if name not in _SIZE_COLUMNS)
             families.setdefault(rest, {}).setdefault(size, item)
@@ -85,8 +83,8 @@ def panels(fits: Sequence[GroupFit]) -> list[Panel]:
     varying = {name for name, _ in set().union(*several) if len({dict(rest)[name] for rest in several}) > 1}
     for rest, members in several.items():
         title = " / ".join(value for name, value in rest if name in varying) or "all fine-tuning sizes"
-        found.append(Panel(title, np.array(sorted(members)), [members[size] for size in sorted(members)]))
-    return found
+        shown.append(Panel(title, np.array(sorted(members)), [members[size] for size in sorted(members)]))
+    return shown
 
 
 def _size(item: GroupFit) -> float | None:
@@ -101,7 +99,7 @@ def _size(item: GroupFit) -> float | None:
     return None
 
 
-def fine_tuning_figure(fits: Sequence[GroupFit], title: str | None = None) -> Figure | None:
+def fine_tuning_figure(fits: Sequence[GroupResult], title: str | None = None) -> Figure | None:
     """Draw error over the fine-tuning size on logarithmic axes, one curve for each pre-training size.
 
     Points are runs. A full law is drawn through them with the interval of the law; where each fine-tuning size has a

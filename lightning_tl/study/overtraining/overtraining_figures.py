@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lightning_tl.laws.plots import COLOURS, MARKERS, STYLE, headed, new_figure, plain_ticks, save
+from lightning_tl.figure_style import COLOURS, MARKERS, STYLE, headed, new_figure, plain_ticks, save
 from lightning_tl.study.overtraining.curves import Curve
 from lightning_tl.study.overtraining.results import Overtraining, Series
 
@@ -108,16 +108,16 @@ def write(analysis: Overtraining, folder: Path) -> list[dict[str, str]]:
 def _budgets(analysis: Overtraining, title: str, panels: Sequence[tuple[str, str, str]]) -> Figure | None:
     import matplotlib as mpl
 
-    kept = [panel for panel in panels if any(one.family(*panel[:2]) for one in analysis.series)]
+    kept = [panel for panel in panels if any(series.family(*panel[:2]) for series in analysis.series)]
     if not kept:
         return None
     with mpl.rc_context(STYLE):
         figure, grid = _grid(analysis.series, len(kept))
-        for row, one in zip(grid, analysis.series, strict=True):
+        for row, series in zip(grid, analysis.series, strict=True):
             for axes, (quantity, by, label) in zip(row, kept, strict=True):
-                _curves(axes, one.family(quantity, by), one.family(_unchanged(quantity)))
+                _curves(axes, series.family(quantity, by), series.family(_unchanged(quantity)))
                 axes.set_ylabel(label)
-                axes.set_title(one.name, fontsize=8)
+                axes.set_title(series.name, fontsize=8)
         headed(figure, title)
         return figure
 
@@ -191,21 +191,19 @@ def _scales(axes: Any, family: Sequence[Curve]) -> None:
 def _tuned(analysis: Overtraining) -> Figure | None:
     import matplotlib as mpl
 
-    series = [one for one in analysis.series if one.tuned is not None]
-    if not series:
+    drawn = [(series, series.tuned) for series in analysis.series if series.tuned is not None]
+    if not drawn:
         return None
     with mpl.rc_context(STYLE):
-        figure, grid = _grid(series, 4)
-        for row, one in zip(grid, series, strict=True):
-            tuned = one.tuned
-            assert tuned is not None
+        figure, grid = _grid([series for series, _ in drawn], 4)
+        for row, (series, tuned) in zip(grid, drawn, strict=True):
             lr, ends = np.array(tuned.lr), np.array(tuned.interval).T
             bars = None if np.isnan(ends).any() else np.maximum([lr - ends[0], ends[1] - lr], 0)
             row[0].errorbar(tuned.budgets, lr, bars, fmt="o-", color=COLOURS[0], markersize=4, capsize=2)
             row[0].set_yscale("log")
             plain_ticks(row[0])
             row[0].set_ylabel("best learning rate")
-            row[0].set_title(", ".join(filter(None, [one.name, tuned.scenario])), fontsize=8)
+            row[0].set_title(", ".join(filter(None, [series.name, tuned.scenario])), fontsize=8)
             _scales(row[0], ())
             row[0].set_xticks(tuned.budgets, [f"{budget:,}" for budget in tuned.budgets])
             row[0].minorticks_off()
@@ -223,15 +221,15 @@ def _tuned(analysis: Overtraining) -> Figure | None:
 def _distance(analysis: Overtraining) -> Figure | None:
     import matplotlib as mpl
 
-    series = [one for one in analysis.series if len(one.family("distance", "lr")) > 1]
-    if not series:
+    drawn = [series for series in analysis.series if len(series.family("distance", "lr")) > 1]
+    if not drawn:
         return None
     with mpl.rc_context(STYLE):
-        figure, grid = _grid(series, 1)
-        for axes, one in zip(grid[:, 0], series, strict=True):
-            family = one.family("distance", "lr")
+        figure, grid = _grid(drawn, 1)
+        for axes, series in zip(grid[:, 0], drawn, strict=True):
+            family = series.family("distance", "lr")
             rates = [item.value or 0.0 for item in family]
-            for i, (budget, colour) in enumerate(zip(one.budgets, _colours(len(one.budgets)), strict=True)):
+            for i, (budget, colour) in enumerate(zip(series.budgets, _colours(len(series.budgets)), strict=True)):
                 mean = np.array([item.mean[i] for item in family])
                 low, high = ([getattr(item, end)[i] for item in family] for end in ("low", "high"))
                 axes.plot(rates, mean, f"{MARKERS[i % len(MARKERS)]}-", color=colour, markersize=4, label=f"{budget:,}")
@@ -244,7 +242,7 @@ def _distance(analysis: Overtraining) -> Figure | None:
             axes.minorticks_off()
             axes.set_xlabel("learning rate of fine-tuning")
             axes.set_ylabel("‖θ_pre − θ_ft‖₂ of the backbone")
-            axes.set_title(one.name, fontsize=8)
+            axes.set_title(series.name, fontsize=8)
             axes.legend(title="steps", title_fontsize=7, fontsize=6.5)
         headed(figure, "How far fine-tuning moves the backbone")
         return figure
@@ -253,21 +251,21 @@ def _distance(analysis: Overtraining) -> Figure | None:
 def _noise_quadratic(analysis: Overtraining) -> Figure | None:
     import matplotlib as mpl
 
-    series = [one for one in analysis.series if one.noise]
-    if not series:
+    drawn = [series for series in analysis.series if series.noise]
+    if not drawn:
         return None
-    kinds = list(dict.fromkeys(item.noise for one in series for item in one.noise))
+    kinds = list(dict.fromkeys(item.noise for series in drawn for item in series.noise))
     with mpl.rc_context(STYLE):
-        figure, grid = _grid(series, len(kinds))
-        for row, one in zip(grid, series, strict=True):
-            by_kind = {item.noise: item for item in one.noise}
+        figure, grid = _grid(drawn, len(kinds))
+        for row, series in zip(grid, drawn, strict=True):
+            by_kind = {item.noise: item for item in series.noise}
             for axes, kind in zip(row, kinds, strict=True):
                 if kind in by_kind:
                     item = by_kind[kind]
                     _against(axes, item.budgets, item.gammas, item.measured, item.predicted)
                 axes.set_xlabel(f"scale γ of the noise ({kind.strip('/') or 'by initialisation'})")
                 axes.set_ylabel("rise of the loss")
-                axes.set_title(one.name, fontsize=8)
+                axes.set_title(series.name, fontsize=8)
         headed(figure, "The loss under noise and its quadratic approximation")
         return figure
 
@@ -275,16 +273,16 @@ def _noise_quadratic(analysis: Overtraining) -> Figure | None:
 def _line_quadratic(analysis: Overtraining) -> Figure | None:
     import matplotlib as mpl
 
-    lines = [(one, one.line) for one in analysis.series if one.line is not None]
+    lines = [(series, series.line) for series in analysis.series if series.line is not None]
     if not lines:
         return None
     with mpl.rc_context(STYLE):
-        figure, grid = _grid([one for one, _ in lines], 1)
-        for axes, (one, item) in zip(grid[:, 0], lines, strict=True):
+        figure, grid = _grid([series for series, _ in lines], 1)
+        for axes, (series, item) in zip(grid[:, 0], lines, strict=True):
             _against(axes, item.budgets, item.lrs, item.measured, item.predicted)
             axes.set_xlabel("learning rate of fine-tuning")
             axes.set_ylabel("rise of the loss")
-            axes.set_title(one.name, fontsize=8)
+            axes.set_title(series.name, fontsize=8)
         headed(figure, "The loss along fine-tuning and its quadratic approximation")
         return figure
 

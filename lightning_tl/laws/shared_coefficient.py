@@ -1,4 +1,4 @@
-"""The coefficient D (delta in the full law): free, given, held as in the paper, shared by groups, or partly pooled.
+"""The coefficient D (delta in the full law): free, a number, held as in the paper, shared by groups, or partly pooled.
 
 D and alpha trade off within one curve, so what several curves say of D together sharpens each one's alpha and C:
 
@@ -15,20 +15,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 
 from lightning_tl.errors import UserError
-from lightning_tl.laws.fit import fit_cells
-from lightning_tl.laws.fitted import FittedLaw
-from lightning_tl.laws.forms import Array, Form
-from lightning_tl.laws.pairing import Cells
-from lightning_tl.laws.problem import FIXED, Prior, Problem
-from lightning_tl.laws.space import Space, lowest
+from lightning_tl.laws.clusters import Cells
+from lightning_tl.laws.fitted_law import FittedLaw
+from lightning_tl.laws.fitting import fit_cells
+from lightning_tl.laws.forms import Array, Form, Loss, ResidualSpace
+from lightning_tl.laws.least_squares import FIXED, Prior, Problem
+from lightning_tl.laws.parameter_space import Space, lowest
 
-MODES = ("free", "auto", "median", "shared", "pooled")
-#: Least and largest coefficient that groups are given in common.
-_HELD = (1e-3, 1e5)
+CoefficientMode = Literal["free", "auto", "median", "shared", "pooled"]
+MODES: tuple[CoefficientMode, ...] = get_args(CoefficientMode)
+#: Least and largest coefficient that groups can have in common.
+_COEFFICIENT_RANGE = (1e-3, 1e5)
 #: Spreads of log D between groups that ``pooled`` chooses from: none (shared) to any (free).
 SPREADS = (0.0, 0.1, 0.2, 0.4, 0.8, np.inf)
 
@@ -43,13 +45,13 @@ class Settings:
         level: Confidence level of intervals.
     """
 
-    space: str = "log"
-    loss: str = "squares"
+    space: ResidualSpace = "log"
+    loss: Loss = "squares"
     level: float = 0.95
 
 
 def fit_together(
-    form: Form, groups: Sequence[Cells], coefficient: str | float = "free", settings: Settings | None = None
+    form: Form, groups: Sequence[Cells], coefficient: CoefficientMode | float = "free", settings: Settings | None = None
 ) -> list[FittedLaw]:
     """Fit the same form to several groups, its coefficient treated as asked.
 
@@ -67,35 +69,48 @@ def fit_together(
     """
     settings = settings or Settings()
     name = form.parameters[0]
+    check_coefficient(form, coefficient, settings.space)
     if isinstance(coefficient, (int, float)):
-        if not np.isfinite(coefficient) or coefficient <= 0:
-            raise UserError(f"{name} is fixed at {coefficient:g}; it must be over 0")
-        return [_held(form, points, float(coefficient), settings) for points in groups]
-    if coefficient not in MODES:
-        raise UserError(f"'{coefficient}' is no way to treat {name}; give a number or one of {', '.join(MODES)}")
-    if settings.space == "linear" and coefficient in ("shared", "pooled"):
-        raise UserError(f"{name} {coefficient} needs --space log; in linear space it is free, auto, median or a number")
+        return [_with_coefficient(form, points, float(coefficient), settings) for points in groups]
     if coefficient == "free" or (coefficient != "auto" and len(groups) < 2):
         return [fit_cells(form, points, **vars(settings)) for points in groups]
     if coefficient == "auto":
         value = alternate(form, groups, settings.space)[0]
-        return [_held(form, points, value, settings) for points in groups]
+        return [_with_coefficient(form, points, value, settings) for points in groups]
     if coefficient == "median":
         own = [fit_cells(form, points, **vars(settings)).params[name] for points in groups]
-        value = float(np.exp(np.median(np.log(np.clip(own, *_HELD)))))
-        return [_held(form, points, value, settings) for points in groups]
+        value = float(np.exp(np.median(np.log(np.clip(own, *_COEFFICIENT_RANGE)))))
+        return [_with_coefficient(form, points, value, settings) for points in groups]
     spread = 0.0 if coefficient == "shared" else choose_spread(form, groups, settings)
     return _pooled(form, groups, spread, settings, _curves(form, groups))
 
 
-def _held(form: Form, points: Cells, value: float, settings: Settings) -> FittedLaw:
+def check_coefficient(form: Form, coefficient: CoefficientMode | float, space: ResidualSpace) -> None:
+    """Refuse a treatment of the coefficient that the form or the space does not offer.
+
+    Raises:
+        UserError: No such mode, a value that is not over 0, or a mode that linear space does not offer.
+    """
+    name = form.parameters[0]
+    if isinstance(coefficient, (int, float)):
+        if not np.isfinite(coefficient) or coefficient <= 0:
+            raise UserError(f"{name} is fixed at {coefficient:g}; it must be over 0")
+    elif coefficient not in MODES:
+        raise UserError(f"'{coefficient}' is no way to treat {name}; give a number or one of {', '.join(MODES)}")
+    elif space == "linear" and coefficient in ("shared", "pooled"):
+        raise UserError(f"{name} {coefficient} needs --space log; in linear space it is free, auto, median or a number")
+
+
+def _with_coefficient(form: Form, points: Cells, value: float, settings: Settings) -> FittedLaw:
     return fit_cells(form, points, priors=(Prior(form.parameters[0], value),), **vars(settings))
 
 
 # ---- the paper's alternation -----------------------------------------------------------------------------------------
 
 
-def alternate(form: Form, groups: Sequence[Cells], space: str = "log", start: float = 0.5) -> tuple[float, float]:
+def alternate(
+    form: Form, groups: Sequence[Cells], space: ResidualSpace = "log", start: float = 0.5
+) -> tuple[float, float]:
     """Return the common coefficient and alpha by the alternation of Mikami et al., App. D.
 
     From D = 0.5: with D held, fit each group's alpha, and take the median over all groups; with alpha held at that for
@@ -121,7 +136,10 @@ def alternate(form: Form, groups: Sequence[Cells], space: str = "log", start: fl
     # Along the valley of alpha and D a round moves little, so there are thousands of them: both halves are tabulated,
     # over everything first, then again around where the rounds have led.
     ends = [float(np.log(end)) for end in form.outer["alpha"]]
-    logs, ats = np.linspace(np.log(_HELD[0]), np.log(_HELD[1]), 121), np.linspace(ends[0], ends[1], 121)
+    logs, ats = (
+        np.linspace(np.log(_COEFFICIENT_RANGE[0]), np.log(_COEFFICIENT_RANGE[1]), 121),
+        np.linspace(ends[0], ends[1], 121),
+    )
     log, median = _settled(free, float(np.log(start)), logs, ats)
     for width in (0.2, 0.02):
         for _ in range(20):  # until the rounds end inside the table
@@ -143,10 +161,10 @@ def _settled(free: Sequence[FittedLaw], log: float, logs: Array, ats: Array) -> 
     from scipy.interpolate import PchipInterpolator
 
     fine = np.linspace(logs[0], logs[-1], 4001)
-    each = np.array([PchipInterpolator(logs, np.log(held_profile(law, logs)[1]))(fine) for law in free])
-    median = np.clip(np.median(each, axis=0), ats[0], ats[-1])
-    found = [PchipInterpolator(ats, _coefficient_by_alpha(law, np.exp(ats)))(median) for law in free]
-    moved = np.clip(np.median(found, axis=0), *np.log(_HELD)) - fine
+    log_alphas = np.array([PchipInterpolator(logs, np.log(held_profile(law, logs)[1]))(fine) for law in free])
+    median = np.clip(np.median(log_alphas, axis=0), ats[0], ats[-1])
+    coefficients = [PchipInterpolator(ats, _coefficient_by_alpha(law, np.exp(ats)))(median) for law in free]
+    moved = np.clip(np.median(coefficients, axis=0), *np.log(_COEFFICIENT_RANGE)) - fine
     start = int(np.clip(np.searchsorted(fine, log), 0, len(fine) - 1))
     upwards = moved[start] > 0
     way = np.arange(start, len(fine)) if upwards else np.arange(start, -1, -1)
@@ -198,13 +216,13 @@ def profile_coefficient(law: FittedLaw, alphas: Array, logs: Array) -> Array:
     """Return the RSS with alpha and the log coefficient held, all else at its best, shape (logs, alphas).
 
     Args:
-        law: A fitted law with alpha alone on its grid.
+        law: A fitted law whose only outer parameter is alpha.
         alphas: Values of alpha, shape (a,).
         logs: Values of log D, shape (d,).
     """
     name, problem = law.form.parameters[0], law.search.problem
     held = [Problem(law.form, problem.points, law.space, (Prior(name, float(np.exp(log))),)) for log in logs]
-    return np.array([Space(each).profiled(alphas[:, None])[1] for each in held])
+    return np.array([Space(problem).profiled(alphas[:, None])[1] for problem in held])
 
 
 # ---- shared and partially pooled -------------------------------------------------------------------------------------
@@ -219,14 +237,14 @@ class _Curves:
         logs: Log coefficients, shape (j,).
         rss: RSS, shape (groups, j).
         variance: Residual variance over all groups, each with a coefficient of its own.
-        freedom: Its degrees of freedom.
+        dof: Its degrees of freedom.
     """
 
     free: list[FittedLaw]
     logs: Array
     rss: Array
     variance: float
-    freedom: int
+    dof: int
 
 
 def _curves(form: Form, groups: Sequence[Cells]) -> _Curves:
@@ -239,8 +257,8 @@ def _curves(form: Form, groups: Sequence[Cells]) -> _Curves:
     if "beta" in form.log_linear:
         priors = _common_beta(free)
         free = [fit_cells(form, points, priors=(prior,)) for points, prior in zip(groups, priors, strict=True)]
-    freedom = sum(max(law.freedom, 0) for law in free)
-    variance = max(sum(law.search.rss for law in free) / max(freedom, 1), 1e-12)
+    dof = sum(max(law.dof, 0) for law in free)
+    variance = max(sum(law.search.rss for law in free) / max(dof, 1), 1e-12)
     guesses = [np.log(law.params[form.parameters[0]]) for law in free]
     low, high = np.clip([min(guesses) - 3, max(guesses) + 3], np.log(1e-6), np.log(1e9))
     for _ in range(3):
@@ -252,7 +270,7 @@ def _curves(form: Form, groups: Sequence[Cells]) -> _Curves:
             break
         low, high = logs[max(inside[0] - 1, 0)], logs[min(inside[-1] + 1, len(logs) - 1)]
     fine = np.linspace(logs[0], logs[-1], 2001)
-    return _Curves(free, fine, np.array([PchipInterpolator(logs, row)(fine) for row in rss]), variance, freedom)
+    return _Curves(free, fine, np.array([PchipInterpolator(logs, row)(fine) for row in rss]), variance, dof)
 
 
 def _common_beta(free: Sequence[FittedLaw]) -> list[Prior]:
@@ -301,8 +319,8 @@ def _equal(groups: Sequence[Cells], curves: _Curves, name: str, settings: Settin
         if bend.sum() > 0:
             best += float(np.clip(-slope.sum() / bend.sum(), -0.05, 0.05))
     # One parameter is common: all groups but one have a degree of freedom more.
-    freedom = curves.freedom + len(groups) - 1
-    pooled = (float(max(near[:, 1].sum() / max(freedom, 1), 1e-12)), freedom)
+    dof = curves.dof + len(groups) - 1
+    pooled = (float(max(near[:, 1].sum() / max(dof, 1), 1e-12)), dof)
     inside = total <= total.min() + 9 * curves.variance
     laws = []
     for points, free, own, pull in zip(groups, curves.free, curves.rss, slope, strict=True):

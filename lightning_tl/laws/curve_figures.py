@@ -1,39 +1,21 @@
-"""Figures of laws. Each function takes fits and returns a matplotlib figure; :func:`save` writes it (PNG, PDF, SVG)."""
+"""Figures of the curves: errors with their laws, errors above the gap, and what was extrapolated."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lightning_tl.laws.analysis import GroupFit
+from lightning_tl.figure_style import COLOURS, MARKERS, STYLE, headed, new_figure, plain_ticks
 from lightning_tl.laws.forms import Array
+from lightning_tl.laws.group_fits import GroupFit, GroupResult, UnfittedGroup, fitted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-#: Okabe and Ito's colours, told apart with any colour vision; markers differ too.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-STYLE: Any = {
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.25,
-    "grid.linewidth": 0.5,
-    "legend.edgecolor": "none",
-    "legend.framealpha": 0.85,  # lines may have to pass behind it
-    "svg.fonttype": "none",
-    "svg.hashsalt": "lightning-tl",
-    "pdf.fonttype": 42,
-    "savefig.dpi": 150,
-    "figure.dpi": 100,
-}
-#: More curves than this get an axes each.
+#: More curves than this get one axes each.
 TOGETHER = 5
 #: Facets drawn at most.
 _MOST_FACETS = 16
@@ -41,67 +23,7 @@ N_LABEL = "pre-training size n (images)"
 ERROR_LABEL = "test error (1 − score)"
 
 
-def new_figure(
-    width: float, height: float, rows: int = 1, columns: int = 1, layout: Any = "constrained", **kwargs: Any
-) -> tuple[Figure, Any]:
-    """Return a figure that no window or global state knows of, and its axes as an array (rows, columns)."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout=layout)
-    FigureCanvasAgg(figure)
-    return figure, figure.subplots(rows, columns, squeeze=False, **kwargs)
-
-
-def headed(figure: Figure, text: str) -> None:
-    """Give a figure its title, a fixed step under its upper edge."""
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
-    height = figure.get_figheight()
-    figure.suptitle(text, fontsize=10, x=0.01, y=1 - 0.08 / height, ha="left", va="top")
-    engine = figure.get_layout_engine()
-    if isinstance(engine, ConstrainedLayoutEngine):
-        engine.set(rect=(0, 0, 1, 1 - 0.28 / height))  # it leaves no room for a title placed by hand
-
-
-def save(figure: Figure, path: str | Path) -> None:
-    """Write a figure; the format follows from the file's name."""
-    import matplotlib as mpl
-
-    with mpl.rc_context(STYLE):
-        figure.savefig(path)
-
-
-def figures(fits: Sequence[GroupFit]) -> dict[str, Figure]:
-    """Return every figure that a table's fits give, by name.
-
-    ``law`` always; with a fitted group also ``law_linearised``, ``law_parameters``, ``law_landscape`` and
-    ``law_extrapolation``; ``law_fine_tuning`` where there are several fine-tuning sizes, ``law_model_size`` and
-    ``law_complexity`` where the table has such a column.
-    """
-    from lightning_tl.laws import plots_parameters as more
-    from lightning_tl.laws.plots_fine_tuning import fine_tuning_figure
-
-    found = {"law": law_figure(fits)}
-    fitted = [item for item in fits if item.law is not None]
-    if any("C" in item.law.params or "gamma" in item.law.params for item in fitted if item.law):
-        found["law_linearised"] = linearised_figure(fitted)
-    if fitted:
-        found["law_parameters"] = more.parameter_figure(fitted)
-    if any(item.hold_out is not None for item in fitted):
-        found["law_extrapolation"] = extrapolation_figure(fitted)
-    for name, figure in (
-        ("law_fine_tuning", fine_tuning_figure(fitted)),
-        ("law_landscape", more.landscape_figure(fitted)),
-        ("law_model_size", more.model_size_figure(fitted)),
-        ("law_complexity", more.complexity_figure(fitted)),
-    ):
-        if figure is not None:
-            found[name] = figure
-    return found
-
-
-def law_figure(fits: Sequence[GroupFit], factor: float = 10.0, title: str | None = None) -> Figure:
+def law_figure(fits: Sequence[GroupResult], factor: float = 10.0, title: str | None = None) -> Figure:
     """Draw errors, laws and their bands over pre-training size on logarithmic axes (Mikami et al., Fig. 1).
 
     Bars are the scatter of each size's runs about their mean (one standard deviation; for a single run the law's own
@@ -117,7 +39,7 @@ def law_figure(fits: Sequence[GroupFit], factor: float = 10.0, title: str | None
     import matplotlib as mpl
 
     drawn = [item for item in fits if not item.group.runs.empty][:_MOST_FACETS]
-    full = any(item.law is not None and item.law.form.uses_s for item in drawn)
+    full = any(item.law.form.uses_s for item in fitted(drawn))
     with mpl.rc_context(STYLE):
         if len(drawn) <= TOGETHER and not full:
             figure, grid = new_figure(6.4, 4.2)
@@ -136,7 +58,7 @@ def law_figure(fits: Sequence[GroupFit], factor: float = 10.0, title: str | None
             for axes, item in zip(flat, drawn, strict=False):
                 (_full if full else _single)(axes, item, factor)
                 axes.set_title(item.label, fontsize=8)
-        unidentified = any(item.law.unidentified(p) for item in drawn if item.law for p in item.law.form.parameters)
+        unidentified = any(item.law.unidentified(p) for item in fitted(drawn) for p in item.law.form.parameters)
         note = "bars: one standard deviation over runs; bands: interval of the law; dotted: extrapolation"
         figure.supxlabel(
             note + ("; * not identified" if unidentified else ""), fontsize=7, color="0.35", x=0.01, ha="left"
@@ -145,7 +67,7 @@ def law_figure(fits: Sequence[GroupFit], factor: float = 10.0, title: str | None
         return figure
 
 
-def facets(drawn: Sequence[GroupFit], label: str = ERROR_LABEL) -> tuple[Figure, list[Axes]]:
+def facets(drawn: Sequence[GroupResult], label: str = ERROR_LABEL) -> tuple[Figure, list[Axes]]:
     """Return a figure with an axes for each group, sizes on a common scale, outer axes labelled."""
     columns = min(4, max(len(drawn), 1))
     rows = max(-(-len(drawn) // columns), 1)
@@ -177,14 +99,14 @@ def _without_minor_ticks(axes: Axes) -> None:
     axes.yaxis.set_minor_locator(NullLocator())
 
 
-def _single(axes: Axes, item: GroupFit, factor: float) -> None:
+def _single(axes: Axes, item: GroupResult, factor: float) -> None:
     _points(axes, item, COLOURS[0], MARKERS[0], named=False)
     _curve(axes, item, COLOURS[0], factor)
     _baselines(axes, [item])
     axes.legend(loc="upper right", fontsize=6.5, handlelength=1.2)
 
 
-def _full(axes: Axes, item: GroupFit, factor: float) -> None:
+def _full(axes: Axes, item: GroupResult, factor: float) -> None:
     """Draw one full law: a curve for each fine-tuning size, dark for few images and light for many."""
     import matplotlib as mpl
 
@@ -192,10 +114,10 @@ def _full(axes: Axes, item: GroupFit, factor: float) -> None:
     sizes = np.unique(runs["s"]) if "s" in runs else np.array([1.0])
     shades = mpl.colormaps["viridis"](np.linspace(0, 0.85, len(sizes)))
     for size, shade in zip(sizes, shades, strict=True):
-        mine = runs[runs["s"] == size] if "s" in runs else runs
+        rows = runs[runs["s"] == size] if "s" in runs else runs
         name = f"s = {size:,.0f}" if size >= 100 else f"s = {size:.3g}"  # a fraction, where that is the column
-        axes.plot(mine["n"], mine["error"], "o", color=shade, markersize=3, label=name)
-        if item.law is not None:
+        axes.plot(rows["n"], rows["error"], "o", color=shade, markersize=3, label=name)
+        if isinstance(item, GroupFit):
             n = np.geomspace(float(runs["n"].min()), item.largest * factor, 60)
             inside = n <= item.largest
             law = item.law.predict(n, size)
@@ -204,7 +126,7 @@ def _full(axes: Axes, item: GroupFit, factor: float) -> None:
     axes.legend(loc="lower left", fontsize=6.5, handlelength=1.0, ncols=2, columnspacing=0.8)
 
 
-def _points(axes: Axes, item: GroupFit, colour: str, marker: str, *, named: bool = True) -> None:
+def _points(axes: Axes, item: GroupResult, colour: str, marker: str, *, named: bool = True) -> None:
     runs = item.group.runs
     axes.plot(runs["n"], runs["error"], marker, color=colour, markersize=3, alpha=0.35, linestyle="none", zorder=2)
     sizes, means, bars = [], [], []
@@ -212,50 +134,49 @@ def _points(axes: Axes, item: GroupFit, colour: str, marker: str, *, named: bool
         logs = np.log(rows["error"].to_numpy(float))
         sizes.append(float(np.asarray(size, float)))
         means.append(logs.mean())
-        spread = item.law.log_noise if item.law is not None and item.law.freedom > 0 else 0.0
+        spread = item.law.log_noise if isinstance(item, GroupFit) and item.law.dof > 0 else 0.0
         bars.append(logs.std(ddof=1) if len(logs) > 1 else spread)
     mean, bar = np.array(means), np.nan_to_num(np.array(bars))
     error = np.exp(mean)
     whiskers = np.stack([error - np.exp(mean - bar), np.exp(mean + bar) - error])
-    label = ": ".join([*([item.label] if named else []), *([equation(item)] if item.law else [])])
+    label = ": ".join([*([item.label] if named else []), *([equation(item)] if isinstance(item, GroupFit) else [])])
     axes.errorbar(
         sizes, error, whiskers, fmt=marker, color=colour, markersize=5, capsize=2.5, linewidth=1, label=label, zorder=4
     )
 
 
-def _curve(axes: Axes, item: GroupFit, colour: str, factor: float) -> None:
-    if item.law is None:
+def _curve(axes: Axes, item: GroupResult, colour: str, factor: float) -> None:
+    if isinstance(item, UnfittedGroup):
         return
     law = item.law
     smallest, largest = float(law.cells.n.min()), item.largest
     measured, beyond = np.geomspace(smallest, largest, 40), np.geomspace(largest, largest * factor, 20)
     axes.plot(measured, law.predict(measured), color=colour, linewidth=1.6, zorder=3)
     axes.plot(beyond, law.predict(beyond), color=colour, linewidth=1.4, linestyle=":", zorder=3)
-    if law.freedom < 1:
+    if law.dof < 1:
         return
     sizes = np.unique(np.concatenate([measured, beyond]))
     ends = np.exp(np.array([law.log_level(float(size))[1] for size in sizes]))
     axes.fill_between(sizes, ends[:, 0], ends[:, 1], color=colour, alpha=0.15, linewidth=0, zorder=1)
 
 
-def _baselines(axes: Axes, drawn: Sequence[GroupFit]) -> None:
+def _baselines(axes: Axes, drawn: Sequence[GroupResult]) -> None:
     """Draw errors without pre-training, once each."""
     known: list[float] = []
-    first = next((item.scratch.error for item in drawn if item.scratch is not None), 0.0)
-    shared = all(item.scratch is None or np.isclose(item.scratch.error, first) for item in drawn)
-    for i, item in enumerate(drawn):
-        if item.scratch is None or any(np.isclose(item.scratch.error, error) for error in known):
+    errors = {i: item.scratch.error for i, item in enumerate(drawn) if isinstance(item, GroupFit) and item.scratch}
+    shared = all(np.isclose(error, next(iter(errors.values()))) for error in errors.values())
+    for i, error in errors.items():
+        if any(np.isclose(error, other) for other in known):
             continue
-        known.append(item.scratch.error)
+        known.append(error)
         shade = "0.35" if shared else COLOURS[i % len(COLOURS)]
-        label = f"no pre-training: {item.scratch.error:.3g}"
-        axes.axhline(item.scratch.error, color=shade, linestyle=(0, (5, 3)), linewidth=1.2, label=label)
+        label = f"no pre-training: {error:.3g}"
+        axes.axhline(error, color=shade, linestyle=(0, (5, 3)), linewidth=1.2, label=label)
 
 
 def equation(item: GroupFit) -> str:
     """Return a law with its numbers; a star marks what is not identified, a bound that is not a number a word."""
     law = item.law
-    assert law is not None
     star = {name: "" if law.unidentified(name) is None else "*" for name in law.form.parameters}
     gap = f" + {law.params['C']:.2g}{star['C']}" if "C" in law.params else ""
     if law.at_bound("alpha"):  # flat, or a single step: D and alpha say nothing
@@ -264,7 +185,7 @@ def equation(item: GroupFit) -> str:
     return rf"{scale}·$n^{{-{law.params['alpha']:.2g}{star['alpha']}}}${gap}"
 
 
-def _scales(axes: Axes, drawn: Sequence[GroupFit]) -> None:
+def _scales(axes: Axes, drawn: Sequence[GroupResult]) -> None:
     """Make both axes logarithmic, with plain numbers, around the data (a band that runs off must not squeeze them)."""
     axes.set_xscale("log")
     axes.set_yscale("log")
@@ -273,9 +194,9 @@ def _scales(axes: Axes, drawn: Sequence[GroupFit]) -> None:
         reach = max(errors) / min(errors)
         pad = max(reach**0.4, 1.04)
         # The baseline too, unless it lies so far off that the curves would be flattened; the legend has its number.
-        near = [item.scratch.error for item in drawn if item.scratch is not None]
+        near = [item.scratch.error for item in fitted(drawn) if item.scratch is not None]
         errors += [error for error in near if error < max(errors) * reach**0.7]
-        full = any(item.law is not None and item.law.form.uses_s for item in drawn)
+        full = any(item.law.form.uses_s for item in fitted(drawn))
         # Room for the legend: above curves that fall, below those that fan out over fine-tuning sizes.
         axes.set_ylim(min(errors) / pad ** (1.4 if full else 1.0), max(errors) * pad ** (0.5 if full else 1.4))
     plain_ticks(axes)
@@ -286,35 +207,12 @@ def _first(drawn: int, curves: int) -> str:
     return f" (the first {drawn} of {curves})" if drawn == _MOST_FACETS < curves else ""
 
 
-def short(value: float) -> str:
-    """Return a size as 500, 2k or 1.28M: several decades fit under a narrow axes."""
-    for unit, name in ((1e6, "M"), (1e3, "k")):
-        if value >= unit:
-            return f"{value / unit:g}{name}"
-    return f"{value:g}"
-
-
-def plain_ticks(axes: Axes) -> None:
-    """Write ticks of logarithmic axes as plain numbers."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
-
-    low, high = axes.get_ylim()
-    if high / low < 4:
-        axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
-    else:
-        subs = (1.0, 2.0, 3.0, 5.0, 7.0) if high / low < 20 else (1.0, 3.0) if high / low < 1000 else (1.0,)
-        axes.yaxis.set_major_locator(LogLocator(subs=subs))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
-
-
-def linearised_figure(fits: Sequence[GroupFit], title: str | None = None) -> Figure:
+def linearised_figure(fits: Sequence[GroupResult], title: str | None = None) -> Figure:
     """Draw error - C over n on logarithmic axes (Mikami et al., Fig. 10): straight where the law holds."""
     import matplotlib as mpl
 
-    bent = [item for item in fits if item.law is not None and {"C", "gamma"} & set(item.law.params)]
-    drawn = [item for item in bent if item.law and not item.law.at_bound("alpha")][:_MOST_FACETS]
+    bent = [item for item in fitted(fits) if {"C", "gamma"} & set(item.law.params)]
+    drawn = [item for item in bent if not item.law.at_bound("alpha")][:_MOST_FACETS]
     with mpl.rc_context(STYLE):
         together = len(drawn) <= TOGETHER
         if together:
@@ -330,10 +228,10 @@ def linearised_figure(fits: Sequence[GroupFit], title: str | None = None) -> Fig
             if not together:
                 axes.set_title(item.label, fontsize=8)
         for i, axes in enumerate(flat):
-            mine = [height for row in heights for height in row] if together else heights[i]
+            shown = [height for row in heights for height in row] if together else heights[i]
             axes.set_xscale("log")
             axes.set_yscale("log")
-            axes.set_ylim(min(mine) * 0.5, max(mine) * 1.6)
+            axes.set_ylim(min(shown) * 0.5, max(shown) * 1.6)
             plain_ticks(axes)
             if not together:
                 _without_minor_ticks(axes)
@@ -346,7 +244,6 @@ def linearised_figure(fits: Sequence[GroupFit], title: str | None = None) -> Fig
 def _straight(axes: Axes, item: GroupFit, place: int) -> list[float]:
     """Draw one group's error above its gap; return the heights drawn."""
     law = item.law
-    assert law is not None
     colour, marker = COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)]
     rest = _without_gap(item, law.cells.n, law.cells.s, np.exp(law.cells.log_error))
     n, s = np.geomspace(law.cells.n.min(), law.cells.n.max(), 30), float(law.cells.s.max())
@@ -364,32 +261,28 @@ def _straight(axes: Axes, item: GroupFit, place: int) -> list[float]:
 def _without_gap(item: GroupFit, n: Array, s: Array, error: Array) -> Array:
     """Return errors less the part that n does not remove; of the full law, brought to the largest s."""
     law = item.law
-    assert law is not None
     if "C" in law.params:
         return error - law.params["C"]
-    p = law.params
-    return ((error - p.get("E", 0.0)) * (s / law.cells.s.max()) ** p["beta"]) - p["delta"] * p["gamma"] * (
-        law.cells.s.max() ** -p["beta"]
-    )
+    p, most = law.params, law.cells.s.max()
+    brought: Array = (error - p.get("E", 0.0)) * (s / most) ** p["beta"] - p["delta"] * p["gamma"] * most ** -p["beta"]
+    return brought
 
 
-def extrapolation_figure(fits: Sequence[GroupFit], title: str | None = None) -> Figure:
+def extrapolation_figure(fits: Sequence[GroupResult], title: str | None = None) -> Figure:
     """Draw what the smaller sizes predict of the held-out ones, the cut marked (Mikami et al., Fig. 5)."""
     import matplotlib as mpl
 
-    held = [item for item in fits if item.hold_out is not None][:_MOST_FACETS]
+    held = [(item, item.hold_out) for item in fitted(fits) if item.hold_out is not None][:_MOST_FACETS]
     with mpl.rc_context(STYLE):
-        figure, flat = facets(held)
-        for axes, item in zip(flat, held, strict=True):
-            out = item.hold_out
-            assert out is not None
+        figure, flat = facets([item for item, _ in held])
+        for axes, (item, out) in zip(flat, held, strict=True):
             law, s = out.law, float(out.s.max())
             before, after = law.cells.s == s, out.s == s
             if not law.form.uses_s:
                 before, after = np.ones_like(law.cells.n, bool), np.ones_like(out.n, bool)
             n = np.geomspace(law.cells.n.min(), out.n.max(), 60)
             axes.plot(n, law.predict(n, s), color=COLOURS[0], linewidth=1.4, label=f"law, RMSE {out.rmse:.2g}")
-            if law.freedom > 0:
+            if law.dof > 0:
                 level = 1 - (1 - law.level) / len(out.n)  # as out.low and out.high: all outcomes together
                 low, high = law.predict_interval(n, s, level, same_draws=True)
                 axes.fill_between(n, low, high, color=COLOURS[0], alpha=0.15, linewidth=0)

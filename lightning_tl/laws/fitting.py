@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from lightning_tl.errors import UserError, nearest
-from lightning_tl.laws.fitted import FittedLaw
-from lightning_tl.laws.forms import Array, Form, TransferLaw
-from lightning_tl.laws.pairing import Cells, cells, shared_variance
-from lightning_tl.laws.problem import Prior
+from lightning_tl.laws.clusters import Cells, cells, shared_variance
+from lightning_tl.laws.fitted_law import FittedLaw
+from lightning_tl.laws.forms import Array, Form, Loss, ResidualSpace, TransferLaw
+from lightning_tl.laws.least_squares import Prior
 
 #: Residuals over this many robust standard deviations lose weight (Huber's constant: 95 % efficiency if normal).
 _HUBER = 1.345
@@ -32,8 +32,8 @@ def fit(
     draw: Sequence[Any] | None = None,
     weights: ArrayLike | None = None,
     fixed: Mapping[str, float] | None = None,
-    space: str = "log",
-    loss: str = "squares",
+    space: ResidualSpace = "log",
+    loss: Loss = "squares",
     level: float = 0.95,
 ) -> FittedLaw:
     """Fit a law to test errors, by default by least squares in log-log space (Mikami et al., arXiv 2108.11018, §4.1).
@@ -60,11 +60,11 @@ def fit(
         UserError: Sizes or errors are out of range, of different lengths, or too few for the form; an unknown option.
     """
     form = form or TransferLaw()
-    for name, value, valid in (("space", space, ("log", "linear")), ("loss", loss, ("squares", "huber"))):
+    for name, value, valid in (("space", space, get_args(ResidualSpace)), ("loss", loss, get_args(Loss))):
         if value not in valid:
             raise UserError(f"{name} is '{value}'{nearest(value, valid)}")
     points = points_of(form, n, error, s, pretrain, draw, weights)
-    return fit_cells(form, points, priors=_held(form, fixed or {}, space), space=space, loss=loss, level=level)
+    return fit_cells(form, points, priors=_fixing_priors(form, fixed or {}, space), space=space, loss=loss, level=level)
 
 
 def fit_cells(
@@ -72,8 +72,8 @@ def fit_cells(
     points: Cells,
     *,
     priors: tuple[Prior, ...] = (),
-    space: str = "log",
-    loss: str = "squares",
+    space: ResidualSpace = "log",
+    loss: Loss = "squares",
     level: float = 0.95,
     pooled: tuple[float, int] | None = None,
 ) -> FittedLaw:
@@ -94,7 +94,7 @@ def fit_cells(
     return law
 
 
-def _held(form: Form, fixed: Mapping[str, float], space: str) -> tuple[Prior, ...]:
+def _fixing_priors(form: Form, fixed: Mapping[str, float], space: ResidualSpace) -> tuple[Prior, ...]:
     for name, value in fixed.items():
         if name not in form.parameters:
             raise UserError(f"no parameter '{name}' to fix in {form.formula}{nearest(name, form.parameters)}")
@@ -114,14 +114,14 @@ def points_of(
     draw: Sequence[Any] | None = None,
     weights: ArrayLike | None = None,
 ) -> Cells:
-    """Check what :func:`fit` was given and average it into independent points."""
+    """Check the runs and average them into independent points; see :func:`fit`."""
     sizes, errors = _numbers(n, "n"), _numbers(error, "error")
     others = None if s is None else _numbers(s, "s")
     weight = None if weights is None else _numbers(weights, "weights")
-    given = [("error", errors), ("s", others), ("weights", weight), ("pretrain", pretrain), ("draw", draw)]
-    for name, values in given:
+    columns = [("error", errors), ("s", others), ("weights", weight), ("pretrain", pretrain), ("draw", draw)]
+    for name, values in columns:
         if values is not None and len(values) != len(sizes):
-            raise UserError(f"{name} has {len(values)} values and n has {len(sizes)}; give one a run")
+            raise UserError(f"{name} has {len(values)} values and n has {len(sizes)}; give one per run")
     if not len(sizes):
         raise UserError("no runs to fit")
     low, high = LEAST_SIZE, MOST_SIZE

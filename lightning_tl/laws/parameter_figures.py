@@ -1,4 +1,4 @@
-"""Figures of what the fits found: alpha and C with bars, against model size and complexity, and the loss landscape."""
+"""Figures of fitted parameters: alpha and C, against model size and complexity too, and the loss landscape."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lightning_tl.laws.analysis import GroupFit
+from lightning_tl.figure_style import COLOURS, MARKERS, STYLE, headed, new_figure
 from lightning_tl.laws.forms import Array
-from lightning_tl.laws.gaps import gap_by_model_size
-from lightning_tl.laws.plots import COLOURS, MARKERS, STYLE, headed, new_figure
+from lightning_tl.laws.group_fits import GroupFit, GroupResult, fitted
+from lightning_tl.laws.transfer_gaps import gap_by_model_size
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,33 +20,33 @@ if TYPE_CHECKING:
 _MOST_LANDSCAPES = 6
 
 
-def parameter_figure(fits: Sequence[GroupFit], title: str | None = None) -> Figure:
+def parameter_figure(fits: Sequence[GroupResult], title: str | None = None) -> Figure:
     """Draw alpha and C (gamma) of each group with their intervals (Mikami et al., Fig. 8); open: not identified."""
     import matplotlib as mpl
 
-    fitted = [item for item in fits if item.law is not None]
-    shown = [name for name in ("alpha", "C", "gamma") if any(item.law and name in item.law.params for item in fitted)]
+    items = fitted(fits)
+    shown = [name for name in ("alpha", "C", "gamma") if any(name in item.law.params for item in items)]
     with mpl.rc_context(STYLE):
-        figure, grid = new_figure(3.6 * len(shown) + 1.2, 0.28 * len(fitted) + 1.5, 1, len(shown), sharey=True)
+        figure, grid = new_figure(3.6 * len(shown) + 1.2, 0.28 * len(items) + 1.5, 1, len(shown), sharey=True)
         for axes, name in zip(grid[0], shown, strict=True):
-            _bars(axes, fitted, name)
-        grid[0, 0].set_yticks(range(len(fitted)), [item.label for item in fitted])
-        grid[0, 0].set_ylim(len(fitted) - 0.5, -0.5)
+            _bars(axes, items, name)
+        grid[0, 0].set_yticks(range(len(items)), [item.label for item in items])
+        grid[0, 0].set_ylim(len(items) - 0.5, -0.5)
         headed(figure, title or "What the fits found; open: not identified")
         return figure
 
 
-def _bars(axes: Axes, fitted: Sequence[GroupFit], name: str) -> None:
+def _bars(axes: Axes, items: Sequence[GroupFit], name: str) -> None:
     words = {"alpha": "pre-training rate alpha", "C": "transfer gap C (test error)", "gamma": "gamma = C / D"}
-    ends = [item.law.interval(name) for item in fitted if item.law and name in item.law.params]
+    ends = [item.law.interval(name) for item in items if name in item.law.params]
     finite = [high for _, high in ends if np.isfinite(high)]
-    values = [item.law.params[name] for item in fitted if item.law and not item.law.at_bound(name)]
+    values = [item.law.params[name] for item in items if not item.law.at_bound(name)]
     right = 1.15 * max([*finite, *values], default=1.0)
     if name == "alpha":  # a few loose intervals must not squeeze the others
-        right = min(right, _most_alpha(fitted))
-    for i, item in enumerate(fitted):
+        right = min(right, _most_alpha(items))
+    for i, item in enumerate(items):
         law = item.law
-        if law is None or name not in law.params:
+        if name not in law.params:
             continue
         low, high = law.interval(name)
         known = law.unidentified(name) is None
@@ -61,13 +61,13 @@ def _bars(axes: Axes, fitted: Sequence[GroupFit], name: str) -> None:
 
 
 def _most_alpha(items: Sequence[GroupFit]) -> float:
-    """Return the largest alpha to draw: over what is identified, less a few that stand apart."""
-    laws = [item.law for item in items if item.law is not None]
+    """Return the largest alpha to draw: above the identified ones, but for a few outliers."""
+    laws = [item.law for item in items]
     known = [law.params["alpha"] for law in laws if law.unidentified("alpha") is None]
     return 2.5 * float(np.quantile(known, 0.9)) + 0.2 if known else 2.0
 
 
-def model_size_figure(fits: Sequence[GroupFit], title: str | None = None) -> Figure | None:
+def model_size_figure(fits: Sequence[GroupResult], title: str | None = None) -> Figure | None:
     """Draw the transfer gap over the model's parameters with a power law through it (Mikami et al., Fig. 4).
 
     ``None`` where fewer than two model sizes are known.
@@ -101,22 +101,22 @@ def model_size_figure(fits: Sequence[GroupFit], title: str | None = None) -> Fig
         axes.set_xticks([], minor=True)
         axes.set_xlabel("model parameters")
         axes.set_ylabel("transfer gap C (test error)")
-        axes.set_ylim(0, 1.3 * max(item.law.params["C"] for family in families for item in family.items if item.law))
+        axes.set_ylim(0, 1.3 * max(item.law.params["C"] for family in families for item in family.items))
         axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8)
         some = f" (the first {len(families)} of {count} families)" if count > len(families) else ""
         headed(figure, (title or "Transfer gap by model size; open: not identified") + some)
         return figure
 
 
-def complexity_figure(fits: Sequence[GroupFit], title: str | None = None) -> Figure | None:
+def complexity_figure(fits: Sequence[GroupResult], title: str | None = None) -> Figure | None:
     """Draw alpha and C over the data's complexity (Mikami et al., Fig. 6); ``None`` without such a column."""
     import matplotlib as mpl
 
-    items = [item for item in fits if item.law is not None and "complexity" in item.group.traits]
+    items = [item for item in fitted(fits) if "complexity" in item.group.traits]
     x = np.array([item.group.traits["complexity"] for item in items])
     if len(np.unique(x)) < 2:
         return None
-    shown = [name for name in ("alpha", "C", "gamma") if all(item.law and name in item.law.params for item in items)]
+    shown = [name for name in ("alpha", "C", "gamma") if all(name in item.law.params for item in items)]
     with mpl.rc_context(STYLE):
         kinds = _kinds(items, x)
         figure, grid = new_figure(3.6 * len(shown) + 1.4 * (len(kinds) > 1), 3.4, 1, len(shown))
@@ -124,8 +124,8 @@ def complexity_figure(fits: Sequence[GroupFit], title: str | None = None) -> Fig
         x = x + width * np.array([np.sum(x[:i] == value) for i, value in enumerate(x)])
         for axes, name in zip(grid[0], shown, strict=True):
             for i, (kind, places) in enumerate(kinds.items()):
-                mine = [items[place] for place in places]
-                _intervals(axes, x[places], mine, name, COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)], kind)
+                members = [items[place] for place in places]
+                _intervals(axes, x[places], members, name, COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)], kind)
             axes.set_xlabel("data complexity (larger: more complex)")
             axes.set_ylabel({"alpha": "pre-training rate alpha", "C": "transfer gap C (test error)"}.get(name, name))
             if name == "alpha":
@@ -137,7 +137,7 @@ def complexity_figure(fits: Sequence[GroupFit], title: str | None = None) -> Fig
 
 
 def _kinds(items: Sequence[GroupFit], x: Array) -> dict[str | None, list[int]]:
-    """Return the places of groups by what tells those of one complexity apart (a model, a task); all where too many."""
+    """Return the places of groups by the keys in which those of one complexity differ; one kind if too many."""
     apart = {
         name
         for value in np.unique(x)
@@ -153,10 +153,9 @@ def _kinds(items: Sequence[GroupFit], x: Array) -> dict[str | None, list[int]]:
 def _intervals(
     axes: Axes, x: Array, items: Sequence[GroupFit], name: str, colour: str, marker: str, label: str | None
 ) -> None:
-    top = max(item.law.params[name] for item in items if item.law) * 3 + 1e-12
+    top = max(item.law.params[name] for item in items) * 3 + 1e-12
     for place, item in zip(x, items, strict=True):
         law = item.law
-        assert law is not None
         low, high = law.interval(name)
         known = law.unidentified(name) is None
         face = colour if known else "white"
@@ -165,17 +164,15 @@ def _intervals(
         label = None  # once in the legend
 
 
-def landscape_figure(fits: Sequence[GroupFit], title: str | None = None) -> Figure | None:
+def landscape_figure(fits: Sequence[GroupResult], title: str | None = None) -> Figure | None:
     """Draw the loss over alpha and D, C at its best (Mikami et al., Fig. 14): a valley is what the data leave open.
 
     ``None`` where no group has a transfer law with degrees of freedom left.
     """
     import matplotlib as mpl
 
-    items = [
-        item for item in fits if item.law is not None and item.law.form.name == "transfer" and item.law.freedom > 0
-    ]
-    items = [item for item in items if item.law and not item.law.at_bound("alpha")][:_MOST_LANDSCAPES]
+    items = [item for item in fitted(fits) if item.law.form.name == "transfer" and item.law.dof > 0]
+    items = [item for item in items if not item.law.at_bound("alpha")][:_MOST_LANDSCAPES]
     if not items:
         return None
     columns = min(3, len(items))
@@ -191,10 +188,9 @@ def landscape_figure(fits: Sequence[GroupFit], title: str | None = None) -> Figu
 
 
 def _landscape(axes: Axes, item: GroupFit) -> Any:
-    from lightning_tl.laws.pool import profile_coefficient
+    from lightning_tl.laws.shared_coefficient import profile_coefficient
 
     law = item.law
-    assert law is not None
     best, (low, high) = law.params["alpha"], law.interval("alpha")
     alphas = np.linspace(max(low * 0.5, 0.01), min(1.15 * high, 3 * best + 0.5), 81)
     centre = np.log(law.params["D"])

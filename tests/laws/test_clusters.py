@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lightning_tl.laws import fit
-from lightning_tl.laws.pairing import cells, half_width, widened
+from lightning_tl.laws.clusters import cells, half_width, widened
 
 SIZES = 64 * 2.0 ** np.arange(6)
 
@@ -44,11 +44,11 @@ def test_a_missing_draw_does_not_bend_the_curve() -> None:
 def test_runs_on_one_pretraining_are_one_point() -> None:
     n, draw = design(2)
     error = 0.5 * n**-0.4 + 0.05
-    assert fit(n=n, error=error, draw=draw).freedom == 3
+    assert fit(n=n, error=error, draw=draw).dof == 3
     # several seeds at each size: each is a point of its own
     both = fit(n=np.tile(n, 2), error=np.tile(error, 2), draw=np.tile(draw, 2), pretrain=np.repeat([0, 1], 12))
-    assert both.freedom == 9
-    assert fit(n=n, error=error).freedom == 9  # nothing is said to be shared
+    assert both.dof == 9
+    assert fit(n=n, error=error).dof == 9  # nothing is said to be shared
 
 
 def test_residual_variance_is_the_two_way_anova() -> None:
@@ -58,7 +58,7 @@ def test_residual_variance_is_the_two_way_anova() -> None:
     found = cells(n, values, draw=draw)
     table = values.reshape(6, 3)
     rest = table - table.mean(1, keepdims=True) - table.mean(0) + table.mean()
-    assert found.residual_freedom == 10
+    assert found.residual_dof == 10
     assert found.residual_variance == pytest.approx((rest**2).sum() / 10)
     assert found.offsets == pytest.approx(table.mean(0) - table.mean())
     assert found.draw_variance == pytest.approx(np.var(table.mean(0), ddof=1) / 3)

@@ -10,9 +10,9 @@ from scipy import optimize
 
 from lightning_tl.errors import UserError
 from lightning_tl.laws import FullLaw, PowerLaw, TransferLaw
-from lightning_tl.laws.fit import fit_cells
-from lightning_tl.laws.pairing import Cells, cells
-from lightning_tl.laws.pool import (
+from lightning_tl.laws.clusters import Cells, cells
+from lightning_tl.laws.fitting import fit_cells
+from lightning_tl.laws.shared_coefficient import (
     SPREADS,
     Settings,
     _coefficient_by_alpha,
@@ -53,7 +53,7 @@ def test_shared_is_the_joint_least_squares_fit() -> None:
         assert law.params["D"] == pytest.approx(np.exp(joint.x[0]), rel=1e-3)
         assert law.params["alpha"] == pytest.approx(np.exp(joint.x[1 + 2 * i]), rel=1e-3)
         assert law.params["C"] == pytest.approx(np.exp(joint.x[2 + 2 * i]), rel=1e-4)
-        assert law.freedom == 24
+        assert law.dof == 24
         assert law.noise**2 == pytest.approx(variance, rel=0.02)
     # the uncertainty of the common D stays in the intervals: about that of the joint Jacobian
     error = np.sqrt(np.linalg.inv(joint.jac.T @ joint.jac)[0, 0] * variance)
@@ -69,7 +69,7 @@ def test_a_given_value_is_held() -> None:
     )
     assert law.params == pytest.approx({"D": 0.48, "alpha": alpha, "C": gap}, rel=1e-6)
     assert law.interval("D") == (pytest.approx(0.48), pytest.approx(0.48))
-    assert law.freedom == 5
+    assert law.dof == 5
     assert law.unidentified("D") is None
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 
 from lightning_tl.errors import UserError
 from lightning_tl.study.overtraining.curves import LEAST_BUDGETS, Array
+from lightning_tl.study.overtraining.results import Exclusion, MissingRuns, RateOutsideWindow
 
 _NEEDED = ("pretrain_images", "pretrain_steps", "pretrain_seed", "pretrain_run", "draw_seed", "lr", "error")
 _FINETUNED = ("finetune_loss", "val_finetune_loss")
@@ -84,7 +85,7 @@ def budgets_of(name: str, rows: pd.DataFrame) -> list[int]:
     return budgets
 
 
-def within_window(rows: pd.DataFrame, window: tuple[float, float] | None, notes: list[str]) -> pd.DataFrame:
+def within_window(rows: pd.DataFrame, window: tuple[float, float] | None, exclusions: list[Exclusion]) -> pd.DataFrame:
     """Leave out the learning rates whose pre-training loss leaves a window at any budget.
 
     Rates that destroy the network, or hardly change it, say nothing about its fragility (Springer et al. 2025, App. C).
@@ -92,7 +93,7 @@ def within_window(rows: pd.DataFrame, window: tuple[float, float] | None, notes:
     Args:
         rows: Of a series.
         window: Lowest and highest mean pre-training loss after fine-tuning; None: no limit.
-        notes: List to which a message is appended for each rate that is left out.
+        exclusions: List to which each rate that is left out is appended.
     """
     if window is None:
         return rows
@@ -100,10 +101,7 @@ def within_window(rows: pd.DataFrame, window: tuple[float, float] | None, notes:
     low, high = means.groupby("lr").min(), means.groupby("lr").max()
     kept = [rate for rate in low.index if low[rate] >= window[0] and high[rate] <= window[1]]
     for rate in low.index.difference(kept):
-        notes.append(
-            f"lr {rate:g} is left out: the pre-training loss after fine-tuning goes from {low[rate]:.3g} to "
-            f"{high[rate]:.3g}, outside the window of {window[0]:g} to {window[1]:g}."
-        )
+        exclusions.append(RateOutsideWindow(float(rate), (float(low[rate]), float(high[rate])), window))
     if not kept:
         raise UserError(
             f"overtraining.loss_window is {window[0]:g} to {window[1]:g}, which no learning rate stays within: the "
@@ -113,7 +111,13 @@ def within_window(rows: pd.DataFrame, window: tuple[float, float] | None, notes:
 
 
 def cube(
-    rows: pd.DataFrame, column: str, repeats: Sequence[str], budgets: Sequence[object], notes: list[str], what: str
+    rows: pd.DataFrame,
+    column: str,
+    repeats: Sequence[str],
+    budgets: Sequence[object],
+    exclusions: list[Exclusion],
+    quantity: str,
+    value: float | None = None,
 ) -> Array | None:
     """Return a column's values ``[budgets, seeds, draws]`` without gaps, or None where too few runs are there.
 
@@ -122,8 +126,9 @@ def cube(
         column: The values.
         repeats: The column of seeds, and that of draws where there is one.
         budgets: Values of ``pretrain_steps``, in order.
-        notes: List to which a message is appended where runs are missing.
-        what: What the rows are, for the notes.
+        exclusions: List to which runs that are missing are appended.
+        quantity: What the rows are, as in :class:`MissingRuns`.
+        value: Of the learning rate or noise.
     """
     keys = ["pretrain_steps", *repeats]
     cells = rows.groupby(keys)[column].mean().unstack(list(repeats)).reindex(list(budgets))
@@ -138,8 +143,8 @@ def cube(
         axis = int(gaps[1].max() > gaps[0].max())
         values = np.delete(values, int(np.argmax(gaps[axis])), axis=axis + 1)
     if missing:
-        left = f"{values.shape[1]} seeds and {values.shape[2]} draws remain" if values.size else "it is left out"
-        notes.append(f"{what} lacks {missing} runs (failed, or not run yet): {left}.")
+        left = values.shape[1:] if values.size else (0, 0)
+        exclusions.append(MissingRuns(quantity, value, missing, *left))
     return values if values.size else None
 
 

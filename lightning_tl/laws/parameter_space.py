@@ -13,14 +13,15 @@ from numpy.typing import NDArray
 
 from lightning_tl.laws.descent import descend
 from lightning_tl.laws.forms import WHOLE, Array, coordinate
-from lightning_tl.laws.problem import Problem
+from lightning_tl.laws.least_squares import Problem, sum_of_squares
 
-#: What is left to fall with n, from all to nothing: dense at both ends, where the law is a pure power law and flat.
+#: Share of the error that falls with n, from all to nothing: dense at both ends, where the law is a
+#: pure power law and flat.
 _RESTS = np.concatenate(
     [1 - np.r_[0.0, np.geomspace(1e-4, 0.03, 10), np.linspace(0.06, 0.94, 23)], np.geomspace(0.03, 1e-6, 10), [0.0]]
 )
 _SHARES = coordinate(_RESTS)
-#: Shares whose curves, fitted to the points, tell what level a held scale has to reach.
+#: Shares whose curves, fitted to the points, show which level a held scale has to reach.
 _GUESSES = coordinate(np.array([1.0, 0.9, 0.5, 0.1, 0.01, 0.0]))
 #: Grid of outer parameters: points along each axis, by the number of axes.
 _GRID = {0: 1, 1: 48, 2: 16, 3: 8}
@@ -38,7 +39,7 @@ class Space:
         form = problem.form
         self.has_plateau = form.has_plateau
         self.box = np.array(list(form.outer.values()), float).reshape(-1, 2)
-        #: Coordinates that are ratios, whose steps and distances are told by their logs.
+        #: Coordinates that are ratios, whose steps and distances are those of their logs.
         self.ratios = np.array([name not in form.shares for name in form.outer] + [False] * form.has_plateau, bool)
 
     def limits(self) -> tuple[Array, Array]:
@@ -72,11 +73,11 @@ class Space:
 
         Where the scale is held or has a prior, those at which curves through the points have that value are among them.
         """
-        found = np.broadcast_to(_SHARES[::thin], (len(outer), len(_SHARES[::thin])))
+        shares = np.broadcast_to(_SHARES[::thin], (len(outer), len(_SHARES[::thin])))
         wanted = self.problem.rest_for_scale(outer, _GUESSES, target)
         if wanted is None:
-            return found
-        return np.sort(np.concatenate([found, coordinate(wanted)], axis=1), axis=1)
+            return shares
+        return np.sort(np.concatenate([shares, coordinate(wanted)], axis=1), axis=1)
 
     def profiled(self, outer: Array) -> tuple[Array, Array]:
         """Return the best plateau and its sum of squares at outer points (p, k), each of shape (p,)."""
@@ -103,9 +104,7 @@ class Space:
     def _rss(self, outer: Array, plateau: Array, target: Array | None = None) -> Array:
         """Return the sums of squares at plateaus (p, j) of outer points (p, k)."""
         points = np.broadcast_to(outer[:, None, :], (*plateau.shape, outer.shape[1]))
-        return np.sum(
-            self.problem.residual(points, plateau, None if target is None else target[:, None])[0] ** 2, axis=-1
-        )
+        return sum_of_squares(self.problem.residual(points, plateau, None if target is None else target[:, None])[0])
 
     def distinct(self, place: Array, rss: Array, most: int, apart: float) -> tuple[Array, Array]:
         """Return places that are apart, the lowest first, at most ``most``."""
@@ -143,8 +142,8 @@ class Space:
         def reach(at: Array) -> tuple[Array, Array]:
             return _reach(at, self.ratios[held:])
 
-        found, rss = descend(residual, place[:, held:], low[held:], high[held:], reach, steps, tolerance)
-        return whole(found, np.arange(len(place))), rss
+        reached, rss = descend(residual, place[:, held:], low[held:], high[held:], reach, steps, tolerance)
+        return whole(reached, np.arange(len(place))), rss
 
     def reach(self, at: Array) -> tuple[Array, Array]:
         """Return the box that one step from places (b, d) may not leave."""
@@ -176,7 +175,10 @@ def lowest(space: Space, targets: Array, keep: int = 4) -> Array:
     before = np.searchsorted(anchors, np.arange(count), side="right") - 1
     after = np.minimum(np.searchsorted(anchors, np.arange(count)), len(anchors) - 1)
     starts = np.concatenate([place[before], place[after]], axis=1)
-    each = starts.shape[1]
-    found, rss = space.down(starts.reshape(count * each, -1), steps=60, targets=np.repeat(targets, each, axis=0))
-    best = np.argmin(rss.reshape(count, each), axis=1)
-    return found.reshape(count, each, -1)[np.arange(count), best]
+    count_per_aim = starts.shape[1]
+    reached, rss = space.down(
+        starts.reshape(count * count_per_aim, -1), steps=60, targets=np.repeat(targets, count_per_aim, axis=0)
+    )
+    best = np.argmin(rss.reshape(count, count_per_aim), axis=1)
+    lowest_places: Array = reached.reshape(count, count_per_aim, -1)[np.arange(count), best]
+    return lowest_places

@@ -1,9 +1,10 @@
 """The least-squares problem of one fit: sums of squares at given nonlinear parameters, with the linear part solved.
 
-In log space (the default, Mikami et al. §4.1) the residual is ``log error - shape - columns @ linear``. In linear space
-it is ``error - scale * exp(shape)``, with the scale solved. Points may be weighted; points that share a pre-training
-run may be correlated (then residuals are whitened). A prior on a parameter is one more row of the problem, which serves
-for partially pooled coefficients; a parameter that is held is substituted, so that it holds exactly.
+In log space (the default, Mikami et al. §4.1) the residual is
+``log error - nonlinear_log_error - design_matrix @ linear``. In linear space it is
+``error - scale * exp(nonlinear_log_error)``, with the scale solved. Points may be weighted; points that share a
+pre-training run may be correlated (then residuals are whitened). A prior on a parameter is one more row of the problem,
+which serves for partially pooled coefficients; a parameter that is held is substituted, so that it holds exactly.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lightning_tl.laws.forms import Array, Form, Quantity, Sizes, Unfolded
+from lightning_tl.laws.forms import Array, Form, Quantity, ResidualSpace, Sizes, Unfolded
 
 #: A prior of this weight or more holds its parameter.
 FIXED = 1e6
@@ -61,6 +62,12 @@ class Points:
     shared: float = 0.0
 
 
+def sum_of_squares(residuals: Array) -> Array:
+    """Return the sum of squares over the last axis: (..., m) gives (...)."""
+    total: Array = np.sum(residuals**2, axis=-1)
+    return total
+
+
 class Problem:
     """Sums of squares of one fit.
 
@@ -71,7 +78,9 @@ class Problem:
         priors: What is known of parameters besides.
     """
 
-    def __init__(self, form: Form, points: Points, space: str = "log", priors: tuple[Prior, ...] = ()) -> None:
+    def __init__(
+        self, form: Form, points: Points, space: ResidualSpace = "log", priors: tuple[Prior, ...] = ()
+    ) -> None:
         self.linear_space = space == "linear"
         self.form = Unfolded(form) if self.linear_space else form
         self.points = points
@@ -86,13 +95,13 @@ class Problem:
         self._fixed = [i for i, prior in enumerate(priors) if prior.fixed]
         # How each prior's parameter depends on the linear ones: the same at every grid point.
         everywhere = np.ones((1, len(self.form.outer))), np.full(1, 0.5)
-        count = self.form.columns(self.sizes).shape[1]
+        count = self.form.design_matrix(self.sizes).shape[1]
         needs = np.array([of(*everywhere)[1] for of in self._quantities]).reshape(-1, count)
         held = needs[self._fixed]
         self._lift: Array = np.linalg.pinv(held).astype(float) if len(held) else np.zeros((count, 0))
         # Directions in which the linear parameters can still move.
         self._free: Array = np.linalg.svd(held)[2][len(held) :].T if len(held) else np.eye(count)
-        self._all = self._whiten(self.form.columns(self.sizes).T).T
+        self._all = self._whiten(self.form.design_matrix(self.sizes).T).T
         self._needs = needs
         # One residual for each point, and one for each soft prior.
         soft = [root * needs[i] @ self._free for i, root in self._soft]
@@ -100,9 +109,9 @@ class Problem:
         self._scaled = scale[0] if scale else None
         if scale:
             self._unscaled = Problem(form, points, space, tuple(p for i, p in enumerate(priors) if i != scale[0]))
-        self.columns: Array = np.vstack([self._all @ self._free, *soft])
-        self.covariance: Array = np.linalg.pinv(self.columns.T @ self.columns).astype(float)
-        self._solver = self.covariance @ self.columns.T
+        self.design: Array = np.vstack([self._all @ self._free, *soft])
+        self.covariance: Array = np.linalg.pinv(self.design.T @ self.design).astype(float)
+        self._solver = self.covariance @ self.design.T
 
     def _inner(self, prior: Prior) -> float:
         return float(np.log(prior.value)) if prior.name in self.form.scales else prior.value
@@ -121,7 +130,8 @@ class Problem:
             return None
         same = (cluster[:, None] == cluster[None]).astype(float)
         count = same.sum(axis=1, keepdims=True)
-        return same * (1 - 1 / np.sqrt(1 + shared * count)) / count
+        mix: Array = same * (1 - 1 / np.sqrt(1 + shared * count)) / count
+        return mix
 
     def _whiten(self, rows: Array) -> Array:
         """Weight and decorrelate rows of shape (..., m)."""
@@ -132,27 +142,28 @@ class Problem:
         """Return a prior's value less the part of its parameter that is not linear."""
         return values[..., prior] - np.maximum(self._quantities[prior](outer, plateau)[0], _LEAST_LOG)
 
-    def _held(self, outer: Array, plateau: Array, values: Array) -> Array:
-        """Return the part of the linear parameters that what is held determines, shape (..., q)."""
+    def _fixed_part(self, outer: Array, plateau: Array, values: Array) -> Array:
+        """Return the part of the linear parameters that held parameters determine, shape (..., q)."""
         held = np.zeros(len(self._free))
         for lift, i in zip(self._lift.T, self._fixed, strict=True):
             held = held + self._missing(i, outer, plateau, values)[..., None] * lift
         return held
 
     def rows(self, outer: Array, plateau: Array, target: Array | None = None, held: Array | None = None) -> Array:
-        """Return whitened ``target - shape`` less what is held (log space) or ``exp(shape)`` (linear space).
+        """Return whitened rows of the problem, before the linear parameters are solved.
 
-        In log space a row for each soft prior is appended.
+        In log space these are ``target - nonlinear_log_error`` less the part that fixed priors determine, with one more
+        row for each soft prior; in linear space they are ``exp(nonlinear_log_error)``.
         """
-        shape = self.form.shape(outer, plateau, self.sizes)
+        nonlinear = self.form.nonlinear_log_error(outer, plateau, self.sizes)
         if self.linear_space:
-            return self._whiten(np.exp(shape))
+            return self._whiten(np.exp(nonlinear))
         wanted, values = self._wanted(target)
-        rows = self._whiten(wanted - shape)
+        rows = self._whiten(wanted - nonlinear)
         if not self.priors:
             return rows
         if self._fixed:
-            held = self._held(outer, plateau, values) if held is None else held
+            held = self._fixed_part(outer, plateau, values) if held is None else held
             rows = rows - held @ self._all.T
         if not self._soft:
             return rows
@@ -174,14 +185,14 @@ class Problem:
         In linear space the linear parameter is the log of the scale.
         """
         points, values = self._wanted(target)
-        held = self._held(outer, plateau, values) if self._fixed and not self.linear_space else None
+        held = self._fixed_part(outer, plateau, values) if self._fixed and not self.linear_space else None
         rows = self.rows(outer, plateau, target, held)
         if not self.linear_space:
             if held is not None and not self._free.shape[1]:
                 return rows, held
             free = rows @ self._solver.T
             linear = free @ self._free.T
-            return rows - free @ self.columns.T, linear if held is None else held + linear
+            return rows - free @ self.design.T, linear if held is None else held + linear
         wanted = self._whiten(points)
         if self.priors:
             scale = self._scale(outer, plateau, values)
@@ -191,7 +202,7 @@ class Problem:
 
     def rss(self, outer: Array, plateau: Array) -> Array:
         """Return the sum of squares at grid points outer (..., k), plateau (...)."""
-        return np.sum(self.residual(outer, plateau)[0] ** 2, axis=-1)
+        return sum_of_squares(self.residual(outer, plateau)[0])
 
     @property
     def scale_known(self) -> bool:
@@ -203,7 +214,7 @@ class Problem:
 
         Args:
             outer: Outer parameters, shape (p, k).
-            plateaus: Plateaus whose curves, fitted to the points, tell the level of the error, shape (j,).
+            plateaus: Plateaus whose curves, fitted to the points, give the level of the error, shape (j,).
             target: A target for each outer point, shape (p, m); default the problem's own.
 
         Returns:
@@ -219,7 +230,8 @@ class Problem:
         # With the plateau 0 all of the error falls with n: the scale's log is less by the log of the part that does.
         whole = self._quantities[self._scaled](outer, np.zeros(len(outer)))[0]
         needed = np.asarray(values - whole)[:, None] - linear @ self._needs[self._scaled]
-        return np.exp(np.clip(needed, _LEAST_LOG, 0.0))
+        falling: Array = np.exp(np.clip(needed, _LEAST_LOG, 0.0))
+        return falling
 
     def rss_many(self, outer: Array, plateau: Array, targets: Array) -> Array:
         """Return the sums of squares (g, b) of b targets (b, m) at g grid points, by one matrix product."""
@@ -227,14 +239,14 @@ class Problem:
         wanted = self._whiten(targets)
         if self.linear_space and self.priors:
             rows = rows * self._scale(outer, plateau, self._values)[:, None]
-            return np.sum(wanted**2, axis=1) - 2 * rows @ wanted.T + np.sum(rows**2, axis=1)[:, None]
+            return sum_of_squares(wanted) - 2 * rows @ wanted.T + sum_of_squares(rows)[:, None]
         if self.linear_space:
-            return np.sum(wanted**2, axis=1) - (rows @ wanted.T) ** 2 / np.sum(rows**2, axis=1)[:, None]
+            return sum_of_squares(wanted) - (rows @ wanted.T) ** 2 / sum_of_squares(rows)[:, None]
         if self._soft:
             wanted = np.concatenate([wanted, np.zeros((len(targets), len(self._soft)))], axis=1)
-        wanted = wanted - (wanted @ self._solver.T) @ self.columns.T
-        rows = rows - (rows @ self._solver.T) @ self.columns.T
-        return np.sum(wanted**2, axis=1) + 2 * rows @ wanted.T + np.sum(rows**2, axis=1)[:, None]
+        wanted = wanted - (wanted @ self._solver.T) @ self.design.T
+        rows = rows - (rows @ self._solver.T) @ self.design.T
+        return sum_of_squares(wanted) + 2 * rows @ wanted.T + sum_of_squares(rows)[:, None]
 
     # ---- how the sum of squares grows with a quantity, at a grid point ----------------------------------------------
 
@@ -246,7 +258,7 @@ class Problem:
         """Return the weight of the squared scale in linear space, shape (g,); infinite where it is held."""
         if self.priors:
             return np.full(plateau.shape, np.inf)
-        return np.sum(self.rows(outer, plateau) ** 2, axis=-1)
+        return sum_of_squares(self.rows(outer, plateau))
 
     def reach(
         self, quantity: Quantity, outer: Array, plateau: Array, linear: Array, slack: Array, extra: float = 0.0

@@ -1,0 +1,83 @@
+"""The style that all figures share: colours, markers, titles, ticks; :func:`save` writes PNG, PDF or SVG."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+#: Okabe and Ito's colours, which differ for every kind of colour vision; markers differ too.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+STYLE: Any = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "grid.linewidth": 0.5,
+    "legend.edgecolor": "none",
+    "legend.framealpha": 0.85,  # lines may have to pass behind it
+    "svg.fonttype": "none",
+    "svg.hashsalt": "lightning-tl",
+    "pdf.fonttype": 42,
+    "savefig.dpi": 150,
+    "figure.dpi": 100,
+}
+
+
+def new_figure(
+    width: float, height: float, rows: int = 1, columns: int = 1, layout: Any = "constrained", **kwargs: Any
+) -> tuple[Figure, Any]:
+    """Return a figure that no window or global state knows of, and its axes as an array (rows, columns)."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout=layout)
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(rows, columns, squeeze=False, **kwargs)
+
+
+def headed(figure: Figure, text: str) -> None:
+    """Give a figure its title, a fixed step under its upper edge."""
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    height = figure.get_figheight()
+    figure.suptitle(text, fontsize=10, x=0.01, y=1 - 0.08 / height, ha="left", va="top")
+    engine = figure.get_layout_engine()
+    if isinstance(engine, ConstrainedLayoutEngine):
+        engine.set(rect=(0, 0, 1, 1 - 0.28 / height))  # it leaves no room for a title placed by hand
+
+
+def save(figure: Figure, path: str | Path) -> None:
+    """Write a figure; the format follows from the file's name."""
+    import matplotlib as mpl
+
+    with mpl.rc_context(STYLE):
+        figure.savefig(path)
+
+
+def short(value: float) -> str:
+    """Return a size as 500, 2k or 1.28M: several decades fit under a narrow axes."""
+    for unit, name in ((1e6, "M"), (1e3, "k")):
+        if value >= unit:
+            return f"{value / unit:g}{name}"
+    return f"{value:g}"
+
+
+def plain_ticks(axes: Axes) -> None:
+    """Write ticks of logarithmic axes as plain numbers."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+    low, high = axes.get_ylim()
+    if high / low < 4:
+        axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+    else:
+        subs = (1.0, 2.0, 3.0, 5.0, 7.0) if high / low < 20 else (1.0, 3.0) if high / low < 1000 else (1.0,)
+        axes.yaxis.set_major_locator(LogLocator(subs=subs))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
