@@ -61,7 +61,8 @@ def reset(module: nn.Module) -> None:
 def reset_method(module: nn.Module) -> Callable[[], None] | None:
     """Return the method by which a layer initialises itself, or None."""
     for name in ("reset_parameters", "_reset_parameters"):
-        if callable(method := getattr(module, name, None)):
+        method: Callable[[], None] | None = getattr(module, name, None)
+        if callable(method):
             return method
     return None
 
@@ -85,7 +86,7 @@ def _timm(module: Any) -> Iterator[Rebuild]:
         def build() -> nn.Module:
             for arguments in working or _timm_arguments(module, config):
                 try:
-                    fresh = timm.create_model(name, pretrained=False, **arguments)
+                    fresh: nn.Module = timm.create_model(name, pretrained=False, **arguments)
                 except TypeError:  # a model that has no such argument
                     continue
                 working[:] = [arguments]
@@ -97,10 +98,10 @@ def _timm(module: Any) -> Iterator[Rebuild]:
         blank = functools.cache(lambda: blank_copy(module))
 
         def again() -> nn.Module:
-            fresh: Any = blank()
+            fresh = blank()
             reset(fresh)
             with torch.no_grad():
-                fresh.init_weights()
+                fresh.init_weights()  # type: ignore[operator]
             return fresh
 
         yield Rebuild(f"init_weights() of timm's {type(module).__name__}", again, of_the_rest=True)

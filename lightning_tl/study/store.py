@@ -18,7 +18,7 @@ from typing import Any
 from lightning_tl._io.atomic import replacing, write_atomically
 from lightning_tl._io.stores import delete, download, file_system, put, read_url, store_errors
 from lightning_tl.errors import StoreError, disk_full, is_disk_full
-from lightning_tl.study.plan import DataSet
+from lightning_tl.study.planned import DataSet
 from lightning_tl.study.records import load_json, write_json
 from lightning_tl.study.runs import Call, Outcome, do_locked, locked
 
