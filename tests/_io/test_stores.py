@@ -44,7 +44,7 @@ def test_protocols_that_cannot_be_used(monkeypatch):
     [
         (PermissionError("no"), r"access is refused \(no\): give credentials that may list, read, write and delete"),
         (type("NoCredentialsError", (Exception,), {})("none"), r"access is refused \(none\)"),
-        (ConnectionError("gone\naway"), r"the store failed \(ConnectionError: gone away\); the same command goes on"),
+        (ConnectionError("gone\naway"), r"the store failed \(ConnectionError: gone away\); run the same command again"),
         (TimeoutError(), r"the store failed \(TimeoutError: TimeoutError\)"),
     ],
 )

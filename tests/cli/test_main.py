@@ -156,10 +156,9 @@ def raising(error):
         (
             OSError(errno.ENOSPC, "No space left on device", "a/b.tar"),
             2,
-            "error: the disk is full while writing a/b.tar: free some space; the same command goes on from what is "
-            "finished\n",
+            "error: the disk is full while writing a/b.tar: free some space; run the same command again to continue\n",
         ),
-        (OSError(errno.EDQUOT, "Quota"), 2, "error: the disk is full: free some space; the same command goes on"),
+        (OSError(errno.EDQUOT, "Quota"), 2, "error: the disk is full: free some space; run the same command again"),
     ],
     ids=["user", "interrupted", "full disk", "quota"],
 )

@@ -131,7 +131,9 @@ def test_a_store_that_fails_is_tried_twice_and_reported(tiny, tmp_path, monkeypa
     (store / "train").mkdir(parents=True)
     (store / "train/shards").touch()
     said = []
-    with pytest.raises(UserError, match=r"000000\.tar\.sha256: the store failed \(\w+: .*shards.*goes on from what"):
+    with pytest.raises(
+        UserError, match=r"000000\.tar\.sha256: the store failed \(\w+: .*shards.*run the same command again"
+    ):
         render(tiny(), f"local://{store}", 6, workers=1, say=said.append)
     assert len(said) == 1
     assert said[0].endswith("another renders scenes 0 to 2 of train")

@@ -202,7 +202,7 @@ def test_broken_files(tmp_path, content, message) -> None:
 
 
 def test_unknown_form(table) -> None:
-    with pytest.raises(UserError, match="form: cannot be transfr; did you mean 'transfer'"):
+    with pytest.raises(UserError, match="form: 'transfr' is unknown; did you mean 'transfer'"):
         main([str(table), "--form", "transfr"])
 
 

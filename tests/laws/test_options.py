@@ -133,9 +133,9 @@ def test_wrong_arguments(arguments: dict, message: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--space", "logs"], "space: cannot be logs; did you mean 'log'?"),
-        (["--loss", "absolute"], "loss: cannot be absolute; valid: huber, squares"),
-        (["--plots", "gif"], "plots: cannot be gif"),
+        (["--space", "logs"], "space: 'logs' is unknown; did you mean 'log'?"),
+        (["--loss", "absolute"], "loss: 'absolute' is unknown; valid: huber, squares"),
+        (["--plots", "gif"], "plots: 'gif' is unknown"),
         (["--level", "95"], "level is 95; give a confidence level from 0.5 to below 1, such as 0.95"),
         (["--bootstrap", "-1"], "bootstrap is -1"),
         (["--target-error", "5"], "target error 5 is not between 0 and 1; an error of 10 % is 0.1"),
@@ -143,7 +143,7 @@ def test_wrong_arguments(arguments: dict, message: str) -> None:
         (["--budget", "10", "--cost-per-image", "0"], "cost per image is 0; it must be over 0"),
         (
             ["--fix-d", "guess"],
-            "fix_d: cannot be guess; valid: auto, free, median, pooled, shared",
+            "fix_d: 'guess' is unknown; valid: auto, free, median, pooled, shared",
         ),
         (["--fix-d", "-2"], "D is fixed at -2"),
         (["--target-size", "shots"], "no column 'shots' (target size)"),

@@ -82,7 +82,7 @@ def test_nodes_are_lost_and_the_table_is_that_of_one_machine(cluster, renders, t
 def test_a_cluster_without_room_says_so(cluster, renders, tmp_path):
     cluster.add_node(num_cpus=1)
     ray.init(address=cluster.address)
-    with pytest.raises(UserError, match=r"a run takes 4 CPUs and 0 GPUs, the cluster has 1 and 0 in all"):
+    with pytest.raises(UserError, match=r"a run needs 4 CPUs and 0 GPUs; the cluster has 1 and 0 in all"):
         run_study(study(tmp_path, renders, engine="ray", threads=4), tmp_path / "out")
 
 

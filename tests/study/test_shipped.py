@@ -10,9 +10,9 @@ from shipped import CONFIGS, kinds, parsed, planned, read
 
 from data_gen.config_check import config_from_dict, load_config
 from lightning_tl import tasks
-from lightning_tl.cli import law
 from lightning_tl.study.expansion import expand
 from lightning_tl.study.plan import data_sets
+from lightning_tl.study.records import RESULT_COLUMNS
 
 STUDIES = sorted((CONFIGS / "study").glob("*.yaml"))
 
@@ -49,7 +49,9 @@ def test_rendering_and_the_law_take_their_options(path, tmp_path):
     study = read(path)
     for each in data_sets(expand(study)):
         config_from_dict(each.config)
-    assert set(study.law or {}) <= {name for name, *_ in law._OPTIONS}
+    if study.law is not None:  # read and checked; the columns that it names are those of results.csv
+        columns = study.law.columns()
+        assert {columns.size, columns.score, columns.target_size} <= {None, *RESULT_COLUMNS}
 
 
 PAPER = ("scaling_law", "model_size", "extrapolation", "complexity", "full_law")
@@ -109,7 +111,7 @@ def test_extrapolation_holds_out_five_sizes(tmp_path):
     study = read(CONFIGS / "study/extrapolation.yaml")
     runs = planned(study, tmp_path)
     sizes = sorted({run.point["data.n"] for run in runs if run.stage == "pretrain"})
-    held = [n for n in sizes if n >= study.law["hold_out_from"]]
+    held = [n for n in sizes if n >= study.law.hold_out_from]
     assert held == [80_000, 160_000, 320_000, 640_000, 1_280_000]
     assert len(sizes) - len(held) == 8
     assert {run.point["model.backbone"] for run in runs} == {"resnet50", "resnet101", "resnet152"}
