@@ -134,4 +134,4 @@ class SensitivityStop(Callback):
 
     def _above(self, later: torch.Tensor, best: torch.Tensor) -> bool:
         rise = later - best
-        return float(rise.mean()) > self.sigmas * float(rise.std()) / len(rise) ** 0.5
+        return float(rise.mean()) > self.sigmas * float(rise.std()) / math.sqrt(len(rise))

@@ -78,7 +78,8 @@ def find_mode(build: Callable[[Mode], Objective], own_loss: bool) -> Mode:
         UserError: Neither works, or the loss is not a function of the weights.
     """
     errors: dict[Mode, Exception] = {}
-    for mode in get_args(Mode):
+    modes: tuple[Mode, ...] = get_args(Mode)
+    for mode in modes:
         objective = build(mode)
         with objective.measuring():
             try:

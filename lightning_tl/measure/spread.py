@@ -81,7 +81,7 @@ class _Pool:
 
     @property
     def spread(self) -> float:
-        return (self.square / self.count) ** 0.5
+        return math.sqrt(self.square / self.count)
 
     @property
     def enough(self) -> bool:
@@ -95,7 +95,7 @@ def _agree(tensor: Tensor, spread: float) -> bool:
     pool.add(values)
     if spread == 0:
         return pool.square == 0
-    return abs(pool.square / (pool.count * spread**2) - 1) < 6 * (2 / pool.count) ** 0.5 + 1 / pool.count
+    return abs(pool.square / (pool.count * spread**2) - 1) < 6 * math.sqrt(2 / pool.count) + 1 / pool.count
 
 
 class _Fills(TorchDispatchMode):
@@ -110,7 +110,7 @@ class _Fills(TorchDispatchMode):
     )
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         # the tensor is kept, so that no other gets the same memory
         self._known: dict[int, tuple[Tensor, float]] = {}
 

@@ -16,7 +16,10 @@ def _timm(name: str) -> Callable[[int, int], nn.Module]:
     def build(in_chans: int, output_stride: int) -> nn.Module:
         import timm  # takes half a second to import, so only when a network is built
 
-        return timm.create_model(name, pretrained=False, in_chans=in_chans, num_classes=0, output_stride=output_stride)
+        net: nn.Module = timm.create_model(
+            name, pretrained=False, in_chans=in_chans, num_classes=0, output_stride=output_stride
+        )
+        return net
 
     return build
 
@@ -28,7 +31,7 @@ def _resnet10(width: int, activation: type[nn.Module] = nn.ReLU) -> Callable[[in
         from timm.models.resnet import BasicBlock, ResNet
 
         # timm's stem has 64 channels, with which the first block would take two thirds of the computation
-        net = ResNet(
+        net: Any = ResNet(
             BasicBlock,
             (1, 1, 1, 1),
             num_classes=0,
@@ -42,7 +45,8 @@ def _resnet10(width: int, activation: type[nn.Module] = nn.ReLU) -> Callable[[in
         net.maxpool = nn.Identity()
         net.layer1 = nn.Sequential(BasicBlock(width, width, act_layer=activation))
         net.init_weights()
-        return net
+        built: nn.Module = net
+        return built
 
     return build
 

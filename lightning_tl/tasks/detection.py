@@ -73,7 +73,8 @@ class ObjectDetection(TransferTask):
             images: A list of ``[in_chans, H, W]``, of any sizes, or ``[B, in_chans, H, W]``.
         """
         batch, pyramid = self.pyramid(images)
-        return self.head.detect(pyramid, batch)
+        detections: list[dict[str, Tensor]] = self.head.detect(pyramid, batch)
+        return detections
 
     def pyramid(self, images: Any) -> tuple[Any, dict[str, Tensor]]:
         """Return the images as one batch, and the feature pyramid's five levels."""
