@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import ray
 import yaml
-from study.test_study import records, rows, write
+from study.small_study import records, rows, write
 
 from lightning_tl.cli.study import Study
 from lightning_tl.errors import UserError

@@ -14,40 +14,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from study.calls import HERE, call, untimed
 from tasks.toy import Toy, trainer
 from training import STEPS, finetuning, pretraining, weights
 
 from lightning_tl.study import runs as module
 from lightning_tl.study.local import LocalEngine
 from lightning_tl.study.records import read_record
-from lightning_tl.study.runs import Call, Outcome, do_run
+from lightning_tl.study.runs import Outcome, do_run
 from lightning_tl.tasks import SemanticSegmentation
 from lightning_tl.tasks.schedules import Cosine
 
-HERE = Path(__file__).parent.parent
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's remarks on short runs
-
-
-def arguments(made: list[str]) -> tuple[str, ...]:
-    return tuple(text for text in made[1:] if "default_root_dir" not in text)
-
-
-def call(out: Path, name: str, args: list[str], test: bool = False, start: str | None = None) -> Call:
-    folders = {"folder": str(out / name), "locks": str(out / "locks"), "targets": str(out / "targets")}
-    return Call(
-        name,
-        folders.pop("folder"),
-        f"key of {name}",
-        arguments(args),
-        test,
-        start,
-        forgetting=start is not None,
-        **folders,
-    )
-
-
-def untimed(record: dict) -> dict:
-    return {key: value for key, value in record.items() if key != "seconds"}
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +177,7 @@ sys.path.insert(0, {here!r})
 from pathlib import Path
 from lightning.pytorch import Callback
 from lightning_tl.study import runs
-from study.test_runs import call
+from study.calls import call
 from training import pretraining
 
 class Kill(Callback):
@@ -280,7 +258,7 @@ from pathlib import Path
 
 if __name__ == "__main__":
     from lightning_tl.study.local import LocalEngine
-    from study.test_runs import call
+    from study.calls import call
     from training import pretraining
     engine = LocalEngine(2)
     out = Path({out!r})

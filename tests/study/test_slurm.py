@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from study.test_study import records, write
+from study.small_study import records, write
 
 PAGE = (Path(__file__).parents[2] / "docs/slurm.md").read_text()
 STAND_INS = {

@@ -12,11 +12,10 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import fsspec
 import pytest
 import torch
 import yaml
-from study.test_runs import HERE, call, untimed
+from study.calls import HERE, call, files, stored, untimed
 from training import finetuning, pretraining, weights
 
 from lightning_tl.cli import study as command
@@ -27,21 +26,10 @@ from lightning_tl.study.config import Stage, Study
 from lightning_tl.study.expansion import expand
 from lightning_tl.study.plan import plan
 from lightning_tl.study.planned import DataSet, Run
-from lightning_tl.study.runs import Call, do_run
+from lightning_tl.study.runs import do_run
 from lightning_tl.study.store import Mirror, do_stored, fetch_renders, fetch_run, fetch_runs
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's remarks on short runs
-
-
-def stored(url: str, out: Path, name: str, args: list[str], start: str | None = None) -> Call:
-    plain = call(out / "runs", name, args, test=start is not None, start=start and str(out / "runs" / start))
-    return replace(plain, locks=str(out / "locks"), targets=str(out / "targets"), store=url)
-
-
-def files(url: str) -> set[str]:
-    system, root = fsspec.core.url_to_fs(url)
-    system.invalidate_cache()
-    return {path[len(root) + 1 :] for path in system.find(root)}
 
 
 KILLED = """
@@ -50,7 +38,7 @@ sys.path.insert(0, {here!r})
 from pathlib import Path
 from lightning.pytorch import Callback
 from lightning_tl.study import runs, store
-from study.test_store import stored
+from study.calls import stored
 from training import pretraining
 
 class Kill(Callback):

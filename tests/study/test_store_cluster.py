@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import ray
 import yaml
-from study.test_store import files
-from study.test_study import SMALL, records, rows
+from study.calls import files
+from study.small_study import SMALL, records, rows
 
 from lightning_tl.cli import study as command
 

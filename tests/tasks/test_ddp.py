@@ -9,10 +9,10 @@ from pathlib import Path
 import lightning.pytorch as pl
 import pytest
 import torch
+from ports import free_port
 
 from lightning_tl.data import Rendered
 from lightning_tl.tasks import Classification, Cosine, MultiLabelClassification
-from tests.callbacks.test_ddp import free_port
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
