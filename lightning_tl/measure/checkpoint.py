@@ -73,8 +73,8 @@ def read_checkpoint_file(path: str | Path) -> Mapping[str, Any]:
                 content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise UserError(
-            f"{path}: not a checkpoint that torch.load(weights_only=True) reads ({_first_line(error)}); where you trust "
-            "the file, write its weights into another: torch.save(torch.load(path, weights_only=False)['state_dict'], "
+            f"{path}: not a checkpoint that torch.load(weights_only=True) reads ({_first_line(error)}); where you "
+            "trust the file, write its weights into another: torch.save(torch.load(path, weights_only=False)['state_dict'], "
             "'weights.pt')"
         ) from error
     if not isinstance(content, Mapping):
@@ -120,8 +120,8 @@ def fit_names(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> 
             best, most, prefixes = longer, count, [""]
     if len(prefixes) > 1:
         raise UserError(
-            f"the checkpoint holds several networks that fit, under {listed(prefixes)}; save the one that is meant in a "
-            "file of its own"
+            f"the checkpoint holds several networks that fit, under {listed(prefixes)}; save the one that is meant in "
+            "a file of its own"
         )
     return best
 

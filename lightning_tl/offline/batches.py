@@ -31,8 +31,8 @@ def first_batches(batches: Iterable[Any], count: int, device: torch.device, seed
         return list(batches)
     if not isinstance(batches, Iterable):
         raise UserError(
-            f"batches is a {type(batches).__name__}; pass a DataLoader, or a list of batches as the loss function takes "
-            "them"
+            f"batches is a {type(batches).__name__}; pass a DataLoader, or a list of batches as the loss function "
+            "takes them"
         )
     restore = random_state()
     try:

@@ -33,7 +33,8 @@ def loss_of(loss: Any, name: str = "loss") -> LossFn:
     if not callable(loss):
         raise UserError(f"{name} is a {type(loss).__name__}, not a function such as torch.nn.functional.cross_entropy")
     if not isinstance(loss, nn.Module) and _first_parameter(loss) in MODULE_NAMES:
-        return loss
+        own: LossFn = loss
+        return own
     return _of_criterion(loss, name)
 
 

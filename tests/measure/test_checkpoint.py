@@ -95,7 +95,10 @@ class Unsafe:
     [
         ("hello", r"weights.ckpt: not a checkpoint that torch.load\(weights_only=True\) reads"),
         ({"state_dict": {}, "hyper_parameters": Unsafe()}, "weights.ckpt: not a checkpoint"),
-        ({"epoch": 3}, "weights.ckpt: holds no weights, neither at the top nor under state_dict, model_.*has the keys epoch"),
+        (
+            {"epoch": 3},
+            "weights.ckpt: holds no weights, neither at the top nor under state_dict, model_.*has the keys epoch",
+        ),
         ([torch.ones(1)], "weights.ckpt: holds a list, not weights; save the state dict"),
         ({"state_dict": [1]}, "weights.ckpt: holds no weights"),
     ],
