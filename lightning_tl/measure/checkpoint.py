@@ -74,8 +74,8 @@ def read_checkpoint_file(path: str | Path) -> Mapping[str, Any]:
     except Exception as error:
         raise UserError(
             f"{path}: not a checkpoint that torch.load(weights_only=True) reads ({_first_line(error)}); where you "
-            "trust the file, write its weights into another: torch.save(torch.load(path, weights_only=False)['state_dict'], "
-            "'weights.pt')"
+            "trust the file, write its weights into another: "
+            "torch.save(torch.load(path, weights_only=False)['state_dict'], 'weights.pt')"
         ) from error
     if not isinstance(content, Mapping):
         raise UserError(
