@@ -13,6 +13,8 @@ from lightning_tl.errors import UserError, nearest
 Groups = Mapping[str, str] | None
 """Regular expression → group name; None groups by first-level module."""
 
+# So many numbers are added up in their own precision: they stay in the cache, and the sums in float64 are rare.
+PIECE = 1 << 15
 # A group may not take a name under which another quantity of the same measurement is logged.
 RESERVED = frozenset({"total", "relative", "cosine", "seconds", "trace", "trace_stderr", "top_eigenvalue"})
 
@@ -95,8 +97,18 @@ def squared_norms(tensors: Sequence[Tensor]) -> Tensor:
     """Return the squared L2 norm of each tensor, shape [len(tensors)], in float64, on the first tensor's device."""
     if not tensors:
         return torch.zeros(0, dtype=torch.float64)
-    norms = torch._foreach_norm([t if t.is_floating_point() else t.float() for t in tensors], 2)
+    floating = [t if t.is_floating_point() else t.float() for t in tensors]
+    if {t.device.type for t in floating} == {"cpu"}:
+        return torch.stack([_squared_norm_on_cpu(t) for t in floating])
+    norms = torch._foreach_norm(floating, 2)
     return torch.stack([n.to(tensors[0].device, torch.float64) for n in norms]) ** 2
+
+
+def _squared_norm_on_cpu(tensor: Tensor) -> Tensor:
+    """Return a squared norm, float64. In single precision torch's norms on CPUs add up 16M squares 0.1 % too low."""
+    if tensor.dtype not in (torch.float32, torch.float64) or not tensor.is_contiguous():
+        return torch.linalg.vector_norm(tensor, dtype=torch.float64) ** 2
+    return torch.stack([torch.dot(piece, piece) for piece in tensor.view(-1).split(PIECE)]).sum(dtype=torch.float64)
 
 
 class Layout:
