@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from lightning_tl.errors import UserError
-from lightning_tl.measure.params import PIECE, Groups, clean_name, group_names, listed
+from lightning_tl.measure.params import Groups, clean_name, group_names, listed
+
+_PIECE = 1 << 15
 
 
 @dataclass(frozen=True)
@@ -83,15 +85,15 @@ def _on_cpu(now: list[Tensor], then: list[Tensor]) -> Tensor:
     """Return the same as :func:`_on_device`, reading each number once: pieces that stay in the cache, no large copy."""
     products: list[Tensor] = []
     owners: list[int] = []
-    moved = torch.empty(PIECE)
+    moved = torch.empty(_PIECE)
     for i, (a, b) in enumerate(zip(now, then, strict=True)):
         # where memory formats differ, b is copied to a's order; the order itself does not matter
         if a.stride() != b.stride() or not _dense(a):
             a, b = a.contiguous(), b.contiguous()
         half = a.dtype in (torch.float16, torch.bfloat16)
-        into = moved if half or a.dtype == moved.dtype else torch.empty(PIECE, dtype=a.dtype)
+        into = moved if half or a.dtype == moved.dtype else torch.empty(_PIECE, dtype=a.dtype)
         flat_a, flat_b = (t.as_strided((t.numel(),), (1,)) for t in (a, b))
-        for left, right in zip(flat_a.split(PIECE), flat_b.split(PIECE), strict=True):
+        for left, right in zip(flat_a.split(_PIECE), flat_b.split(_PIECE), strict=True):
             if half:
                 left, right = left.float(), right.float()  # sums in half precision would be rounded to it
             d = torch.sub(left, right, out=into[: left.numel()])

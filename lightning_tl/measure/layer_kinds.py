@@ -148,7 +148,8 @@ def _rms_normalised(layer: Any, x: Tensor, n: int) -> Tensor | None:
         return None
     given = (getattr(layer, name, None) for name in ("variance_epsilon", "eps", "epsilon"))
     eps = next((value for value in given if isinstance(value, float)), torch.finfo(x.dtype).eps)
-    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
+    hat: Tensor = F.rms_norm(x, (x.shape[-1],), eps=eps)
+    return hat
 
 
 def _features(layer: nn.Module, hat: Tensor, g: Tensor, n: int, wanted: set[str]) -> dict[str, SampleGradients]:

@@ -9,6 +9,7 @@ of (b) are linear in v = (v₁, …, v_N), of which v is a random one.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,7 +43,8 @@ def wrong_norms(
     """
     direction = outputs.random_direction(generator)
     edges = norms.edges
-    grads = torch.autograd.grad([outputs.edge], [*edges, *tensors], [direction], retain_graph=True, allow_unused=True)
+    inputs: list[Any] = [*edges, *tensors]
+    grads = torch.autograd.grad([outputs.edge], inputs, [direction], retain_graph=True, allow_unused=True)
     at_edges, true = grads[: len(edges)], grads[len(edges) :]
     wrong = _wrong_totals(norms.totals(at_edges, samples), true)
     if not edges:

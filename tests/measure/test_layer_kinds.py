@@ -101,20 +101,17 @@ def one_at_a_time(objective, direction, scales=None):
     for n in range(len(direction)):
         masked = torch.zeros_like(direction)
         masked[n] = direction[n]
-        outputs = []
-        Objective(objective.module, lambda m, b: keep(outputs, m, b), objective.batches).batch_loss(0)
-        grads = torch.autograd.grad(outputs[0], objective.tensors, masked.view_as(outputs[0]), allow_unused=True)
+        outputs = logits_of(objective.module, objective.batches[0])
+        grads = torch.autograd.grad(outputs, objective.tensors, masked.view_as(outputs), allow_unused=True)
         for index, grad in enumerate(grads):
             if grad is not None:
                 total[index] += (grad if scales is None else grad * scales[index]).square().sum()
     return total
 
 
-def keep(outputs, module, batch):
+def logits_of(module, batch):
     logits = module(batch[0] if isinstance(batch, tuple) else batch)
-    logits = logits if isinstance(logits, torch.Tensor) else logits.logits[:, :-1].flatten(0, 1)
-    outputs.append(logits)
-    return logits.sum()
+    return logits if isinstance(logits, torch.Tensor) else logits.logits[:, :-1].flatten(0, 1)
 
 
 def check_norms(objective, uncovered=(), rel=1e-9):
@@ -195,14 +192,8 @@ def test_the_trace_of_a_language_model_is_that_of_its_dense_hessian(name):
         p = logits.softmax(1).detach()
         gauss_newton = 0.0
         for row in range(len(logits)):
-            jacobian = torch.stack(
-                [
-                    torch.cat(
-                        [g.flatten() for g in torch.autograd.grad(logits[row, c], objective.tensors, retain_graph=True)]
-                    )
-                    for c in range(5)
-                ]
-            )
+            rows = [torch.autograd.grad(logits[row, c], objective.tensors, retain_graph=True) for c in range(5)]
+            jacobian = torch.stack([torch.cat([g.flatten() for g in grads]) for grads in rows])
             curvature = (p[row].diag() - torch.outer(p[row], p[row])) / len(logits)
             gauss_newton += float((curvature * (jacobian @ jacobian.T)).sum())
     # Llama's RMSNorm computes in single precision, whatever the type of the model
