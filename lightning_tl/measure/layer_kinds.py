@@ -99,16 +99,17 @@ def _patches(layer: nn.Conv2d, x: Tensor, n: int) -> Tensor | None:
         patches = x[:, :, :: stride[0], :: stride[1]].flatten(2)
     else:
         patches = F.unfold(x, size, dilation=layer.dilation, padding=padding, stride=stride)
-    return _by_sample(patches, n).unflatten(1, (layer.groups, -1))
+    return _by_sample(patches, n, layer.groups)
 
 
 def _conv(layer: nn.Conv2d, a: Tensor, g: Tensor, n: int, wanted: set[str]) -> dict[str, SampleGradients]:
-    return _weight_and_bias(a, _by_sample(g.flatten(2), n).unflatten(1, (layer.groups, -1)), layer, wanted)
+    return _weight_and_bias(a, _by_sample(g.flatten(2), n, layer.groups), layer, wanted)
 
 
-def _by_sample(t: Tensor, n: int) -> Tensor:
-    """Return [n, C, k·T] for [k·n, C, T]."""
-    return t if t.shape[0] == n else t.reshape(n, -1, *t.shape[1:]).transpose(1, 2).flatten(2)
+def _by_sample(t: Tensor, n: int, groups: int) -> Tensor:
+    """Return [n, G, C, k·T] for [k·n, G·C, T]."""
+    t = t if t.shape[0] == n else t.reshape(n, -1, *t.shape[1:]).transpose(1, 2).flatten(2)
+    return t.reshape(n, groups, -1, t.shape[2])
 
 
 def _ids(layer: nn.Embedding, x: Tensor, n: int) -> Tensor:
