@@ -68,6 +68,7 @@ class Recorder:
     Attributes:
         history: What was measured so far, one record per value.
         steps: Optimiser steps so far.
+        mode: In which the loss is computed; None before the first measurement.
         seconds: What the last measurement took, by measure.
 
     Raises:
@@ -219,7 +220,7 @@ class Recorder:
         self.history: list[Measured] = []
         self.cost = Cost()
         self._measured_at: int | None = None
-        self._mode: Mode | None = None
+        self.mode: Mode | None = None
         self._loaded_probe = None
         self._started = self._late = False
         self._failures = 0
@@ -236,7 +237,7 @@ class Recorder:
             "history": [record.row() for record in self.history],
             "measured_at": self._measured_at,
             "probe": self.probe.state(),
-            "mode": self._mode,
+            "mode": self.mode,
             "measures": {measure.name: measure.state() for measure in self.measures},
         }
 
@@ -244,7 +245,7 @@ class Recorder:
         """Continue from a checkpoint's state; :meth:`start` comes afterwards."""
         self.steps, self._measured_at = state["steps"], state["measured_at"]
         self.history = [Measured(**row) for row in state["history"]]
-        self._mode, self._loaded_probe = state["mode"], state["probe"]
+        self.mode, self._loaded_probe = state["mode"], state["probe"]
         for measure in self.measures:
             measure.load(state["measures"][measure.name])
 
@@ -301,9 +302,9 @@ class Recorder:
                 bn=self.bn,
             )
 
-        if self._mode is None:
-            self._mode = find_mode(build, own_loss=self.own_loss and measure.loss_fn is None)
-        return build(self._mode)
+        if self.mode is None:
+            self.mode = find_mode(build, own_loss=self.own_loss and measure.loss_fn is None)
+        return build(self.mode)
 
     def _taken(self, measure: Measure) -> list[Measured]:
         with self.host.quiet(self.module), self._progress(measure):
