@@ -54,7 +54,9 @@ def one_line(error: BaseException) -> str:
 
 def shortened(text: object, most: int = 120) -> str:
     """Return a text for a message: its beginning and end where it is long, on one line, without control characters."""
-    line = "".join(char if char.isprintable() else " " if char.isspace() else "\ufffd" for char in str(text)[: 2 * most])
+    line = "".join(
+        char if char.isprintable() else " " if char.isspace() else "\ufffd" for char in str(text)[: 2 * most]
+    )
     full = str(text)
     if len(full) <= most:
         return line

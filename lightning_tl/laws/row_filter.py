@@ -5,8 +5,8 @@
     test:        value.str.contains|startswith|endswith("text"), value.isna(), value.notna()
     value:       a column, a number, a text, True, False; column.str.lower(), .str.upper(), .str.strip()
 
-``&``, ``|`` and ``~`` are read as ``and``, ``or`` and ``not``, as pandas' ``query`` does; the comparisons of columns are
-pandas' own, so that a row with an empty cell passes none but ``!=``.
+``&``, ``|`` and ``~`` are read as ``and``, ``or`` and ``not``, as pandas' ``query`` does; comparisons are pandas' own, so
+that a row with an empty cell passes none but ``!=``.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class _Condition:
             raise _Refused(f"cannot be read ({error})") from None
 
     def _with_stand_ins(self, text: str) -> str:
-        """Replace ``&`` and ``|``, and names that are not Python's: ``pretrain.data``, ``class``, those in backticks."""
+        """Replace ``&``, ``|``, and names that are not Python's: ``pretrain.data``, ``class``, those in backticks."""
         odd = [name for name in self.columns if not name.isidentifier() or keyword.iskeyword(name)]
         odd = sorted((name for name in odd if name and name not in _RESERVED), key=len, reverse=True)
         bare = "|".join(map(re.escape, odd))
@@ -151,7 +151,9 @@ class _Condition:
         try:
             truth: pd.Series[bool] = _COMPARISONS[type(op)](first, second)
         except (TypeError, ValueError, OverflowError):
-            raise _Refused(f"'{self._source(left)}' and '{self._source(right)}' cannot be compared: one is text") from None
+            raise _Refused(
+                f"'{self._source(left)}' and '{self._source(right)}' cannot be compared: one is text"
+            ) from None
         return truth
 
     def _value(self, node: ast.expr) -> Any:
@@ -234,4 +236,3 @@ class _Condition:
 
 
 _LANGUAGE = "a condition has columns, numbers, texts, ==, !=, <, <=, >, >=, in [...], and, or, not, parentheses"
-

@@ -42,10 +42,8 @@ def draw(rng: random.Random, depth: int) -> str:
     """A random condition of the language that pandas reads too."""
     if depth and rng.random() < 0.7:
         first, second = draw(rng, depth - 1), draw(rng, depth - 1)
-        return rng.choice(
-            [f"{first} and {second}", f"({first}) or {second}", f"not ({first})", f"({first}) & ({second})"]
-            + [f"({first}) | ({second})", f"~({first})"]
-        )
+        joined = [f"{first} and {second}", f"({first}) or {second}", f"({first}) & ({second})"]
+        return rng.choice([*joined, f"({first}) | ({second})", f"not ({first})", f"~({first})"])
     if rng.random() < 0.5:
         name, values = rng.choice(NUMBERS), VALUES
         kinds = ["==", "!=", "<", "<=", ">", ">="]
