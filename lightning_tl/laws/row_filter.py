@@ -5,8 +5,8 @@
     test:        value.str.contains|startswith|endswith("text"), value.isna(), value.notna()
     value:       a column, a number, a text, True, False; column.str.lower(), .str.upper(), .str.strip()
 
-``&``, ``|`` and ``~`` are read as ``and``, ``or`` and ``not``, as pandas' ``query`` does; comparisons are pandas' own, so
-that a row with an empty cell passes none but ``!=``.
+``&``, ``|`` and ``~`` are read as ``and``, ``or`` and ``not``, as pandas' ``query`` does. Comparisons are pandas' own:
+a row with an empty cell passes none but ``!=``.
 """
 
 from __future__ import annotations
