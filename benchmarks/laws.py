@@ -93,7 +93,7 @@ def coverage(simulations: int, resamples: int, seed: int) -> None:
     for label, least, most in (("0.5 to 1 %", 0.0, 0.01), ("1 to 2 %", 0.01, 1.0), ("all", 0.0, 1.0)):
         for name, rows in found.items():
             mine = [row for row in rows if least <= row["noise"] < most]
-            told = [row for row in mine if row["identified"]]
+            identified = [row for row in mine if row["identified"]]
             table.append(
                 [
                     label,
@@ -103,7 +103,7 @@ def coverage(simulations: int, resamples: int, seed: int) -> None:
                     share([bool(row["covers"]) for row in mine]),
                     share([bool(row["covers"] or row["unbounded"]) for row in mine]),
                     share([bool(row["identified"]) for row in mine]),
-                    share([bool(row["covers"]) for row in told]),
+                    share([bool(row["covers"]) for row in identified]),
                     share([bool(row["known"]) for row in mine if "known" in row]),
                     share([not row["unbounded"] for row in mine]),
                     share([bool(row["chi2"]) for row in mine if "chi2" in row]),
@@ -117,30 +117,30 @@ def coverage(simulations: int, resamples: int, seed: int) -> None:
         error = LEVEL * (SIZES / 1000) ** -alpha * np.exp(noise * rng.standard_normal(len(SIZES)))
         law = fit(n=SIZES, error=error)
         straight.append((law.unidentified("C") is None, law.interval("C")[0] > 0))
-    said, bound = (share([bool(pair[i]) for pair in straight]) for i in (0, 1))
-    print(f"{len(straight)} straight curves (C = 0): C said to be identified {said}, its interval above 0 {bound}")
+    identified, bound = (share([bool(pair[i]) for pair in straight]) for i in (0, 1))
+    print(f"{len(straight)} straight curves (C = 0): C identified {identified}, its interval above 0 {bound}")
     print(f"{simulations} simulated curves; shares in percent ± standard error; width and bias relative to the truth")
     show(head, table)
 
 
 def appendix_d(simulations: int, seed: int) -> None:
-    """D = 0.5, alpha = 0.4, C = 0.5 against D = 1, alpha = 0.5, C = 0.5, log-noise 0.5 %: are they told apart?"""
+    """D = 0.5, alpha = 0.4, C = 0.5 against D = 1, alpha = 0.5, C = 0.5, log-noise 0.5 %: can a fit tell which?"""
     rng = np.random.default_rng(seed)
     pairs = [{"D": 0.5, "alpha": 0.4, "C": 0.5}, {"D": 1.0, "alpha": 0.5, "C": 0.5}]
     rows = []
     for truth, other in (pairs, pairs[::-1]):
         law = TransferLaw().predict(truth, SIZES, SIZES)
-        told: dict[str, list[bool]] = {"D": [], "alpha": []}
+        excluded: dict[str, list[bool]] = {"D": [], "alpha": []}
         widths = []
         for _ in range(simulations):
             fitted = fit(n=SIZES, error=law * np.exp(0.005 * rng.standard_normal(len(SIZES))))
-            for name, values in told.items():
+            for name, values in excluded.items():
                 low, high = fitted.interval(name)
                 values.append(not low <= other[name] <= high)
             low, high = fitted.interval("D")
             widths.append(high / max(low, 1e-300))
-        rows.append([str(truth), share(told["D"]), share(told["alpha"]), f"{np.median(widths):.3g}"])
-    show(["truth", "told from the other by D", "by alpha", "interval of D, high / low, median"], rows)
+        rows.append([str(truth), share(excluded["D"]), share(excluded["alpha"]), f"{np.median(widths):.3g}"])
+    show(["truth", "other D outside the interval", "other alpha outside", "interval of D, high / low, median"], rows)
 
 
 def extrapolate(simulations: int, seed: int) -> None:

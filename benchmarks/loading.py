@@ -1,13 +1,13 @@
-"""Images a second a core from disk to batches: ours beside torchvision's ImageFolder, v2 transforms and DataLoader.
+"""Images per second and core, from disk to batches: ours beside torchvision (ImageFolder, v2, DataLoader).
 
     python benchmarks/loading.py [--images 512] [--repeats 5] [--workers 0]
 
-The same images lie as files in folders by class and, where it is renders, in shards. Each repeat runs every loader
+The same images lie as files in folders by class and, for renders, also in shards. Each repeat runs every loader
 once, one after another in changing order, over a whole shuffled epoch with augmentation, in one thread. A loader is
-made anew for each repeat ("first" epoch: nothing decoded is in memory; the system's file cache is warm) and asked for a
+made anew for each repeat ("first" epoch: nothing decoded is in memory; the system's file cache is warm) and then runs a
 second epoch ("next"). Ratios are to torchvision's "next" of the same repeat; their median is shown.
 
-Before that, reading and decoding alone: the images of the shards and the same as files, in their order and shuffled.
+Before that, only reading and decoding: the images of the shards and the same as files, in their order and shuffled.
 Ratios are to the files in the same order, of the same repeat.
 """
 

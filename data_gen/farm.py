@@ -371,6 +371,8 @@ class _Farm:
             where = f"another renders {task}" if task else "another is started"
             self._report(f"{worker.failed.splitlines()[0]}; {where}")
         reason = f"{worker.failed}. The end of its messages:\n{worker.tail or '(none)'}"
+        if task is None and worker.scenes:  # it died between two shards, which loses nothing
+            return
         if task is None:
             self.false_starts += 1
             if worker.lost and self.false_starts < 3 * max(1, pool.room()):

@@ -94,6 +94,27 @@ def test_any_number_of_workers_gives_the_same_bytes(tiny, tmp_path):
     assert not set(seeds[0]) & set(seeds[1])
 
 
+def test_a_worker_that_dies_between_two_shards_is_replaced(tiny, tmp_path, monkeypatch):
+    class Dying(local_pool.LocalPool):
+        deaths = 0
+
+        def wait(self, seconds):
+            for line, messages in super().wait(seconds):
+                if self.deaths < 2 and any("sha256" in message for message in messages):
+                    Dying.deaths += 1
+                    messages = [*messages, {"ended": "killed by the test"}]
+                yield line, messages
+
+    monkeypatch.setattr(farm, "LocalPool", Dying)
+    summary = render(tiny(), tmp_path / "killed", 40, 10, 1)
+    assert (summary.rendered, Dying.deaths) == (54, 2)
+    monkeypatch.undo()
+    monkeypatch.setattr(local_pool, "worker_arguments", lambda: [str(HERE / "fake_worker.py")])
+    monkeypatch.setattr(farm, "check_environment", lambda: None)
+    render(tiny(), tmp_path / "whole", 40, 10, 1)
+    assert _files(tmp_path / "killed") == _files(tmp_path / "whole")
+
+
 def test_the_same_number_again_verifies_and_a_larger_adds(tiny, tmp_path):
     out = tmp_path / "out"
     render(tiny(), out, 20, 6)
