@@ -45,9 +45,9 @@ class Hessian:
     def __init__(self, objective: Objective, differences: bool = False) -> None:
         if objective.substitute:
             raise UserError(
-                "products of the Hessian need whole fp32 weights on every process: not those of fully_shard (FSDP2), nor "
-                "half precision (train with precision='bf16-mixed' or '16-mixed', which keep fp32 weights), nor "
-                "substitute=True. hessian_trace, perturbation_sensitivity and distance do without"
+                "products of the Hessian need whole fp32 weights that can be written: not those of fully_shard, nor "
+                "half precision (train with precision='bf16-mixed' or '16-mixed', which keep fp32 weights), nor with "
+                "substitute=True. hessian_trace, perturbation_sensitivity and distance do without them"
             )
         self.objective = objective
         self.differences = differences

@@ -245,6 +245,8 @@ class ModifiedLoss:
         stderr: The standard error of the change over draws, for these batches; 0 without draws.
         batch_stderr: Its standard error over batches, the batches being a sample; NaN if there is only one.
         draws: The modified loss of each draw.
+        by_batch: The modified loss by draw and by batch of this process; of antithetic pairs, the mean.
+        loss_by_batch: L(θ) by batch of this process.
         seconds: Wall time of the whole measurement, all strengths.
     """
 
@@ -255,20 +257,9 @@ class ModifiedLoss:
     stderr: float
     batch_stderr: float
     draws: tuple[float, ...]
+    by_batch: tuple[tuple[float, ...], ...]
+    loss_by_batch: tuple[float, ...]
     seconds: float = 0.0
-
-
-@dataclass(frozen=True)
-class BatchLosses:
-    """Losses by batch of one process, without and with a modification.
-
-    Attributes:
-        plain: Without, [batches].
-        modified: By strength, [draws, batches]; of antithetic pairs, the mean.
-    """
-
-    plain: Tensor
-    modified: dict[float, Tensor]
 
 
 def modified_loss(
@@ -288,31 +279,14 @@ def modified_loss(
     Raises:
         UserError: A strength or the number of draws is out of range.
     """
-    start = time.perf_counter()
-    losses = losses_by_batch(objective, modification, strengths, draws)
-    seconds = time.perf_counter() - start
-    base = objective.mean(losses.plain)
-    levels = []
-    for strength, table in losses.modified.items():
-        by_draw = torch.tensor([objective.mean(row) for row in table], dtype=torch.float64)
-        mean = float(by_draw.mean())
-        stderr = float(by_draw.std()) / len(by_draw) ** 0.5 if modification.random else 0.0
-        spread = over_batches(objective, table.mean(0) - losses.plain)
-        levels.append(ModifiedLoss(strength, base, mean, mean - base, stderr, spread, tuple(by_draw.tolist()), seconds))
-    return levels
-
-
-def losses_by_batch(
-    objective: Objective, modification: Modification, strengths: Sequence[float], draws: int = 8
-) -> BatchLosses:
-    """Measure what :func:`modified_loss` summarises; arguments and errors as there."""
     if not isinstance(modification, Modification):
         raise UserError(f"modification must be of a subclass of Modification; it is a {type(modification).__name__}")
     strengths = modification.check(strengths)
     if modification.random and draws < 2:
         raise UserError(f"draws={draws}: a standard error needs at least 2")
+    start = time.perf_counter()
 
-    def run() -> BatchLosses:
+    def run() -> tuple[Tensor, dict[float, list[Tensor]]]:
         tables: dict[float, list[Tensor]] = {strength: [] for strength in strengths}
         with objective.measuring(), applying(objective, modification) as apply:
             plain = objective.batch_losses()
@@ -324,9 +298,31 @@ def losses_by_batch(
                         apply(-strength, draw)
                         row = (row + objective.batch_losses()) / 2
                     rows.append(row)
-        return BatchLosses(plain, {strength: torch.stack(rows) for strength, rows in tables.items()})
+        return plain, tables
 
-    return with_fallback(objective, run)
+    plain, tables = with_fallback(objective, run)
+    seconds = time.perf_counter() - start
+    base = objective.mean(plain)
+    levels = []
+    for strength, rows in tables.items():
+        by_draw = torch.tensor([objective.mean(row) for row in rows], dtype=torch.float64)
+        mean = float(by_draw.mean())
+        table = torch.stack(rows)
+        levels.append(
+            ModifiedLoss(
+                strength=strength,
+                loss=base,
+                modified_loss=mean,
+                change=mean - base,
+                stderr=float(by_draw.std()) / len(by_draw) ** 0.5 if modification.random else 0.0,
+                batch_stderr=over_batches(objective, table.mean(0) - plain),
+                draws=tuple(by_draw.tolist()),
+                by_batch=tuple(tuple(row) for row in table.tolist()),
+                loss_by_batch=tuple(plain.tolist()),
+                seconds=seconds,
+            )
+        )
+    return levels
 
 
 @contextmanager
@@ -383,7 +379,7 @@ def over_batches(objective: Objective, by_batch: Tensor) -> float:
     if count < 2:
         return math.nan
     squares = (weights * (by_batch - objective.mean(by_batch))).square().sum()
-    return (float(objective.reduce(squares)) / processes * count / (count - 1)) ** 0.5
+    return math.sqrt(float(objective.reduce(squares)) / processes * count / (count - 1))
 
 
 def channel_dims(module: nn.Module) -> dict[str, int]:

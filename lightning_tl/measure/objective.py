@@ -117,8 +117,8 @@ class Objective:
         self.substitute = self.must_substitute or bool(substitute)
         if bn == "re-estimated" and half and running_layers(module):
             raise UserError(
-                "bn='re-estimated' needs BatchNorm's statistics in fp32; train with precision='bf16-mixed', which keeps "
-                "fp32 weights"
+                "bn='re-estimated' needs BatchNorm's statistics in fp32; train with precision='bf16-mixed', which "
+                "keeps fp32 weights"
             )
         self.make: Make | None = None
         self._take: OnGradient | None = None
@@ -238,7 +238,11 @@ class Objective:
             raise UserError("the whole gradient of a sharded module (FSDP2) is not held by any process")
         if self.substitute:
             kept = {name: torch.zeros_like(p, dtype=single(p.dtype)) for name, p in self.params.items()}
-            self.each_gradient(lambda name, gradient: kept[name].add_(gradient))
+
+            def add(name: str, gradient: Tensor) -> None:
+                kept[name].add_(gradient)
+
+            self.each_gradient(add)
             return self.reduce_list(list(kept.values()))
         total = [torch.zeros_like(p) for p in self.tensors]
         for index, weight in enumerate(self.weights):

@@ -56,8 +56,8 @@ def virtual(
 
     Raises:
         CannotSubstitute: While the module runs: a function reads a weight outside the module that owns it
-            (``nn.MultiheadAttention`` reads that of its ``out_proj``), or a parameter is a DTensor while its module runs
-            (tensor parallelism).
+            (``nn.MultiheadAttention`` reads that of its ``out_proj``), or a parameter is a DTensor while its module
+            runs (tensor parallelism).
     """
     wanted = set(names)
     known = {id(parameter): clean_name(name) for name, parameter in module.named_parameters()}  # shared ones once
@@ -169,19 +169,27 @@ class _Substitution:
 
 
 class _DirectReads(TorchFunctionMode):
-    """Refuses functions that get a parameter which should have been replaced: a read outside the module that owns it."""
+    """Refuses functions that get a parameter which should have been replaced: reads outside the module that owns it."""
 
     def __init__(self, substitutions: Iterable[_Substitution]) -> None:
         super().__init__()
         self._substitutions = substitutions
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = function(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        try:
+            result = function(*args, **kwargs)
+        except RuntimeError:  # of types, where the other weights are in fp32
+            self._check_all((args, kwargs))
+            raise
         if _holds_tensor(result):  # not a shape, a type or a device
-            for value in _flat((args, kwargs or {})):
-                if isinstance(value, nn.Parameter) and not is_sharded(value):
-                    self._check(value)
+            self._check_all((args, kwargs))
         return result
+
+    def _check_all(self, arguments: Any) -> None:
+        for value in _flat(arguments):
+            if isinstance(value, nn.Parameter) and not is_sharded(value):
+                self._check(value)
 
     def _check(self, parameter: nn.Parameter) -> None:
         for each in self._substitutions:
@@ -209,7 +217,7 @@ def writes_refused(module: nn.Module) -> Iterator[None]:
 
 class _Writes(TorchDispatchMode):
     def __init__(self, names: dict[int, str]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._names = names
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -222,9 +230,9 @@ class _Writes(TorchDispatchMode):
                     name = self._names.get(_address(value)) if isinstance(value, Tensor) else None
                     if name is not None and not is_sharded(value):
                         raise CannotSubstitute(
-                            f"the loss writes to the weight {name!r} ({function.__name__}); a module that is sharded, in "
-                            "half precision or measured in little memory cannot be measured by such a loss. Pass "
-                            "loss_fn(module, batch) that does not write"
+                            f"the loss writes to the weight {name!r} ({function.__name__}); a module that is sharded "
+                            "or in half precision cannot be measured by such a loss. Pass loss_fn(module, batch) that "
+                            "does not write"
                         )
         return function(*args, **kwargs)
 

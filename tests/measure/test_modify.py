@@ -18,7 +18,6 @@ from lightning_tl.measure.modify import (
     Prune,
     Quantise,
     channel_dims,
-    losses_by_batch,
     modified_loss,
     normal,
 )
@@ -192,14 +191,12 @@ def test_standard_error_over_batches_covers():
 def test_draws_and_batches_in_full():
     module, batches = model()
     scales = noise_scales(module, dict(module.named_parameters()), "relative")
-    losses = losses_by_batch(Objective(module, loss, batches), Noise(scales), [0.1], draws=2)
-    assert losses.plain.shape == (3,)
-    assert losses.modified[0.1].shape == (2, 3)
-    expected = [
-        [sum(pair) / 2 for pair in zip(*(by_hand(module, batches, Noise(scales), s * 0.1, d) for s in (1, -1)))]
-        for d in (0, 1)
-    ]
-    assert torch.allclose(losses.modified[0.1], torch.tensor(expected, dtype=torch.float64), rtol=1e-6)
+    level = modified_loss(Objective(module, loss, batches), Noise(scales), [0.1], draws=2)[0]
+    assert level.loss_by_batch == pytest.approx(by_hand(module, batches, Direction({}), 0), rel=1e-6)
+    for draw in (0, 1):
+        up, down = (by_hand(module, batches, Noise(scales), s * 0.1, draw) for s in (1, -1))
+        expected = [(a + b) / 2 for a, b in zip(up, down, strict=True)]
+        assert level.by_batch[draw] == pytest.approx(expected, rel=1e-6)
 
 
 def test_a_modification_of_ones_own():

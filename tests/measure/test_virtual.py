@@ -1,4 +1,4 @@
-"""Weights that layers have only while they run: losses and gradients are those of a changed copy; nothing is written."""
+"""Weights that layers have only while they run: losses and gradients are those of a changed copy."""
 
 import copy
 
@@ -47,7 +47,7 @@ def test_loss_and_gradients_are_those_of_a_changed_copy(tied, subset):
     with virtual(module, step, lambda name, weight: weight + 0.1 * step[name], grad=take), writes_refused(module):
         loss = language_loss(module, ids)
         loss.backward()
-    assert float(loss) == pytest.approx(float(expected), rel=1e-6)
+    assert loss.item() == pytest.approx(float(expected), rel=1e-6)
     assert found.keys() == step.keys()
     for name, parameter in changed.named_parameters():
         if name in step:
