@@ -17,7 +17,7 @@ def named(path: str, option: str) -> Any:
     """Return what a dotted path names: a class, a function, an object of a module.
 
     Args:
-        path: As ``my_module.MyModel``; modules of the present folder are found.
+        path: As ``my_module.MyModel``; modules of the current folder are found.
         option: The command-line option that it is the value of, for errors.
 
     Raises:
@@ -30,7 +30,7 @@ def named(path: str, option: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name is not None and path.startswith(error.name):
             raise UserError(
-                f"{option} {path}: no module '{error.name}', neither installed nor in the present folder, {Path.cwd()}"
+                f"{option} {path}: no module '{error.name}', neither installed nor in the current folder, {Path.cwd()}"
             ) from None
         raise UserError(f"{option} {path}: cannot be imported: {one_line(error)}") from error
     except AttributeError as error:

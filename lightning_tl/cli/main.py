@@ -41,7 +41,7 @@ def usage() -> str:
 
 @contextmanager
 def _own_modules() -> Iterator[None]:
-    """Let Python find modules of the present folder (``--model my_module.MyModel``), after all installed ones."""
+    """Let Python find modules of the current folder (``--model my_module.MyModel``), after all installed ones."""
     before = list(sys.path)
     if not sys.flags.safe_path:
         with suppress(FileNotFoundError):  # the folder was deleted

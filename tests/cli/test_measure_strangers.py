@@ -1,4 +1,4 @@
-"""`lightning-tl measure` on modules and data of other projects, named by dotted paths in the present folder."""
+"""`lightning-tl measure` on modules and data of other projects, named by dotted paths in the current folder."""
 
 import csv
 import textwrap
