@@ -59,7 +59,7 @@ def _checkpoints(settings: Any, options: MeasureOptions, for_the_run: list[str])
     """Measure checkpoint files of a run, or of any module."""
     from lightning_tl.cli.dotted import named
     from lightning_tl.cli.measure_objects import device_named, named_objects, objects_of_run
-    from lightning_tl.offline.checkpoints import measure_checkpoints
+    from lightning_tl.offline.checkpoint_series import measure_checkpoint_series
     from lightning_tl.offline.losses import loss_of
 
     device = device_named(settings.device)
@@ -72,13 +72,16 @@ def _checkpoints(settings: Any, options: MeasureOptions, for_the_run: list[str])
         module, batches = named_objects(
             for_the_run, settings.ckpt[0], settings.split, settings.batches, device, needs_data, options.seed
         )
-    records = measure_checkpoints(
-        module, settings.ckpt, batches, options, out=settings.out, reference=settings.reference, loss_fn=loss_fn
+    more = {"loss": settings.loss, "split": settings.split, "device": device.type, "options of the run": for_the_run}
+    results, answer = measure_checkpoint_series(
+        module, settings.ckpt, batches, options, Path(settings.out), settings.reference, loss_fn, more
     )
+    records = [record for result in results for record in result.records]
     for record in records:
         if record.group in _WHOLE and not record.quantity.endswith("_along"):
             print(_line(record))
-    print(f"{settings.out}/measurements.csv ({len(records)} rows), measurements.png")
+    print(*answer, sep="\n", end="\n" if answer else "")
+    print(f"{settings.out}/measurements.csv ({len(records)} rows), measurements.png, report.html")
     return 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +128,7 @@ def batches_of(windows: Tensor, size: int) -> list[dict[str, Any]]:
 
 def _transformers() -> Any:
     try:
-        import transformers
+        transformers: Any = import_module("transformers")
     except ImportError:
         raise UserError(
             "--model hf:… needs the package transformers; install it with: pip install 'lightning-tl[transformers]'"

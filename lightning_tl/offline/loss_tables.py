@@ -41,11 +41,8 @@ class LossTables:
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> LossTables:
         """Return what :meth:`to_json` was made of."""
-        values = {
-            name: {float(key): item for key, item in value.items()} if isinstance(value, dict) else value
-            for name, value in content.items()
-        }
-        return cls(**values)
+        noise = {float(gamma): rows for gamma, rows in content["noise"].items()}
+        return cls(list(content["plain"]), noise)
 
 
 def loss_tables(
@@ -66,7 +63,7 @@ def loss_tables(
         return [float(objective.batch_loss(index, graph=False)) for index in range(len(objective.batches))]
 
     noise: dict[float, list[list[float]]] = {gamma: [] for gamma in gammas} if scales else {}
-    with objective.measuring(weights=False), _moving(objective) as move:
+    with objective.measuring(), _moving(objective) as move:
         plain = losses()
         if scales:
             epsilon = [torch.empty_like(p) for p in objective.tensors]

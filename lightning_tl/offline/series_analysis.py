@@ -58,17 +58,18 @@ class SeriesAnalysis:
 
 
 def analyse_series(results: Sequence[Result], level: float = 0.95) -> SeriesAnalysis | None:
-    """Analyse the losses of a series; None for fewer than three trained checkpoints, or where no loss was measured.
+    """Analyse a series; None where fewer than three trained checkpoints have a loss, or two the same step.
 
     Args:
-        results: Of :func:`~lightning_tl.offline.series.measured_series`, in order of the training seen.
+        results: Of :func:`~lightning_tl.offline.series.measured_series`, in any order.
         level: Of intervals and verdicts.
     """
     known = [result for result in results if result.revision.budget and result.tables is not None]
+    known = sorted(known, key=lambda result: result.revision.budget or 0)
     tables = [result.tables for result in known if result.tables is not None]
-    if len(known) < LEAST_BUDGETS:
-        return None
     budgets = [int(result.revision.budget or 0) for result in known]
+    if len(known) < LEAST_BUDGETS or len(set(budgets)) < len(budgets):
+        return None
     plain = np.array([table.plain for table in tables])[:, None, :]
     families = []
     for name, rise, values in _modified(tables):

@@ -27,7 +27,7 @@ _READING = (
 
 
 def write_series(results: Sequence[Result], settings: Mapping[str, Any], run_id: str, out: Path) -> list[str]:
-    """Write ``measurements.csv``, figures and ``report.html``; return the answer in sentences.
+    """Write ``measurements.csv``, figures and ``report.html``; return the answer in sentences, if there is one.
 
     Nothing in these files depends on time or machine: the same results give the same bytes.
 
@@ -41,11 +41,10 @@ def write_series(results: Sequence[Result], settings: Mapping[str, Any], run_id:
     write_atomically(out / "measurements.csv", measurements_table(records))
     analysis = analyse_series(results)
     figures = write_figures(results, analysis, out)
-    answer = (
-        ["Fewer than three checkpoints with a loss: too few for an answer."] if analysis is None else answers(analysis)
-    )
+    answer = [] if analysis is None else answers(analysis)
+    few = ["An answer needs losses under noise of at least three checkpoints of different steps."]
     body = [
-        html.answer(answer),
+        html.answer(answer or few),
         html.paragraphs([] if analysis is None else sentences(analysis)),
         *(html.figure(out / f"{name}.png", CAPTIONS[name]) for name in figures),
         html.heading("The checkpoints"),
