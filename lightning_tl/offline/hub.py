@@ -28,8 +28,8 @@ class Place(Protocol):
         """Return the names of all revisions."""
         ...
 
-    def folder(self, revision: str) -> Path:
-        """Return a folder with a revision's configuration and weights; they are downloaded if they have to be."""
+    def folder(self, revision: str, weights: bool = True) -> Path:
+        """Return a folder with a revision's configuration, and weights if wanted, downloaded if they have to be."""
         ...
 
     def release(self, revision: str) -> None:
@@ -70,7 +70,7 @@ class LocalPlace:
         """Return the names of the sub-folders."""
         return local_revisions(self.path)
 
-    def folder(self, revision: str) -> Path:
+    def folder(self, revision: str, weights: bool = True) -> Path:
         """Return the sub-folder.
 
         Raises:
@@ -103,7 +103,7 @@ class HubPlace:
             refs = HfApi().list_repo_refs(self.name)
         return [ref.name for ref in (*refs.branches, *refs.tags)]
 
-    def folder(self, revision: str) -> Path:
+    def folder(self, revision: str, weights: bool = True) -> Path:
         """Return the folder of a revision; what is there is not downloaded again."""
         from huggingface_hub import HfApi, snapshot_download
         from huggingface_hub.errors import LocalEntryNotFoundError
@@ -112,12 +112,13 @@ class HubPlace:
         if own is None:
             with suppress(LocalEntryNotFoundError):
                 found = Path(snapshot_download(self.name, revision=revision, local_files_only=True))
-                if holds_weights(found):
+                if holds_weights(found) or not weights:
                     return found
         with _explained(f"{self.name}, revision {revision}"):
-            files = HfApi().list_repo_files(self.name, revision=revision)
-            weights = "*.safetensors" if any(file.endswith(".safetensors") for file in files) else "*.bin"
-            wanted = [*_CONFIGURATION, weights]
+            wanted = list(_CONFIGURATION)
+            if weights:
+                files = HfApi().list_repo_files(self.name, revision=revision)
+                wanted.append("*.safetensors" if any(file.endswith(".safetensors") for file in files) else "*.bin")
             return Path(snapshot_download(self.name, revision=revision, allow_patterns=wanted, local_dir=own))
 
     def release(self, revision: str) -> None:

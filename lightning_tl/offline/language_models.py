@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -57,9 +56,8 @@ def load_model(folder: Path, dtype: torch.dtype, device: str) -> nn.Module:
 
 
 def release(model: nn.Module) -> None:
-    """Free a model's memory, which its last references hold until the next collection."""
+    """Free the memory of a model's weights at once, whoever still refers to it."""
     model.to("meta")
-    gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 

@@ -50,12 +50,17 @@ def measure_language_models(
     Raises:
         UserError: A package, the model, a revision or the text is missing or cannot be used.
     """
+    if "direction" in options.quantities:
+        raise UserError("--quantities direction: the loss along a line is measured between checkpoints of --ckpt only")
     place = place_of(series.model, out / "downloads" if series.discard_downloads else None)
     revisions = chosen_revisions(place, series)
     work = _LanguageSeries(place, revisions, series, options)
     settings = work.settings()
     sources = [{"model": place.name, "revision": revision.name} for revision in revisions]
-    return measured_series(revisions, sources, work.measure, settings, out), settings
+    results = measured_series(revisions, sources, work.measure, settings, out)
+    for revision in revisions:
+        place.release(revision.name)
+    return results, settings
 
 
 def chosen_revisions(place: Place, series: SeriesOptions) -> list[Revision]:
@@ -93,7 +98,7 @@ class _LanguageSeries:
     ) -> None:
         self.place, self.revisions, self.series, self.options = place, revisions, series, options
         self.dtype = dtype_named(series.dtype)
-        first = place.folder(revisions[0].name)
+        first = place.folder(revisions[0].name, weights=False)
         tokenizer = load_tokenizer([first, first.parent])
         self.windows = text_windows(Path(series.text), tokenizer, series.windows, series.length)
         self._scales: dict[str, Tensor] | None = None
