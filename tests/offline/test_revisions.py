@@ -1,5 +1,7 @@
 """What names of revisions tell, and which are taken."""
 
+from itertools import pairwise
+
 import pytest
 
 from lightning_tl.errors import UserError
@@ -58,7 +60,7 @@ def test_a_few_of_many_evenly_spaced():
     assert len(taken) == 8
     assert taken[0] == 1
     assert taken[-1] == 143_000
-    ratios = [b / a for a, b in zip(taken, taken[1:], strict=False)]
+    ratios = [b / a for a, b in pairwise(taken)]
     assert max(ratios) < 2.2 * min(ratios)
     assert spread(every[:3], 8) == every[:3]
 
