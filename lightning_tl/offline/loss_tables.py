@@ -10,11 +10,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
+from lightning_tl.measure.modify import Noise, modified_loss
 from lightning_tl.measure.objective import Objective
-from lightning_tl.measure.perturbation import _draw, _moving
 
 Array = np.ndarray
 
@@ -57,25 +56,12 @@ def loss_tables(
         draws: Antithetic pairs per scale.
         seed: Of the noise, equal for all checkpoints.
     """
-
-    def losses() -> list[float]:
-        objective.settle()
-        return [float(objective.batch_loss(index, graph=False)) for index in range(len(objective.batches))]
-
-    noise: dict[float, list[list[float]]] = {gamma: [] for gamma in gammas} if scales else {}
-    with objective.measuring(), _moving(objective) as move:
-        plain = losses()
-        if scales:
-            epsilon = [torch.empty_like(p) for p in objective.tensors]
-            for draw in range(draws):
-                _draw(epsilon, [scales[name] for name in objective.params], seed, draw)
-                for gamma in gammas:
-                    pair = []
-                    for sign in (gamma, -gamma):
-                        move(epsilon, sign)
-                        pair.append(losses())
-                    noise[gamma].append([(a + b) / 2 for a, b in zip(*pair, strict=True)])
-    return LossTables(plain, noise)
+    if scales is None:
+        with objective.measuring():
+            return LossTables(objective.batch_losses().tolist())
+    levels = modified_loss(objective, Noise(scales, seed), gammas, draws)
+    noise = {level.strength: [list(row) for row in level.by_batch] for level in levels}
+    return LossTables(list(levels[0].loss_by_batch), noise)
 
 
 def mean_and_error(values: Array) -> tuple[float, float]:
