@@ -214,9 +214,8 @@ def test_a_hugging_face_model_has_a_known_loss_and_gets_noise_as_it_was_initiali
     trace = HessianTrace(None, products=8)
     fit(HuggingFace, [trace], steps=1)
     assert only(trace.history, 0, "hessian", "trace").stderr > 0
-    assert (
-        "variances" in trace.of_trace.memory
-    )  # of the Gauss-Newton part: the loss behind the model's output was recognised
+    # of the Gauss-Newton part: the loss behind the model's output was recognised
+    assert "variances" in trace.of_trace.memory
     noisy = PerturbationSensitivity([0.01])
     fit(HuggingFace, [noisy], steps=1)
     assert noisy.doubts == []
