@@ -12,6 +12,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from lightning_tl.errors import UserError
+from lightning_tl.measure.distance import Distance
 from lightning_tl.measure.noise import noise_scales
 from lightning_tl.measure.objective import Objective
 from lightning_tl.measure.params import select
@@ -159,10 +160,21 @@ class _LanguageSeries:
         pairs = [("total", "relative", self.revisions[0])] if index else []
         pairs += [("previous", "previous_relative", self.revisions[index - 1])] if index else []
         for total, relative, other in pairs:
-            moved = streamed_distance(params, StoredWeights(self.place.folder(other.name)))
+            moved = self._distance(params, self.place.folder(other.name))
             for group, value in ((total, moved.total), (relative, moved.relative)):
                 records.append(Measured(step=step, quantity="param_distance", group=group, value=value))
         return records
+
+    def _distance(self, params: dict[str, nn.Parameter], folder: Path) -> Distance:
+        moved = streamed_distance(params, StoredWeights(folder))
+        if not moved.missing:
+            return moved
+        # stored under other names than the model has, as the experts of some mixtures: transformers knows which
+        other = load_model(folder, self.dtype, "cpu")
+        try:
+            return streamed_distance(params, dict(other.named_parameters()))
+        finally:
+            release(other)
 
     def _traces(self, objective: Objective, scales: dict[str, Tensor] | None, step: int) -> list[Measured]:
         options = self.options

@@ -261,6 +261,16 @@ def test_packages_and_files_that_are_missing(saved, tmp_path, capsys, monkeypatc
     tokenizer().save_pretrained(bare)  # in the folder above, for all revisions
     write_text(tmp_path / "text.txt")
     assert measure(tmp_path, "bare", tmp_path / "out", "--quantities", "sensitivity") == 0
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(bare / "step1" / "model.safetensors")
+    save_file(
+        {n: t for n, t in weights.items() if "norm" not in n}, bare / "step1" / "model.safetensors", {"format": "pt"}
+    )
+    assert measure(tmp_path, "bare", tmp_path / "lacking") == 2
+    assert (
+        "step1: lacks weights of a LlamaForCausalLM: model.layers.0.input_layernorm.weight" in capsys.readouterr().err
+    )
     (bare / "step1" / "model.safetensors").write_bytes(b"hello")
     assert measure(tmp_path, "bare", tmp_path / "other") == 2
     assert "step1: cannot be loaded as a causal language model" in capsys.readouterr().err
