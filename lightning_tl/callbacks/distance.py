@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from lightning_tl.callbacks.measurement import Measurement
 from lightning_tl.measure.checkpoint import load_checkpoint
 from lightning_tl.measure.distance import distance
+from lightning_tl.measure.lora import merged_distance
 from lightning_tl.measure.params import listed, select, snapshot
 from lightning_tl.measured import Measured
 
@@ -29,7 +31,9 @@ class ParameterDistance(Measurement):
     Logs:
         ``param_distance/total``, ``param_distance/<group>``, ``param_distance/relative`` (to the reference's norm),
         ``param_distance/cosine``, ``param_distance/seconds``. Parameters that the reference lacks are left out, and a
-        warning names them once.
+        warning names them once. With LoRA adapters also ``param_distance/merged/<layer>``, how far they have moved the
+        layer's merged weight, and ``param_distance/merged``, over all layers
+        (:func:`~lightning_tl.measure.lora.merged_distance`).
 
     Raises:
         UserError: The reference cannot be read, or shares no parameter with the module.
@@ -65,11 +69,14 @@ class ParameterDistance(Measurement):
     def measure(self, trainer: Trainer, module: LightningModule) -> list[Measured]:
         """Return the distances."""
         assert self._weights is not None
-        moved = distance(select(module, self.include, self.exclude), self._weights, self.groups)
+        params = select(module, self.include, self.exclude, self.trainable)
+        moved = distance(params, self._weights, self.groups)
         if moved.missing and not self._warned:
             rank_zero_warn(f"param_distance leaves out parameters that its reference lacks: {listed(moved.missing)}")
         self._warned = True
         values = {"total": moved.total, "relative": moved.relative, "cosine": moved.cosine, **moved.groups}
+        if layers := merged_distance(module, self._weights, params):
+            values |= {"merged": math.hypot(*layers.values()), **{f"merged/{k}": v for k, v in layers.items()}}
         return [self.record("param_distance", value, group) for group, value in values.items()]
 
     def state_dict(self) -> dict[str, Any]:
@@ -84,7 +91,7 @@ class ParameterDistance(Measurement):
             self._weights = state_dict["reference"]
 
     def _take_reference(self, module: LightningModule) -> None:
-        params = select(module, self.include, self.exclude)
+        params = select(module, self.include, self.exclude, self.trainable)
         if self._weights is None:
             if isinstance(self.reference, Mapping):
                 self._weights = {name: t.detach() for name, t in self.reference.items() if isinstance(t, Tensor)}

@@ -39,6 +39,8 @@ class Measurement(Callback):
             an interrupted and resumed run may measure at other steps.
         include: Regular expression of parameter names to measure; default: all trainable ones.
         exclude: Regular expression of parameter names to leave out.
+        trainable: Measure only parameters that are trained; False: also frozen ones. Under LoRA,
+            ``trainable=False, exclude="lora_"`` measures the frozen weights.
         groups: Regular expression → group name; default: by first-level module.
         prefix: Put before the quantity's name; needed for a second callback of the same type, as Lightning refuses two
             with the same state key.
@@ -67,11 +69,13 @@ class Measurement(Callback):
         overhead: float | None = None,
         include: str | None = None,
         exclude: str | None = None,
+        trainable: bool = True,
         groups: Groups = None,
         prefix: str = "",
     ) -> None:
         self.schedule = MeasurementSchedule(every_n_steps, log_steps, at_start, at_epoch_end, at_validation, overhead)
-        self.include, self.exclude, self.groups, self.prefix = include, exclude, groups, prefix
+        self.include, self.exclude, self.trainable = include, exclude, trainable
+        self.groups, self.prefix = groups, prefix
         self.steps = 0
         self.history: list[Measured] = []
         self._global_step = 0
@@ -303,7 +307,7 @@ class LossMeasurement(Measurement):
                 module,
                 self.loss_fn or step_loss,
                 self.probe.batches,
-                select(module, self.include, self.exclude),
+                select(module, self.include, self.exclude, self.trainable),
                 mode=mode,
                 reduce=average if trainer.world_size > 1 else None,
                 process=(trainer.global_rank, trainer.world_size),

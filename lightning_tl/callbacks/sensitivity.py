@@ -67,6 +67,12 @@ class PerturbationSensitivity(LossMeasurement):
         """Sentences on layers whose initialisation, and so the scale of their noise, is not certain."""
         return self._noise.doubts
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note how the weights are spread before the first step."""
+        super().on_fit_start(trainer, pl_module)
+        if trainer.global_step == 0:
+            self._noise.see_start(pl_module)
+
     def measure(self, trainer: Trainer, module: LightningModule) -> list[Measured]:
         """Return losses and sensitivities."""
         objective = self.objective(trainer, module)

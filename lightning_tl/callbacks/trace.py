@@ -106,6 +106,12 @@ class HessianTrace(LossMeasurement):
         """Sentences on layers whose initialisation, and so the scale of their noise, is not certain."""
         return [] if self._noise is None else self._noise.doubts
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note how the weights are spread before the first step."""
+        super().on_fit_start(trainer, pl_module)
+        if self._noise is not None and trainer.global_step == 0:
+            self._noise.see_start(pl_module)
+
     def measure(self, trainer: Trainer, module: LightningModule) -> list[Measured]:
         """Return the trace, in all and by group, and what else was asked for."""
         objective = self.objective(trainer, module)
