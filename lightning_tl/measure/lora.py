@@ -111,15 +111,14 @@ def _of_layer(name: str, layer: Any, names: Mapping[int, str]) -> Iterator[Adapt
     for key_a, key_b in _PAIRS:
         first, second = getattr(layer, key_a, None), getattr(layer, key_b, None)
         if isinstance(first, Tensor) and isinstance(second, Tensor):  # loralib: one adapter, without a name
-            keys, pairs = [""], {"": (first, second)}
+            pairs: dict[str, tuple[Tensor | None, Tensor | None]] = {"": (first, second)}
         elif isinstance(first, nn.ModuleDict | nn.ParameterDict) and isinstance(second, type(first)):
             active = getattr(layer, "active_adapters", None) or list(first.keys())
-            keys = [key for key in active if key in first and key in second]
-            pairs = {key: (_weight(first[key]), _weight(second[key])) for key in keys}
+            both = [key for key in active if key in first and key in second]
+            pairs = {key: (_weight(first[key]), _weight(second[key])) for key in both}
         else:
             continue
-        for key in keys:
-            a, b = pairs[key]
+        for key, (a, b) in pairs.items():
             scaling = getattr(layer, "scaling", 1.0)
             scaling = scaling.get(key, 1.0) if isinstance(scaling, dict) else scaling
             if a is None or b is None or a.dim() < 2 or b.dim() < 2 or a.shape[0] != b.flatten(1).shape[1]:
