@@ -29,6 +29,11 @@ from lightning_tl.measure.sample_norms import SampleNorms
 PASS_COST = 0.6
 # Odd and even layers are probed separately if that has less than this share of the variance, at equal work.
 APART_BELOW = 0.85
+# From this budget on each part has at least three estimates, as two hardly give a standard error; and only with so many
+# probes are the layers probed separately, two probes for each estimate.
+_FOR_THREE = 6
+# From this budget on it is divided by the variances of the measurement before.
+_FOR_PRIOR = 12
 
 T = TypeVar("T", Tensor, Tensor | None)
 
@@ -88,6 +93,10 @@ class GaussNewtonTrace:
         """How many unit directions make Tr G exact; None unless samples have one row of outputs, and all have norms."""
         one_row = self.outputs is not None and self.samples is not None and self.outputs.shape[0] == self.samples
         return self.outputs.rank if self.outputs is not None and one_row and not self.others else None
+
+    def exact_within(self, products: float) -> bool:
+        """Return whether a budget makes Tr H exact."""
+        return not self.curved and self.rank is not None and self.rank * PASS_COST <= products
 
     @property
     def measures(self) -> int:
@@ -266,7 +275,7 @@ def run_gauss_newton(
     """
     assert trace.outputs is not None
     results, rank = [GaussNewtonResult() for _ in range(trace.measures)], trace.rank
-    share = products if not trace.curved else 0.7 * products
+    share = products if not trace.curved else min(0.7 * products, products - 4)
     if rank is not None and rank * PASS_COST <= share:
         units = [trace.gauss_newton(trace.outputs.unit_direction(c, trace.generator)) for c in range(rank)]
         for result, unit in zip(results, zip(*units, strict=True), strict=True):
@@ -277,7 +286,7 @@ def run_gauss_newton(
     exact = results[0].exact is not None
     draws, probes = _allocation(products - results[0].products, bool(trace.curved), prior, exact=exact)
     budgets = [probes if trace.has_remainder(weighted=index == 1) else 0 for index in range(len(results))]
-    apart, turn = [budget > 0 for budget in budgets], 0
+    apart, turn = [budget >= _FOR_THREE for budget in budgets], 0
     while True:
         wants_draw = len(results[0].gauss_newton) < draws
         wants_probe = [
@@ -311,17 +320,19 @@ def _allocation(products: float, curved: bool, prior: Mapping[str, float], exact
     """Return how many draws for G and probes for R the budget pays for.
 
     The best share is proportional to √variance · √price. The variances are those of the previous measurement: counts
-    that depend on the samples themselves bias the mean of skewed samples (by a third of the error, in a trial).
+    that depend on the samples themselves bias the mean of skewed samples (by a third of the error, in a trial). A small
+    budget is halved, as the variances of few samples say little.
     """
+    fewest = 3 if products >= _FOR_THREE else 2
     if not curved:
-        return max(2, round(products / PASS_COST)), 0
+        return max(fewest, round(products / PASS_COST)), 0
     if exact:
-        return 0, max(2, round(products))
+        return 0, max(fewest, round(products))
     share = 0.5
-    if prior.get("gauss_newton", 0) > 0 and prior.get("remainder", 0) > 0:
+    if products >= _FOR_PRIOR and prior.get("gauss_newton", 0) > 0 and prior.get("remainder", 0) > 0:
         of_g, of_r = (prior["gauss_newton"] * PASS_COST) ** 0.5, prior["remainder"] ** 0.5
         share = min(max(of_g / (of_g + of_r), 0.15), 0.85)
-    return max(2, round(share * products / PASS_COST)), max(2, round((1 - share) * products))
+    return max(fewest, round(share * products / PASS_COST)), max(fewest, round((1 - share) * products))
 
 
 def _signs(like: Tensor, generator: torch.Generator) -> Tensor:
