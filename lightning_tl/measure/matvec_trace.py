@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lightning_tl.measure.estimate import Estimator, Samples, combine
 from lightning_tl.measure.params import Layout, squared_norms
+from lightning_tl.measure.sign_probes import SignProbes
 
 # At equal products the variance of XTrace over that of Hutchinson is predicted as twice the residual share of the
 # pilot's energy. The prediction is too low by a factor of up to 1.3 in the error, hence 0.35 and not 0.5.
@@ -75,15 +76,15 @@ class MatvecTrace:
             return self._deflated()
         pilot = min(self.products // 2, self.vectors, self.layout.size // 2)
         if pilot < 3:
-            return self._hutchinson(_SignProbes(), self.products)
+            return self._hutchinson(SignProbes(), self.products)
         probes = torch.empty(pilot, self.layout.size, dtype=torch.int8, device=self.layout.device)
         images = torch.empty(pilot, self.layout.size, dtype=self.layout.dtype, device=self.layout.device)
-        samples = _SignProbes()
+        samples = SignProbes()
         for i in range(pilot):
             probe = self._probe()
             probes[i] = probe
             images[i] = self.product(probe)
-            samples.add(self._by_group(probe, images[i]), probe, images[i])
+            samples.add_probe(self._by_group(probe, images[i]), [probe], [images[i]])
         gram = (images @ images.T).double()
         if not torch.isfinite(gram).all() or float(gram.diagonal().sum()) == 0:
             return self._hutchinson(samples, self.products - pilot)
@@ -100,7 +101,7 @@ class MatvecTrace:
 
     def hutchinson(self) -> MatvecResult:
         """Return the result of Hutchinson's estimator, whatever the spectrum."""
-        return self._hutchinson(_SignProbes(), self.products)
+        return self._hutchinson(SignProbes(), self.products)
 
     def _probe(self) -> Tensor:
         size, where = (self.layout.size,), self.layout.device
@@ -111,7 +112,7 @@ class MatvecTrace:
         return torch.stack([(left[s] * right[s]).sum(dtype=torch.float64) for s in self.layout.slices.values()]).cpu()
 
     def _hutchinson(
-        self, samples: _SignProbes, products: int, basis: Tensor | None = None, basis_images: Tensor | None = None
+        self, samples: SignProbes, products: int, basis: Tensor | None = None, basis_images: Tensor | None = None
     ) -> MatvecResult:
         """Add probes and average; with an orthonormal basis [k, P], project the probes away from it."""
         images: list[Tensor] = []
@@ -125,19 +126,19 @@ class MatvecTrace:
             probe = self._probe()
             if basis is None:
                 image = self.product(probe)
-                samples.add(self._by_group(probe, image), probe, image)
+                samples.add_probe(self._by_group(probe, image), [probe], [image])
             else:
                 image = self.product(probe - basis.T @ (basis @ probe))
                 rest = image - basis.T @ (basis @ image)
-                samples.add(self._by_group(probe, rest), probe, rest)
+                samples.add_probe(self._by_group(probe, rest), [probe], [rest])
             if self.keep and self.products < SKETCH_PRODUCTS:
                 images.append(image)
-            error, _ = combine([(samples.variance(), len(samples))])
+            error, _ = combine([(samples.total_variance(), len(samples))])
             if len(samples) >= 4 and self.enough(float((samples.mean() + fixed).sum()), error):
                 break
         memory = self._remember(images, basis_images) if images else {}
         mean = samples.mean() + fixed
-        stderr, degrees = combine([(samples.variance(), len(samples))])
+        stderr, degrees = combine([(samples.total_variance(), len(samples))])
         by_group = (samples.group_variance() / len(samples)).sqrt()
         return MatvecResult(mean, stderr, degrees, by_group, "hutchinson" if basis is None else "deflated", memory)
 
@@ -145,7 +146,7 @@ class MatvecTrace:
         """Deflate by vectors of the last measurement, while each is expected to reduce the error at equal products."""
         basis, energies, norm = self.memory.get("basis"), self.memory.get("energies"), self.memory.get("norm", 0.0)
         if basis is None or energies is None or basis.shape[1] != self.layout.size or self.products < 4:
-            return self._hutchinson(_SignProbes(), self.products)
+            return self._hutchinson(SignProbes(), self.products)
         basis = basis.to(self.layout.device, self.layout.dtype)
         removed, ratio, used, images = 0.0, 1.0, 0, []
         for i in range(min(len(basis), self.products - 3)):
@@ -160,8 +161,8 @@ class MatvecTrace:
             ratio = max(removed / float(sum(energies[: i + 1])), 1e-12)
             used += 1
         if not used:
-            return self._hutchinson(_SignProbes(), self.products)
-        return self._hutchinson(_SignProbes(), self.products - used, basis[:used], torch.stack(images))
+            return self._hutchinson(SignProbes(), self.products)
+        return self._hutchinson(SignProbes(), self.products - used, basis[:used], torch.stack(images))
 
     def _remember(self, images: list[Tensor], basis_images: Tensor | None) -> dict[str, Any]:
         """Return the main directions of the products of this measurement."""
@@ -213,40 +214,6 @@ class MatvecTrace:
         spread = (samples.group_variance() / len(samples)).sqrt()
         stderr = XTRACE_STDERR * (2 * _mean(energies) / len(samples)) ** 0.5
         return MatvecResult(samples.mean(), stderr, max(len(samples) - 1, 1), XTRACE_STDERR * spread, "xtrace")
-
-
-class _SignProbes(Samples):
-    """Estimates zᵀKz from random signs z, and their variance as the products Kz tell it.
-
-    The variance is 2(‖K‖² − Σ K_ii²), in which E‖Kz‖² = ‖K‖², and z ∘ Kz has the diagonal as its mean. That of the
-    estimates themselves is the same on average, but far noisier where few eigenvalues dominate, and small where the
-    estimate is too low: over 40 seeds, errors were then 1.2 to 1.3 times what it said.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.energy = 0.0
-        self._diagonal: Tensor | None = None
-
-    def add(self, value: Tensor, probe: Tensor | None = None, image: Tensor | None = None) -> None:
-        """Append an estimate [groups] with its z [P] and Kz [P]."""
-        super().add(value)
-        assert probe is not None
-        assert image is not None
-        self.energy += float(squared_norms([image])[0])
-        diagonal = probe * image
-        self._diagonal = diagonal if self._diagonal is None else self._diagonal.add_(diagonal)
-
-    def variance(self) -> float:
-        """Return the variance of one estimate of the sum over groups; 0 for fewer than two."""
-        count = len(self)
-        if count < 2 or self._diagonal is None:
-            return 0.0
-        # pairs of different probes, of which (z ∘ Kz)·(z' ∘ Kz') is Σ K_ii² on average
-        squares = (float(squared_norms([self._diagonal])[0]) - self.energy) / (count * (count - 1))
-        variance = 2 * (self.energy / count - squares)
-        # the difference of two that are nearly the same (K nearly diagonal) is too noisy
-        return variance if variance > 0.2 * self.energy / count else self.total_variance()
 
 
 class _Grams:
