@@ -53,7 +53,7 @@ def test_distances_of_merged_weights_and_measurements_of_frozen_ones():
     assert float(logged["frozen/param_distance/total"]) == 0
     assert not any("frozen/param_distance/merged" in key for key in logged)
     assert float(logged["sensitivity/gamma_0.1_stderr"]) > 0
-    assert set(measuring[2].state_dict()["scales"]) == {
+    assert set(measuring[2].of_noise.noise.state()["scales"]) == {
         f"net.base_model.model.{i}.base_layer.{kind}" for i in (0, 2) for kind in ("weight", "bias")
     }
     assert not any(p.requires_grad for name, p in module.named_parameters() if "base_layer" in name)

@@ -5,6 +5,7 @@ import warnings
 import torch
 
 from lightning_tl.callbacks import HessianTrace, PerturbationSensitivity
+from lightning_tl.measure.measures import Noise
 from tests.callbacks.modules import Classifier, images, trainer
 
 
@@ -46,10 +47,11 @@ def test_weights_that_nothing_tells_of_get_their_scale_from_the_start_of_the_run
     before = float(module.place.detach().std(correction=0))
     trainer(max_steps=2, callbacks=[measuring]).fit(module, images())
     assert abs(float(module.place.detach().std(correction=0)) - before) > 1e-9 or module.place.mean().abs() > 0.01
-    state = measuring.state_dict()
+    noise = measuring.of_noise.noise
+    state = noise.state()
     assert abs(state["scales"]["place"] - before) < 1e-6
-    assert state["sources"]["place"] == "their values at the start of the run"
+    assert noise.sources["place"] == "their values at the start of the run"
     # a run that is resumed before its first measurement still knows
-    early = PerturbationSensitivity([0.1], draws=2, every_n_steps=2, at_start=False)
-    early.load_state_dict({**state, "scales": None, "history": [], "draws": [], "measured_at": None, "steps": 1})
-    assert early.state_dict()["start"] == state["start"]
+    early = Noise("init")
+    early.load({**state, "scales": None})
+    assert early.state()["start"] == state["start"]
