@@ -120,7 +120,12 @@ def main(parts: Sequence[str]) -> int:
         if project.absent:
             print(f"| {project.name} | not installed: {', '.join(project.absent)} | | | | |", flush=True)
             continue
-        result = examine(project)
+        try:
+            result = examine(project)
+        except Exception as error:  # of the package, with or without the callbacks
+            print(f"| {project.name} | the project itself fails: {type(error).__name__} | | | | |", flush=True)
+            wrong.append(f"{project.name}: {error}")
+            continue
         cells = ["-" if cost is None else f"{cost:.2g}" for cost in result.costs.values()]
         answers = ["no" if found else "yes" for found in (result.failures, result.different)]
         print("| " + " | ".join([project.name, *answers, *cells]) + " |", flush=True)

@@ -293,17 +293,27 @@ def small_backbone() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 16, 3, 2), nn.BatchNorm2d(16), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
 
+def without_schedule(task: Any) -> LightningModule:
+    """Return a task without its schedule, which needs a validation."""
+    task.configure_optimizers = lambda: torch.optim.AdamW(task.parameters(), lr=1e-3)
+    module: LightningModule = task
+    return module
+
+
 def torchgeo_byol() -> tuple[LightningModule, list[Any]]:
     from torchgeo.trainers import BYOLTask
+    from torchgeo.trainers.byol import SimCLRAugmentation
 
-    return BYOLTask(model="resnet18", weights=None, in_channels=3), [{"image": x} for x, _ in pictures(4, 32, 2)]
+    task = BYOLTask(model="resnet18", weights=None, in_channels=3)
+    task.model.augment = SimCLRAugmentation((32, 32))  # by default images are enlarged to 224 pixels
+    return without_schedule(task), [{"image": x} for x, _ in pictures(4)]
 
 
 def torchgeo_segmentation() -> tuple[LightningModule, list[Any]]:
     from torchgeo.trainers import SemanticSegmentationTask
 
     task = SemanticSegmentationTask("unet", "resnet18", in_channels=3, num_classes=4, task="multiclass")
-    return task, [{"image": x, "mask": torch.randint(0, 4, (4, 32, 32))} for x, _ in pictures()]
+    return without_schedule(task), [{"image": x, "mask": torch.randint(0, 4, (4, 32, 32))} for x, _ in pictures()]
 
 
 def manifold_mixup() -> tuple[LightningModule, list[Any]]:
