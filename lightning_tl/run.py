@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -27,6 +29,7 @@ import lightning_tl.data.torchvision_sets
 import lightning_tl.tasks  # noqa: F401  imported so that YAML can name their classes without a path
 from lightning_tl.config_files import with_config_paths
 from lightning_tl.csv_history import keep_history
+from lightning_tl.data.batched_module import BatchedDataModule
 from lightning_tl.errors import UserError, explain, nearest, user_error
 from lightning_tl.models.weights import read_checkpoint
 from lightning_tl.tasks import Schedule, TransferTask
@@ -201,6 +204,79 @@ class RunCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Pass the data module's number of classes to the model, where both have one."""
         parser.link_arguments("data.num_classes", "model.init_args.num_classes", apply_on="instantiate")
+
+
+class CheckCLI(RunCLI):
+    """The configuration of a run, checked and not run.
+
+    Args:
+        args: As of :func:`run`.
+        make: Also make trainer, data and network (from random weights). They are made for the CPU where the
+            configuration does not say otherwise.
+
+    Raises:
+        UserError: As :func:`run`, before anything is read or trained.
+    """
+
+    def __init__(self, args: Sequence[str], make: bool = True) -> None:
+        self.make = make
+        super().__init__(args)
+
+    def instantiate_classes(self) -> None:
+        """Make the objects, if asked for."""
+        if self.make:
+            config = self.config[self.subcommand]
+            if config.get("model.init_args.init_from") is not None:
+                config.model.init_args.init_from = None
+            with _quiet():
+                super().instantiate_classes()
+
+    def _set_seed(self) -> None:
+        """Leave the random numbers of the process as they are."""
+
+    def _add_configure_optimizers_method_to_model(self, subcommand: str | None) -> None:
+        if self.make:
+            super()._add_configure_optimizers_method_to_model(subcommand)
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run nothing."""
+
+    def open_data(self) -> None:
+        """List the images for training and validation, so that missing folders and too small sets are known.
+
+        A data module that is not one of ours is left alone.
+        """
+        if isinstance(self.datamodule, BatchedDataModule):
+            if getattr(self.datamodule, "on_error", None) == "skip":
+                self.datamodule.on_error = "raise"  # type: ignore[assignment]  # do not decode all images
+            with _quiet():
+                self.datamodule.prepare_data()
+                self.datamodule.setup("fit")
+
+    def validation_metrics(self) -> list[str]:
+        """Return the names of what one small validation batch logs."""
+        if isinstance(self.datamodule, BatchedDataModule):
+            self.datamodule.eval_batch_size = 2
+        with _quiet():
+            trainer = Trainer(
+                accelerator="cpu", devices=1, fast_dev_run=1, enable_progress_bar=False, enable_model_summary=False
+            )
+            trainer.validate(self.model, self.datamodule, verbose=False)
+        return sorted(trainer.callback_metrics)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Mute Lightning's notes."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
 
 
 def run(args: Sequence[str], callbacks: Sequence[Callback] = ()) -> RunCLI:
