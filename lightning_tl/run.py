@@ -247,11 +247,8 @@ class CheckCLI(RunCLI):
         A data module that is not one of ours is left alone.
         """
         if isinstance(self.datamodule, BatchedDataModule):
-            if getattr(self.datamodule, "on_error", None) == "skip":
-                self.datamodule.on_error = "raise"  # type: ignore[assignment]  # do not decode all images
             with _quiet():
-                self.datamodule.prepare_data()
-                self.datamodule.setup("fit")
+                self.datamodule.check()
 
     def validation_metrics(self) -> list[str]:
         """Return the names of what one small validation batch logs."""

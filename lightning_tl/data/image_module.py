@@ -86,6 +86,14 @@ class ImageDataModule(BatchedDataModule):
         self.transform, self.fraction, self.draw, self.on_error = transform, fraction, draw, on_error
         self._test: Source | None = None
 
+    def check(self) -> None:
+        """List the images; see the base class. Images that ``on_error: skip`` would leave out are not looked for."""
+        on_error, self.on_error = self.on_error, "raise"
+        try:
+            super().check()
+        finally:
+            self.on_error = on_error
+
     def open_splits(
         self,
         stage: str,

@@ -44,7 +44,10 @@ def axis_columns(expansion: Expansion) -> set[str]:
     """Return the columns of ``results.csv`` that hold values of the study's axes."""
     own = {
         name if name.startswith("pretrain.") else f"finetune.{name}"
-        for name in (*expansion.study.finetune.axes, *(f"pretrain.{key}" for run in expansion.pretrain for key in run.own))
+        for name in (
+            *expansion.study.finetune.axes,
+            *(f"pretrain.{key}" for run in expansion.pretrain for key in run.own),
+        )
         if name.removeprefix("pretrain.") not in _KNOWN
     }
     return own | {f"render.{key}" for point in expansion.renders.values() for key in point}

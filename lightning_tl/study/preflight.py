@@ -49,7 +49,7 @@ def check_study(expansion: Expansion, sets: Sequence[DataSet], out: Path) -> Dra
 
     Of each configuration as many runs are parsed as it takes for every value of every axis to occur (of numbers: the
     smallest and the largest). Where the runs will be on this machine, their trainer, data and network are also made,
-    and the images of fine-tuning are listed.
+    and their images are listed.
 
     Args:
         expansion: The expanded axes of the study.
@@ -134,11 +134,12 @@ def _checked(run: Run, place: Path, make: bool, listed: set[str], study: Study, 
         args.append("--model.init_from=of-the-pre-training.ckpt")
     cli = CheckCLI(["fit", *args], make=make)
     config = cli.config["fit"]
-    if make and run.stage == "finetune" and run.render is None:
+    if make and run.render is None:
         key = _read_key(config)
         if key not in listed:
             listed.add(key)
             cli.open_data()
+    if make and run.stage == "finetune":
         choice = study.choose
         model = str(config.model.class_path)
         if choice is not None and model not in tried and not choice.metric.startswith(_LOGGED_LATER):
@@ -166,7 +167,9 @@ def _named(run: Run, study: Study) -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     except Exception as error:  # of the user's classes and values, too
-        text = str(error).splitlines()[0] if isinstance(error, UserError) else f"{type(error).__name__}: {one_line(error)}"
+        text = (
+            str(error).splitlines()[0] if isinstance(error, UserError) else f"{type(error).__name__}: {one_line(error)}"
+        )
         files = [Path(arg.removeprefix(CONFIG)).stem for arg in run.args if arg.startswith(CONFIG)]
         raise UserError(f"{run.stage} ({', '.join(files)}): {text}") from error
 

@@ -43,7 +43,7 @@ def stage(name: str, **changes) -> dict:
 MISTAKES = [
     (stage("finetune", set={"data.rooot": "x"}), r"^finetune \(digits\): .*rooot"),
     (stage("pretrain", set={"trainer.max_stepz": 5}), r"^pretrain \(small_images\): .*max_stepz"),
-    (stage("finetune", product={"data.shots": [1, "two"]}, set={}) | {}, r"shots"),
+    (stage("finetune", product={"data.fraction": [0.5, "half"]}), r"^finetune \(digits\): .*fraction"),
     (stage("pretrain", set={"model.backbone": "resnet11"}), r"^pretrain \(small_images\): .*resnet11"),
     (stage("finetune", set={"model.backbone": "resnet10_w8"}), r"^finetune .*backbone is resnet10_w8.*resnet10_w16"),
     (stage("finetune", set={"data.shots": 5000}), r"^finetune \(digits\): .*5000"),
@@ -73,6 +73,13 @@ def test_a_mistake_is_found_before_the_start(tmp_path: Path, option: list[str], 
         command.main(["run", f"--config={path}", f"--out={tmp_path / 'out'}", *option])
     assert not (tmp_path / "out" / "renders").exists()
     assert not (tmp_path / "out" / "runs").exists()
+
+
+def test_too_few_rendered_images_are_found_before_the_start(renders: Path, tmp_path: Path) -> None:
+    pretrain = {"config": "pretrain/small_images", "set": {"data.root": str(renders)}, "product": {"data.n": [8, 61]}}
+    path = write(tmp_path, render=None, pretrain=pretrain)
+    with pytest.raises(UserError, match=r"^pretrain \(small_images\): 61 images asked for"):
+        command.main(["run", f"--config={path}", f"--out={tmp_path / 'out'}"])
 
 
 def test_a_dry_run_lists_what_would_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
