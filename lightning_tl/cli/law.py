@@ -90,16 +90,15 @@ def _draw(fits: Sequence[GroupResult], out: Path, suffix: str) -> list[Path]:
 
 
 def _print_advice(fits: Sequence[GroupResult], advice: Advice) -> None:
-    for line in (*advice.ranking, *advice.gaps):
+    from lightning_tl.laws.wording import comparison_sentence, left_out_sentence
+
+    for line in (*advice.pretraining, *advice.ranking, *advice.gaps):
         print(f"\n{line}")
-    from lightning_tl.laws.wording import comparison_sentence
 
     for pair in advice.comparisons if len(advice.comparisons) <= _TALKATIVE else ():
         print(f"  {comparison_sentence(pair)}")
     for item, words in zip(fits, advice.groups, strict=True):
         first, *rest = words.sentences
         print(f"\n{words.label}: " + "\n  ".join([first, *item.notes, *(rest if len(fits) <= _TALKATIVE else [])]))
-        for row in item.group.dropped[:1]:
-            count = len(item.group.dropped)
-            rows = f"{count} rows left out, the first in" if count > 1 else "1 row left out,"
-            print(f"  {rows} line {row['line']}: {row['reason']} ('{row['value']}')")
+        if item.group.dropped:
+            print(f"  {left_out_sentence(item.group.dropped)}")

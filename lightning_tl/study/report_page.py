@@ -13,6 +13,7 @@ import yaml
 from lightning_tl import page as html
 from lightning_tl._io.atomic import write_atomically
 from lightning_tl.errors import UserError
+from lightning_tl.laws.wording import left_out_sentence
 from lightning_tl.study.records import load_json
 from lightning_tl.study.runs import in_one_line
 
@@ -130,7 +131,7 @@ def _group(group: dict[str, Any]) -> Section:
     return Section(
         f"{group['label']}: {advice.get('verdict', 'not fitted')}",
         words=advice.get("sentences", [])[1:],
-        notes=[*formula, *group.get("notes", [])],
+        notes=[*formula, *group.get("notes", []), *filter(None, [left_out_sentence(group.get("dropped") or [])])],
         table=table,
     )
 

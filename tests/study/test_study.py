@@ -33,7 +33,7 @@ def kill_after(command: list[str], out: Path, more: int) -> None:
 
 @pytest.fixture(scope="module")
 def finished(renders, tmp_path_factory):
-    """A study that two commands at once have run, neither interrupted; its last shard, which it does not read, is bad."""
+    """A study that two commands at once have run, neither interrupted. Of its data the last shard, not read, is bad."""
     folder = tmp_path_factory.mktemp("study")
     own = Path(shutil.copytree(renders, folder / "renders"))
     sorted((own / "train" / "shards").glob("*.tar"))[-1].write_bytes(b"not a shard")
