@@ -89,6 +89,11 @@ def _conclude(study: Study, out: Path, failures: dict[str, str]) -> None:
         return
     if study.law is not None:
         law.fit_table(out / "results.csv", out, study.law)
+    from lightning_tl.study.records import load_json
+    from lightning_tl.study.still_falling import sentences
+
+    for line in sentences(load_json(out / "study.json", missing={}).get("still_falling", {})):
+        print(f"\n{line}")
     if study.analysis is not None:
         from lightning_tl.study.overtraining import conclude
 

@@ -103,8 +103,11 @@ def _paired(own: pd.DataFrame, scratch: pd.DataFrame) -> Array | None:
     """Return the differences of log errors by draw; None where the draws are not known."""
     if "draw" not in own or "draw" not in scratch:
         return None
-    means = [np.log(frame["error"].astype(float)).groupby(frame["draw"]).mean() for frame in (own, scratch)]
-    return (means[0] - means[1]).dropna().to_numpy(float)
+    means = []
+    for frame in (own, scratch):
+        draws, errors = frame["draw"].astype(str).to_numpy(), np.log(frame["error"].to_numpy(float))
+        means.append({draw: float(errors[draws == draw].mean()) for draw in dict.fromkeys(draws)})
+    return np.array([means[0][draw] - means[1][draw] for draw in means[0] if draw in means[1]])
 
 
 def first_answer(fits: Sequence[GroupResult]) -> list[str]:

@@ -30,7 +30,8 @@ def accuracy_question(runs: pd.DataFrame, scratch: pd.DataFrame, column: str, si
     """
     if _ERRORS.search(column.lower()):
         return ""
-    points = [(float(n), float(rows["error"].mean())) for n, rows in runs.groupby("n")]
+    n, error = runs["n"].to_numpy(float), runs["error"].to_numpy(float)
+    points = [(float(size), float(error[n == size].mean())) for size in np.unique(n)]
     if len(scratch):
         points.append((0.0, float(scratch["error"].mean())))
     if len(points) < 3:

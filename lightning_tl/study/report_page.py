@@ -13,9 +13,11 @@ import yaml
 from lightning_tl import page as html
 from lightning_tl._io.atomic import write_atomically
 from lightning_tl.errors import UserError
+from lightning_tl.laws.advice import DIFFERENT
 from lightning_tl.laws.wording import left_out_sentence
 from lightning_tl.study.records import load_json
 from lightning_tl.study.runs import in_one_line
+from lightning_tl.study.still_falling import sentences
 
 TITLE = "Is this pre-training worth anything?"
 # The law command's figures, as far as it drew them.
@@ -61,11 +63,14 @@ def write_report(folder: Path) -> Path:
     facts = _facts(folder)
     law = _law(folder, facts)
     overtraining = load_json(folder / "overtraining.json") if (folder / "overtraining.json").is_file() else {}
-    answer = [*overtraining.get("answer", []), *law.get("advice", [])]
+    falling = sentences(facts.get("still_falling", {}))
+    advice = law.get("advice", [])
+    first = advice[: len(law.get("pretraining", []))]  # is pre-training better than none
+    answer = [*overtraining.get("answer", []), *first, *falling, *advice[len(first) :]]
     title = str(facts.get("study", {}).get("title", TITLE))
     sections = [
         *_overtraining(folder, overtraining),
-        *_laws(folder, law),
+        *_laws(folder, law, "pretrain" in facts.get("still_falling", {})),
         *_complexity(folder),
         *_pictures(folder),
         *_failed(facts),
@@ -99,21 +104,24 @@ def _number(value: Any) -> str:
     return "unbounded" if value is None else f"{value:.3g}"
 
 
-def _laws(folder: Path, law: dict[str, Any]) -> list[Section]:
+def _laws(folder: Path, law: dict[str, Any], falling: bool) -> list[Section]:
     if not law:
         return []
     figures = [(folder / f"{name}.png", caption) for name, caption in LAW_FIGURES.items()]
     comparisons = [pair["sentence"] for pair in law.get("comparisons", []) if "sentence" in pair]
     return [
         Section("The laws", figures=figures[:1]),
-        *(_group(group) for group in law["groups"]),
+        *(_group(group, falling) for group in law["groups"]),
         *([Section("Comparisons", comparisons)] if comparisons else []),
         *([Section("More figures", figures=figures[1:])] if any(path.is_file() for path, _ in figures[1:]) else []),
     ]
 
 
-def _group(group: dict[str, Any]) -> Section:
+def _group(group: dict[str, Any], falling: bool) -> Section:
+    """Return a group's section; where pre-training was still improving, its heading says that this comes first."""
     advice = group.get("advice") or {}
+    verdict = advice.get("verdict", "not fitted")
+    verdict += ", but first train longer" if falling and verdict == DIFFERENT else ""
     table = None
     formula = []
     if group["law"]:
@@ -129,7 +137,7 @@ def _group(group: dict[str, Any]) -> Section:
         ]
         table = (("parameter", "best value", "95 % interval", "why not"), rows)
     return Section(
-        f"{group['label']}: {advice.get('verdict', 'not fitted')}",
+        f"{group['label']}: {verdict}",
         words=advice.get("sentences", [])[1:],
         notes=[*formula, *group.get("notes", []), *filter(None, [left_out_sentence(group.get("dropped") or [])])],
         table=table,

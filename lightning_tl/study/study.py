@@ -21,6 +21,7 @@ from lightning_tl.study.planned import DataSet, Run
 from lightning_tl.study.preflight import check_study, describe
 from lightning_tl.study.records import load_json, write_json
 from lightning_tl.study.schedule import Engine, Records, load_records, run_all
+from lightning_tl.study.still_falling import still_falling
 from lightning_tl.study.store import fetch_renders, fetch_runs, fetch_targets
 
 _COLLECT_SECONDS = 10.0  # between two writings of the tables while runs are in progress
@@ -90,7 +91,7 @@ def _train(expansion: Expansion, sets: list[DataSet], out: Path, engine: Engine,
         fetch_targets(study.store, out)
     facts.write(tested_on_validation=_tested_on_validation(runs, records))
     collect(runs, sets, records, out)
-    facts.write(checkpoints=_checkpoint_names(runs, records))
+    facts.write(checkpoints=_checkpoint_names(runs, records), still_falling=still_falling(runs, records, out))
     if study.complexity is not None and not failures:
         collect(runs, sets, records, out, measure_complexity(study.complexity, sets, runs, records, out, study.store))
     return failures
