@@ -61,8 +61,8 @@ def save(figure: Figure, path: str | Path) -> None:
 
 
 def short(value: float) -> str:
-    """Return a size as 500, 2k or 1.28M: several decades fit under a narrow axes."""
-    for unit, name in ((1e6, "M"), (1e3, "k")):
+    """Return a size as 500, 2k, 1.28M or 4B: several decades fit under a narrow axes."""
+    for unit, name in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
         if value >= unit:
             return f"{value / unit:g}{name}"
     return f"{value:g}"

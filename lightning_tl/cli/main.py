@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib import import_module
 
 from lightning_tl import __version__
@@ -37,6 +39,19 @@ def usage() -> str:
     )
 
 
+@contextmanager
+def _own_modules() -> Iterator[None]:
+    """Let Python find modules of the current folder (``--model my_module.MyModel``), after all installed ones."""
+    before = list(sys.path)
+    if not sys.flags.safe_path:
+        with suppress(FileNotFoundError):  # the folder was deleted
+            sys.path.append(os.getcwd())
+    try:
+        yield
+    finally:
+        sys.path[:] = before
+
+
 def _run(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage(), end="")
@@ -55,7 +70,8 @@ def _run(arguments: list[str]) -> int:
 def main(argv: list[str] | None = None) -> int:
     """Run ``lightning-tl`` and return its exit code: 0; 2 for an error in the user's input; 130 when interrupted."""
     try:
-        code = _run(sys.argv[1:] if argv is None else list(argv))
+        with _own_modules():
+            code = _run(sys.argv[1:] if argv is None else list(argv))
         sys.stdout.flush()  # a closed pipe raises here, and not while Python exits
         return code
     except UserError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from lightning_tl.cli.parsing import CommandParser
 from lightning_tl.errors import UserError
@@ -32,51 +32,39 @@ def main(argv: list[str] | None = None) -> int:
     """
     own, for_the_run = _split(list(sys.argv[1:] if argv is None else argv))
     settings = _parser().parse_args(own)
-    if not settings.config or not settings.ckpt:
-        raise UserError("lightning-tl measure needs --config (the run's YAML) and --ckpt (one or more checkpoints)")
+    has_model = any(argument.split("=", 1)[0] == "--model" for argument in for_the_run)
+    if not settings.ckpt or not (settings.config or has_model):
+        raise UserError(
+            "lightning-tl measure needs --ckpt (one or more checkpoints), and --config (the run's YAML) or --model and "
+            "--data (dotted paths to a module and to its data)"
+        )
     options = MeasureOptions(**{field.name: settings[field.name] for field in fields(MeasureOptions)})
+    if settings.batches < 1:
+        raise UserError(f"--batches is {settings.batches}; at least 1 batch is needed to measure on")
 
+    from lightning_tl.cli.dotted import named
+    from lightning_tl.cli.measure_objects import device_named, named_objects, objects_of_run
     from lightning_tl.offline.checkpoints import measure_checkpoints
+    from lightning_tl.offline.losses import loss_of
 
-    configs = [part for file in settings.config for part in ("--config", file)]
-    module, batches = _module_and_batches([*configs, *for_the_run], settings.split, settings.batches, settings.device)
+    device = device_named(settings.device)
+    loss_fn = None if settings.loss is None else loss_of(named(settings.loss, "--loss"), f"--loss {settings.loss}")
+    if settings.config:
+        configs = [part for file in settings.config for part in ("--config", file)]
+        module, batches = objects_of_run([*configs, *for_the_run], settings.split, settings.batches, device)
+    else:
+        needs_data = set(options.quantities) != {"distance"}
+        module, batches = named_objects(
+            for_the_run, settings.ckpt[0], settings.split, settings.batches, device, needs_data, options.seed
+        )
     records = measure_checkpoints(
-        module, settings.ckpt, batches, options, out=settings.out, reference=settings.reference
+        module, settings.ckpt, batches, options, out=settings.out, reference=settings.reference, loss_fn=loss_fn
     )
     for record in records:
         if record.group in _WHOLE and not record.quantity.endswith("_along"):
             print(_line(record))
     print(f"{settings.out}/measurements.csv ({len(records)} rows), measurements.png")
     return 0
-
-
-def _module_and_batches(args: list[str], split: str, count: int, device: str) -> tuple[Any, list[Any]]:
-    """Return the module and the first batches of the data of a run, on the device.
-
-    Args:
-        args: As after ``lightning-tl fit``; the run is not started.
-        split: ``train`` or ``val``.
-        count: Number of batches.
-        device: As torch names it.
-    """
-    from itertools import islice
-
-    from lightning_tl.run import RunCLI
-
-    class Unstarted(RunCLI):
-        """Trainer, module and data of a run that is not started."""
-
-        def _run_subcommand(self, subcommand: str) -> None:
-            return
-
-    run = Unstarted(["fit", *args])
-    data, module = run.datamodule, run.model
-    data.trainer = module.trainer = run.trainer
-    data.prepare_data()
-    data.setup("fit")
-    loader = data.train_dataloader() if split == "train" else data.val_dataloader()
-    module.to(device)
-    return module, [data.transfer_batch_to_device(batch, module.device, 0) for batch in islice(iter(loader), count)]
 
 
 def _line(record: Measured) -> str:
@@ -93,12 +81,22 @@ def _parser() -> CommandParser:
     parser = CommandParser(
         prog="lightning-tl measure",
         description="Measure saved checkpoints: distance from a reference, Hessian trace, sensitivity to noise in the "
-        "weights, and the loss along reference → checkpoint, into measurements.csv and a plot. Overrides of the run's "
-        "own options (--model.…, --data.…, --trainer.…) are passed on.",
+        "weights, and the loss along reference → checkpoint, into measurements.csv and a plot. What is measured is a "
+        "run's YAML (--config; overrides of its own options, --model.…, --data.…, --trainer.…, are passed on), or any "
+        "module: --model my_module.MyModel --data my_module.make_loader, dotted paths to a LightningModule or a "
+        "torch.nn.Module (a class, or a function that makes one), and to a DataLoader, a data module or a function "
+        "that makes one; --model.width 3 is an argument of theirs.",
     )
     add = parser.add_argument
     add("--options", action=ActionConfigFile, help="YAML file with any of the options below.")
     add("--config", type=str, nargs="+", default=[], help="The run's YAML, as for `lightning-tl fit`.")
+    add(
+        "--loss",
+        type=str | None,
+        default=None,
+        help="Dotted path to a loss, where the module has no training_step or another is meant: a function (module, "
+        "batch), or a criterion (outputs, targets) such as torch.nn.functional.cross_entropy.",
+    )
     add("--ckpt", type=str, nargs="+", default=[], help="Checkpoints, in the order in which to measure.")
     add("--out", type=str, default="measurements", help="Folder for the table and the plot.")
     add("--reference", type=str | None, default=None, help="Checkpoint to measure from; default: the first.")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, get_args
 
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Trainer
 from lightning.pytorch.loggers.logger import DummyLogger
 from torch import Tensor, nn
 
@@ -20,12 +20,12 @@ _MUTED = ("log", "log_dict", "print")
 
 @contextmanager
 def quiet(module: nn.Module, trainer: Trainer | None = None) -> Iterator[None]:
-    """Mute ``self.log``, ``self.log_dict`` and ``self.print`` of a module and the trainer's loggers.
+    """Mute ``self.log``, ``self.log_dict`` and ``self.print`` of Lightning modules and the trainer's loggers.
 
     All are restored on leaving. Metrics that the module updates are restored by
     :func:`lightning_tl.measure.untouched`, inside which all measurements run.
     """
-    muted = [(m, n, vars(m).get(n)) for m in module.modules() if isinstance(m, LightningModule) for n in _MUTED]
+    muted = [(m, n, vars(m).get(n)) for m in module.modules() if is_lightning_module(m) for n in _MUTED]
     loggers = list(trainer.loggers) if trainer is not None else []
     try:
         for child, name, _ in muted:
@@ -41,6 +41,11 @@ def quiet(module: nn.Module, trainer: Trainer | None = None) -> Iterator[None]:
                 vars(child).pop(name, None)
             else:
                 vars(child)[name] = before
+
+
+def is_lightning_module(module: nn.Module) -> bool:
+    """Return whether a module is a LightningModule, of ``lightning`` or under its other name, ``pytorch_lightning``."""
+    return any(kind.__name__ == "LightningModule" for kind in type(module).__mro__)
 
 
 def step_loss(module: nn.Module, batch: Any) -> Tensor:

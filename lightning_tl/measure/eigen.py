@@ -53,7 +53,7 @@ def top_eigenvalues(
     basis = [start / start.norm()]
     alphas: list[float] = []
     betas: list[float] = []
-    with objective.measuring(weights=False), Hessian(objective) as hessian:
+    with objective.measuring(), Hessian(objective) as hessian:
         while True:
             image = layout.flatten(hessian(layout.unflatten(basis[-1])))
             alphas.append(float(image @ basis[-1]))

@@ -1,62 +1,60 @@
-"""Restore a module after a measurement: weights, buffers, gradients, modes, plain attributes and random states."""
+"""A module measured without a trace: restored afterwards, and before each evaluation of its loss."""
 
 from __future__ import annotations
 
 import random
-from collections import deque
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
+
+from lightning_tl.measure.module_state import ModuleState, TensorState, run_all, version
 
 Mode = Literal["eval", "frozen-train"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 
 
 @contextmanager
-def untouched(module: nn.Module, weights: bool = True) -> Iterator[None]:
+def untouched(module: nn.Module) -> Iterator[ModuleState]:
     """Restore a module and the random state on leaving, exceptions included.
 
     Restored: parameters and their ``.grad`` and ``requires_grad``, buffers, every module's ``training`` flag, every
-    attribute of every module (numbers, tensors, and the content of lists, dicts, sets and deques one level deep: step
-    counters, collected outputs, torchmetrics states), and the random states of Python, NumPy and torch (CPU and CUDA).
-    The autocast cache is emptied.
+    attribute of every module with what it contains (:class:`~lightning_tl.measure.module_state.ModuleState`: step
+    counters, collected outputs, torchmetrics states, moving averages), and the random states of Python, NumPy and torch
+    (CPU and CUDA). The autocast cache is emptied. Costs the memory of a copy of parameters and buffers.
 
     Args:
         module: The module that the body runs, changes or both.
-        weights: Keep a copy of the parameters, which costs their size in memory. Else the body must not change them.
+
+    Yields:
+        What is restored.
     """
     parameters = list(module.parameters())
     gradients = [(p, p.grad, p.requires_grad) for p in parameters]
-    copies = [(p, p.detach().clone(), _version(p)) for p in parameters] if weights else []
-    attributes = [_Attributes(child) for child in module.modules()]
+    state = ModuleState(module)
     restore_random = random_state()
     torch.clear_autocast_cache()
     for parameter in parameters:
         parameter.grad = None
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for parameter, copy, version in copies:
-                if version is None or version != _version(parameter):
-                    parameter.copy_(copy)
-            for state in attributes:
-                state.restore()
+
+    def restore_gradients() -> None:
         for parameter, gradient, required in gradients:
             parameter.requires_grad_(required)
             parameter.grad = gradient
-        restore_random()
-        torch.clear_autocast_cache()
+
+    try:
+        yield state
+    finally:
+        run_all([state.restore, restore_gradients, restore_random, torch.clear_autocast_cache])
 
 
 @contextmanager
-def measuring(module: nn.Module, mode: Mode = "eval", weights: bool = True) -> Iterator[None]:
+def measuring(module: nn.Module, mode: Mode = "eval") -> Iterator[ModuleState]:
     """Enter the state in which losses are measured, and leave as if nothing had happened.
 
     Within: :func:`untouched`, the mode that is asked for, gradients enabled (under inference mode too), fp32 (autocast
@@ -67,19 +65,66 @@ def measuring(module: nn.Module, mode: Mode = "eval", weights: bool = True) -> I
         module: The module to measure.
         mode: ``eval``, or ``frozen-train``: train mode with dropout and normalisation statistics in eval mode, for
             detectors that return losses only in train mode.
-        weights: As in :func:`untouched`.
+
+    Yields:
+        What is restored on leaving.
     """
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
-        stack.enter_context(untouched(module, weights=weights))
+        state = stack.enter_context(untouched(module))
         for device_type in {p.device.type for p in module.parameters()} | {"cpu"}:
             stack.enter_context(torch.autocast(device_type, enabled=False))
         stack.enter_context(torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH))
         if torch.compiler.is_compiling() is False:
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         set_mode(module, mode)
+        yield state
+
+
+class Rewind:
+    """Undoes what each evaluation of a loss writes, before the next one.
+
+    A ``training_step`` may write to weights itself: a momentum encoder (BYOL, MoCo), the centre of DINO's loss, a
+    queue, clamped weights. Evaluated again, it would start from other values, and the loss would be no function of the
+    weights. What is written is found at the first evaluation. Values that the measurement has written since (perturbed
+    weights, BatchNorm's statistics) are left alone.
+
+    Args:
+        module: The module.
+        state: Its state on entering, with the values of its tensors.
+        leave: Modules of which attributes and buffers are left alone.
+
+    Attributes:
+        written: Names of the parameters, buffers and other tensors that the first evaluation wrote; None before it.
+    """
+
+    def __init__(self, module: nn.Module, state: ModuleState, leave: Iterable[nn.Module] = ()) -> None:
+        self._attributes = ModuleState(module, values=False, internals=False, leave=leave)
+        buffers = {id(b) for child in leave for b in child.buffers(recurse=False)}
+        self._tensors = [tensor for tensor in state.tensors if id(tensor.tensor) not in buffers]
+        self.written: list[str] | None = None
+        self._own: list[tuple[TensorState, int | None]] = []
+
+    @contextmanager
+    def evaluation(self) -> Iterator[None]:
+        """Within, the loss is evaluated once; a graph recorded there can be used until the next time."""
+        self._undo()
+        before = [tensor.before() for tensor in self._tensors] if self.written is None else []
         yield
+        if self.written is None:
+            changed = [tensor for tensor in before if tensor.changed()]
+            self.written = [tensor.name for tensor in changed]
+            self._own = [(tensor, None) for tensor in changed]
+        self._own = [(tensor, version(tensor.tensor)) for tensor, _ in self._own]
+
+    def _undo(self) -> None:
+        self._attributes.restore()
+        for tensor, then in self._own:
+            if then is not None and version(tensor.tensor) == then:
+                tensor.restore()
+            else:
+                tensor.keep()
 
 
 def set_mode(module: nn.Module, mode: Mode) -> None:
@@ -113,51 +158,3 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002
     torch.manual_seed(seed)
-
-
-class _Attributes:
-    """One module's ``__dict__``, one level deep, tensors by value."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self.module = module
-        self.values = dict(vars(module))
-        self.contents: list[tuple[Any, Any]] = []
-        self.tensors: list[tuple[Tensor, Tensor]] = []
-        for value in self.values.values():
-            self._keep(value)
-            if isinstance(value, dict):
-                self.contents.append((value, dict(value)))
-            elif isinstance(value, list | set | deque):
-                self.contents.append((value, value.copy()))
-            if isinstance(value, dict | list | tuple | deque):
-                for item in value.values() if isinstance(value, dict) else value:
-                    self._keep(item)
-
-    def _keep(self, value: Any) -> None:
-        # Parameters are restored by untouched(); meta and sparse tensors hold nothing that a forward pass changes.
-        plain = isinstance(value, Tensor) and not isinstance(value, nn.Parameter)
-        if plain and value.layout == torch.strided and value.device.type != "meta":
-            self.tensors.append((value, value.detach().clone()))
-
-    def restore(self) -> None:
-        present = vars(self.module)
-        if present.keys() != self.values.keys() or any(present[k] is not v for k, v in self.values.items()):
-            present.clear()
-            present.update(self.values)
-        for container, content in self.contents:
-            if isinstance(container, MutableMapping):
-                same = container.keys() == content.keys() and all(container[k] is v for k, v in content.items())
-            else:
-                same = len(container) == len(content) and all(a is b for a, b in zip(container, content, strict=True))
-            if not same:
-                container.clear()
-                container.update(content) if isinstance(container, dict | set) else container.extend(content)
-        for tensor, copy in self.tensors:
-            # a tensor created under inference mode (a metric of trainer.validate) can only be written there
-            with torch.inference_mode(tensor.is_inference()):
-                tensor.detach().copy_(copy)
-
-
-def _version(tensor: Tensor) -> int | None:
-    """Return how often a tensor was written, or None if torch does not count it (inference mode)."""
-    return None if tensor.is_inference() or torch.is_inference_mode_enabled() else tensor._version

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -12,8 +11,8 @@ from torch import Tensor, nn
 
 from lightning_tl.errors import UserError, nearest
 from lightning_tl.measure.affine import nodes_in_order
-from lightning_tl.measure.batchnorm import STATISTICS, Statistics, reestimate
-from lightning_tl.measure.guard import MODES, Mode, measuring, seed_everything
+from lightning_tl.measure.batchnorm import STATISTICS, Statistics, reestimate, running_layers
+from lightning_tl.measure.guard import MODES, Mode, Rewind, measuring, seed_everything
 from lightning_tl.measure.params import select
 
 LossFn = Callable[[nn.Module, Any], Tensor]
@@ -43,6 +42,10 @@ class Objective:
             of L (:func:`~lightning_tl.measure.batchnorm.reestimate`). Gradient and Hessian take the statistics of the
             present weights as constants, so under ``re-estimated`` they are not the derivatives of :meth:`loss`.
         bn_batches: What they are re-estimated on; default: ``batches``.
+
+    Attributes:
+        written: Names of the parameters and other tensors that the loss function itself writes, as seen in the last
+            measurement; they are put back before each evaluation and afterwards.
 
     Raises:
         UserError: There are no batches, the weights do not fit them, or the mode or ``bn`` is unknown.
@@ -79,6 +82,8 @@ class Objective:
         self.process = process
         self.bn, self.bn_batches = bn, batches if bn_batches is None else bn_batches
         self._scanned = False
+        self._rewind: Rewind | None = None
+        self.written: list[str] = []
 
     @property
     def tensors(self) -> list[nn.Parameter]:
@@ -86,7 +91,7 @@ class Objective:
         return list(self.params.values())
 
     @contextmanager
-    def measuring(self, weights: bool = True) -> Iterator[None]:
+    def measuring(self) -> Iterator[None]:
         """Return the context in which the methods below are called; on leaving, the module is as before."""
         half = {str(p.dtype) for p in self.tensors if p.dtype in (torch.float16, torch.bfloat16)}
         if half:
@@ -94,11 +99,16 @@ class Objective:
                 f"the measured parameters are stored in {', '.join(sorted(half))}, which is too coarse to measure on; "
                 "train with precision='bf16-mixed' or '16-mixed', which keep fp32 weights"
             )
-        with measuring(self.module, self.mode, weights=weights):
+        with measuring(self.module, self.mode) as state:
             for parameter in self.tensors:
                 parameter.requires_grad_(True)
-            self.settle()
-            yield
+            leave = running_layers(self.module) if self.bn == "re-estimated" else []
+            self._rewind = Rewind(self.module, state, leave)
+            try:
+                self.settle()
+                yield
+            finally:
+                self.written, self._rewind = self._rewind.written or [], None
 
     def batch_loss(self, index: int, graph: bool = True) -> Tensor:
         """Return L_b, a scalar tensor, for the batch of this index.
@@ -107,9 +117,8 @@ class Objective:
             UserError: The loss function does not return a scalar tensor, its loss does not depend on the parameters, or
                 it uses re-entrant gradient checkpointing.
         """
-        seed_everything(self.seed)
         with torch.set_grad_enabled(graph):
-            loss = self.loss_fn(self.module, self.batches[index])
+            loss = self._evaluate(self.batches[index])
         if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.is_floating_point():
             got = f"a {tuple(loss.shape)} {loss.dtype} tensor" if isinstance(loss, Tensor) else type(loss).__name__
             raise UserError(f"the loss must be one floating-point number in a tensor; on batch {index} it is {got}")
@@ -126,9 +135,13 @@ class Objective:
     def settle(self) -> None:
         """Re-estimate BatchNorm's statistics for the present weights, with ``bn="re-estimated"``."""
         if self.bn == "re-estimated":
+            reestimate(self.module, self._evaluate, self.bn_batches, self._reduce)
+
+    def _evaluate(self, batch: Any) -> Any:
+        """Call the loss function, from the same random state and without the writes of the call before."""
+        with nullcontext() if self._rewind is None else self._rewind.evaluation():
             seed_everything(self.seed)
-            forward = functools.partial(self.loss_fn, self.module)
-            reestimate(self.module, forward, self.bn_batches, self._reduce)
+            return self.loss_fn(self.module, batch)
 
     def loss(self) -> float:
         """Return L(θ), averaged over batches and processes."""
@@ -156,8 +169,8 @@ class Objective:
         if abs(first - second) > 1e-4 * max(abs(first), abs(second), 1e-12):
             raise UserError(
                 f"the loss is not a function of the weights: two evaluations of one batch gave {first:.6g} and "
-                f"{second:.6g}. Is there dropout by F.dropout(x) without training=self.training, or a random "
-                "generator of its own? Pass a loss_fn(module, batch) without it"
+                f"{second:.6g}. Is there dropout by F.dropout(x) without training=self.training, or something outside "
+                "the module's attributes that each call changes? Pass a loss_fn(module, batch) without it"
             )
 
     def reduce(self, value: Tensor) -> Tensor:

@@ -91,7 +91,7 @@ def perturbation_sensitivity(
     start = time.perf_counter()
     names = list(objective.params)
     losses: dict[float, list[float]] = {gamma: [] for gamma in gammas}
-    with objective.measuring(weights=False), _moving(objective) as move:
+    with objective.measuring(), _moving(objective) as move:
         base = objective.loss()
         noise = [torch.empty_like(p) for p in objective.tensors]
         for draw in range(draws):
@@ -144,7 +144,7 @@ def loss_along(
     slope = curvature = float("nan")
     own = dict(objective.module.named_buffers())
     moving = [(own[name], own[name].clone(), d) for name, d in (buffers or {}).items() if d.is_floating_point()]
-    with objective.measuring(weights=False):
+    with objective.measuring():
         d = [
             direction[name].detach().to(p.device, p.dtype) if name in direction else torch.zeros_like(p)
             for name, p in objective.params.items()

@@ -86,7 +86,7 @@ def hessian_trace(
         late = max_seconds is not None and time.perf_counter() - start > max_seconds
         return late or (tolerance > 0 and stderr <= tolerance * abs(value))
 
-    with objective.measuring(weights=False):
+    with objective.measuring():
         estimate = None
         if method in ("auto", "gauss-newton"):
             estimate = _gauss_newton(objective, layout, products, enough, seed, memory, sigma)

@@ -13,6 +13,10 @@ Quantity = Literal["distance", "trace", "sensitivity", "direction"]
 NoiseKind = Literal["init", "relative", "isotropic"]
 Rest = Literal["own", "reference"]
 LineStatistics = Literal["kept", "re-estimated", "interpolated"]
+#: Limits beyond which numbers overflow, or a measurement never ends.
+_LARGEST_GAMMA = 1e6
+_MOST_DRAWS = 10_000
+_MOST_PRODUCTS = 100_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +42,7 @@ class MeasureOptions:
         seed: Seed of the random probes and of the noise.
 
     Raises:
-        UserError: A value is unknown, or ``rest`` is ``reference`` without ``include``.
+        UserError: A value is unknown or out of range, or ``rest`` is ``reference`` without ``include``.
     """
 
     quantities: Sequence[Quantity] = get_args(Quantity)
@@ -64,5 +68,10 @@ class MeasureOptions:
         for name, (value, literal) in choices.items():
             if value not in get_args(literal):
                 raise UserError(f"{name}={value!r} is unknown{nearest(str(value), get_args(literal))}")
+        if not all(0 < gamma <= _LARGEST_GAMMA for gamma in self.gammas):
+            raise UserError(f"gammas must be above 0 and at most {_LARGEST_GAMMA:g}; got {list(self.gammas)}")
+        for name, count, most in (("draws", self.draws, _MOST_DRAWS), ("products", self.products, _MOST_PRODUCTS)):
+            if not 2 <= count <= most:
+                raise UserError(f"{name}={count}: must be between 2, for a standard error, and {most:,}")
         if self.rest == "reference" and self.include is None:
             raise UserError("rest='reference' needs include=, a regular expression of what comes from each checkpoint")

@@ -71,7 +71,7 @@ def test_options_from_a_file(run, tmp_path):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ([], r"needs --config \(the run's YAML\) and --ckpt"),
+        ([], r"needs --ckpt \(one or more checkpoints\), and --config"),
         (["--gamas", "0.1"], "unknown option --gamas; did you mean 'gammas'"),
         (["--quantities", "trace", "sensitivit"], "quantities: 'sensitivit' is unknown; did you mean 'sensitivity'"),
         (["--noise", "isotrope"], "noise: 'isotrope' is unknown; did you mean 'isotropic'"),

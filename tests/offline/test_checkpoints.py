@@ -1,6 +1,7 @@
 """Saved checkpoints give what the callbacks of their run recorded."""
 
 import csv
+from argparse import Namespace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from lightning_tl.callbacks import HessianTrace, ParameterDistance, Perturbation
 from lightning_tl.errors import UserError
 from lightning_tl.measure import Objective, hessian_trace, noise_scales
 from lightning_tl.offline.checkpoints import measure_checkpoints
+from lightning_tl.offline.losses import loss_of
 from lightning_tl.offline.options import MeasureOptions
 from tests.callbacks.modules import Classifier, images, trainer
 from tests.measured_values import only, series
@@ -174,13 +176,57 @@ def test_files_without_a_step_are_numbered(tmp_path):
     assert [step for step, _ in series(records, "param_distance", "total")] == [0, 1]
 
 
+def test_a_single_path_and_a_loader(run):
+    """The first batches of a DataLoader, the same ones each time, whatever the global generators' state."""
+    folder, _, _ = run
+    options = MeasureOptions(quantities=["sensitivity"], gammas=[0.1], draws=2)
+    loader = images()
+    before = torch.get_rng_state()
+    records = measure_checkpoints(Plain(), str(folder / "step=4.ckpt"), loader, options, loader_batches=2)
+    module = Plain()
+    module.load_state_dict(torch.load(folder / "step=4.ckpt", weights_only=True)["state_dict"])
+    torch.manual_seed(0)
+    iterator = iter(loader)
+    with torch.no_grad():
+        losses = [torch.nn.functional.cross_entropy(module.eval()(x), y) for x, y in (next(iterator), next(iterator))]
+    assert value(records, 4, "perturbed_loss", gamma=0) == pytest.approx(sum(losses).item() / 2, rel=1e-5)
+    torch.set_rng_state(before)
+    measure_checkpoints(Plain(), folder / "step=4.ckpt", loader, MeasureOptions(quantities=["distance"]))
+
+
+def test_a_network_without_a_training_step(tmp_path):
+    """A criterion; a loss that the network returns itself, as Hugging Face's do; or an error."""
+    net = torch.nn.Linear(4, 3)
+    torch.save({"model": net.state_dict()}, tmp_path / "a.pt")
+    x, y = torch.randn(5, 4), torch.tensor([0, 1, 2, 0, 1])
+    options = MeasureOptions(quantities=["sensitivity"], gammas=[0.1], draws=2)
+    expected = torch.nn.functional.cross_entropy(net(x), y).item()
+    records = measure_checkpoints(net, tmp_path / "a.pt", [(x, y)], options, loss_fn=loss_of(torch.nn.CrossEntropyLoss))
+    assert value(records, 0, "perturbed_loss", gamma=0) == pytest.approx(expected, rel=1e-6)
+
+    class Own(torch.nn.Linear):
+        def forward(self, inputs, labels):
+            return Namespace(loss=torch.nn.functional.cross_entropy(super().forward(inputs), labels))
+
+    records = measure_checkpoints(Own(4, 3), tmp_path / "a.pt", [{"inputs": x, "labels": y}], options)
+    assert value(records, 0, "perturbed_loss", gamma=0) == pytest.approx(expected, rel=1e-6)
+    for batches, loss, message in [
+        ([(x, y)], None, "Linear has no training_step, so its loss must be named"),
+        ([(x, y, y)], loss_of(torch.nn.functional.cross_entropy), r"needs batches of \(inputs, targets\), not 3 parts"),
+        (3, None, "batches is a int; pass a DataLoader"),
+        (iter(()), None, "gives no batch"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            measure_checkpoints(net, tmp_path / "a.pt", batches, options, loss_fn=loss)
+
+
 def test_what_cannot_be_measured(run, tmp_path):
     folder, _, batch = run
     path = folder / "start.ckpt"
     for paths, batches, options, message in [
         ([], [batch], {}, "no checkpoint to measure"),
         ([path], [], {}, "direction, sensitivity, trace: needs batches to measure the loss on"),
-        ([path], [batch], {"gammas": [0]}, "gammas must be positive"),
+        ([path], [batch], {"gammas": [0]}, "gammas must be above 0"),
         ([tmp_path / "no.ckpt"], [batch], {}, "no such file"),
     ]:
         with pytest.raises(UserError, match=message):

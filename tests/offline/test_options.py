@@ -17,6 +17,10 @@ from lightning_tl.offline.options import MeasureOptions
         ({"noise": "initial"}, "noise='initial' is unknown; did you mean 'init'"),
         ({"bn": "interpolate"}, "bn='interpolate' is unknown; did you mean 'interpolated'"),
         ({"rest": "refer"}, "rest='refer' is unknown; did you mean 'reference'"),
+        ({"gammas": [0.1, 1e300]}, "gammas must be above 0 and at most"),
+        ({"gammas": [float("nan")]}, "gammas must be above 0 and at most"),
+        ({"draws": 1}, "draws=1: must be between 2, for a standard error, and 10,000"),
+        ({"products": 10**9}, "products=1000000000: must be between 2"),
         ({"rest": "reference"}, "rest='reference' needs include="),
     ],
 )

@@ -3,7 +3,7 @@
 After Springer et al. 2025, *Overtrained Language Models Are Harder to Fine-Tune*: what noise in the weights and what
 fine-tuning at each learning rate does to the pre-training loss, by pre-training budget; fine-tuning loss and error; all
 of it at the learning rate that is best at each budget; and how that rate changes with the budget. The statistics are
-those of :mod:`~lightning_tl.study.overtraining.curves`.
+those of :mod:`~lightning_tl.budget_curves`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lightning_tl.budget_curves import Array, Curve, curve, draw_means, judged, levels
 from lightning_tl.errors import UserError
 from lightning_tl.study.overtraining.budget_table import (
     budgets_of,
@@ -25,7 +26,6 @@ from lightning_tl.study.overtraining.budget_table import (
     series_name,
     within_window,
 )
-from lightning_tl.study.overtraining.curves import Array, Curve, curve, draw_means, judged, levels
 from lightning_tl.study.overtraining.quadratic import line_approximation, noise_approximations
 from lightning_tl.study.overtraining.results import Exclusion, Overtraining, Series, Tuned
 

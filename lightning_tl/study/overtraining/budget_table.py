@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from lightning_tl.budget_curves import LEAST_BUDGETS, Array
 from lightning_tl.errors import UserError
-from lightning_tl.study.overtraining.curves import LEAST_BUDGETS, Array
 from lightning_tl.study.overtraining.results import Exclusion, MissingRuns, RateOutsideWindow
 
 _NEEDED = ("pretrain_images", "pretrain_steps", "pretrain_seed", "pretrain_run", "draw_seed", "lr", "error")

@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lightning_tl.budget_figures import budget_scales, draw_bars, draw_curves, shades_of
 from lightning_tl.figure_style import COLOURS, MARKERS, STYLE, headed, new_figure, plain_ticks, save
-from lightning_tl.study.overtraining.curves import Curve
 from lightning_tl.study.overtraining.results import Overtraining, Series
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _BUDGET = "pre-training budget (steps)"
-_SYMBOL = {"gamma": "γ", "lr": "lr"}
 #: Figure → title and panels: (quantity, by, label of the axis).
 _PANELS: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
     "overtraining_sensitivity": (
@@ -115,7 +114,8 @@ def _budgets(analysis: Overtraining, title: str, panels: Sequence[tuple[str, str
         figure, grid = _grid(analysis.series, len(kept))
         for row, series in zip(grid, analysis.series, strict=True):
             for axes, (quantity, by, label) in zip(row, kept, strict=True):
-                _curves(axes, series.family(quantity, by), series.family(_unchanged(quantity)))
+                draw_curves(axes, series.family(quantity, by), series.family(_unchanged(quantity)))
+                axes.set_xlabel(_BUDGET)
                 axes.set_ylabel(label)
                 axes.set_title(series.name, fontsize=8)
         headed(figure, title)
@@ -131,61 +131,6 @@ def _unchanged(quantity: str) -> str:
 
 def _grid(series: Sequence[Series], columns: int) -> tuple[Figure, Any]:
     return new_figure(max(3.3 * columns, 4.2), 2.7 * len(series) + 0.4, len(series), columns)
-
-
-def _colours(count: int) -> list[str]:
-    """Return a colour for each of so many ordered values: from dark to light."""
-    import matplotlib as mpl
-
-    shades = np.linspace(0.0, 0.88, max(count, 2))[:count]
-    return [mpl.colors.to_hex(mpl.colormaps["viridis"](shade)) for shade in shades]
-
-
-def _curves(axes: Any, family: Sequence[Curve], before: Sequence[Curve]) -> None:
-    """Draw the curves of a quantity, and dashed what the unchanged network has."""
-    for i, (item, colour) in enumerate(zip(family, _colours(len(family)), strict=True)):
-        _bars(axes, item, colour, MARKERS[i % len(MARKERS)], f"{_SYMBOL[item.by]} {item.value:g}")
-        if item.verdict == "u":
-            axes.axvline(item.vertex, color=colour, linestyle=":", linewidth=1)
-            axes.axvspan(*item.vertex_interval, color=colour, alpha=0.08, linewidth=0)
-        if np.isfinite(item.inflection):
-            height = item.mean[item.budgets.index(int(item.inflection))]
-            axes.plot(item.inflection, height, "^", color=colour, markersize=7, markeredgecolor="black", zorder=5)
-    for item in before:
-        axes.plot(item.budgets, item.mean, color="0.4", linestyle="--", linewidth=1, label="as pre-trained")
-    axes.set_xlabel(_BUDGET)
-    _scales(axes, family)
-    if family:
-        axes.legend(fontsize=6.5, loc="best", handlelength=1.4)
-
-
-def _bars(axes: Any, item: Curve, colour: str, marker: str, label: str) -> None:
-    mean = np.array(item.mean)
-    ends = np.array([mean - np.array(item.low), np.array(item.high) - mean])
-    axes.errorbar(
-        item.budgets,
-        mean,
-        None if np.isnan(ends).any() else np.maximum(ends, 0),
-        fmt=f"{marker}-",
-        color=colour,
-        markersize=4,
-        markerfacecolor=colour if item.verdict == "u" else "white",
-        linewidth=1.2,
-        capsize=2,
-        label=label,
-    )
-
-
-def _scales(axes: Any, family: Sequence[Curve]) -> None:
-    from matplotlib.ticker import NullLocator
-
-    axes.set_xscale("log")
-    if family and all(item.log for item in family):
-        axes.set_yscale("log")
-        plain_ticks(axes)
-    if family:
-        axes.set_xticks(family[0].budgets, [f"{budget:,}" for budget in family[0].budgets])
-        axes.xaxis.set_minor_locator(NullLocator())
 
 
 def _tuned(analysis: Overtraining) -> Figure | None:
@@ -204,14 +149,14 @@ def _tuned(analysis: Overtraining) -> Figure | None:
             plain_ticks(row[0])
             row[0].set_ylabel("best learning rate")
             row[0].set_title(", ".join(filter(None, [series.name, tuned.scenario])), fontsize=8)
-            _scales(row[0], ())
+            budget_scales(row[0], ())
             row[0].set_xticks(tuned.budgets, [f"{budget:,}" for budget in tuned.budgets])
             row[0].minorticks_off()
             labels = ("pre-training loss", "fine-tuning loss", "fine-tuning error")
             for axes, item, label in zip(row[1:], tuned.curves, labels, strict=True):
-                _bars(axes, item, COLOURS[1], "s", "")
+                draw_bars(axes, item, COLOURS[1], "s", "")
                 axes.set_ylabel(f"{label} at the best lr")
-                _scales(axes, [item])
+                budget_scales(axes, [item])
             for axes in row:
                 axes.set_xlabel(_BUDGET)
         headed(figure, "With the learning rate tuned at each budget")
@@ -229,7 +174,7 @@ def _distance(analysis: Overtraining) -> Figure | None:
         for axes, series in zip(grid[:, 0], drawn, strict=True):
             family = series.family("distance", "lr")
             rates = [item.value or 0.0 for item in family]
-            for i, (budget, colour) in enumerate(zip(series.budgets, _colours(len(series.budgets)), strict=True)):
+            for i, (budget, colour) in enumerate(zip(series.budgets, shades_of(len(series.budgets)), strict=True)):
                 mean = np.array([item.mean[i] for item in family])
                 low, high = ([getattr(item, end)[i] for item in family] for end in ("low", "high"))
                 axes.plot(rates, mean, f"{MARKERS[i % len(MARKERS)]}-", color=colour, markersize=4, label=f"{budget:,}")
@@ -295,7 +240,7 @@ def _against(
     predicted: Sequence[Sequence[float]],
 ) -> None:
     """Draw measured rises and their approximation over scales, one colour per budget."""
-    colours = _colours(len(budgets))
+    colours = shades_of(len(budgets))
     for i, (budget, real, approximate) in enumerate(zip(budgets, measured, predicted, strict=True)):
         marker, colour = MARKERS[i % len(MARKERS)], colours[i]
         axes.plot(scales, real, f"{marker}-", color=colour, markersize=4, label=f"{budget:,}")

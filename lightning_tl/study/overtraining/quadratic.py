@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from lightning_tl.study.overtraining.curves import Array
+from lightning_tl.budget_curves import Array
 from lightning_tl.study.overtraining.results import QUADRATIC, LineApproximation, NoiseApproximation
 
 

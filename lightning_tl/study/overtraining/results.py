@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lightning_tl.study.overtraining.curves import Curve
+from lightning_tl.budget_curves import Curve
 
 #: A rise is called quadratic where it is within this share of its quadratic approximation.
 QUADRATIC = 0.2

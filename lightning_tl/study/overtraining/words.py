@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lightning_tl.study.overtraining.curves import VERDICTS, Curve
+from lightning_tl.budget_curves import VERDICTS, Curve
 from lightning_tl.study.overtraining.results import (
     QUADRATIC,
     Exclusion,

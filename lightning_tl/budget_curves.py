@@ -173,8 +173,8 @@ def curve(
     ends = (float("nan"), float("nan"))
     if not single:
         null, null_step = _flat(len(budgets), round(by_budget.dof, 1), seed)
-        p_rise, p_fall, p_u = (_p(null, size) for size in _sizes(by_budget))
-        p_step = tuple(_p(null_step, size) for size in np.diff(by_budget.mean) / (by_budget.stderr * 2**0.5))
+        p_rise, p_fall, p_u = (p_value(null, size) for size in largest_changes(by_budget))
+        p_step = tuple(p_value(null_step, size) for size in np.diff(by_budget.mean) / (by_budget.stderr * 2**0.5))
         limit = float(np.quantile(null, 0.5 + level / 2)) * by_budget.stderr * 2**0.5
         minima = minimum(steps, draw_means(by_budget, seed=seed))
         inside = float(np.mean((minima > steps[0]) & (minima < steps[-1])))
@@ -251,8 +251,8 @@ def minimum(steps: Array, means: Array) -> Array:
     return lowest
 
 
-def _sizes(by_budget: Levels) -> tuple[float, float, float]:
-    """Return the largest studentised rise, the largest fall, and the best of falls followed by rises."""
+def largest_changes(by_budget: Levels) -> tuple[float, float, float]:
+    """Return the largest rise, the largest fall, and the best of falls before rises, in errors of a difference."""
     count = len(by_budget.mean)
     steps = (by_budget.mean[None, :] - by_budget.mean[:, None]) / (by_budget.stderr * 2**0.5)  # [from, to]
     up = np.array([max([steps[j, k] for k in range(j + 1, count)], default=-np.inf) for j in range(count)])
@@ -270,7 +270,8 @@ def _flat(budgets: int, dof: float, seed: int) -> tuple[Array, Array]:
     return (means[:, 1:] - lowest).max(axis=1) / scale, np.diff(means, axis=1).max(axis=1) / scale
 
 
-def _p(null: Array, size: float) -> float:
+def p_value(null: Array, size: float) -> float:
+    """Return how often simulated sizes reach a measured one."""
     return float((1 + np.sum(null >= size)) / (1 + len(null)))
 
 

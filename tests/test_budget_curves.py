@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from lightning_tl.study.overtraining.curves import curve, judged, levels, minimum
+from lightning_tl.budget_curves import curve, judged, levels, minimum
 
 BUDGETS = [16, 32, 64, 128, 256, 512]
 X = np.log(np.array(BUDGETS, float))
