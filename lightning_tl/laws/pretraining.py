@@ -140,8 +140,10 @@ def _verdict(found: Sequence[Benefit]) -> str:
     words = {-1: "better than none", 1: "worse than none"}
     if len(set(signs)) == 1:
         if signs[0]:
-            return f"Pre-training is {words[signs[0]]}{_with_all(found)}."
-        return f"Whether pre-training is better than none cannot be determined{_with_all(found)}."
+            together = {1: "", 2: " with both"}.get(len(found), f" with all {len(found)}")
+            return f"Pre-training is {words[signs[0]]}{together}."
+        any_of = {1: "", 2: " with either"}.get(len(found), f" with any of the {len(found)}")
+        return f"Whether pre-training is better than none cannot be determined{any_of}."
     if len(found) > _MANY:
         counts = [(signs.count(sign), text) for sign, text in ((-1, words[-1]), (1, words[1]), (0, "undetermined"))]
         return f"Pre-training, of {len(found)} groups: {', '.join(f'{text} in {n}' for n, text in counts if n)}."
@@ -153,15 +155,12 @@ def _verdict(found: Sequence[Benefit]) -> str:
     return f"Pre-training {', '.join(parts)}."
 
 
-def _with_all(found: Sequence[Benefit]) -> str:
-    return "" if len(found) == 1 else f" with any of the {len(found)}"
-
-
 def _grounds(found: Sequence[Benefit]) -> str:
     texts = []
     for result in found:
         start = f"{result.label}, at" if len(found) > 1 else "At"
-        change = f"{start} n = {result.n:,.0f}: error {lower_or_higher(result.ratio)} than without"
+        size = lower_or_higher(result.ratio)
+        change = f"{start} n = {result.n:,.0f}: error {size}{'' if size == 'unchanged' else ' than without'}"
         runs = f"{_count(result.runs)} against {_count(result.scratch_runs)} without"
         if np.isfinite(result.high - result.low):
             change += f" ({100 * result.level:g} % interval {change_interval(result.low, result.high)}; {runs})"

@@ -144,7 +144,7 @@ def _check_columns(frame: pd.DataFrame, columns: Columns) -> None:
     own = [str(name) for name in frame.columns if name != "_line"]
     for option, name in wanted:
         if name not in own:
-            raise UserError(f"no column '{name}' in the table{nearest(name, own)} (name the column with {option})")
+            raise UserError(f"no column '{name}' ({option}) in the table{nearest(name, own)}")
     if columns.score_is not in get_args(ScoreKind):
         raise UserError(
             f"score is '{columns.score_is}'; it is 'error' or 'accuracy' (any score in [0, 1], more is better)"

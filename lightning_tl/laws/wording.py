@@ -39,14 +39,15 @@ def lower_or_higher(log_ratio: float) -> str:
     """Return by how much an error is below or above another, from the log of their ratio."""
     if not np.isfinite(log_ratio):
         return "without bound"
-    return f"{percent(abs(float(np.expm1(log_ratio))))} {'higher' if log_ratio > 0 else 'lower'}"
+    size = percent(abs(float(np.expm1(log_ratio))))
+    return "unchanged" if size == percent(0) else f"{size} {'higher' if log_ratio > 0 else 'lower'}"
 
 
 def change_interval(low: float, high: float) -> str:
     """Return an interval of such changes, from the logs of its ends; with one word for both where they agree."""
     ends = (high, low) if high < 0 else (low, high)
     texts = [lower_or_higher(end) for end in ends]
-    if low * high > 0 and np.isfinite(low * high):
+    if low * high > 0 and np.isfinite(low * high) and "unchanged" not in texts:
         texts = [text.rpartition(" ")[0] for text in texts]
     return " to ".join(texts)
 

@@ -87,17 +87,12 @@ def test_the_pages_key_points_train_from_the_command_line(tmp_path):
     torch.save(build_backbone("resnet10_w16").state_dict(), checkpoint)
     (command,) = re.findall(r"```\n(lightning-tl fit --model my_keypoints.*?)```", PAGE, re.S)
     words = command.replace("\\\n", " ").replace("'[0.6, 1.0]'", "[0.6,1.0]").split()[1:]
+    more = ["--model.optimizer=AdamW", "--model.optimizer.lr=0.003"]
+    more += ["--trainer.logger=CSVLogger", "--trainer.logger.save_dir=runs/points"]
     run = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "lightning_tl.cli.main",
-            *words,
-            "--model.optimizer=AdamW",
-            "--model.optimizer.lr=0.003",
-        ],
+        [sys.executable, "-m", "lightning_tl.cli.main", *words, *more],
         cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": "1"},  # as where the command is installed
         capture_output=True,
         text=True,
         timeout=500,
