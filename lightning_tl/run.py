@@ -26,6 +26,7 @@ import lightning_tl.data.digits
 import lightning_tl.data.image_folder
 import lightning_tl.data.rendered
 import lightning_tl.data.torchvision_sets
+import lightning_tl.data.yolo
 import lightning_tl.tasks  # noqa: F401  imported so that YAML can name their classes without a path
 from lightning_tl.config_files import with_config_paths
 from lightning_tl.csv_history import keep_history

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from lightning_tl.data.image_dataset import MEND_FILE, Kind
-from lightning_tl.data.image_files import mask, open_image
+from lightning_tl.data.image_files import existing_folder, mask, open_image
 from lightning_tl.data.image_folder import image_files
 from lightning_tl.data.image_geometry import IGNORED
 from lightning_tl.data.image_module import ImageDataModule, TrainingImages
@@ -117,9 +117,7 @@ class ADE20K(ImageDataModule):
         )
         if not 1 <= num_classes <= IGNORED:
             raise UserError(f"data.num_classes is {num_classes}; it must be between 1 and {IGNORED}")
-        self.root, self.num_classes, self.val_share = Path(root), num_classes, val_share
-        if not self.root.is_dir():
-            raise UserError(f"data.root is {root}: no such folder")
+        self.root, self.num_classes, self.val_share = existing_folder(root), num_classes, val_share
 
     def setup(self, stage: str) -> None:
         """List the images of the splits that the stage needs."""
