@@ -33,6 +33,7 @@ from lightning_tl.csv_history import keep_history
 from lightning_tl.data.batched_module import BatchedDataModule
 from lightning_tl.errors import UserError, explain, nearest, user_error
 from lightning_tl.models.weights import read_checkpoint
+from lightning_tl.run_arguments import check_braces, check_classes, given_values, in_its_file
 from lightning_tl.tasks import Schedule, TransferTask
 
 # Interpolation is resolved after all files and overrides are merged, and absolute keys work under sub-commands.
@@ -99,6 +100,8 @@ class SaveFitConfig(SaveConfigCallback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write the file, only for ``fit``, without the checkpoint that this part of the run was resumed from."""
         if stage == "fit":
+            if not self.config.get("ckpt_path"):
+                refuse_used_folder(trainer)
             self.config = self.config.clone()
             self.config.ckpt_path = None
             super().setup(trainer, pl_module, stage)
@@ -108,6 +111,26 @@ class SaveFitConfig(SaveConfigCallback):
         folder = trainer.default_root_dir
         get_filesystem(folder).makedirs(folder, exist_ok=True)
         self.parser.save(self.config, f"{folder}/{self.config_filename}", skip_none=False, overwrite=True)
+
+
+def refuse_used_folder(trainer: Trainer) -> None:
+    """Refuse a new training where another one's checkpoints are, which it would overwrite.
+
+    Raises:
+        UserError: There are checkpoints in a folder that the configuration names.
+    """
+    for callback in trainer.checkpoint_callbacks:
+        folder = getattr(callback, "dirpath", None)
+        if folder is None or "://" in str(folder) or not trainer.is_global_zero:
+            continue
+        found = sorted(Path(folder).glob("*.ckpt"))
+        if found:
+            last = Path(folder) / "last.ckpt"
+            raise UserError(
+                f"{folder} holds the checkpoints of an earlier training, which this one would overwrite: go on with it "
+                f"by --ckpt_path {last if last in found else found[0]}, choose another --trainer.default_root_dir, or "
+                "delete the folder"
+            )
 
 
 def steps_done(checkpoint: str) -> int | None:
@@ -133,6 +156,8 @@ class RunCLI(LightningCLI):
     def __init__(self, args: Sequence[str], callbacks: Sequence[Callback] = ()) -> None:
         self.more_callbacks = list(callbacks)
         self.requested = args[0] if args else ""
+        resolved = with_config_paths(list(args))
+        self.given = given_values(resolved, ("model.num_classes", "model.init_args.num_classes"))
         super().__init__(
             model_class=LightningModule,
             datamodule_class=LightningDataModule,
@@ -142,7 +167,7 @@ class RunCLI(LightningCLI):
             save_config_kwargs={"save_to_log_dir": False},
             parser_kwargs={"parser_mode": "omegaconf+"},
             parser_class=RunParser,
-            args=with_config_paths(list(args)),
+            args=resolved,
         )
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
@@ -162,6 +187,7 @@ class RunCLI(LightningCLI):
             config.model.init_args.init_from = None
         try:
             super().instantiate_classes()
+            check_classes(self.given, self.datamodule)
         except MisconfigurationException as error:
             raise UserError(" ".join(str(error).split())) from error
         except ValueError as error:
@@ -191,8 +217,11 @@ class RunCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the arguments. Lightning would compare them with those of the process."""
+        check_braces(args)
         try:
             self.config = parser.parse_args(args)
+        except UserError as error:
+            raise in_its_file(error, args) from error
         except OmegaConfBaseException as error:
             key = f"{error.full_key}: " if error.full_key else ""
             mend = "interpolation (${…}) uses absolute keys and works only in YAML files, not in values given by --key"

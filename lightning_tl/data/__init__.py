@@ -1,4 +1,4 @@
-"""Readers and Lightning data modules: rendered shards, COCO, YOLO, ADE20K, folders of images, torchvision's sets, digits."""
+"""Readers and Lightning data modules: rendered shards, COCO, YOLO, ADE20K, folders of images, torchvision, digits."""
 
 from __future__ import annotations
 

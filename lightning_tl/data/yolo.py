@@ -180,8 +180,8 @@ class YoloDetection(ImageDataModule):
     """Detection, or several labels, on a data set in YOLO's layout, as Ultralytics and Roboflow write it.
 
     ``ROOT/data.yaml`` names the classes and the folders ``train``, ``val`` and ``test`` of images; the labels are in
-    folders called ``labels`` beside those called ``images``. With ``test``, ``val`` is used as such; without, ``val`` is
-    the test, and validation images are split off the training images, the same for every fraction, draw and seed.
+    folders called ``labels`` beside those called ``images``. With ``test``, ``val`` is used as such; without, ``val``
+    is the test, and validation images are split off the training images, the same for every fraction, draw and seed.
 
     Args:
         root: The folder.
