@@ -73,8 +73,8 @@ def test_the_table(finished):
     assert {row["draw_seed"] for row in found} == {"0", "1"}
 
 
-def test_killed_and_run_again_it_ends_with_the_same_table(finished, renders, tmp_path):
-    path, out = write(tmp_path, renders), tmp_path / "out"
+def test_killed_and_run_again_it_ends_with_the_same_table(finished, tmp_path):
+    path, out = write(tmp_path, finished[0].parent / "renders"), tmp_path / "out"
     kill_after(run(path, out), out, 2)
     before = records(out)
     assert 2 <= len(before) < 8
