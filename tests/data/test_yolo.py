@@ -10,39 +10,13 @@ import numpy as np
 import pytest
 import yaml
 
-from data.sets import CLASSES, instances, write_coco
+from data.sets import CLASSES, instances, write_coco, write_yolo
 from lightning_tl.data.coco import CocoDetection
 from lightning_tl.data.transforms import ResizeTransform
 from lightning_tl.data.yolo import YoloDetection, label_file
 from lightning_tl.errors import UserError
 
 SIZE = ResizeTransform(size=32, hflip=0.0)
-
-
-def write_yolo(root: Path, coco: Path, roboflow: bool = False) -> Path:
-    """The COCO set of the tests without its crowds; its two splits as train and val."""
-    content = instances()
-    order = [row["id"] for row in sorted(content["categories"], key=lambda row: row["id"])]
-    for own, theirs in (("train", "train2017"), ("val", "val2017")):
-        images = root / own / "images" if roboflow else root / "images" / own
-        labels = root / own / "labels" if roboflow else root / "labels" / own
-        labels.mkdir(parents=True)
-        shutil.copytree(coco / theirs, images)
-        for image in content["images"]:
-            w, h, lines = image["width"], image["height"], []
-            for row in content["annotations"]:
-                x, y, bw, bh = row["bbox"]
-                if row["image_id"] == image["id"] and not row["iscrowd"]:
-                    box = [(x + bw / 2) / w, (y + bh / 2) / h, bw / w, bh / h]
-                    lines.append(f"{order.index(row['category_id'])} " + " ".join(f"{value:.9f}" for value in box))
-            if lines:
-                (labels / image["file_name"]).with_suffix(".txt").write_text("\n".join(lines) + "\n")
-    places = {own: f"../{own}/images" if roboflow else f"images/{own}" for own in ("train", "val")}
-    names = ["cat", "dog", "owl"]
-    (root / "data.yaml").write_text(
-        yaml.safe_dump({**places, "nc": 3, "names": names if roboflow else dict(enumerate(names))})
-    )
-    return root
 
 
 @pytest.fixture(scope="module")
