@@ -23,7 +23,7 @@ CONFIG = config_from_dict(
         "categories": ["mug", "gear", "cylinder"],
         "objects": {"count": [2, 3]},
         "camera": {"views": 2},
-        "image": {"size": 48, "width": 64, "samples": 1, "bounces": 0, "depth": True},
+        "image": {"size": 64, "height": 48, "samples": 1, "bounces": 0, "depth": True},
         "scenes_per_shard": 2,
     }
 )
@@ -61,7 +61,8 @@ def test_manifest(split: Path) -> None:
     assert manifest.keys() | {"skipped"} == named
     assert (manifest["format"], manifest["format_version"]) == ("lightning-tl render", 1)
     assert manifest["image_size"] == [48, 64]
-    assert set(manifest["categories"]) == {"1", "2", "3"}
+    assert sorted(manifest["categories"].values()) == ["cylinder", "gear", "mug"]
+    assert all(int(number) > 0 for number in manifest["categories"])
     (shard,) = manifest["shards"]
     assert all(f'"{key}"' in PAGE for key in shard)
     assert shard["scenes"] == [0, 2]
