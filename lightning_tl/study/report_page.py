@@ -178,7 +178,28 @@ def _pictures(folder: Path) -> list[Section]:
     figures += [
         (path, f"{path.stem}: what fine-tuning sees, the first batch") for path in sorted(folder.glob("targets/*.png"))
     ]
-    return [Section("What was rendered, and the real images", figures=figures)] if figures else []
+    sections = [Section("What was rendered, and the real images", figures=figures)] if figures else []
+    predicted = _predictions(folder)
+    return [*sections, *([Section("What the networks predict", figures=predicted)] if predicted else [])]
+
+
+def _predictions(folder: Path) -> list[tuple[Path, str]]:
+    """Return pictures of the best run of each fine-tuning task with pre-training, and without."""
+    path = folder / "results.csv"
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row.get("error")]
+    best: dict[tuple[str, bool], dict[str, str]] = {}
+    for row in sorted(rows, key=lambda row: float(row["error"])):
+        best.setdefault((row.get("finetune_task", ""), row.get("pretrain_images") == "0"), row)
+    figures = []
+    for (task, scratch), row in sorted(best.items(), key=lambda item: item[0]):
+        picture = folder / "runs" / row["run_id"] / "predictions.png"
+        kind = "without pre-training" if scratch else "with pre-training"
+        caption = f"{task} {kind}, the run of the lowest error ({float(row['error']):.3g}): the first test images; "
+        figures.append((picture, f"{caption}the truth on the left, the prediction on the right."))
+    return [(picture, caption) for picture, caption in figures if picture.is_file()]
 
 
 def _failed(facts: dict[str, Any]) -> list[Section]:
