@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_tl.errors import UserError
+from lightning_tl.measure.arguments import numbers
 from lightning_tl.measure.hvp import Hessian
 from lightning_tl.measure.objective import Objective
 
@@ -179,10 +180,7 @@ def check_gammas(gammas: Sequence[float]) -> list[float]:
     Raises:
         UserError: There are none, or they are not all positive and different.
     """
-    values = [float(gamma) for gamma in gammas]
-    if not values or min(values) <= 0 or len(set(values)) < len(values):
-        raise UserError(f"gammas must be positive numbers, each once; got {list(gammas)}")
-    return values
+    return numbers("gammas", gammas)
 
 
 @contextmanager
