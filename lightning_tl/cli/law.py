@@ -79,13 +79,21 @@ def _with_underscores(argument: str) -> str:
 
 
 def _draw(fits: Sequence[GroupResult], out: Path, suffix: str) -> list[Path]:
-    from lightning_tl.figure_style import save
-    from lightning_tl.laws.law_figures import figures
+    """Draw the figures; as PNG also for narrow screens, as ``<name>_narrow.png``, which the report shows there."""
+    from lightning_tl.figure_style import narrow_figures, save
+    from lightning_tl.laws.law_figures import NAMES, figures
 
+    for name in NAMES:  # of an earlier fit, which may have had more of them
+        for old in (out / f"{name}.{suffix}", out / f"{name}_narrow.png"):
+            old.unlink(missing_ok=True)
     paths = []
     for name, figure in figures(fits).items():
         save(figure, out / f"{name}.{suffix}")
         paths.append(out / f"{name}.{suffix}")
+    if suffix == "png":
+        with narrow_figures():
+            for name, figure in figures(fits).items():
+                save(figure, out / f"{name}_narrow.png")
     return paths
 
 
