@@ -40,6 +40,7 @@ from lightning_tl.resuming import (
     restoring_error,
 )
 from lightning_tl.run_arguments import check_braces, check_classes, given_values, in_its_file
+from lightning_tl.run_output import show_tips_once, use_own_progress_bar
 from lightning_tl.tasks import Schedule, TransferTask
 
 # Interpolation is resolved after all files and overrides are merged, and absolute keys work under sub-commands.
@@ -198,7 +199,9 @@ class RunCLI(LightningCLI):
             rank_zero_info(
                 "trainer.sync_batchnorm works only on GPUs: on this machine each process normalises by its own images"
             )
+        show_tips_once()
         trainer = super().instantiate_trainer(**kwargs)
+        use_own_progress_bar(trainer)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = ReadCheckpoints(self.model, training=self.subcommand == "fit")
         # before the callbacks that write checkpoints, so that checkpoints hold these callbacks' state of the same step
