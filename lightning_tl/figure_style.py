@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,16 +33,64 @@ STYLE: Any = {
 }
 
 
+#: Width of figures for narrow screens, inches: at 100 dpi about that of a telephone.
+NARROW = 3.9
+_narrow: ContextVar[bool] = ContextVar("narrow", default=False)
+
+
+@contextmanager
+def narrow_figures() -> Iterator[None]:
+    """Make the figures of the block for a narrow screen: their axes stand one below the other."""
+    token = _narrow.set(True)
+    try:
+        yield
+    finally:
+        _narrow.reset(token)
+
+
+def is_narrow() -> bool:
+    """Return whether figures are made for a narrow screen."""
+    return _narrow.get()
+
+
+def fitting(label: str, narrow: int, wide: int = 60) -> str:
+    """Return a label cut in its middle to as many letters as there is room for."""
+    most = narrow if is_narrow() else wide
+    half = (most - 1) // 2
+    return label if len(label) <= most else f"{label[:half]}…{label[-half:]}"
+
+
 def new_figure(
     width: float, height: float, rows: int = 1, columns: int = 1, layout: Any = "constrained", **kwargs: Any
 ) -> tuple[Figure, Any]:
-    """Return a figure that no window or global state knows of, and its axes as an array (rows, columns)."""
+    """Return a figure that no window or global state knows of, and its axes as an array (rows, columns).
+
+    For a narrow screen its axes stand one below the other; the array has the same shape.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    stacked = is_narrow()
+    if stacked:
+        one = max(height / rows, 0.7 * NARROW) if columns == 1 else height / rows
+        width, height = NARROW, max(one, 0.5 * NARROW) * rows * columns
     figure = Figure(figsize=(width, height), layout=layout)
     FigureCanvasAgg(figure)
-    return figure, figure.subplots(rows, columns, squeeze=False, **kwargs)
+    if not stacked:
+        return figure, figure.subplots(rows, columns, squeeze=False, **kwargs)
+    return figure, figure.subplots(rows * columns, 1, squeeze=False, **kwargs).reshape(rows, columns)
+
+
+def wrapped(figure: Figure, text: str, size: float) -> str:
+    """Return a text in lines that fit a figure's width, in a font of so many points."""
+    letters = int(72 * figure.get_figwidth() / (0.52 * size))  # mean width of a letter over its size
+    return "\n".join(textwrap.wrap(text, max(20, letters)))
+
+
+def noted(figure: Figure, text: str) -> None:
+    """Write a small note under a figure."""
+    size = 8 if is_narrow() else 7
+    figure.supxlabel(wrapped(figure, text, size), fontsize=size, color="0.35", x=0.01, ha="left")
 
 
 def headed(figure: Figure, text: str) -> None:
@@ -46,10 +98,19 @@ def headed(figure: Figure, text: str) -> None:
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     height = figure.get_figheight()
+    text = wrapped(figure, text, 10)
+    more = 0.17 * text.count("\n")  # inches that further lines take
     figure.suptitle(text, fontsize=10, x=0.01, y=1 - 0.08 / height, ha="left", va="top")
     engine = figure.get_layout_engine()
     if isinstance(engine, ConstrainedLayoutEngine):
-        engine.set(rect=(0, 0, 1, 1 - 0.28 / height))  # it leaves no room for a title placed by hand
+        engine.set(rect=(0, 0, 1, 1 - (0.28 + more) / height))  # it leaves no room for a title placed by hand
+    elif more:
+        figure.set_figheight(height + more)
+        parameters = figure.subplotpars
+        figure.subplots_adjust(
+            top=parameters.top * height / (height + more), bottom=parameters.bottom * height / (height + more)
+        )
+        figure.suptitle(text, fontsize=10, x=0.01, y=1 - 0.08 / (height + more), ha="left", va="top")
 
 
 def save(figure: Figure, path: str | Path) -> None:

@@ -55,16 +55,24 @@ def heading(text: str) -> Markup:
 
 
 def figure(path: Path, caption: str) -> Markup:
-    """Return a PNG or SVG file, inlined, with its caption; nothing where there is no file."""
+    """Return a PNG or SVG file, inlined, with its caption; nothing where there is no file.
+
+    On narrow screens ``<name>_narrow.png`` is shown instead, where it is beside the file.
+    """
     if not path.is_file():
         return Markup()
+    narrow = path.with_name(f"{path.stem}_narrow.png")
+    return _piece("figure", _data(path), _data(narrow) if narrow.is_file() else "", caption)
+
+
+def _data(path: Path) -> str:
     kind = {".png": "image/png", ".svg": "image/svg+xml"}[path.suffix]
-    return _piece("figure", kind, base64.b64encode(path.read_bytes()).decode(), caption)
+    return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[object]], kind: str = "") -> Markup:
     """Return a table; ``all`` makes it one to sort by its heads and to copy, ``words`` wraps its last column."""
-    return _piece("table", head, rows, kind)
+    return _piece("table", list(head), rows, kind)
 
 
 def details(summary: str, content: Markup, shown: bool = False) -> Markup:

@@ -59,8 +59,22 @@ class _Rate:
         return (done - self.first) / max(1e-9, time.monotonic() - self.begun)
 
     def __call__(self, done: int) -> str:
-        rate = self.per_second(done)
-        return f"{rate:.1f} {self.unit}/s" if rate else ""
+        return rate_text(self.per_second(done), f" {self.unit}")
+
+
+def rate_text(per_second: float, unit: str = "") -> str:
+    """Return a rate with two digits or more: by the second, the minute or the hour; empty for none."""
+    for seconds, name in ((1, "s"), (60, "min"), (3600, "h")):
+        if per_second * seconds >= 1 or (per_second > 0 and name == "h"):
+            return f"{per_second * seconds:.1f}{unit}/{name}"
+    return ""
+
+
+def duration(seconds: float) -> str:
+    """Return a duration in seconds, minutes or hours, as ``40 s``, ``12 min``, ``3.5 h``."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def _lines(title: str, unit: str) -> Advance:
@@ -74,7 +88,8 @@ def _lines(title: str, unit: str) -> Advance:
         if now - last[0] < 10 and not finished:
             return
         last[0], last[1] = now, done
-        left = f", {(total - done) / per_second:.0f} s left" if per_second and not finished else ""
-        print(f"{title}: {done}/{total} {unit}{f', {per_second:.1f}/s' if per_second else ''}{left}", file=sys.stderr)
+        left = f", {duration((total - done) / per_second)} left" if per_second and not finished else ""
+        speed = rate_text(per_second)
+        print(f"{title}: {done}/{total} {unit}{f', {speed}' if speed else ''}{left}", file=sys.stderr)
 
     return advance

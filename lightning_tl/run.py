@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -25,9 +27,11 @@ import lightning_tl.data.digits
 import lightning_tl.data.image_folder
 import lightning_tl.data.rendered
 import lightning_tl.data.torchvision_sets
+import lightning_tl.data.yolo
 import lightning_tl.tasks  # noqa: F401  imported so that YAML can name their classes without a path
 from lightning_tl.config_files import with_config_paths
 from lightning_tl.csv_history import keep_history
+from lightning_tl.data.batched_module import BatchedDataModule
 from lightning_tl.errors import UserError, explain, nearest, user_error
 from lightning_tl.resuming import (
     CheckTrainingState,
@@ -35,6 +39,8 @@ from lightning_tl.resuming import (
     names_a_file,
     restoring_error,
 )
+from lightning_tl.run_arguments import check_braces, check_classes, given_values, in_its_file
+from lightning_tl.run_output import show_tips_once, use_own_progress_bar
 from lightning_tl.tasks import Schedule, TransferTask
 
 # Interpolation is resolved after all files and overrides are merged, and absolute keys work under sub-commands.
@@ -101,6 +107,8 @@ class SaveFitConfig(SaveConfigCallback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write the file, only for ``fit``, without the checkpoint that this part of the run was resumed from."""
         if stage == "fit":
+            if not self.config.get("ckpt_path"):
+                refuse_used_folder(trainer)
             self.config = self.config.clone()
             self.config.ckpt_path = None
             super().setup(trainer, pl_module, stage)
@@ -112,12 +120,34 @@ class SaveFitConfig(SaveConfigCallback):
         self.parser.save(self.config, f"{folder}/{self.config_filename}", skip_none=False, overwrite=True)
 
 
+def refuse_used_folder(trainer: Trainer) -> None:
+    """Refuse a new training where another one's checkpoints are, which it would overwrite.
+
+    Raises:
+        UserError: There are checkpoints in a folder that the configuration names.
+    """
+    for callback in trainer.checkpoint_callbacks:
+        folder = getattr(callback, "dirpath", None)
+        if folder is None or "://" in str(folder) or not trainer.is_global_zero:
+            continue
+        found = sorted(Path(folder).glob("*.ckpt"))
+        if found:
+            last = Path(folder) / "last.ckpt"
+            raise UserError(
+                f"{folder} holds the checkpoints of an earlier training, which this one would overwrite: go on with it "
+                f"by --ckpt_path {last if last in found else found[0]}, choose another --trainer.default_root_dir, or "
+                "delete the folder"
+            )
+
+
 class RunCLI(LightningCLI):
     """LightningCLI for any module and data module. The number of classes comes from the data, where they know it."""
 
     def __init__(self, args: Sequence[str], callbacks: Sequence[Callback] = ()) -> None:
         self.more_callbacks = list(callbacks)
         self.requested = args[0] if args else ""
+        resolved = with_config_paths(list(args))
+        self.given = given_values(resolved, ("model.num_classes", "model.init_args.num_classes"))
         super().__init__(
             model_class=LightningModule,
             datamodule_class=LightningDataModule,
@@ -127,7 +157,7 @@ class RunCLI(LightningCLI):
             save_config_kwargs={"save_to_log_dir": False},
             parser_kwargs={"parser_mode": "omegaconf+"},
             parser_class=RunParser,
-            args=with_config_paths(list(args)),
+            args=resolved,
         )
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
@@ -152,6 +182,7 @@ class RunCLI(LightningCLI):
             config.model.init_args.init_from = None
         try:
             super().instantiate_classes()
+            check_classes(self.given, self.datamodule)
         except MisconfigurationException as error:
             raise UserError(" ".join(str(error).split())) from error
         except ValueError as error:
@@ -168,7 +199,9 @@ class RunCLI(LightningCLI):
             rank_zero_info(
                 "trainer.sync_batchnorm works only on GPUs: on this machine each process normalises by its own images"
             )
+        show_tips_once()
         trainer = super().instantiate_trainer(**kwargs)
+        use_own_progress_bar(trainer)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = ReadCheckpoints(self.model, training=self.subcommand == "fit")
         # before the callbacks that write checkpoints, so that checkpoints hold these callbacks' state of the same step
@@ -208,8 +241,11 @@ class RunCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the arguments. Lightning would compare them with those of the process."""
+        check_braces(args)
         try:
             self.config = parser.parse_args(args)
+        except UserError as error:
+            raise in_its_file(error, args) from error
         except OmegaConfBaseException as error:
             key = f"{error.full_key}: " if error.full_key else ""
             mend = "interpolation (${…}) uses absolute keys and works only in YAML files, not in values given by --key"
@@ -222,6 +258,76 @@ class RunCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Pass the data module's number of classes to the model, where both have one."""
         parser.link_arguments("data.num_classes", "model.init_args.num_classes", apply_on="instantiate")
+
+
+class CheckCLI(RunCLI):
+    """The configuration of a run, checked and not run.
+
+    Args:
+        args: As of :func:`run`.
+        make: Also make trainer, data and network (from random weights). They are made for the CPU where the
+            configuration does not say otherwise.
+
+    Raises:
+        UserError: As :func:`run`, before anything is read or trained.
+    """
+
+    def __init__(self, args: Sequence[str], make: bool = True) -> None:
+        self.make = make
+        super().__init__(args)
+
+    def instantiate_classes(self) -> None:
+        """Make the objects, if asked for."""
+        if self.make:
+            config = self.config[self.subcommand]
+            if config.get("model.init_args.init_from") is not None:
+                config.model.init_args.init_from = None
+            with _quiet():
+                super().instantiate_classes()
+
+    def _set_seed(self) -> None:
+        """Leave the random numbers of the process as they are."""
+
+    def _add_configure_optimizers_method_to_model(self, subcommand: str | None) -> None:
+        if self.make:
+            super()._add_configure_optimizers_method_to_model(subcommand)
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run nothing."""
+
+    def open_data(self) -> None:
+        """List the images for training and validation, so that missing folders and too small sets are known.
+
+        A data module that is not one of ours is left alone.
+        """
+        if isinstance(self.datamodule, BatchedDataModule):
+            with _quiet():
+                self.datamodule.check()
+
+    def validation_metrics(self) -> list[str]:
+        """Return the names of what one small validation batch logs."""
+        if isinstance(self.datamodule, BatchedDataModule):
+            self.datamodule.eval_batch_size = 2
+        with _quiet():
+            trainer = Trainer(
+                accelerator="cpu", devices=1, fast_dev_run=1, enable_progress_bar=False, enable_model_summary=False
+            )
+            trainer.validate(self.model, self.datamodule, verbose=False)
+        return sorted(trainer.callback_metrics)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Mute Lightning's notes."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
 
 
 def run(args: Sequence[str], callbacks: Sequence[Callback] = ()) -> RunCLI:

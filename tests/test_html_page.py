@@ -38,7 +38,7 @@ def test_pieces_hold_the_text_that_went_in(tmp_path: Path) -> None:
         (html.answer([TEXT]), ["div", "p"]),
         (html.heading(TEXT), ["h2"]),
         (html.preformatted(TEXT), ["pre"]),
-        (picture, ["figure", "img", "figcaption"]),
+        (picture, ["figure", "picture", "img", "figcaption"]),
         (html.details(TEXT, html.heading("inside")), ["details", "summary", "h2"]),
         (html.table([TEXT], []), ["div", "table", "thead", "tr", "th", "tbody"]),
         (html.joined([TEXT]), []),

@@ -56,3 +56,72 @@ def test_a_bar_on_a_terminal(monkeypatch):
     assert "render" in text
     assert "10/10" in text
     assert "images/s" in text
+
+
+def test_slow_items_have_a_rate_that_is_not_zero(clock, capsys):
+    with progress_bar("train", "runs") as advance:
+        advance(16, 33)
+        clock[0] += 120
+        advance(18, 33)
+        clock[0] += 3600
+        advance(19, 33)
+    assert capsys.readouterr().err.splitlines() == [
+        "train: 18/33 runs, 1.0/min, 15 min left",
+        "train: 19/33 runs, 2.9/h, 4.8 h left",
+    ]
+
+
+@pytest.mark.parametrize(
+    "rate,text", [(0, ""), (23.81, "23.8/s"), (1, "1.0/s"), (0.5, "30.0/min"), (0.01, "36.0/h"), (1e-5, "0.0/h")]
+)
+def test_rates(rate, text):
+    assert progress.rate_text(rate) == text
+
+
+@pytest.mark.parametrize(
+    "epochs,steps,batches,total",
+    [
+        (-1, 25, 10, 3),
+        (None, 20, 10, 2),
+        (5, -1, 10, 5),
+        (1, 25, 10, 1),
+        (-1, -1, 10, None),
+        (-1, 25, float("inf"), None),
+    ],
+)
+def test_epochs_of_a_training(epochs, steps, batches, total):
+    from lightning_tl.run_output import epochs_in_all
+
+    assert epochs_in_all(epochs, steps, batches) == total
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_bar_of_a_run_counts_its_epochs(renders, tmp_path, capsys):
+    from training import pretraining
+
+    from lightning_tl.run import run
+
+    monkey = [option for option in pretraining(renders, tmp_path / "out") if "enable_progress_bar" not in option]
+    bar = ["--trainer.enable_progress_bar=true"]
+    cli = run([*monkey, *bar])
+    (shown,) = [item for item in cli.trainer.callbacks if hasattr(item, "_get_train_description")]
+    assert shown._get_train_description(2).strip() == "Epoch 3/3"  # ten steps, four to an epoch
+
+
+def test_tips_are_shown_once(caplog):
+    import logging
+
+    from lightning_tl.run_output import show_tips_once
+
+    show_tips_once()
+    show_tips_once()
+    logger = logging.getLogger("lightning.pytorch")
+    logger.propagate, before = True, logger.propagate
+    with caplog.at_level(logging.INFO, logger="lightning.pytorch"):
+        for _ in range(3):
+            logger.info("💡 Tip: install our product, test_tips_are_shown_once")
+            logger.info("another line")
+    logger.propagate = before
+    said = [record.getMessage() for record in caplog.records]
+    assert sum("Tip" in line for line in said) == 1
+    assert said.count("another line") == 3

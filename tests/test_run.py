@@ -124,6 +124,7 @@ def test_neither_a_test_nor_resuming_changes_the_saved_configuration(renders, tm
 
 def test_interpolation_follows_overrides_and_files(renders, tmp_path):
     def total(*more):
+        shutil.rmtree(tmp_path / "checkpoints", ignore_errors=True)
         cli = run(pretraining(renders, tmp_path, *more))
         return cli.model.scheduler(torch.optim.SGD(cli.model.parameters())).lr_lambdas[0], cli.config.fit
 
@@ -234,6 +235,8 @@ def test_metrics_of_a_resumed_run_are_those_of_one_never_interrupted(renders, tm
     assert rows == history(tmp_path / "whole")
     run(["validate", f"--config={out}/config.yaml", f"--ckpt_path={out}/checkpoints/last.ckpt"])
     assert len(history(out)) == len(rows) + 1
+    shutil.rmtree(out / "checkpoints")
+    shutil.rmtree(out / "steps")
     run(arguments)  # from the start: a new history
     assert history(out) == rows
 

@@ -79,27 +79,34 @@ def _with_underscores(argument: str) -> str:
 
 
 def _draw(fits: Sequence[GroupResult], out: Path, suffix: str) -> list[Path]:
-    from lightning_tl.figure_style import save
-    from lightning_tl.laws.law_figures import figures
+    """Draw the figures; as PNG also for narrow screens, as ``<name>_narrow.png``, which the report shows there."""
+    from lightning_tl.figure_style import narrow_figures, save
+    from lightning_tl.laws.law_figures import NAMES, figures
 
+    for name in NAMES:  # of an earlier fit, which may have had more of them
+        for old in (out / f"{name}.{suffix}", out / f"{name}_narrow.png"):
+            old.unlink(missing_ok=True)
     paths = []
     for name, figure in figures(fits).items():
         save(figure, out / f"{name}.{suffix}")
         paths.append(out / f"{name}.{suffix}")
+    if suffix == "png":
+        with narrow_figures():
+            for name, figure in figures(fits).items():
+                save(figure, out / f"{name}_narrow.png")
     return paths
 
 
 def _print_advice(fits: Sequence[GroupResult], advice: Advice) -> None:
-    for line in (*advice.ranking, *advice.gaps):
+    from lightning_tl.laws.wording import comparison_sentence, left_out_sentence
+
+    for line in (*advice.pretraining, *advice.ranking, *advice.gaps):
         print(f"\n{line}")
-    from lightning_tl.laws.wording import comparison_sentence
 
     for pair in advice.comparisons if len(advice.comparisons) <= _TALKATIVE else ():
         print(f"  {comparison_sentence(pair)}")
     for item, words in zip(fits, advice.groups, strict=True):
         first, *rest = words.sentences
         print(f"\n{words.label}: " + "\n  ".join([first, *item.notes, *(rest if len(fits) <= _TALKATIVE else [])]))
-        for row in item.group.dropped[:1]:
-            count = len(item.group.dropped)
-            rows = f"{count} rows left out, the first in" if count > 1 else "1 row left out,"
-            print(f"  {rows} line {row['line']}: {row['reason']} ('{row['value']}')")
+        if item.group.dropped:
+            print(f"  {left_out_sentence(item.group.dropped)}")

@@ -50,6 +50,8 @@ def main(argv: list[str] | None = None) -> int:
     options = parse(parser, argv)
     config = parser.instantiate_classes(options)
     fields = {name: config[name] for name in RenderConfig.__dataclass_fields__}
+    for note in _rounded(options.images, options.val_images, config.scenes_per_shard * config.camera.views):
+        print(f"note: {note}", file=sys.stderr)
     with progress_bar(f"render {options.out}", "images") as progress:
         summary = render(
             RenderConfig(**fields),
@@ -67,3 +69,13 @@ def main(argv: list[str] | None = None) -> int:
         listed = ", ".join(map(str, scenes))
         print(f"skipped in {split}: {len(scenes)} scenes that could not be rendered ({listed})", file=sys.stderr)
     return 0
+
+
+def _rounded(images: int, val_images: int, per_shard: int) -> list[str]:
+    """Return notes on numbers of images that are not those of whole shards."""
+    return [
+        f"{option} {count} becomes {-(-count // per_shard) * per_shard}, as whole shards of {per_shard} images are "
+        "rendered (scenes_per_shard × camera.views)"
+        for option, count in (("--images", images), ("--val-images", val_images))
+        if count > 0 and per_shard > 0 and count % per_shard
+    ]

@@ -36,14 +36,22 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(f"no action '{action}' of lightning-tl study{nearest(action, ACTIONS)}")
     parser = command_parser(f"study {action}", f"Study: {ACTIONS[action]}")
     parser.add_argument("--out", type=Path, default=Path("runs/study"), help="Folder for all files of the study.")
+    if action == "run":
+        parser.add_argument("--dry_run", action="store_true", help="Check all of it and list what would run.")
     if action == "status":
         parser.add_argument("--all", action="store_true", help="List all runs, also those done or waiting.")
         parser.add_argument("--watch", type=float, default=0.0, help="Repeat every so many seconds.")
     parser.add_class_arguments(Study)
     with tempfile.TemporaryDirectory() as folder:
+        rest = ["--dry_run" if argument == "--dry-run" else argument for argument in rest]
         merged = with_merged_configs(with_config_paths(rest), Path(folder))
         options = parser.instantiate_classes(parse(parser, merged))
     study = Study(**{name: options[name] for name in Study.__dataclass_fields__})
+    if action == "run" and options.dry_run:
+        from lightning_tl.study.study import dry_run
+
+        print(dry_run(study, options.out))
+        return 0
     if action == "run":
         return run(study, options.out)
     if options.watch < 0:
@@ -81,6 +89,11 @@ def _conclude(study: Study, out: Path, failures: dict[str, str]) -> None:
         return
     if study.law is not None:
         law.fit_table(out / "results.csv", out, study.law)
+    from lightning_tl.study.records import load_json
+    from lightning_tl.study.still_falling import sentences
+
+    for line in sentences(load_json(out / "study.json", missing={}).get("still_falling", {})):
+        print(f"\n{line}")
     if study.analysis is not None:
         from lightning_tl.study.overtraining import conclude
 

@@ -1,4 +1,4 @@
-"""Readers and Lightning data modules: rendered shards, COCO, ADE20K, folders of images, torchvision's sets, digits."""
+"""Readers and Lightning data modules: rendered shards, COCO, YOLO, ADE20K, folders of images, torchvision, digits."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from lightning_tl.data.rendered import Rendered
     from lightning_tl.data.rendered_images import RenderedImages
     from lightning_tl.data.torchvision_sets import TorchvisionDataset
+    from lightning_tl.data.yolo import YoloDetection
 
 __all__ = [
     "ADE20K",
@@ -24,6 +25,7 @@ __all__ = [
     "Rendered",
     "RenderedImages",
     "TorchvisionDataset",
+    "YoloDetection",
 ]
 
 _HOMES = {
@@ -35,6 +37,7 @@ _HOMES = {
     "Rendered": "rendered",
     "RenderedImages": "rendered_images",
     "TorchvisionDataset": "torchvision_sets",
+    "YoloDetection": "yolo",
 }
 
 

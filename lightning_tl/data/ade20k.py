@@ -7,15 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from lightning.pytorch.utilities import rank_zero_warn
 from PIL import Image
 
 from lightning_tl.data.image_dataset import MEND_FILE, Kind
-from lightning_tl.data.image_files import mask, open_image
+from lightning_tl.data.image_files import existing_folder, mask, open_image
 from lightning_tl.data.image_folder import image_files
 from lightning_tl.data.image_geometry import IGNORED
 from lightning_tl.data.image_module import ImageDataModule, TrainingImages
 from lightning_tl.data.transforms import ScaleCropTransform
 from lightning_tl.errors import UserError
+
+_LOOKED_AT = 100  # masks, to see which classes there are
 
 
 class ScenePairs:
@@ -117,12 +120,23 @@ class ADE20K(ImageDataModule):
         )
         if not 1 <= num_classes <= IGNORED:
             raise UserError(f"data.num_classes is {num_classes}; it must be between 1 and {IGNORED}")
-        self.root, self.num_classes, self.val_share = Path(root), num_classes, val_share
-        if not self.root.is_dir():
-            raise UserError(f"data.root is {root}: no such folder")
+        self.root, self.num_classes, self.val_share = existing_folder(root), num_classes, val_share
+
+    def _warn_of_unused_classes(self, pairs: ScenePairs) -> None:
+        """Look at some masks: with far fewer classes than the head has, ``num_classes`` is probably another set's."""
+        looked = np.unique(np.linspace(0, len(pairs) - 1, min(len(pairs), _LOOKED_AT)).astype(int))
+        files = [pairs.masks / f"{os.path.splitext(pairs.files[index])[0]}.png" for index in looked]
+        largest = max(int(mask(open_image(path, str(path)), str(path)).max()) for path in files)
+        if 2 * largest <= self.num_classes:
+            rank_zero_warn(
+                f"data.num_classes is {self.num_classes}, but the largest class in {len(files)} masks of {pairs.masks} "
+                f"is {largest}: if there are no more, set data.num_classes to {largest}"
+            )
 
     def setup(self, stage: str) -> None:
         """List the images of the splits that the stage needs."""
+        if stage == "fit" and "train" not in self.splits and self.on_error == "raise":
+            self._warn_of_unused_classes(ScenePairs(self.root, "training", self.num_classes))
         self.open_splits(
             stage,
             lambda: TrainingImages(ScenePairs(self.root, "training", self.num_classes)),

@@ -167,6 +167,15 @@ class BatchedDataModule(pl.LightningDataModule):
         self.seed, self.steps_per_epoch, self.num_workers = seed, steps_per_epoch, num_workers
         self.splits: dict[str, Split] = {}
 
+    def check(self) -> None:
+        """Find out whether there are files and enough images, before a training, without decoding the images.
+
+        Raises:
+            UserError: A folder is missing, or there are too few images.
+        """
+        self.prepare_data()
+        self.setup("fit")
+
     def _done(self) -> tuple[int, int]:
         if self.trainer is None:
             return 0, 0

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from PIL import Image
 
 from lightning_tl.data.image_dataset import MEND_FILE, Kind
-from lightning_tl.data.image_files import open_image
+from lightning_tl.data.image_files import existing_folder, open_image
 from lightning_tl.data.image_module import ImageDataModule, TrainingImages
 from lightning_tl.data.transforms import ResizeTransform
 from lightning_tl.errors import UserError
@@ -195,12 +195,37 @@ class InstanceImages:
         }
 
 
+def _other_layout(root: Path, wanted: str) -> dict[str, tuple[str | None, str | None]] | None:
+    """Return the splits of a folder as Roboflow exports it: ``train``, ``valid``, ``test``, the JSON beside the images.
+
+    Raises:
+        UserError: It is a folder in YOLO's format.
+    """
+    name = "_annotations.coco.json"
+    found = {own: folder for own, folder in _ROBOFLOW.items() if (root / folder / name).is_file()}
+    if "train" in found and ("val" in found or "test" in found):
+        found.setdefault("val", "test")  # without a validation set its test images are the test
+        if found["val"] == "test":
+            found.pop("test", None)
+        rank_zero_info(f"{root}: read as Roboflow exports COCO ({', '.join(found.values())})")
+        return {own: (found.get(own), f"{found[own]}/{name}" if own in found else None) for own in _ROBOFLOW}
+    if any((root / file).is_file() for file in ("data.yaml", "dataset.yaml")) or (root / "labels").is_dir():
+        raise UserError(f"{root / wanted}: no such file; the folder is in YOLO's format: choose --data YoloDetection")
+    return None
+
+
+_ROBOFLOW = {"train": "train", "val": "valid", "test": "test"}
+
+
 class CocoDetection(ImageDataModule):
     """Detection, or several labels, on COCO or any data set in its format.
 
     COCO's own validation set is the test, as its test set has no public labels. Validation images are split off the
     training images, the same for every fraction, draw and seed. With ``test_images`` the data set's validation set is
     used as such.
+
+    A folder as Roboflow exports it, ``ROOT/train/_annotations.coco.json`` beside ``ROOT/valid`` and ``ROOT/test``, is
+    recognised where the default annotations are missing.
 
     The categories' ids, which may have gaps, become the labels 1 … K in their order. Crowd boxes are used in evaluation
     only. Areas are in pixels of the resized image, as the boxes are.
@@ -253,12 +278,16 @@ class CocoDetection(ImageDataModule):
             raise UserError(f"data.target is '{target}'; CocoDetection has: objdet, mulclass")
         if (test_images is None) != (test_annotations is None):
             raise UserError("data.test_images and data.test_annotations belong together: give both, or neither")
-        self.root, self.keep_empty, self.task, self.val_share = Path(root), keep_empty, target, val_share
-        self._files = {
+        self.root, self.keep_empty, self.task = existing_folder(root), keep_empty, target
+        self.val_share = val_share
+        self._files: dict[str, tuple[str | None, str | None]] = {
             "train": (train_images, train_annotations),
             "val": (val_images, val_annotations),
             "test": (test_images, test_annotations),
         }
+        if not (self.root / val_annotations).is_file():
+            self._files = _other_layout(self.root, val_annotations) or self._files
+            val_annotations = str(self._files["val"][1])
         # a small file: the number of classes is needed before anything is set up. No image is read here
         self._val = Instances(self.root / val_annotations)
         self.num_classes = len(self._val.categories)

@@ -17,7 +17,7 @@ from lightning_tl.data.sample_order import Pick, sample_seed
 from lightning_tl.data.transforms import Plan, seeded
 from lightning_tl.errors import UserError
 
-Kind = Literal["label", "boxes", "mask", "normals"]
+Kind = Literal["label", "boxes", "mask", "normals", "points"]
 
 
 MEND_FILE = "replace it, or leave such images out by data.on_error: skip"
@@ -28,7 +28,9 @@ class Source(Protocol):
 
     A target is by kind ``label``: an int, or a float array ``[K]``; ``boxes``: a dictionary of the keys of a
     detection target but for image_id, in pixels of the whole image; ``mask``: uint8 ``[H, W]``; ``normals``: uint8
-    ``[H, W, 3]`` as rendered shards store them.
+    ``[H, W, 3]`` as rendered shards store them; ``points``: float ``[K, 2]``, (x, y) in pixels of the whole image (see
+    :meth:`Geometry.points`), NaN where unknown. The pairs of points that a mirrored image swaps, such as a left and a
+    right eye, are in ``mirror_pairs``, if the source has that attribute.
     """
 
     kind: Kind
@@ -77,10 +79,18 @@ def _same_size(array: np.ndarray, geometry: Geometry, name: str) -> np.ndarray:
     return array
 
 
+def _points(target: Any, geometry: Geometry, name: str) -> Tensor:
+    points = torch.as_tensor(target, dtype=torch.float32)
+    if points.ndim != 2 or points.shape[-1] != 2:
+        raise UserError(f"{name}: its points have the shape {list(points.shape)}; it must be [K, 2], x and y in pixels")
+    return geometry.points(points)
+
+
 _TARGETS: dict[Kind, Callable[[Any, Geometry, str], Any]] = {
     "label": lambda target, geometry, name: torch.as_tensor(target),
     "boxes": lambda target, geometry, name: _boxes(target, geometry),
     "mask": lambda target, geometry, name: geometry.mask(torch.from_numpy(_same_size(target, geometry, name))).long(),
+    "points": _points,
     "normals": lambda target, geometry, name: geometry.normals(unit_normals(_same_size(target, geometry, name))),
 }
 
@@ -126,6 +136,9 @@ class ImageDataset(Dataset[Any]):
         else:
             geometry = self.transform.plan(image.height, image.width, training=False)
         target = _TARGETS[self.source.kind](target, geometry, name)
+        if self.source.kind == "points" and geometry.flip:
+            for one, other in getattr(self.source, "mirror_pairs", ()):
+                target[[one, other]] = target[[other, one]]
         return pixels(image, geometry, name).sub(self._mean).mul_(self._scale), target
 
     def __getitem__(self, indices: Sequence[int | Pick]) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from lightning_tl.errors import UserError
 
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 # Pillow's exceptions for files that it cannot read; a broken PNG is a SyntaxError
+_IN_MEMORY = re.compile(r"(image file )?<_io\.BytesIO object at 0x[0-9a-f]+>")
 _DAMAGED = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
@@ -24,8 +26,23 @@ class Undecodable(UserError):
     """
 
     def __init__(self, name: str, reason: Exception) -> None:
-        super().__init__(f"{name}: cannot be decoded ({reason})")
+        text = _IN_MEMORY.sub("it", " ".join(str(reason).split())) or type(reason).__name__
+        super().__init__(f"{name}: cannot be decoded ({text})")
         self.reason = reason
+
+
+def existing_folder(root: str | Path) -> Path:
+    """Return ``data.root`` as a path.
+
+    Raises:
+        UserError: There is no such folder; a relative one is looked for in the current folder.
+    """
+    path = Path(root)
+    if not path.is_dir():
+        what = "a file, not a folder" if path.exists() else "no such folder"
+        where = "" if path.is_absolute() else f" in {Path.cwd()}, where the command runs"
+        raise UserError(f"data.root is {root}: {what}{where}")
+    return path
 
 
 def open_image(file: Path | bytes, name: str) -> Image.Image:

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from lightning_tl.data.image_dataset import MEND_FILE, Kind
-from lightning_tl.data.image_files import EXTENSIONS, open_image
+from lightning_tl.data.image_files import EXTENSIONS, existing_folder, open_image
 from lightning_tl.data.image_module import ImageDataModule, TrainingImages
 from lightning_tl.data.transforms import CropTransform
 from lightning_tl.errors import UserError, nearest
@@ -121,9 +121,7 @@ class ImageFolder(ImageDataModule):
     ) -> None:
         super().__init__(transform=transform or CropTransform(), eval_batch_size=eval_batch_size, **shared)
         self.val_share, self.test_share, self.equal_classes = val_share, test_share, equal_classes
-        self.root = Path(root)
-        if not self.root.is_dir():
-            raise UserError(f"data.root is {root}: no such folder")
+        self.root = existing_folder(root)
         # a class may be called "train": a split holds folders, not images
         self._train_folder = self.root / "train" if class_folders(self.root / "train") else self.root
         self.classes = class_folders(self._train_folder)

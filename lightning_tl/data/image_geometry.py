@@ -1,4 +1,4 @@
-"""Geometry of augmentation: one plan, applied in the same way to colours, masks, normals and boxes."""
+"""Geometry of augmentation: one plan, applied in the same way to colours, masks, normals, boxes and points."""
 
 from __future__ import annotations
 
@@ -108,3 +108,21 @@ class Geometry:
             left, top, right, bottom = boxes.unbind(-1)
             boxes = torch.stack([columns - right, top, columns - left, bottom], -1)
         return boxes
+
+    def points(self, points: Tensor) -> Tensor:
+        """Apply the plan to points ``[…, 2]``: (x, y) in pixels of the whole image → shares of the output's sides.
+
+        Coordinates are continuous, as those of boxes: 0 is the image's left or upper edge, the middle of its first
+        pixel is at 0.5. What is outside the output becomes NaN, as what was NaN before.
+        """
+        top, left, height, width = self.crop or (0, 0, *self.source)
+        rows, columns = self.size
+        at = (points - points.new_tensor([left, top])) * points.new_tensor([columns / width, rows / height])
+        if self.window is not None:
+            at = at - at.new_tensor([self.window[1], self.window[0]])
+            rows, columns = self.window[2:]
+        at = at / at.new_tensor([columns, rows])
+        if self.flip:
+            at = torch.stack([1 - at[..., 0], at[..., 1]], -1)
+        inside = ((at >= 0) & (at <= 1)).all(-1, keepdim=True)
+        return torch.where(inside, at, torch.nan)

@@ -13,7 +13,7 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_tl.data.batched_module import BatchedDataModule
-from lightning_tl.data.image_dataset import ImageDataset, Source
+from lightning_tl.data.image_dataset import MEND_FILE, ImageDataset, Source
 from lightning_tl.data.subsets import fraction_subset, split_off
 from lightning_tl.data.transforms import Plan
 from lightning_tl.errors import UserError
@@ -85,6 +85,14 @@ class ImageDataModule(BatchedDataModule):
             raise UserError(f"data.on_error is '{on_error}'; valid: {', '.join(get_args(OnError))}")
         self.transform, self.fraction, self.draw, self.on_error = transform, fraction, draw, on_error
         self._test: Source | None = None
+
+    def check(self) -> None:
+        """List the images; see the base class. Images that ``on_error: skip`` would leave out are not looked for."""
+        on_error, self.on_error = self.on_error, "raise"
+        try:
+            super().check()
+        finally:
+            self.on_error = on_error
 
     def open_splits(
         self,
@@ -176,7 +184,7 @@ class ImageDataModule(BatchedDataModule):
             try:
                 dataset.sample(index)
             except UserError as error:
-                return str(error)
+                return str(error).replace(f": {MEND_FILE}", "")  # which recommends what was chosen
             return ""
 
         problems: list[str] = []

@@ -40,8 +40,28 @@ def _boxes(images: RenderedImages, index: int, side: int) -> Image.Image:
         x, y, w, h = (value * scale for value in thing["bbox"])
         color = category_color(thing["category"])
         draw.rectangle((x, y, x + w - 1, y + h - 1), outline=color)
-        draw.text((x + 2, y + 1), images.manifest.categories[thing["category"]], fill=color)
+        label_beside(draw, (x, y, x + w, y + h), images.manifest.categories[thing["category"]], color, tile.size)
     return tile
+
+
+def label_beside(
+    draw: ImageDraw.ImageDraw, box: tuple[float, ...], text: str, color: tuple[int, int, int], size: tuple[int, int]
+) -> None:
+    """Write a name above a box, or below it where there is no room, so that it hides nothing of the object.
+
+    Args:
+        draw: Of the picture.
+        box: Left, top, right, bottom.
+        text: The name.
+        color: Behind the name.
+        size: Width and height of the picture.
+    """
+    left, top, _, bottom = box
+    width, height = (round(value) for value in draw.textbbox((0, 0), text)[2:])
+    x = min(max(0.0, left), max(0.0, size[0] - width - 2.0))
+    y = top - height - 2 if top - height - 2 >= 0 else min(bottom + 1, size[1] - height - 2.0)
+    draw.rectangle((x, y, x + width + 1, y + height + 1), fill=color)
+    draw.text((x + 1, y), text, fill="black")
 
 
 def _masks(images: RenderedImages, index: int, side: int) -> Image.Image:
@@ -94,3 +114,10 @@ def image_grid(images: Iterable[np.ndarray], columns: int, side: int = 48) -> Im
     for place, tile in enumerate(tiles):
         sheet.paste(tile.convert("RGB"), (place % columns * width, place // columns * height))
     return sheet
+
+
+def visible_pixels(image: np.ndarray) -> np.ndarray:
+    """Return a standardised image ``[C, H, W]`` as uint8 ``[H, W]`` or ``[H, W, 3]``, scaled to the full range."""
+    low, high = float(image.min()), float(image.max())
+    scaled = np.round(255 * (image - low) / max(high - low, 1e-9)).astype(np.uint8)
+    return scaled[0] if len(scaled) == 1 else scaled[:3].transpose(1, 2, 0)

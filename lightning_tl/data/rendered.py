@@ -180,6 +180,11 @@ class Rendered(BatchedDataModule):
         categories = len(read_manifest(self.root / "train").categories)
         self.num_classes = {"semseg": categories + 1, "normal": 3}.get(target, categories)
 
+    def check(self) -> None:
+        """Compare ``n`` with the manifest; no shard is read, as all of them would have to be hashed."""
+        for split, n in {"train": self.n, "val": None}.items():
+            RenderedImages(self.root / split, n)
+
     def setup(self, stage: str) -> None:
         """Open the splits that the stage needs."""
         wanted = {"train": self.n, "val": None} if stage == "fit" else {"val": None}

@@ -82,5 +82,5 @@ def _answer(split: str, statistics: SplitStats) -> str:
     return (
         f"{split}: {statistics.images} images with {sum(counts)} objects of {len(counts) - absent} categories"
         + (f" ({absent} of {len(counts)} are in no image)" if absent else "")
-        + (f", {counts[0]} to {counts[-1]} objects each." if counts else ".")
+        + (f"; a category has {counts[0]} to {counts[-1]} of them." if counts else ".")
     )

@@ -13,6 +13,7 @@ from lightning_tl.laws.compare import Comparison, compare, log_ratio
 from lightning_tl.laws.decide import MODEL_COLUMNS, RENDER_COLUMNS, Budget, Choice, NextSize, choices, next_size
 from lightning_tl.laws.fitted_law import ImagesNeeded
 from lightning_tl.laws.group_fits import GroupFit, GroupResult, fitted
+from lightning_tl.laws.pretraining import first_answer
 from lightning_tl.laws.transfer_gaps import trait_sentences
 from lightning_tl.laws.wording import (
     change_interval,
@@ -72,13 +73,15 @@ class Advice:
     """What a table of fits means.
 
     Attributes:
-        headline: The first lines: the ranking, and each group's verdict (counted where there are many).
+        headline: The first lines: whether pre-training is better than none; the ranking; each group's verdict (counted
+            where there are many).
         ranking: Which group to keep, of each set of groups that compete.
         groups: One per group, in the table's order.
         comparisons: Fitted groups that differ in one column, two by two.
         best: Label of the group with the lowest error at its largest size, of those that compete; ``None`` where none
             is fitted or they do not compete.
         target: The target error asked for.
+        pretraining: Whether pre-training is better than none.
         gaps: How C depends on the model's size and the data's complexity.
     """
 
@@ -89,6 +92,7 @@ class Advice:
     best: str | None = None
     target: float | None = None
     gaps: list[str] = field(default_factory=list)
+    pretraining: list[str] = field(default_factory=list)
 
 
 def advise(fits: Sequence[GroupResult], target: float | None = None, budget: Budget | None = None) -> Advice:
@@ -115,7 +119,8 @@ def advise(fits: Sequence[GroupResult], target: float | None = None, budget: Bud
     gaps = trait_sentences(laws)
     asked = [(item, item.hold_out) for item in laws if item.hold_out is not None and item.hold_out.asked]
     held = [f"{item.label}: {hold_out_sentence(item, out)}" for item, out in asked if len(asked) <= MANY]
-    headline = [*held, *ranking, *gaps]
+    pretraining = first_answer(fits)
+    headline = [*pretraining, *held, *ranking, *gaps]
     if len(fits) > MANY:
         counts = Counter(item.verdict for item in groups)
         verdicts = "; ".join(f"{verdict}: {count} group{'s' * (count > 1)}" for verdict, count in counts.items())
@@ -123,7 +128,7 @@ def advise(fits: Sequence[GroupResult], target: float | None = None, budget: Bud
     else:
         headline += [f"{item.label}: {item.sentences[0]}" for item in groups]
     best = rivals[0][0].label if len(rivals) == 1 else None
-    return Advice(headline, ranking, groups, [compare(a, b) for a, b in _pairs(laws)], best, target, gaps)
+    return Advice(headline, ranking, groups, [compare(a, b) for a, b in _pairs(laws)], best, target, gaps, pretraining)
 
 
 def _rivals(fits: Sequence[GroupFit]) -> list[list[GroupFit]]:
@@ -183,7 +188,10 @@ def _group(
     better = ways[0] if ways and _is_better(item, ways[0], fits, budget) else None
     verdict, why = _verdict(item, family[0], confidence, needed, better)
     advice = GroupAdvice(item.label, verdict, [], reduction, confidence, needed, ways)
-    advice.sentences.append(f"{verdict}. {why} {_tenfold(item, reduction, confidence)}")
+    tenfold = "" if item.group.question else f" {_tenfold(item, (change, down, up), confidence)}"
+    advice.sentences.append(f"{verdict}. {why}{tenfold}")
+    if item.group.question:
+        return advice
     advice.sentences += gap_sentences(law)
     if needed is not None:
         advice.sentences.append(needed_sentence(needed, law))
@@ -205,9 +213,11 @@ def _verdict(
     """Return the verdict and its ground; what the data firmly say comes first."""
     law = item.law
     far = FACTOR * item.largest
+    if item.group.question:
+        return UNCLEAR, item.group.question
     if law.dof < 1:
-        need = len(law.form.parameters) + 1
-        return UNCLEAR, f"{len(law.cells.n)} points fit any such law exactly: {need} or more sizes are needed."
+        need, sizes = len(law.form.parameters) + 1, len(np.unique(law.cells.n))
+        return UNCLEAR, f"Such a law goes through any {sizes} sizes exactly: {need} or more sizes are needed."
     if better is not None:
         verdict = MODEL if better.kind == "another model" else DIFFERENT
         return verdict, f"For the budget, {better.group} has a lower error than more images of this kind."
@@ -234,16 +244,16 @@ def _verdict(
     )
 
 
-def _tenfold(item: GroupFit, reduction: tuple[float, float, float], confidence: float) -> str:
+def _tenfold(item: GroupFit, change: tuple[float, float, float], confidence: float) -> str:
     law = item.law
     far = FACTOR * item.largest
     now, then = law.predict([item.largest, far], item.s)
     if law.dof < 1:
         return f"The curve through them goes from {now:.3g} to {then:.3g} at {far:,.0f} images, with no interval."
-    interval = f"{confidence_level(law)} interval {percent(reduction[1])} to {percent(reduction[2])}"
+    interval = f"{confidence_level(law)} interval {change_interval(change[1], change[2])}"
     return (
         f"{FACTOR:g} times the images ({far:,.0f}) are predicted to take the error from {now:.3g} to {then:.3g}: "
-        f"{percent(reduction[0])} lower ({interval}); "
+        f"{lower_or_higher(change[0])} ({interval}); "
         f"confidence that they lower it by {percent(WORTHWHILE)} or more: {sure(confidence)}."
     )
 

@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lightning_tl.figure_style import COLOURS, MARKERS, STYLE, headed, new_figure, plain_ticks
+from lightning_tl.figure_style import (
+    COLOURS,
+    MARKERS,
+    NARROW,
+    STYLE,
+    fitting,
+    headed,
+    is_narrow,
+    new_figure,
+    noted,
+    plain_ticks,
+)
 from lightning_tl.laws.forms import Array
 from lightning_tl.laws.group_fits import GroupFit, GroupResult, UnfittedGroup, fitted
 
@@ -52,27 +63,29 @@ def law_figure(fits: Sequence[GroupResult], factor: float = 10.0, title: str | N
             _scales(axes, drawn)
             axes.set_xlabel(N_LABEL)
             axes.set_ylabel(ERROR_LABEL)
-            axes.legend(loc="best", fontsize=8)
+            if is_narrow():  # no room for long names beside the curves
+                figure.legend(*axes.get_legend_handles_labels(), loc="outside lower left", fontsize=8)
+            else:
+                axes.legend(loc="best", fontsize=8)
         else:
             figure, flat = facets(drawn)
             for axes, item in zip(flat, drawn, strict=False):
                 (_full if full else _single)(axes, item, factor)
-                axes.set_title(item.label, fontsize=8)
+                axes.set_title(fitting(item.label, 40, 36), fontsize=8)
         unidentified = any(item.law.unidentified(p) for item in fitted(drawn) for p in item.law.form.parameters)
         note = "bars: one standard deviation over runs; bands: interval of the law; dotted: extrapolation"
-        figure.supxlabel(
-            note + ("; * not identified" if unidentified else ""), fontsize=7, color="0.35", x=0.01, ha="left"
-        )
+        noted(figure, note + ("; * not identified" if unidentified else ""))
         headed(figure, (title or "Error after fine-tuning, by pre-training size") + _first(len(drawn), len(fits)))
         return figure
 
 
 def facets(drawn: Sequence[GroupResult], label: str = ERROR_LABEL) -> tuple[Figure, list[Axes]]:
     """Return a figure with an axes for each group, sizes on a common scale, outer axes labelled."""
-    columns = min(4, max(len(drawn), 1))
+    columns = 1 if is_narrow() else min(4, max(len(drawn), 1))
     rows = max(-(-len(drawn) // columns), 1)
-    width, height = max(2.4 * columns, 4.5), 2.1 * rows + 0.7
+    width, height = (NARROW, 2.6 * rows + 0.7) if is_narrow() else (max(2.4 * columns, 4.5), 2.1 * rows + 0.7)
     figure, grid = new_figure(width, height, rows, columns, layout=None, sharex=True)
+    width, height = figure.get_size_inches()
     # By hand: the automatic layout takes minutes for dozens of axes.
     sides = {"left": 0.75 / width, "right": 1 - 0.12 / width, "bottom": 0.72 / height, "top": 1 - 0.6 / height}
     figure.subplots_adjust(**sides, wspace=0.24, hspace=0.28)
@@ -139,7 +152,9 @@ def _points(axes: Axes, item: GroupResult, colour: str, marker: str, *, named: b
     mean, bar = np.array(means), np.nan_to_num(np.array(bars))
     error = np.exp(mean)
     whiskers = np.stack([error - np.exp(mean - bar), np.exp(mean + bar) - error])
-    label = ": ".join([*([item.label] if named else []), *([equation(item)] if isinstance(item, GroupFit) else [])])
+    label = ": ".join(
+        [*([fitting(item.label, 24)] if named else []), *([equation(item)] if isinstance(item, GroupFit) else [])]
+    )
     axes.errorbar(
         sizes, error, whiskers, fmt=marker, color=colour, markersize=5, capsize=2.5, linewidth=1, label=label, zorder=4
     )
@@ -226,7 +241,7 @@ def linearised_figure(fits: Sequence[GroupResult], title: str | None = None) -> 
         for i, (axes, item) in enumerate(zip(flat, drawn, strict=True)):
             heights.append(_straight(axes, item, i if together else 0))
             if not together:
-                axes.set_title(item.label, fontsize=8)
+                axes.set_title(fitting(item.label, 40, 36), fontsize=8)
         for i, axes in enumerate(flat):
             shown = [height for row in heights for height in row] if together else heights[i]
             axes.set_xscale("log")
@@ -248,7 +263,7 @@ def _straight(axes: Axes, item: GroupFit, place: int) -> list[float]:
     rest = _without_gap(item, law.cells.n, law.cells.s, np.exp(law.cells.log_error))
     n, s = np.geomspace(law.cells.n.min(), law.cells.n.max(), 30), float(law.cells.s.max())
     line = _without_gap(item, n, np.full_like(n, s), law.predict(n, s))
-    axes.plot(law.cells.n[rest > 0], rest[rest > 0], marker, color=colour, markersize=5, label=item.label)
+    axes.plot(law.cells.n[rest > 0], rest[rest > 0], marker, color=colour, markersize=5, label=fitting(item.label, 24))
     axes.plot(n, line, color=colour, linewidth=1.3)
     below = law.cells.n[rest <= 0]
     if len(below):  # a point under the fitted gap has no logarithm: mark it at the foot
@@ -296,7 +311,7 @@ def extrapolation_figure(fits: Sequence[GroupResult], title: str | None = None) 
                 drawn = [*np.exp(law.cells.log_error[before]), *out.observed[after]]
                 axes.set_ylim(min(drawn) * 0.9, max(drawn) * 1.15)
                 plain_ticks(axes)
-            axes.set_title(item.label, fontsize=8)
+            axes.set_title(fitting(item.label, 40, 36), fontsize=8)
             axes.legend(loc="best", fontsize=6.5, handlelength=1.4)
         text = "Extrapolation: fitted to filled points, compared with open; band: for all open points together"
         headed(figure, (title or text) + _first(len(held), len(fits)))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lightning_tl.figure_style import STYLE, headed, new_figure, plain_ticks, short
+from lightning_tl.figure_style import STYLE, fitting, headed, new_figure, plain_ticks, short
 from lightning_tl.laws.curve_figures import ERROR_LABEL
 from lightning_tl.laws.forms import Array
 from lightning_tl.laws.group_fits import GroupFit, GroupResult, fitted
@@ -127,7 +127,7 @@ def fine_tuning_figure(fits: Sequence[GroupResult], title: str | None = None) ->
         for axes, panel in zip(grid.ravel(), shown, strict=False):
             _draw(axes, panel)
             if len(shown) > 1:
-                axes.set_title(panel.title, fontsize=8)
+                axes.set_title(fitting(panel.title, 40, 36), fontsize=8)
         some = f" (the first {len(shown)} of {count})" if count > len(shown) else ""
         headed(figure, (title or "Error by fine-tuning size; bands and bars: interval of the law") + some)
         return figure

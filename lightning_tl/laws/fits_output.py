@@ -144,6 +144,7 @@ def manifest(fits: Sequence[GroupResult], advice: Advice, settings: dict[str, An
             "versions": versions,
             "settings": settings,
             "advice": advice.headline,
+            "pretraining": advice.pretraining,
             "best": advice.best,
             "groups": [group_record(item, words) for item, words in zip(fits, advice.groups, strict=True)],
             "comparisons": [_comparison(pair) for pair in advice.comparisons],

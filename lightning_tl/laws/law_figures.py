@@ -14,16 +14,30 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+#: All names of figures.
+NAMES = (
+    "law",
+    "law_linearised",
+    "law_parameters",
+    "law_extrapolation",
+    "law_fine_tuning",
+    "law_landscape",
+    "law_model_size",
+    "law_complexity",
+)
+
+
 def figures(fits: Sequence[GroupResult]) -> dict[str, Figure]:
     """Return every figure that a table's fits give, by name.
 
-    ``law`` always; with a fitted group also ``law_linearised``, ``law_parameters``, ``law_landscape`` and
-    ``law_extrapolation``; ``law_fine_tuning`` where there are several fine-tuning sizes, ``law_model_size`` and
-    ``law_complexity`` where the table has such a column.
+    ``law`` always; with a fitted group also ``law_parameters``, ``law_landscape``, ``law_extrapolation`` and, where a
+    curve has a slope, ``law_linearised``; ``law_fine_tuning`` where there are several fine-tuning sizes,
+    ``law_model_size`` and ``law_complexity`` where the table has such a column.
     """
     drawn = {"law": law_figure(fits)}
     laws = fitted(fits)
-    if any("C" in item.law.params or "gamma" in item.law.params for item in laws):
+    # where alpha is at its bound there is no straight line to show
+    if any({"C", "gamma"} & set(item.law.params) and not item.law.at_bound("alpha") for item in laws):
         drawn["law_linearised"] = linearised_figure(laws)
     if laws:
         drawn["law_parameters"] = parameter_figure(laws)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lightning_tl.figure_style import COLOURS, MARKERS, STYLE, headed, new_figure
+from lightning_tl.figure_style import COLOURS, MARKERS, STYLE, fitting, headed, new_figure
 from lightning_tl.laws.forms import Array
 from lightning_tl.laws.group_fits import GroupFit, GroupResult, fitted
 from lightning_tl.laws.transfer_gaps import gap_by_model_size
@@ -30,7 +30,7 @@ def parameter_figure(fits: Sequence[GroupResult], title: str | None = None) -> F
         figure, grid = new_figure(3.6 * len(shown) + 1.2, 0.28 * len(items) + 1.5, 1, len(shown), sharey=True)
         for axes, name in zip(grid[0], shown, strict=True):
             _bars(axes, items, name)
-        grid[0, 0].set_yticks(range(len(items)), [item.label for item in items])
+        grid[0, 0].set_yticks(range(len(items)), [fitting(item.label, 16) for item in items])
         grid[0, 0].set_ylim(len(items) - 0.5, -0.5)
         headed(figure, title or "What the fits found; open: not identified")
         return figure
@@ -218,5 +218,5 @@ def _landscape(axes: Axes, item: GroupFit) -> Any:
     axes.grid(False)
     axes.set_xlabel("alpha")
     axes.set_ylabel("D")
-    axes.set_title(item.label, fontsize=8)
+    axes.set_title(fitting(item.label, 40, 36), fontsize=8)
     return picture

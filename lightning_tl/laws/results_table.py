@@ -13,6 +13,7 @@ from lightning_tl.errors import UserError, nearest, shortened
 from lightning_tl.laws.fitting import LEAST_ERROR, LEAST_SIZE, MOST_SIZE
 from lightning_tl.laws.mixed_curves import mixed
 from lightning_tl.laws.row_filter import selected_rows
+from lightning_tl.laws.score_kind import accuracy_question
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -81,6 +82,7 @@ class Group:
         scratch: The same for its runs without pre-training.
         dropped: Rows left out: their line in the file and why.
         notes: What to know of the rows that were kept.
+        question: Whether the errors are accuracies, asked where it seems so; else empty.
         traits: Numbers that belong to the curve as a whole: ``model_size``, ``complexity`` where the table has them.
     """
 
@@ -90,6 +92,7 @@ class Group:
     scratch: pd.DataFrame
     dropped: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    question: str = ""
     traits: dict[str, float] = field(default_factory=dict)
 
     def labels(self, column: str) -> list[str] | None:
@@ -109,12 +112,22 @@ def read_table(path: str | Path) -> pd.DataFrame:
     if not file.is_file():
         raise UserError(f"no file {file}; give the path of a CSV with one row per fine-tuning run")
     try:
-        frame = pd.read_csv(file, dtype=str, skipinitialspace=True)
+        separator = _separator(file)
+        frame = pd.read_csv(file, dtype=str, skipinitialspace=True, sep=separator)
     except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
         raise UserError(f"{file} is not a CSV table: {' '.join(str(error).split())}") from error
     if frame.empty:
         raise UserError(f"{file} has no rows")
+    if separator == ";":  # spreadsheets write it where the comma is the decimal sign
+        frame = frame.apply(lambda column: column.str.replace(r"^\s*(-?\d+),(\d+)\s*$", r"\1.\2", regex=True))
     return frame
+
+
+def _separator(file: Path) -> str:
+    """Return what separates the columns: a comma, or the semicolons or tabs of a first line without commas."""
+    with file.open(encoding="utf-8-sig") as lines:
+        first = lines.readline()
+    return next((sign for sign in (";", "\t") if sign in first and "," not in first), ",")
 
 
 def _number(frame: pd.DataFrame, column: str) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -124,13 +137,14 @@ def _number(frame: pd.DataFrame, column: str) -> np.ndarray[Any, np.dtype[np.flo
 
 
 def _check_columns(frame: pd.DataFrame, columns: Columns) -> None:
-    wanted = [("size", columns.size), ("score", columns.score)]
-    wanted += [("by", name) for name in columns.by or ()]
-    wanted += [("target size", columns.target_size)] if columns.target_size else []
-    wanted += [("cluster", name) for _, name in _cluster(columns.cluster or ())]
-    for role, name in wanted:
-        if name not in frame.columns:
-            raise UserError(f"no column '{name}' ({role}) in the table{nearest(name, frame.columns)}")
+    wanted = [("--size", columns.size), ("--score", columns.score)]
+    wanted += [("--by", name) for name in columns.by or ()]
+    wanted += [("--target-size", columns.target_size)] if columns.target_size else []
+    wanted += [("--cluster", name) for _, name in _cluster(columns.cluster or ())]
+    own = [str(name) for name in frame.columns if name != "_line"]
+    for option, name in wanted:
+        if name not in own:
+            raise UserError(f"no column '{name}' ({option}) in the table{nearest(name, own)}")
     if columns.score_is not in get_args(ScoreKind):
         raise UserError(
             f"score is '{columns.score_is}'; it is 'error' or 'accuracy' (any score in [0, 1], more is better)"
@@ -212,6 +226,8 @@ def groups(frame: pd.DataFrame, columns: Columns | None = None) -> list[Group]:
             if column in table.columns and np.isfinite(numbers := _number(table[with_pretraining], column)).any():
                 group.traits[trait] = float(np.nanmean(numbers))
         group = _cleaned(group, columns)
+        if columns.score_is == "error":
+            group.question = accuracy_question(group.runs, group.scratch, columns.score, columns.size)
         if names := mixed(group.runs, others.loc[group.runs.index]):
             many = "columns" if len(names) > 1 else "column"
             group.notes.append(

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import numpy as np
 
 from lightning_tl.laws.compare import Comparison, Difference
 from lightning_tl.laws.fitted_law import IDENTIFIED, FittedLaw, ImagesNeeded
 from lightning_tl.laws.group_fits import GroupFit, HoldOut, Scratch
 
+_LINES = 10  # of the file that are named for each reason
 #: A reach beyond this many times the largest size is called an extrapolation.
 FAR = 10.0
 
@@ -35,14 +39,15 @@ def lower_or_higher(log_ratio: float) -> str:
     """Return by how much an error is below or above another, from the log of their ratio."""
     if not np.isfinite(log_ratio):
         return "without bound"
-    return f"{percent(abs(float(np.expm1(log_ratio))))} {'higher' if log_ratio > 0 else 'lower'}"
+    size = percent(abs(float(np.expm1(log_ratio))))
+    return "unchanged" if size == percent(0) else f"{size} {'higher' if log_ratio > 0 else 'lower'}"
 
 
 def change_interval(low: float, high: float) -> str:
     """Return an interval of such changes, from the logs of its ends; with one word for both where they agree."""
     ends = (high, low) if high < 0 else (low, high)
     texts = [lower_or_higher(end) for end in ends]
-    if low * high > 0 and np.isfinite(low * high):
+    if low * high > 0 and np.isfinite(low * high) and "unchanged" not in texts:
         texts = [text.rpartition(" ")[0] for text in texts]
     return " to ".join(texts)
 
@@ -101,7 +106,10 @@ def needed_sentence(needed: ImagesNeeded, law: FittedLaw) -> str:
         return f"{start}never: with {sure(needed.never)} confidence the curve stays above it, however many images."
     never = f"; with {sure(needed.never)} confidence no number of images reaches it" if needed.never > 0.005 else ""
     if not np.isfinite(needed.estimate):
-        return f"{start}the best fit never reaches it; at least {images(needed.low)} images{never}."
+        return (
+            f"{start}the best fit levels off above it; if any number of images reaches it, then more than "
+            f"{images(needed.low)} ({confidence_level(law)} interval){never}."
+        )
     high = f"to {images(needed.high)}" if np.isfinite(needed.high) else "upwards, unbounded by the data"
     reach = needed.estimate / needed.largest
     beyond = f" That is {images(reach)} times the largest size measured: an extrapolation." if reach > FAR else ""
@@ -129,6 +137,26 @@ def scratch_sentence(scratch: Scratch, law: FittedLaw) -> str:
         f"{at}; at n = {scratch.sizes[-1]:,.0f} the error with pre-training is {lower_or_higher(scratch.ratio[-1])} "
         f"({confidence_level(law)} interval {interval}): no evidence that pre-training helps."
     )
+
+
+def left_out_sentence(dropped: Sequence[Mapping[str, Any]]) -> str:
+    """Say how many rows were left out, for each reason with their lines; empty where there are none.
+
+    Args:
+        dropped: Rows with their ``line`` in the file, the ``reason`` and the ``value``.
+    """
+    reasons: dict[str, list[Mapping[str, Any]]] = {}
+    for row in dropped:
+        reasons.setdefault(str(row["reason"]), []).append(row)
+    if not reasons:
+        return ""
+    texts = []
+    for reason, rows in reasons.items():
+        lines = ", ".join(str(row["line"]) for row in rows[:_LINES]) + (", …" if len(rows) > _LINES else "")
+        lines = f"line{'s' * (len(rows) > 1)} {lines}"
+        values = dict.fromkeys(f"'{row['value']}'" for row in rows)
+        texts.append(f"{len(rows)} as {reason} ({', '.join(list(values)[:3])}; {lines})")
+    return f"{len(dropped)} row{'s' * (len(dropped) > 1)} left out: {'; '.join(texts)}."
 
 
 def hold_out_sentence(item: GroupFit, held: HoldOut) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from lightning_tl._io.atomic import write_atomically
 from lightning_tl.measured import measurements_table
+from lightning_tl.study.expansion import Expansion
 from lightning_tl.study.planned import DataSet, Run
 from lightning_tl.study.records import RESULT_COLUMNS, write_results
 
@@ -37,6 +38,19 @@ def collect(
     extra = sorted({key for row in rows for key in row} - set(RESULT_COLUMNS))
     write_results(out / "results.csv", rows, extra)
     write_atomically(out / "measurements.csv", measurements_table(measurement_rows(runs, records)))
+
+
+def axis_columns(expansion: Expansion) -> set[str]:
+    """Return the columns of ``results.csv`` that hold values of the study's axes."""
+    own = {
+        name if name.startswith("pretrain.") else f"finetune.{name}"
+        for name in (
+            *expansion.study.finetune.axes,
+            *(f"pretrain.{key}" for run in expansion.pretrain for key in run.own),
+        )
+        if name.removeprefix("pretrain.") not in _KNOWN
+    }
+    return own | {f"render.{key}" for point in expansion.renders.values() for key in point}
 
 
 def result_rows(runs: Sequence[Run], sets: Sequence[DataSet], records: Records) -> list[dict[str, Any]]:

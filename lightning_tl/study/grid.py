@@ -80,7 +80,12 @@ def excluder(exclude: Sequence[Mapping[str, Any]], known: Sequence[Point], where
 
 
 def label(point: Mapping[str, Any]) -> str:
-    """Return a short name of a point that is valid as a file name: its values, with the last part of each key."""
+    """Return a short name of a point that is valid as a file name: its values, with the last part of each key.
+
+    Of a point without values it is empty.
+    """
+    if not point:
+        return ""
     parts = []
     for key, value in point.items():
         last = key.rpartition(".")[2]

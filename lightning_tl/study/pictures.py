@@ -1,4 +1,4 @@
-"""A picture of the images that a fine-tuning trains on."""
+"""Pictures of the images that a fine-tuning trains on, and of what it predicts."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from lightning_tl._io.atomic import replacing
 
 _MOST = 40
+_PREDICTED = 8
 
 
 def save_target(data: Any, facts: Mapping[str, Any], folder: Path) -> None:
@@ -24,17 +23,26 @@ def save_target(data: Any, facts: Mapping[str, Any], folder: Path) -> None:
     path = folder / f"{facts.get('data', 'data')}-{facts.get('task', 'task')}.png"
     if path.is_file():
         return
-    from lightning_tl.data.preview import image_grid
+    from lightning_tl.data.preview import image_grid, visible_pixels
 
     images = next(iter(data.train_dataloader()))[0]
-    tiles = [_pixels(image.float().numpy()) for image in list(images)[:_MOST]]
+    tiles = [visible_pixels(image.float().numpy()) for image in list(images)[:_MOST]]
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(path) as beside:
         image_grid(tiles, columns=20, side=48).save(beside, "PNG")
 
 
-def _pixels(image: np.ndarray) -> np.ndarray:
-    """Return a standardised image [C, H, W] as uint8 [H, W] or [H, W, 3], scaled to the full range."""
-    low, high = float(image.min()), float(image.max())
-    scaled = np.round(255 * (image - low) / max(high - low, 1e-9)).astype(np.uint8)
-    return scaled[0] if len(scaled) == 1 else scaled[:3].transpose(1, 2, 0)
+def save_predictions(model: Any, data: Any, path: Path) -> None:
+    """Draw the predictions of the first test images beside the truth; nothing for data that are not read by index.
+
+    Args:
+        model: The trained task.
+        data: Its data module, set up for the test.
+        path: PNG file to write.
+    """
+    split = getattr(data, "splits", {}).get("test")
+    if split is None or not len(split):
+        return
+    from lightning_tl.data.prediction_pictures import save_sheet
+
+    save_sheet(path, model, data, split[list(range(min(_PREDICTED, len(split))))])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from dataclasses import replace
@@ -31,7 +32,15 @@ def data_sets(expansion: Expansion) -> list[DataSet]:
         return []
     sizes: dict[str, list[int]] = {}
     for planned in expansion.pretrain:
-        n = study.pretrain.overrides(planned.own).get("data.n")
+        overrides = study.pretrain.overrides(planned.own)
+        n = overrides.get("data.n")
+        if n is None:
+            close = difflib.get_close_matches("data.n", overrides, n=1, cutoff=0.6)
+            hint = f" (it has '{close[0]}')" if close else ""
+            raise UserError(
+                f"pretrain: data.n is not given{hint}; where data are rendered, give it as an axis or under set, whole "
+                "numbers of at least 1"
+            )
         if isinstance(n, bool) or not isinstance(n, int) or n < 1:
             raise UserError(
                 f"pretrain: data.n is {n!r}; where data are rendered, give it as an axis or under set, "

@@ -15,8 +15,11 @@ from lightning_tl import page as html
 from lightning_tl._io.atomic import write_atomically
 from lightning_tl._io.files import is_file_name
 from lightning_tl.errors import UserError, shortened
+from lightning_tl.laws.advice import DIFFERENT
+from lightning_tl.laws.wording import left_out_sentence
 from lightning_tl.study.records import load_json
 from lightning_tl.study.runs import in_one_line
+from lightning_tl.study.still_falling import sentences
 
 TITLE = "Is this pre-training worth anything?"
 # The law command's figures, as far as it drew them.
@@ -62,11 +65,14 @@ def write_report(folder: Path) -> Path:
     facts = _facts(folder)
     law = _law(folder, facts)
     overtraining = load_json(folder / "overtraining.json") if (folder / "overtraining.json").is_file() else {}
-    answer = [*overtraining.get("answer", []), *law.get("advice", [])]
+    falling = sentences(facts.get("still_falling", {}))
+    advice = law.get("advice", [])
+    first = advice[: len(law.get("pretraining", []))]  # is pre-training better than none
+    answer = [*overtraining.get("answer", []), *first, *falling, *advice[len(first) :]]
     title = str(facts.get("study", {}).get("title", TITLE))
     sections = [
         *_overtraining(folder, overtraining),
-        *_laws(folder, law),
+        *_laws(folder, law, "pretrain" in facts.get("still_falling", {})),
         *_complexity(folder),
         *_pictures(folder),
         *_failed(facts),
@@ -100,21 +106,24 @@ def _number(value: Any) -> str:
     return "unbounded" if value is None else f"{value:.3g}"
 
 
-def _laws(folder: Path, law: dict[str, Any]) -> list[Section]:
+def _laws(folder: Path, law: dict[str, Any], falling: bool) -> list[Section]:
     if not law:
         return []
     figures = [(folder / f"{name}.png", caption) for name, caption in LAW_FIGURES.items()]
     comparisons = [pair["sentence"] for pair in law.get("comparisons", []) if "sentence" in pair]
     return [
         Section("The laws", figures=figures[:1]),
-        *(_group(group) for group in law["groups"]),
+        *(_group(group, falling) for group in law["groups"]),
         *([Section("Comparisons", comparisons)] if comparisons else []),
         *([Section("More figures", figures=figures[1:])] if any(path.is_file() for path, _ in figures[1:]) else []),
     ]
 
 
-def _group(group: dict[str, Any]) -> Section:
+def _group(group: dict[str, Any], falling: bool) -> Section:
+    """Return a group's section; where pre-training was still improving, its heading says that this comes first."""
     advice = group.get("advice") or {}
+    verdict = advice.get("verdict", "not fitted")
+    verdict += ", but first train longer" if falling and verdict == DIFFERENT else ""
     table = None
     formula = []
     if group["law"]:
@@ -130,9 +139,9 @@ def _group(group: dict[str, Any]) -> Section:
         ]
         table = (("parameter", "best value", "95 % interval", "why not"), rows)
     return Section(
-        f"{group['label']}: {advice.get('verdict', 'not fitted')}",
+        f"{group['label']}: {verdict}",
         words=advice.get("sentences", [])[1:],
-        notes=[*formula, *group.get("notes", [])],
+        notes=[*formula, *group.get("notes", []), *filter(None, [left_out_sentence(group.get("dropped") or [])])],
         table=table,
     )
 
@@ -174,7 +183,28 @@ def _pictures(folder: Path) -> list[Section]:
     figures += [
         (path, f"{path.stem}: what fine-tuning sees, the first batch") for path in sorted(folder.glob("targets/*.png"))
     ]
-    return [Section("What was rendered, and the real images", figures=figures)] if figures else []
+    sections = [Section("What was rendered, and the real images", figures=figures)] if figures else []
+    predicted = _predictions(folder)
+    return [*sections, *([Section("What the networks predict", figures=predicted)] if predicted else [])]
+
+
+def _predictions(folder: Path) -> list[tuple[Path, str]]:
+    """Return pictures of the best run of each fine-tuning task with pre-training, and without."""
+    path = folder / "results.csv"
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row.get("error")]
+    best: dict[tuple[str, bool], dict[str, str]] = {}
+    for row in sorted(rows, key=lambda row: float(row["error"])):
+        best.setdefault((row.get("finetune_task", ""), row.get("pretrain_images") == "0"), row)
+    figures = []
+    for (task, scratch), row in sorted(best.items(), key=lambda item: item[0]):
+        picture = folder / "runs" / row["run_id"] / "predictions.png"
+        kind = "without pre-training" if scratch else "with pre-training"
+        caption = f"{task} {kind}, the run of the lowest error ({float(row['error']):.3g}): the first test images; "
+        figures.append((picture, f"{caption}the truth on the left, the prediction on the right."))
+    return [(picture, caption) for picture, caption in figures if picture.is_file()]
 
 
 def _failed(facts: dict[str, Any]) -> list[Section]:

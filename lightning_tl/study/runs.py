@@ -146,7 +146,7 @@ def locked(call: Call) -> Iterator[bool]:
 def _train(call: Call, folder: Path, keep: Callable[[], None]) -> dict[str, Any]:
     from lightning_tl.callbacks.measurement import Measurement
     from lightning_tl.run import run
-    from lightning_tl.study.pictures import save_target
+    from lightning_tl.study.pictures import save_predictions, save_target
 
     checkpoint = _resumable(folder, call.key)
     if checkpoint is None:
@@ -175,6 +175,7 @@ def _train(call: Call, folder: Path, keep: Callable[[], None]) -> dict[str, Any]
         if call.test:
             save_target(cli.datamodule, facts, Path(call.targets))
             metrics |= _numbers(cli.trainer.test(cli.model, cli.datamodule, verbose=False))
+            save_predictions(cli.model, cli.datamodule, folder / "predictions.png")
         for name, value in metrics.items():
             if not math.isfinite(value):
                 raise UserError(f"{name} is {value}: the training diverged; lower model.optimizer.lr")

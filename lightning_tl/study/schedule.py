@@ -51,8 +51,7 @@ def run_all(
         engine: Executes the runs.
         retries: How often a failed run is tried again. An error in the user's input is not tried again.
         threads: CPU threads per run.
-        advance: Called with (runs done, runs to do) for a progress bar; runs that had a record at the start are not
-            counted.
+        advance: Called with (runs done, all runs) for a progress bar.
         finished: Called with all records after each finished run.
         store: URL of the study's store, for nodes that share no folder; or None.
 
@@ -61,13 +60,13 @@ def run_all(
     """
     records = load_records(runs, out)
     waiting = [run for run in runs if run.name not in records]
-    total = len(waiting)
+    total = len(runs)
     running: dict[str, Run] = {}
     elsewhere: dict[str, float] = {}  # runs of other processes: name → time of the next check
     attempts: dict[str, int] = {}
     failures: dict[str, str] = {}
     if waiting:
-        advance(0, total)
+        advance(total - len(waiting), total)
     while waiting or running:
         now = time.monotonic()
         for run in list(waiting):

@@ -18,8 +18,10 @@ from lightning_tl.study.config import Study
 from lightning_tl.study.expansion import Expansion, expand
 from lightning_tl.study.plan import data_sets, plan
 from lightning_tl.study.planned import DataSet, Run
+from lightning_tl.study.preflight import check_study, describe
 from lightning_tl.study.records import load_json, write_json
 from lightning_tl.study.schedule import Engine, Records, load_records, run_all
+from lightning_tl.study.still_falling import still_falling
 from lightning_tl.study.store import fetch_renders, fetch_runs, fetch_targets
 
 _COLLECT_SECONDS = 10.0  # between two writings of the tables while runs are in progress
@@ -46,6 +48,7 @@ def run_study(study: Study, out: Path) -> dict[str, str]:
     out = out.resolve()
     expansion = expand(study)
     sets = data_sets(expansion)
+    check_study(expansion, sets, out)
     facts = Facts(out / "study.json", study)
     with facts.stage("render"):
         for number, data in enumerate(sets, start=1):
@@ -88,7 +91,7 @@ def _train(expansion: Expansion, sets: list[DataSet], out: Path, engine: Engine,
         fetch_targets(study.store, out)
     facts.write(tested_on_validation=_tested_on_validation(runs, records))
     collect(runs, sets, records, out)
-    facts.write(checkpoints=_checkpoint_names(runs, records))
+    facts.write(checkpoints=_checkpoint_names(runs, records), still_falling=still_falling(runs, records, out))
     if study.complexity is not None and not failures:
         collect(runs, sets, records, out, measure_complexity(study.complexity, sets, runs, records, out, study.store))
     return failures
@@ -107,6 +110,22 @@ def _tested_on_validation(runs: list[Run], records: Records) -> list[str]:
     """Return the data modules of fine-tunings that were tested on validation images, such as rendered data sets."""
     tuned = [records[run.name]["facts"] for run in runs if run.stage == "finetune" and run.name in records]
     return sorted({facts["data"] for facts in tuned if facts.get("tested_on_validation")})
+
+
+def dry_run(study: Study, out: Path) -> str:
+    """Check a study, and return what :func:`run_study` would do, as text; nothing is rendered or trained.
+
+    Raises:
+        UserError: The study is wrong.
+    """
+    study.check()
+    if study.complexity is not None:
+        named_checkpoint(study.complexity)
+    out = out.resolve()
+    expansion = expand(study)
+    sets = data_sets(expansion)
+    draft = check_study(expansion, sets, out)
+    return describe(draft, sets, set(load_records(draft.distinct(), out)), out)
 
 
 def planned(study: Study, out: Path) -> tuple[list[DataSet], list[Run], Records]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_tl.tasks.schedules import Schedule
 
@@ -22,6 +22,8 @@ class TrainingControl(Callback):
     * After the last step the training stops with a validation, also where that step is within an epoch.
     """
 
+    scheduled: int | None = None  # steps of the module's schedule
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Set the length of the training."""
         schedule = getattr(pl_module, "schedule", None)
@@ -31,11 +33,24 @@ class TrainingControl(Callback):
         steps, _ = schedule.steps(batch, images)
         if trainer.max_steps == -1:
             trainer.fit_loop.epoch_loop.max_steps = steps
-        elif trainer.max_steps != steps:
+        elif trainer.max_steps < steps:
+            rank_zero_warn(_cut_short("trainer.max_steps", trainer.max_steps, trainer.max_steps, steps))
+        elif trainer.max_steps > steps:
             rank_zero_info(f"trainer.max_steps is {trainer.max_steps}; model.schedule has {steps} steps")
+        self.scheduled = steps
         other = f", at the learning rate of a batch of {schedule.batch}" if schedule.batch not in (None, batch) else ""
         scaled = " scaled to it" if other and schedule.scale_lr == "linear" else ""
         rank_zero_info(f"{steps} steps of {batch} images{other}{scaled}")
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Warn where the epochs end before the schedule does."""
+        if self.scheduled is None or trainer.max_epochs in (None, -1) or trainer.max_steps < self.scheduled:
+            return
+        batches = trainer.num_training_batches
+        if batches != float("inf"):
+            steps = trainer.max_epochs * -(-int(batches) // trainer.accumulate_grad_batches)
+            if steps < self.scheduled:
+                rank_zero_warn(_cut_short("trainer.max_epochs", trainer.max_epochs, steps, self.scheduled))
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Seed torch's global generator for this batch."""
@@ -50,6 +65,14 @@ class TrainingControl(Callback):
         """End the training at its last step."""
         if 0 < trainer.max_steps <= trainer.global_step:
             trainer.should_stop = True
+
+
+def _cut_short(key: str, value: int | None, steps: int, scheduled: int) -> str:
+    return (
+        f"{key} is {value}: the training ends after {steps} of the {scheduled} steps of model.schedule, before its "
+        f"learning rate has come down; leave {key} out, or shorten the schedule (model.schedule.init_args.images or "
+        "epochs)"
+    )
 
 
 def batch_and_images(trainer: Trainer, schedule: Schedule) -> tuple[int, int]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from PIL import Image
 
 CLASSES = ("cat", "dog", "owl")
@@ -145,4 +147,30 @@ def write_cifar10(root: Path, monkeypatch: Any) -> Path:
     monkeypatch.setattr(CIFAR10, "train_list", train)
     monkeypatch.setattr(CIFAR10, "test_list", test)
     monkeypatch.setattr(CIFAR10, "meta", CIFAR10.meta | {"filename": meta[0], "md5": meta[1]})
+    return root
+
+
+def write_yolo(root: Path, coco: Path, roboflow: bool = False) -> Path:
+    """The COCO set of the tests without its crowds; its two splits as train and val."""
+    content = instances()
+    order = [row["id"] for row in sorted(content["categories"], key=lambda row: row["id"])]
+    for own, theirs in (("train", "train2017"), ("val", "val2017")):
+        images = root / own / "images" if roboflow else root / "images" / own
+        labels = root / own / "labels" if roboflow else root / "labels" / own
+        labels.mkdir(parents=True)
+        shutil.copytree(coco / theirs, images)
+        for image in content["images"]:
+            w, h, lines = image["width"], image["height"], []
+            for row in content["annotations"]:
+                x, y, bw, bh = row["bbox"]
+                if row["image_id"] == image["id"] and not row["iscrowd"]:
+                    box = [(x + bw / 2) / w, (y + bh / 2) / h, bw / w, bh / h]
+                    lines.append(f"{order.index(row['category_id'])} " + " ".join(f"{value:.9f}" for value in box))
+            if lines:
+                (labels / image["file_name"]).with_suffix(".txt").write_text("\n".join(lines) + "\n")
+    places = {own: f"../{own}/images" if roboflow else f"images/{own}" for own in ("train", "val")}
+    names = ["cat", "dog", "owl"]
+    (root / "data.yaml").write_text(
+        yaml.safe_dump({**places, "nc": 3, "names": names if roboflow else dict(enumerate(names))})
+    )
     return root

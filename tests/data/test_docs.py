@@ -10,9 +10,9 @@ import pytest
 import torch
 import yaml
 
-from data.sets import write_ade20k, write_coco, write_folder
+from data.sets import write_ade20k, write_coco, write_folder, write_yolo
 from lightning_tl.cli.main import main
-from lightning_tl.run import RunCLI, run
+from lightning_tl.run import CheckCLI, RunCLI, run
 
 PAGE = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
 YAML = re.findall(r"```yaml\n(.*?)```", PAGE, re.S)
@@ -24,6 +24,7 @@ def here(renders, tmp_path, monkeypatch):
     shutil.copytree(renders, tmp_path / "renders")
     write_folder(tmp_path / "flowers")
     write_coco(tmp_path / "coco")
+    write_yolo(tmp_path / "blocks", tmp_path / "coco")
     write_ade20k(tmp_path / "ADEChallengeData2016")
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -33,8 +34,8 @@ def here(renders, tmp_path, monkeypatch):
 def test_the_yaml_of_the_page(here, monkeypatch):
     """Each snippet as a configuration file: parsed, built, set up, and a batch of each split read."""
     monkeypatch.setattr(RunCLI, "_run_subcommand", lambda self, name: None)
-    assert len(YAML) == 6
-    seen = []
+    assert len(YAML) == 7
+    seen, last = [], ["TorchvisionDataset", "ImageFolder"]
     for text in YAML:
         Path("data.yaml").write_text(text)
         arguments = ["fit", "--config=finetune/digits", "--config=data.yaml", "--trainer.default_root_dir=out"]
@@ -48,7 +49,7 @@ def test_the_yaml_of_the_page(here, monkeypatch):
         assert all(image.shape[0] == 3 and image.dtype == torch.float32 for image in images)
         next(iter(data.val_dataloader()))
         seen.append(type(data).__name__)
-    assert seen == ["Rendered", "ImageFolder", "CocoDetection", "ADE20K", "TorchvisionDataset", "ImageFolder"]
+    assert seen == ["Rendered", "ImageFolder", "CocoDetection", "YoloDetection", "ADE20K", *last]
 
 
 def test_the_code_of_the_page(tmp_path, monkeypatch, capsys):
@@ -74,6 +75,26 @@ def test_the_code_of_the_page(tmp_path, monkeypatch, capsys):
     assert options == own | images | batches
     assert main([*command, "--data.fractoin=0.5"]) == 2
     assert "unknown key 'fractoin' in the configuration; did you mean 'fraction'?" in capsys.readouterr().err
+
+
+SIZES = [line.split("|")[1:4] for line in PAGE.splitlines() if re.match(r"\| \d+ px", line)]
+
+
+@pytest.mark.parametrize("photos,render,overrides", SIZES)
+def test_settings_for_a_size_of_photos(photos, render, overrides):
+    """Both trainings take the overrides of the table, and then see images of that size."""
+    side = int(photos.split()[0])
+    assert f"--image.size {side}" in render
+    kinds = {"one label": ("mulclass", "sinclass"), "boxes": ("objdet", "objdet"), "masks": ("semseg", "semseg")}
+    kind = next((kind for kind in kinds if kind in photos), None)
+    small = "" if "without `_small`" in overrides else "_small"
+    words = re.findall(r"--[\w.]+ [\w.,\[\]]+", overrides)
+    for stage, task in zip(("pretrain", "finetune"), kinds[kind or "boxes"], strict=True):
+        own = [word for word in words if stage == "finetune" or "eval_resize" not in word]
+        args = ["fit", f"--config={stage}/{task}{small}", *" ".join(own).split(), "--data.root=x"]
+        init = CheckCLI(args, make=False).config["fit"].data.init_args
+        transform = init.transform if isinstance(init.transform, dict) else init.transform.as_dict()
+        assert side in (transform.get("size"), transform.get("crop"))
 
 
 def test_every_module_is_on_the_page():

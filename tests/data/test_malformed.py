@@ -23,7 +23,7 @@ FOLDERS = {
     "a file instead": (
         lambda r: (shutil.rmtree(r / "folder"), (r / "folder").write_text("")),
         folder,
-        r"data.root is .*folder: no such folder",
+        r"data.root is .*folder: a file, not a folder",
     ),
     "no classes": (
         lambda r: [shutil.rmtree(r / "folder" / s) for s in ("train", "val")],
@@ -48,7 +48,7 @@ FOLDERS = {
     "no image at all": (
         lambda r: (r / "folder/val/cat/cat1.jpg").write_text("text"),
         folder,
-        r"val/cat/cat1.jpg: cannot be decoded \(cannot identify image file",
+        r"val/cat/cat1.jpg: cannot be decoded \(cannot identify it",
     ),
     "an empty file": (
         lambda r: (r / "folder/train/cat/cat1.jpg").write_bytes(b""),

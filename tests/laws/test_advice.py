@@ -25,7 +25,8 @@ def test_a_falling_curve_beats_a_flat_one() -> None:
     digits, shapes = advice.groups
     assert (digits.verdict, shapes.verdict) == (MORE, DIFFERENT)
     assert advice.best == "digits"
-    assert advice.headline[0].startswith("Keep digits: its error is ")
+    assert advice.headline[0].startswith("Pre-training is better than none with ")
+    assert advice.headline[1].startswith("Keep digits: its error is ")
     assert "digits is already better with 2,048 images than shapes would be with 20,480" in shapes.sentences[0]
     text = " ".join(digits.sentences)
     assert "transfer gap C is not identified" in text
@@ -95,7 +96,8 @@ def test_helps_from_the_first_size_below_scratch() -> None:
 def test_equal_renders_are_not_told_apart() -> None:
     curves = {"a": falling(0.3, 0.2), "b": falling(0.3, 0.2)}
     _, advice = advice_of(results(curves, 0.13, seed=7))
-    assert "cannot be determined" in advice.headline[0]
+    assert advice.headline[0].startswith("Pre-training is better than none with both. ")
+    assert "cannot be determined" in advice.headline[1]
     assert advice.comparisons[0].log_ratio.sign == 0
     assert advice.comparisons[0].paired == 3
 

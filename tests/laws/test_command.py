@@ -81,11 +81,11 @@ def test_any_other_table_by_naming_columns(tmp_path) -> None:
     [
         (
             Columns(size="pretrain_image"),
-            "no column 'pretrain_image' (size) in the table; did you mean 'pretrain_images'?",
+            "no column 'pretrain_image' (--size) in the table; did you mean 'pretrain_images'?",
         ),
-        (Columns(score="eror"), "no column 'eror' (score) in the table; did you mean 'error'?"),
-        (Columns(by=("rendr",)), "no column 'rendr' (by) in the table; did you mean 'render'?"),
-        (Columns(target_size="x"), "no column 'x' (target size) in the table; valid: "),
+        (Columns(score="eror"), "no column 'eror' (--score) in the table; did you mean 'error'?"),
+        (Columns(by=("rendr",)), "no column 'rendr' (--by) in the table; did you mean 'render'?"),
+        (Columns(target_size="x"), "no column 'x' (--target-size) in the table; valid: "),
         (Columns(score_is="loss"), "score is 'loss'; it is 'error' or 'accuracy'"),
         (Columns(where="render == 'none'"), "where 'render == 'none'' selects no row"),
         (Columns(where="nothing > 3"), "where 'nothing > 3': "),

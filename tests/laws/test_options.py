@@ -146,8 +146,8 @@ def test_wrong_arguments(arguments: dict, message: str) -> None:
             "fix_d: 'guess' is unknown; valid: auto, free, median, pooled, shared",
         ),
         (["--fix-d", "-2"], "D is fixed at -2"),
-        (["--target-size", "shots"], "no column 'shots' (target size)"),
-        (["--cluster", "seeds"], "no column 'seeds' (cluster)"),
+        (["--target-size", "shots"], "no column 'shots' (--target-size)"),
+        (["--cluster", "seeds"], "no column 'seeds' (--cluster)"),
         (["--tagret-error", "0.1"], "unknown option --tagret-error"),
     ],
 )
@@ -178,7 +178,8 @@ def test_every_option_at_once(tmp_path, capsys) -> None:
     assert group["hold_out"]["n"] == [1024, 2048]
     assert group["bootstrap"]["resamples"] == 50
     assert group["choices"]
-    assert record["advice"][0].startswith("digits: 2 points from n = 1,024 to 2,048 were predicted")
+    assert record["advice"][0].startswith("Pre-training is better than none with both. digits, at n = 2,048: error ")
+    assert record["advice"][1].startswith("digits: 2 points from n = 1,024 to 2,048 were predicted")
     assert "90 % interval" in capsys.readouterr().out
     assert (tmp_path / "out" / "law.svg").is_file()
 

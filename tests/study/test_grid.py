@@ -119,3 +119,8 @@ FINE = {"finetune": Stage("finetune/digits")}
 def test_wrong_studies_are_named(study, words):
     with pytest.raises(UserError, match=words):
         study.check()
+
+
+def test_a_point_without_values_has_no_name() -> None:
+    """A data set without axes is named by its configuration."""
+    assert label({}) == ""

@@ -66,11 +66,23 @@ def page(tmp_path_factory):
         "tested_on_validation": [f"Rendered{PLANTED}"],
         "cores": 2,
         "checkpoints": {"pretrain": ["best.ckpt"], "finetune": ["last.ckpt", f"{PLANTED}"]},
+        "still_falling": {"pretrain": {"metric": "val/error", "drop": 0.12, "interval": [0.1, 0.14], "runs": 5}},
         "failures": {f"finetune-{PLANTED}": f"Traceback\n  File\nValueError: {PLANTED}"},
     }
     (folder / "study.json").write_text(json.dumps(facts))
     assert report.main([str(folder)]) == 0
     return folder / "report.html"
+
+
+def test_the_first_lines_answer_the_first_question(page):
+    text = page.read_text(encoding="utf-8")
+    block = text[text.index('class="answer"') :]
+    lines = re.findall(r"<p>(.*?)</p>", block, re.DOTALL)
+    assert lines[0].startswith("Pre-training is better than none with ")
+    assert lines[1].startswith("Pre-training was still improving when it ended: its validation error fell by 12 %")
+    assert lines[2].startswith("Keep digits: ")
+    verdicts = re.findall(r"<h2>.*?: (render.*?)</h2>", text)
+    assert "render differently, but first train longer" in verdicts
 
 
 def test_answers_first_and_escapes(page):

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 from tasks.toy import SIDE, trainer
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -52,15 +58,51 @@ def test_the_pages_code_runs(tmp_path, capsys):
     assert losses[0] < 0.5 * losses[1]  # trained, and not
     assert 0 < float(names["trainer"].callback_metrics["test/score"]) <= 1
 
-    places = torch.rand(16, 2, 2)
-    places[0, 0] = torch.nan
-    points = names["KeyPoints"](2, backbone="resnet10_w16", init_from=checkpoint)
-    data = DataLoader(TensorDataset(images(), places), 8)
-    run = trainer(tmp_path, max_steps=8)
-    run.fit(points, data, data)
-    (result,) = run.test(points, data, verbose=False)
-    assert result["test/loss"] < 0.5
-    assert 0 <= result["test/score"] <= 1
+
+def photos_with_points(folder: Path, number: int = 60) -> Path:
+    """Grey photos with a red and a blue spot, which are the key points; some have only one."""
+    rng, points = np.random.default_rng(0), {}
+    for index in range(number):
+        height, width = rng.integers(60, 90, 2)
+        pixels = np.full((height, width, 3), 90, np.uint8)
+        places: list = []
+        for channel in (0, 2):
+            y, x = rng.integers(8, height - 8), rng.integers(8, width - 8)
+            pixels[y - 6 : y + 6, x - 6 : x + 6] = 0
+            pixels[y - 6 : y + 6, x - 6 : x + 6, channel] = 255
+            places.append([float(x), float(y)])
+        points[f"{index:03d}.png"] = [places[0], None if index % 10 == 0 else places[1]]
+        Image.fromarray(pixels).save(folder / f"{index:03d}.png")
+    (folder / "points.json").write_text(json.dumps(points))
+    return folder
+
+
+def test_the_pages_key_points_train_from_the_command_line(tmp_path):
+    """The page's file and its command, from the folder of the file; it learns where the spots are on average."""
+    (tmp_path / "my_keypoints.py").write_text(BLOCKS[1])
+    (tmp_path / "photos").mkdir()
+    photos_with_points(tmp_path / "photos")
+    checkpoint = tmp_path / "runs/pre/checkpoints/best.ckpt"
+    checkpoint.parent.mkdir(parents=True)
+    torch.save(build_backbone("resnet10_w16").state_dict(), checkpoint)
+    (command,) = re.findall(r"```\n(lightning-tl fit --model my_keypoints.*?)```", PAGE, re.S)
+    words = command.replace("\\\n", " ").replace("'[0.6, 1.0]'", "[0.6,1.0]").split()[1:]
+    more = ["--model.optimizer=AdamW", "--model.optimizer.lr=0.003"]
+    more += ["--trainer.max_steps=60", "--data.steps_per_epoch=30", "--trainer.logger=CSVLogger"]
+    more += ["--trainer.logger.save_dir=runs/points"]
+    run = subprocess.run(
+        [Path(sys.executable).with_name("lightning-tl"), *words, *more],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert run.returncode == 0, run.stderr
+    table = next((tmp_path / "runs/points").rglob("metrics.csv")).read_text().splitlines()
+    column = table[0].split(",").index("val/loss")
+    losses = [float(value) for row in table[1:] if (value := row.split(",")[column])]
+    assert losses[-1] < 0.3  # the first outputs, near 0, are half a side away from the middle
 
 
 def test_recipes_and_keys_of_the_page_exist():
