@@ -36,9 +36,11 @@ from lightning_tl.resuming import (
     restoring_error,
 )
 from lightning_tl.tasks import Schedule, TransferTask
+from lightning_tl.yaml_limits import limit_parsers
 
 # Interpolation is resolved after all files and overrides are merged, and absolute keys work under sub-commands.
 set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+limit_parsers()
 
 
 class RunParser(LightningArgumentParser):
