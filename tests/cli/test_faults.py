@@ -86,7 +86,11 @@ WORD = "interrupting: work in progress is stopped"
 
 
 def test_ctrl_c_is_answered_within_a_second(tmp_path: Path) -> None:
-    arguments = ["study", "run", "--config=study/quickstart", f"--out={tmp_path}/out"]
+    import yaml
+
+    settings = {"finetune": {"config": "finetune/digits", "product": {"data.shots": [3, 4]}}, "workers": 1}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(settings))
+    arguments = ["study", "run", f"--config={tmp_path}/study.yaml", f"--out={tmp_path}/out"]
     process = subprocess.Popen([*MAIN, *arguments], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     assert process.stderr is not None
     while not (tmp_path / "out/study.json").exists():
@@ -94,8 +98,6 @@ def test_ctrl_c_is_answered_within_a_second(tmp_path: Path) -> None:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     begun = time.monotonic()
-    for line in process.stderr:
-        if WORD in line:
-            break
+    assert any(WORD in line for line in process.stderr)
     assert time.monotonic() - begun < 5  # a second, on a machine that does nothing else
-    assert process.wait(timeout=60) in (130, 2)  # 2: without Blender it ends by itself
+    assert process.wait(timeout=60) == 130
