@@ -189,8 +189,8 @@ def render(
         for split in splits:
             if gone := split.vanished():
                 raise UserError(
-                    f"{split.folder.at()}: {len(gone)} finished shards are gone, the first {gone[0]}: were they deleted "
-                    "meanwhile? Run the same command again"
+                    f"{split.folder.at()}: {len(gone)} finished shards are gone, the first {gone[0]}: were they "
+                    "deleted meanwhile? Run the same command again"
                 )
             split.write_manifest()
         if farm.lost:

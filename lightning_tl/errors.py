@@ -93,8 +93,8 @@ def memory_full() -> str | None:
     if free > 4 << 20:
         return None
     return (
-        f"/dev/shm, the memory that loader processes share, is full ({_mib(free)} are free): set data.num_workers to 0, "
-        "or give the machine more (docker run --shm-size=8g)"
+        f"/dev/shm, the memory that loader processes share, is full ({_mib(free)} are free): set data.num_workers to "
+        "0, or give the machine more (docker run --shm-size=8g)"
     )
 
 

@@ -22,6 +22,7 @@ from lightning_tl.study.plan import data_sets, plan
 from lightning_tl.study.planned import DataSet, Run
 from lightning_tl.study.records import load_json, write_json
 from lightning_tl.study.schedule import Engine, Records, load_records, run_all
+from lightning_tl.study.shapes import StudyFacts
 from lightning_tl.study.store import fetch_renders, fetch_runs, fetch_targets
 
 _COLLECT_SECONDS = 10.0  # between two writings of the tables while runs are in progress
@@ -184,7 +185,7 @@ class Facts:
 
     def __init__(self, path: Path, study: Study) -> None:
         self.path = path
-        kept = load_json(path, missing={})
+        kept = load_json(path, missing={}, shape=StudyFacts)
         self.content: dict[str, Any] = {"seconds": kept.get("seconds", {}), "chosen": kept.get("chosen", {})}
         self.write(study=asdict(study), cores=os.cpu_count())
 
