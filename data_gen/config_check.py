@@ -48,7 +48,7 @@ def load_config(source: str | Path | Mapping[str, Any]) -> RenderConfig:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"cannot read the render configuration {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if values is not None and not isinstance(values, Mapping):
         raise UserError(f"{path} should hold keys and values, such as 'appearance: single', not {values!r}")

@@ -6,7 +6,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
@@ -20,7 +20,7 @@ from data_gen.shard_writer import ShardRecord
 from data_gen.sources import Catalogue, open_catalogue
 from data_gen.temporary_folders import staging
 from data_gen.worker_process import Message
-from lightning_tl._io.locks import lock_owner, try_lock
+from lightning_tl._io.locks import lock_owner, try_lock, waiting_lock
 from lightning_tl._io.urls import is_url
 from lightning_tl.errors import UserError
 
@@ -125,6 +125,7 @@ def render(
     say: Callable[[str], None] | None = None,
     engine: Engine = "local",
     address: str | None = None,
+    wait: bool = False,
 ) -> RenderSummary:
     """Render a data set, or the shards that it lacks, and verify the others.
 
@@ -151,6 +152,7 @@ def render(
         say: called with each note on the sources before rendering starts, and when a node is lost.
         engine: ``local``: processes of this machine. ``ray``: processes of a Ray cluster.
         address: address of the cluster (``auto``, ``host:6379``, ``ray://host:10001``); ``None`` starts one here.
+        wait: wait while another process renders into the folder, instead of raising an error.
 
     Raises:
         UserError: anything wrong with the arguments, the folder or store, the machine, the cluster or a scene, in
@@ -168,7 +170,7 @@ def render(
         if isinstance(count, bool) or not isinstance(count, int) or count < least:
             raise UserError(f"'{name}' must be a whole number of at least {least}, not {count!r}")
     out = str(out).rstrip("/") if is_url(out) else str(out).removeprefix("file://")
-    with _locked_output(out) as record:
+    with _locked_output(out, wait, say) as record:
         catalogue = open_catalogue(config, record, _checking(say))
         for note in catalogue.notes:
             if say is not None:
@@ -185,6 +187,11 @@ def render(
                     split.write_manifest()
             farm.run(_pool(config, catalogue, record, engine, address, workers))
         for split in splits:
+            if gone := split.vanished():
+                raise UserError(
+                    f"{split.folder.at()}: {len(gone)} finished shards are gone, the first {gone[0]}: were they "
+                    "deleted meanwhile? Run the same command again"
+                )
             split.write_manifest()
         if farm.lost:
             raise farm.lost_scenes()
@@ -198,7 +205,7 @@ def render(
 
 
 @contextmanager
-def _locked_output(out: str) -> Iterator[Path]:
+def _locked_output(out: str, wait: bool, say: Callable[[str], None] | None) -> Iterator[Path]:
     """Lock the output, if it is a folder; yield the path of the record of the sources."""
     if is_url(out):
         with staging() as folder:
@@ -209,12 +216,14 @@ def _locked_output(out: str) -> Iterator[Path]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot make the output folder {out}: {error.strerror}") from None
-    with try_lock(folder / LOCK) as held:
-        if not held:
-            raise UserError(
-                f"another process (id {lock_owner(folder / LOCK)}) is rendering into {folder}: wait for it, end it, or "
-                "choose another folder"
-            )
+    with ExitStack() as stack:
+        if not stack.enter_context(try_lock(folder / LOCK)):
+            other = f"another process (id {lock_owner(folder / LOCK)}) is rendering into {folder}"
+            if not wait:
+                raise UserError(f"{other}: wait for it, end it, or choose another folder")
+            if say is not None:
+                say(f"{other}: waiting for it")
+            stack.enter_context(waiting_lock(folder / LOCK))
         yield folder / "sources.json"
 
 

@@ -179,6 +179,14 @@ class Split:
         self._recorded.add(index)
         self.write_manifest()
 
+    def vanished(self) -> list[str]:
+        """Return the names of finished shards that are there no more."""
+        try:
+            present = self.folder.files(SHARDS)
+        except (FileNotFoundError, NotADirectoryError):
+            present = {}
+        return [shard_name(i) for i in sorted(self._done) if shard_name(i) not in present]
+
     def write_manifest(self) -> None:
         """Write the manifest with all finished shards from the first one without a gap."""
         count = next((i for i in range(len(self._done)) if i not in self._done), len(self._done))

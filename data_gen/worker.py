@@ -9,7 +9,6 @@ use}`` after each scene, ``{"sha256", "bytes"}`` once the shard is in its place,
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import queue
@@ -24,6 +23,7 @@ from typing import Any, TextIO
 from data_gen.scene_sampler import RenderConfig, config_from_dict, sample_scene
 from data_gen.shard_writer import put_shard, view_members, write_shard
 from data_gen.sources import Catalogue, open_catalogue
+from lightning_tl._io.processes import die_with_parent
 from lightning_tl._io.urls import is_url
 from lightning_tl.errors import StoreError, UserError
 
@@ -51,7 +51,7 @@ def main() -> None:
 def _serve(out: TextIO) -> None:
     lines = _lines()
     start = json.loads(next(lines))
-    _die_with(start["parent"])
+    die_with_parent(start["parent"])
     config = config_from_dict(start["config"])
     # Blender makes a temporary folder on import, and does not delete it if the process exits another way
     os.environ["TMPDIR"] = start["temporary"]
@@ -132,14 +132,6 @@ def _lines() -> Iterator[str]:
         if not line:
             return
         yield line
-
-
-def _die_with(parent: int) -> None:
-    """Ask Linux to kill this process when its parent dies."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-    if os.getppid() != parent:
-        os._exit(1)
 
 
 if __name__ == "__main__":

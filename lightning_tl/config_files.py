@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import deepcopy
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from lightning_tl.errors import UserError, nearest
+from lightning_tl.yaml_limits import limit_parsers, load_yaml
 
 PACKAGE = Path(__file__).resolve().parent
 
@@ -53,39 +53,29 @@ def _checked(path: Path) -> Path:
     """Return ``path`` if the file is valid YAML. The parsers that read it later do not name the file in their errors.
 
     Raises:
-        UserError: The file is not valid YAML.
+        UserError: As :func:`~lightning_tl.yaml_limits.load_yaml`, or the file is not a mapping.
     """
-    try:
-        for _ in yaml.parse(path.read_text(encoding="utf-8")):
-            pass
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
-        raise UserError(f"{path}{where}: not valid YAML ({error.problem or error.context})") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    read_yaml(path, empty=True)
+    limit_parsers()
     return path
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path, empty: bool = False) -> dict[str, Any]:
     """Return the content of a YAML file of keys and values. It is shared between calls and must not be changed.
 
+    Args:
+        path: The file.
+        empty: Whether an empty file will do.
+
     Raises:
-        UserError: The file cannot be read, or is not a mapping.
+        UserError: The file cannot be read, is beyond the limits, or is not a mapping.
     """
-    try:
-        content = _parsed(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())})") from error
+    content = load_yaml(path)
+    if content is None and empty:
+        return {}
     if not isinstance(content, dict):
         raise UserError(f"{path}: is not a mapping of keys to values")
     return content
-
-
-@cache
-def _parsed(text: str) -> Any:
-    """Parse YAML; cached, as thousands of runs share a few files."""
-    return yaml.safe_load(text)
 
 
 def merge_keys(into: dict[str, Any], other: Mapping[str, Any]) -> None:

@@ -84,6 +84,54 @@ def disk_full(path: str | Path | None = None, needed: int | None = None) -> str:
     return f"the disk is full{where}: free some space; run the same command again to continue"
 
 
+def memory_full() -> str | None:
+    """Return the message for a full ``/dev/shm``, which loader processes share; ``None`` if it is not full."""
+    try:
+        free = shutil.disk_usage("/dev/shm").free
+    except OSError:
+        return None
+    if free > 4 << 20:
+        return None
+    return (
+        f"/dev/shm, the memory that loader processes share, is full ({_mib(free)} are free): set data.num_workers to "
+        "0, or give the machine more (docker run --shm-size=8g)"
+    )
+
+
+def os_error(error: OSError) -> str:
+    """Return the message for an error of the operating system: what, where, and what to do."""
+    where = f"{shortened(error.filename, 300)}: " if error.filename else ""
+    if is_disk_full(error):
+        in_memory = error.filename is None or str(error.filename).startswith("/dev/shm")
+        return (memory_full() if in_memory else None) or disk_full(error.filename)
+    reason = (error.strerror or one_line(error)).lower()
+    return f"{where}{reason}; {_REMEDIES.get(error.errno or 0, 'correct that, and run the same command again')}"
+
+
+_ANOTHER = "choose another folder, by --out or, for fit and test, by --trainer.default_root_dir"
+_REMEDIES = {
+    errno.EROFS: f"nothing can be written there: {_ANOTHER}",
+    errno.EACCES: f"permission is needed: change it, or {_ANOTHER}",
+    errno.EPERM: f"permission is needed: change it, or {_ANOTHER}",
+    errno.ENOTDIR: f"a file is where a folder should be: {_ANOTHER}",
+    errno.EEXIST: f"a file is where a folder should be: {_ANOTHER}",
+    errno.EISDIR: "a folder is where a file should be: give a file, or remove the folder",
+    errno.ENAMETOOLONG: "give a shorter name",
+    errno.ENOENT: "was it moved or deleted? Put it back, or give its new place, and run the same command again",
+    errno.EMFILE: "allow more open files: ulimit -n 4096",
+    errno.ENFILE: "close other programs, and run the same command again",
+    errno.ELOOP: "correct the links, which lead to each other",
+    errno.EIO: "the disk or its connection failed: finished work is kept, run the same command again",
+    errno.ENOMEM: "the memory is full: use a smaller data.batch_size, or fewer workers",
+}
+
+
+def limited(text: str, most: int = 3000) -> str:
+    """Return a message without control characters, and without the middle of it where it is very long."""
+    clean = "".join(char if char.isprintable() or char == "\n" else "\ufffd" for char in text)
+    return clean if len(clean) <= most else f"{clean[: most * 2 // 3]} … {clean[-most // 4 :]}"
+
+
 def _mib(size: int) -> str:
     return f"{size / 2**20:.1f} MiB"
 
@@ -115,7 +163,7 @@ def explain(parser: Any, message: str, error: BaseException | None = None) -> st
         key = ".".join(filter(None, [unknown["group"], unknown["key"]]))
         text = f"unknown key '{key}' in the configuration{nearest(key, valid)}"
     prog = parser.prog.replace(" [options]", "")
-    return f"{_in_words(text)}{_OPTIONS}{prog} --help)"
+    return f"{limited(_in_words(text), 1200)}{_OPTIONS}{prog} --help)"
 
 
 def _in_words(text: str) -> str:

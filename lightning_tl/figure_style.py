@@ -118,7 +118,23 @@ def save(figure: Figure, path: str | Path) -> None:
     import matplotlib as mpl
 
     with mpl.rc_context(STYLE):
+        _show_dollars(figure)
         figure.savefig(path)
+
+
+def _show_dollars(figure: Figure) -> None:
+    """Let dollar signs in names be dollar signs, not formulas; only the ticks have formulas of their own."""
+    from matplotlib.text import Text
+    from matplotlib.ticker import FixedFormatter
+
+    for text in figure.findobj(Text):
+        if isinstance(text, Text) and "$" in text.get_text() and "mathdefault" not in text.get_text():
+            text.set_parse_math(False)
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            formatter = axis.get_major_formatter()
+            if isinstance(formatter, FixedFormatter):
+                formatter.seq = [str(name).replace("$", r"\$") for name in formatter.seq]
 
 
 def short(value: float) -> str:

@@ -42,9 +42,11 @@ from lightning_tl.resuming import (
 from lightning_tl.run_arguments import check_braces, check_classes, given_values, in_its_file
 from lightning_tl.run_output import show_tips_once, use_own_progress_bar
 from lightning_tl.tasks import Schedule, TransferTask
+from lightning_tl.yaml_limits import limit_parsers
 
 # Interpolation is resolved after all files and overrides are merged, and absolute keys work under sub-commands.
 set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+limit_parsers()
 
 
 class RunParser(LightningArgumentParser):

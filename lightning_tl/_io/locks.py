@@ -55,5 +55,9 @@ def waiting_lock(path: Path) -> Iterator[None]:
     """
     import filelock
 
-    with filelock.FileLock(path):
+    lock = filelock.FileLock(path)
+    with lock:
+        if not isinstance(lock, filelock.SoftFileLock):
+            with suppress(OSError):
+                path.write_text(f"{os.getpid()}\n")
         yield

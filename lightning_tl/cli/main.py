@@ -9,7 +9,9 @@ from contextlib import contextmanager, suppress
 from importlib import import_module
 
 from lightning_tl import __version__
-from lightning_tl.errors import UserError, disk_full, is_disk_full, nearest
+from lightning_tl._io.processes import die_with_parent
+from lightning_tl.cli.terminal import prepare_streams, told_at_once
+from lightning_tl.errors import UserError, limited, nearest, os_error
 
 # name → (module in lightning_tl.cli, one line for --help)
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -69,25 +71,30 @@ def _run(arguments: list[str]) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     """Run ``lightning-tl`` and return its exit code: 0; 2 for an error in the user's input; 130 when interrupted."""
+    prepare_streams()
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        die_with_parent()  # a further process of a training on several
     try:
-        with _own_modules():
+        with told_at_once(), _own_modules():
             code = _run(sys.argv[1:] if argv is None else list(argv))
         sys.stdout.flush()  # a closed pipe raises here, and not while Python exits
         return code
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        message = str(error)
     except KeyboardInterrupt:
         print("\ninterrupted: finished work is kept; run the same command again to continue", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `lightning-tl … | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        if not is_disk_full(error):
-            raise
-        print(f"error: {disk_full(error.filename)}", file=sys.stderr)
-        return 2
+        message = os_error(error)
+    except MemoryError:
+        message = "the memory is full: use less data at a time (data.batch_size, --workers), or a larger machine"
+    with suppress(OSError):  # the error output is closed too
+        print(f"error: {limited(message)}", file=sys.stderr, flush=True)
+    return 2
 
 
 if __name__ == "__main__":

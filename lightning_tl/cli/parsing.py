@@ -8,6 +8,7 @@ from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
 from lightning_tl.config_files import with_config_paths
 from lightning_tl.errors import UserError, explain
+from lightning_tl.yaml_limits import limit_parsers
 
 
 class CommandParser(ArgumentParser):
@@ -39,4 +40,5 @@ def parse(parser: ArgumentParser, argv: list[str] | None) -> Namespace:
     Raises:
         UserError: An unknown option or key, a value of the wrong type, a missing file.
     """
+    limit_parsers()
     return parser.parse_args(None if argv is None else with_config_paths(argv))

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from lightning.fabric.utilities.seed import pl_worker_init_function
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from lightning_tl._io.processes import die_with_parent
 from lightning_tl.data.batch_transform import BatchTransform
 from lightning_tl.data.sample_order import EvalBatches, Pick, StepBatches, step_generator
 from lightning_tl.errors import UserError
@@ -125,6 +128,13 @@ class Loader(DataLoader[Any]):
         """Ignore the state."""
 
 
+def _begin_worker(number: int) -> None:
+    """Begin a loader process: it ends with its parent; Lightning would seed it if no function were given."""
+    die_with_parent()
+    if os.environ.get("PL_SEED_WORKERS") == "1":
+        pl_worker_init_function(number)
+
+
 class BatchedDataModule(pl.LightningDataModule):
     """A data module over splits that give whole batches; a subclass's ``setup`` fills ``splits``.
 
@@ -197,6 +207,7 @@ class BatchedDataModule(pl.LightningDataModule):
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0 and split == "train",
             pin_memory=torch.cuda.is_available(),
+            worker_init_fn=_begin_worker,
         )
 
     def train_dataloader(self) -> Loader:

@@ -19,6 +19,7 @@ import numpy as np
 
 from lightning_tl._io.folders import read_file
 from lightning_tl._io.json_text import parse_json
+from lightning_tl._io.processes import die_with_parent
 from lightning_tl._io.urls import Url, to_place
 from lightning_tl.data.rendered_images import Manifest, read_manifest
 from lightning_tl.errors import UserError
@@ -139,7 +140,7 @@ def _all(shards: Iterator[_Shard], expected: Expected, workers: int) -> Iterator
     if workers < 2 or sum(shard.images for shard in listed) <= _ALONE:
         yield from ((shard, _check_shard(shard, expected)) for shard in listed)
         return
-    pool = ProcessPoolExecutor(min(workers, len(listed)), mp_context=get_context("spawn"))
+    pool = ProcessPoolExecutor(min(workers, len(listed)), mp_context=get_context("spawn"), initializer=die_with_parent)
     try:
         yield from zip(listed, pool.map(partial(_check_shard, expected=expected), listed), strict=True)
     finally:

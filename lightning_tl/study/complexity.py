@@ -12,6 +12,7 @@ from lightning_tl.errors import UserError
 from lightning_tl.study.config import Complexity
 from lightning_tl.study.planned import DataSet, Run
 from lightning_tl.study.records import fingerprint, load_json, write_json
+from lightning_tl.study.shapes import ComplexityEntry, Shards
 from lightning_tl.study.store import fetch_run
 
 FILE = "complexity.json"
@@ -43,10 +44,10 @@ def measure_complexity(
         UserError: There is no network to measure with, or ``lightning-tl dataset complexity`` fails.
     """
     checkpoint, by = _network(settings, runs, records, out, store)
-    kept = load_json(out / FILE, missing={})
+    kept = load_json(out / FILE, missing={}, shape=dict[str, ComplexityEntry])
     entries: dict[str, Any] = {}
     for data in sets:
-        manifest = load_json(out / "renders" / data.name / "train" / "manifest.json")
+        manifest = load_json(out / "renders" / data.name / "train" / "manifest.json", shape=Shards)
         shards = [shard["sha256"] for shard in manifest["shards"]]
         key = fingerprint([asdict(settings), by, shards])
         entry = kept.get(data.name, {})

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from lightning_tl._io.urls import is_url
-from lightning_tl.errors import UserError, nearest
+from lightning_tl.errors import UserError, nearest, shortened
 from lightning_tl.laws.options import LawOptions
 from lightning_tl.study.grid import Point, excluder, points
 
@@ -51,6 +51,18 @@ class Stage:
     def followers(self) -> frozenset[str]:
         """Keys that a name need not tell, as they go with the first of their zip."""
         return frozenset(key for group in self.zip for key in list(group)[1:])
+
+    def check_files(self, where: str) -> None:
+        """Refuse values of the axis ``config`` that name no files.
+
+        Raises:
+            UserError: One is neither a name nor a list of names.
+        """
+        for axes in (self.product, *self.zip):
+            for value in axes.get("config", ()):
+                names = value if isinstance(value, list | tuple) else [value]
+                if not all(isinstance(name, str) for name in names):
+                    raise UserError(f"{where}: config has the value {shortened(repr(value))}; give names of files")
 
     def overrides(self, point: Point) -> dict[str, Any]:
         """Return key → value of a point: what is set, then its axes."""
@@ -220,6 +232,8 @@ class Study:
         stages = {"render": self.render, "pretrain": self.pretrain, "finetune": self.finetune}
         for name, stage in stages.items():
             axes = frozenset[str]() if stage is None else stage.axes
+            if stage is not None:
+                stage.check_files(name)
             if stage is not None and not stage.config and "config" not in axes:
                 raise UserError(f"{name} names no configuration: give {name}.config, such as {name}/digits")
             if stage is not None and (both := sorted(axes & stage.set.keys())):

@@ -16,6 +16,7 @@ from lightning_tl.losses.training_step import quiet, step_loss
 from lightning_tl.measure import Curve, Objective, distance, loss_along, select
 from lightning_tl.measure.batchnorm import batch_statistics, reestimate
 from lightning_tl.study.records import load_json
+from lightning_tl.study.shapes import RunRecord
 
 #: Training images of the pre-training on which BatchNorm's statistics are re-estimated (whole batches, at least one).
 BN_IMAGES = 1024
@@ -96,7 +97,7 @@ class Pretrained:
     def __init__(self, folder: Path) -> None:
         from lightning_tl.run import run
 
-        checkpoint = folder / load_json(folder / "record.json")["checkpoint"]
+        checkpoint = folder / load_json(folder / "record.json", shape=RunRecord)["checkpoint"]
         args = ["validate", f"--config={folder / 'config.yaml'}", f"--ckpt_path={checkpoint}", "--trainer.logger=false"]
         self._cli = run([*args, "--trainer.enable_progress_bar=false"])
         self._first = float(self._cli.trainer.callback_metrics["val/loss"])

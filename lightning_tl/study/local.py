@@ -10,6 +10,7 @@ import warnings
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 
+from lightning_tl._io.processes import die_with_parent
 from lightning_tl.study.runs import Call, Outcome, do_run
 
 
@@ -24,7 +25,7 @@ class LocalEngine:
     def __init__(self, workers: int, threads: int = 1) -> None:
         self.workers, self.threads = workers, threads
         self._context = mp.get_context("forkserver")
-        self._context.set_forkserver_preload(["lightning_tl.run"])
+        self._context.set_forkserver_preload(["lightning_tl.study.fork_server", "lightning_tl.run"])
         self._running: dict[Future[Outcome], Call] = {}
         self._pool = self._start()
 
@@ -68,13 +69,13 @@ class LocalEngine:
     def close(self) -> None:
         """End the processes at once; finished runs have their records."""
         for process in list((getattr(self._pool, "_processes", None) or {}).values()):
-            process.terminate()
+            process.kill()  # a run in progress would catch a gentler signal, and go on for a while
         self._pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _end_with_parent() -> None:
-    # A worker must end when the study's process is killed. The kernel's parent-death signal cannot be used: for the
-    # kernel the parent is the fork server, which lives as long as its workers.
+    # A worker must end when the study's process is killed. For the kernel its parent is the fork server, which ends
+    # with that process on Linux; elsewhere this thread notices.
     parent = mp.parent_process()
     if parent is not None:
         parent.join()
@@ -83,6 +84,7 @@ def _end_with_parent() -> None:
 
 def _start_worker(threads: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    die_with_parent()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     import torch
 

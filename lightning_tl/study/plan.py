@@ -19,6 +19,7 @@ from lightning_tl.study.expansion import Expansion, finetuning_axes
 from lightning_tl.study.grid import Point, label
 from lightning_tl.study.planned import CONFIG, DataSet, Run
 from lightning_tl.study.records import fingerprint, load_json
+from lightning_tl.study.shapes import Shards
 
 
 def data_sets(expansion: Expansion) -> list[DataSet]:
@@ -180,12 +181,12 @@ def _images(root: Path, n: int) -> dict[str, Any]:
     """Return the hashes of the shards with the first n training images, and of the validation shards."""
     shards: list[str] = []
     images = 0
-    for shard in load_json(root / "train" / "manifest.json")["shards"]:
+    for shard in load_json(root / "train" / "manifest.json", shape=Shards)["shards"]:
         if images >= n:
             break
         shards.append(shard["sha256"])
         images += shard["images"]
-    val = [shard["sha256"] for shard in load_json(root / "val" / "manifest.json")["shards"]]
+    val = [shard["sha256"] for shard in load_json(root / "val" / "manifest.json", shape=Shards)["shards"]]
     return {"train": shards, "val": val}
 
 

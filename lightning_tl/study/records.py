@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from lightning_tl._io.atomic import write_atomically
+from lightning_tl._io.json_text import parse_json
 from lightning_tl.errors import UserError
+from lightning_tl.study.shapes import RunRecord, RunState, problem
 
 RESULT_COLUMNS = (
     "run_id",
@@ -52,21 +54,24 @@ def fingerprint(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def load_json(path: Path, missing: dict[str, Any] | None = None) -> dict[str, Any]:
+def load_json(path: Path, missing: dict[str, Any] | None = None, shape: Any = None) -> dict[str, Any]:
     """Return the content of a JSON file that the library wrote.
 
     Args:
         path: The file.
+        shape: What it holds, of :mod:`~lightning_tl.study.shapes`.
         missing: Returned where the file is missing or damaged; None: an error is raised.
 
     Raises:
-        UserError: The file is missing, or is not a JSON object.
+        UserError: The file is missing, or is not a JSON object of that shape.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(content, dict):
-            return content
-        reason = "not a JSON object"
+        content = parse_json(path.read_bytes())
+        reason = (
+            "not a JSON object" if not isinstance(content, dict) else "" if shape is None else problem(content, shape)
+        )
+        if not reason:
+            return dict(content)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
     if missing is None:
@@ -76,8 +81,13 @@ def load_json(path: Path, missing: dict[str, Any] | None = None) -> dict[str, An
 
 def read_record(path: Path, key: str) -> dict[str, Any] | None:
     """Return the record of a finished run; None where there is none, or where it was made with other settings."""
-    record = load_json(path, missing={})
+    record = load_json(path, missing={}, shape=RunRecord)
     return record if record.get("key") == key else None
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """Return the state of a run in progress; empty where there is none."""
+    return load_json(folder / "state.json", missing={}, shape=RunState)
 
 
 def write_results(path: Path, rows: Iterable[Mapping[str, Any]], extra: Sequence[str] = ()) -> None:

@@ -19,6 +19,7 @@ from lightning_tl.laws.advice import DIFFERENT
 from lightning_tl.laws.wording import left_out_sentence
 from lightning_tl.study.records import load_json
 from lightning_tl.study.runs import in_one_line
+from lightning_tl.study.shapes import ComplexityEntry, Fits, OvertrainingRecord, StudyFacts, problem
 from lightning_tl.study.still_falling import sentences
 
 TITLE = "Is this pre-training worth anything?"
@@ -64,7 +65,7 @@ def write_report(folder: Path) -> Path:
     """
     facts = _facts(folder)
     law = _law(folder, facts)
-    overtraining = load_json(folder / "overtraining.json") if (folder / "overtraining.json").is_file() else {}
+    overtraining = _read(folder / "overtraining.json", OvertrainingRecord)
     falling = sentences(facts.get("still_falling", {}))
     advice = law.get("advice", [])
     first = advice[: len(law.get("pretraining", []))]  # is pre-training better than none
@@ -85,8 +86,11 @@ def write_report(folder: Path) -> Path:
 
 
 def _facts(folder: Path) -> dict[str, Any]:
-    path = folder / "study.json"
-    return load_json(path) if path.is_file() else {}
+    return _read(folder / "study.json", StudyFacts)
+
+
+def _read(path: Path, shape: Any) -> dict[str, Any]:
+    return load_json(path, shape=shape) if path.is_file() else {}
 
 
 def _law(folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
@@ -97,8 +101,8 @@ def _law(folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
             return {}
         raise UserError(f"{path}: no such file; {mend}")
     content = load_json(path)
-    if not {"advice", "groups"} <= content.keys():
-        raise UserError(f"{path}: not what lightning-tl writes there; {mend}")
+    if wrong := problem(content, Fits):
+        raise UserError(f"{path}: not what lightning-tl writes there ({wrong}); {mend}")
     return content
 
 
@@ -157,7 +161,7 @@ def _overtraining(folder: Path, analysis: dict[str, Any]) -> list[Section]:
 
 
 def _complexity(folder: Path) -> list[Section]:
-    entropies = load_json(folder / "complexity.json", missing={})
+    entropies = _read(folder / "complexity.json", dict[str, ComplexityEntry])
     if not entropies:
         return []
     rows = [
@@ -262,10 +266,13 @@ def _every_run(folder: Path) -> list[Section]:
     path = folder / "results.csv"
     if not path.is_file():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except (ValueError, csv.Error) as error:
+        raise UserError(f"{path}: is not a CSV table ({shortened(error)}); run the study again") from error
     # columns that hold anything; what all rows share is said once
-    columns = [name for name in (rows[0] if rows else {}) if any(row[name] for row in rows)]
+    columns = [name for name in (rows[0] if rows else {}) if name is not None and any(row[name] for row in rows)]
     varying = [name for name in columns if len({row[name] for row in rows}) > 1 or name in ("run_id", "error")]
     common = [f"{name} {rows[0][name]}" for name in columns if name not in varying]
     return [

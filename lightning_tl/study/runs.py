@@ -18,7 +18,7 @@ from typing import Any, TextIO
 
 from lightning_tl._io.locks import try_lock
 from lightning_tl.errors import UserError, disk_full, is_disk_full
-from lightning_tl.study.records import load_json, read_record, write_json
+from lightning_tl.study.records import read_record, read_state, write_json
 
 _STATE_SECONDS = 1.0  # between two writings of state.json
 
@@ -218,8 +218,8 @@ def _resumable(folder: Path, key: str) -> Path | None:
     """Return the last intact checkpoint of an interrupted run with the same key, or None."""
     from lightning_tl.checkpoint_files import read_checkpoint
 
-    state = read_record(folder / "state.json", key)
-    if state is None or state.get("folder") != str(folder):
+    state = read_state(folder)
+    if state.get("key") != key or state.get("folder") != str(folder):
         return None  # after the folder was moved, Lightning forgets which checkpoint was the best
     for name in ("last", "best"):
         checkpoint = folder / "checkpoints" / f"{name}.ckpt"
@@ -233,7 +233,7 @@ def _resumable(folder: Path, key: str) -> Path | None:
 
 def _spent(folder: Path) -> float:
     """Return how many seconds of training an interrupted run has had."""
-    return float(load_json(folder / "state.json", missing={}).get("spent", 0.0))
+    return float(read_state(folder).get("spent", 0.0))
 
 
 def _reporter(call: Call, folder: Path, begun: float, keep: Callable[[], None]) -> Any:

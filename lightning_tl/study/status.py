@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_tl.study.planned import DataSet, Run
-from lightning_tl.study.records import load_json
+from lightning_tl.study.records import read_state
 
 # A run whose state.json is older than this counts as interrupted; a training run rewrites it every second.
 _SILENT_SECONDS = 120.0
@@ -33,7 +33,7 @@ def _line(run: Run, record: Mapping[str, Any] | None, out: Path) -> Line:
     if record is not None:
         error = record["metrics"].get("test/error", record["metrics"].get("val/error"))
         return Line(run.name, "done", f"{record['seconds']:.0f} s" + ("" if error is None else f", error {error:.4f}"))
-    state = load_json(out / "runs" / run.name / "state.json", missing={})
+    state = read_state(out / "runs" / run.name)
     if state.get("key") != run.key:
         return Line(run.name, "waiting")
     if state.get("status") == "failed":

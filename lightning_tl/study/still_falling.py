@@ -81,10 +81,10 @@ def sentences(falling: Mapping[str, Mapping[str, Any]]) -> list[str]:
     texts = []
     for stage, fact in falling.items():
         runs = f"{fact['runs']} run{'s' * (fact['runs'] != 1)}"
-        interval = fact["interval"]
+        interval, metric = fact["interval"], fact["metric"]
         ends = f", {100 * _LEVEL:g} % interval {100 * interval[0]:.0f} to {100 * interval[1]:.0f} %" if interval else ""
         texts.append(
-            f"{_STAGES[stage]} was still improving when it ended: its {_NAMES[fact['metric']]} fell by "
+            f"{_STAGES.get(stage, stage)} was still improving when it ended: its {_NAMES.get(metric, metric)} fell by "
             f"{100 * fact['drop']:.0f} % over the last quarter ({runs}{ends}). Train longer (trainer.max_steps, or "
             f"model.schedule's images) before you conclude that other images are needed."
         )

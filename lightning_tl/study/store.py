@@ -6,7 +6,6 @@ starts or resumes the run, and uploads changed files while it trains, checkpoint
 
 from __future__ import annotations
 
-import json
 import shutil
 import socket
 import time
@@ -17,11 +16,13 @@ from typing import Any
 
 from lightning_tl._io.atomic import replacing, write_atomically
 from lightning_tl._io.files import is_inside
+from lightning_tl._io.json_text import parse_json
 from lightning_tl._io.stores import delete, download, file_system, put, read_url, store_errors
 from lightning_tl.errors import StoreError, UserError, disk_full, is_disk_full, shortened
 from lightning_tl.study.planned import DataSet
-from lightning_tl.study.records import load_json, write_json
+from lightning_tl.study.records import load_json, read_state, write_json
 from lightning_tl.study.runs import Call, Outcome, do_locked, locked
+from lightning_tl.study.shapes import RunRecord, RunState, Shards, problem
 
 _SHARE = 0.05  # largest share of a run's time that uploads may take while it trains
 _AT_ONCE = 16
@@ -146,7 +147,7 @@ def _do_stored(call: Call, folder: Path) -> Outcome:
 
 def _has_checkpoint(run: Path) -> bool:
     """Return whether a finished run's checkpoint is here; the study's own machine may have only its record."""
-    checkpoint = str(load_json(run / "record.json", missing={}).get("checkpoint", ""))
+    checkpoint = str(load_json(run / "record.json", missing={}, shape=RunRecord).get("checkpoint", ""))
     return checkpoint != "" and (run / checkpoint).is_file()
 
 
@@ -200,6 +201,8 @@ def fetch_renders(store: str, out: Path, sets: Iterable[DataSet]) -> None:
         for split, wanted in (("train", data.images), ("val", data.val_images)):
             path = Path("renders", data.name, split, "manifest.json")
             manifest = _read(f"{store}/{path.as_posix()}")
+            if manifest and (wrong := problem(manifest, Shards)):
+                raise UserError(f"{store}/{path.as_posix()}: damaged ({wrong}): delete it and render again")
             if manifest and sum(shard["images"] for shard in manifest["shards"]) >= wanted:
                 write_json(out / path, manifest)
 
@@ -217,12 +220,10 @@ def fetch_runs(store: str, out: Path, names: Iterable[str]) -> None:
         if _read(f"{store}/runs/{name}/record.json"):
             fetch_run(store, out, name)
             return
-        path = (
-            out / "runs" / name / "state.json"
-        )  # the run may be in progress in this very folder, so its other files are not touched
+        # the run may be in progress in this very folder, so its other files are not touched
         state = _read(f"{store}/runs/{name}/state.json")
-        if state and state.get("time", 0) > load_json(path, missing={}).get("time", 0):
-            write_json(path, state, sync=False)
+        if state and not problem(state, RunState) and state["time"] > read_state(out / "runs" / name).get("time", 0):
+            write_json(out / "runs" / name / "state.json", state, sync=False)
 
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         list(pool.map(fetch, [name for name in missing if name in there]))
@@ -240,4 +241,10 @@ def _begun(store: str) -> set[str]:
 
 def _read(url: str) -> dict[str, Any]:
     """Return the content of a JSON file on the store; an empty dict where there is none."""
-    return dict(json.loads(read_url(url) or b"{}"))
+    try:
+        content = parse_json(read_url(url) or b"{}")
+    except ValueError as error:
+        raise UserError(f"{url}: damaged ({error}): delete it, and run the same command again") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{url}: damaged (not a JSON object): delete it, and run the same command again")
+    return content

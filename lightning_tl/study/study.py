@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from lightning_tl._io.atomic import replacing
 from lightning_tl.progress import progress_bar
 from lightning_tl.study.choice import choose
 from lightning_tl.study.collect import collect
@@ -21,6 +23,7 @@ from lightning_tl.study.planned import DataSet, Run
 from lightning_tl.study.preflight import check_study, describe
 from lightning_tl.study.records import load_json, write_json
 from lightning_tl.study.schedule import Engine, Records, load_records, run_all
+from lightning_tl.study.shapes import StudyFacts
 from lightning_tl.study.still_falling import still_falling
 from lightning_tl.study.store import fetch_renders, fetch_runs, fetch_targets
 
@@ -32,15 +35,14 @@ def run_study(study: Study, out: Path) -> dict[str, str]:
 
     Args:
         study: The study.
-        out: Folder for all files of the study. Two processes on one folder share the training runs; while one renders,
-            the other raises an error.
+        out: Folder for all files of the study. Several processes on one folder share its training runs; while one
+            renders, the others wait.
 
     Returns:
         Run name → error of the failed runs; all others are finished.
 
     Raises:
-        UserError: The study is wrong, what rendering needs is missing, a scene cannot be rendered, or another process
-            is rendering here.
+        UserError: The study is wrong, what rendering needs is missing, or a scene cannot be rendered.
     """
     study.check()
     if study.complexity is not None:
@@ -187,11 +189,14 @@ def _render(data: DataSet, out: Path, study: Study, title: str) -> None:
             progress,
             engine=study.engine,
             address=study.address,
+            wait=True,
+            say=lambda note: print(f"note: {note}", file=sys.stderr),
         )
     sheet = folder / "sheet.png"
     if not sheet.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        contact_sheet(RenderedImages(root / "train", data.images), count=16, side=96).save(sheet)
+        with replacing(sheet) as beside:  # others may share this folder
+            contact_sheet(RenderedImages(root / "train", data.images), count=16, side=96).save(beside, "PNG")
 
 
 class Facts:
@@ -199,7 +204,7 @@ class Facts:
 
     def __init__(self, path: Path, study: Study) -> None:
         self.path = path
-        kept = load_json(path, missing={})
+        kept = load_json(path, missing={}, shape=StudyFacts)
         self.content: dict[str, Any] = {"seconds": kept.get("seconds", {}), "chosen": kept.get("chosen", {})}
         self.write(study=asdict(study), cores=os.cpu_count())
 

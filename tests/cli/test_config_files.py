@@ -19,7 +19,7 @@ def shipped(tmp_path, monkeypatch):
     for name in ("render/digits", "finetune/digits", "pretrain/small"):
         path = tmp_path / "configs" / f"{name}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(name)
+        path.write_text(f"name: {name}")
     monkeypatch.setattr(config_files, "configs_root", lambda: tmp_path / "configs")
     folder = tmp_path / "here"
     folder.mkdir()

@@ -158,9 +158,36 @@ def raising(error):
             2,
             "error: the disk is full while writing a/b.tar: free some space; run the same command again to continue\n",
         ),
+        (OSError(errno.EIO, "Broken disk", "a/b"), 2, "error: a/b: broken disk; the disk or its connection failed: "),
+        (
+            OSError(errno.EROFS, "Read-only", "/ro/x"),
+            2,
+            "error: /ro/x: read-only; nothing can be written there: choose",
+        ),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "x"),
+            2,
+            "error: x: permission denied; permission is needed",
+        ),
+        (OSError("odd"), 2, "error: odd; correct that, and run the same command again\n"),
+        (MemoryError(), 2, "error: the memory is full: use less data at a time"),
+        (UserError("a" * 99_999), 2, "error: " + "a" * 1000),
+        (UserError("a\x1b[31mb\x07"), 2, "error: a\ufffd[31mb\ufffd\n"),
         (OSError(errno.EDQUOT, "Quota"), 2, "error: the disk is full: free some space; run the same command again"),
     ],
-    ids=["user", "interrupted", "full disk", "quota"],
+    ids=[
+        "user",
+        "interrupted",
+        "full disk",
+        "broken",
+        "read-only",
+        "denied",
+        "odd",
+        "memory",
+        "long",
+        "escapes",
+        "quota",
+    ],
 )
 def test_exit_codes(monkeypatch, capsys, error, code, message):
     from lightning_tl.cli import report
@@ -182,10 +209,9 @@ def test_data_gens_errors_are_told_too(monkeypatch, capsys):
 def test_a_bug_is_not_hidden(monkeypatch):
     from lightning_tl.cli import report
 
-    for error in (ZeroDivisionError(), OSError(errno.EIO, "broken disk")):
-        monkeypatch.setattr(report, "main", raising(error))
-        with pytest.raises(type(error)):
-            main(["report", "x"])
+    monkeypatch.setattr(report, "main", raising(ZeroDivisionError()))
+    with pytest.raises(ZeroDivisionError):
+        main(["report", "x"])
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")

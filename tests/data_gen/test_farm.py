@@ -5,6 +5,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -354,3 +355,34 @@ def test_a_campaign_of_kills_loses_and_changes_nothing(start, gate, tmp_path):
     assert 2 <= len(before) < shards
     assert start(out, 90, 30, 2).communicate(timeout=60)[1] == ""
     assert _files(out) == _files(calm)
+
+
+def test_one_that_waits_takes_over_what_the_first_rendered(tiny, tmp_path):
+    """As several commands on one new folder of a study: none ends with an error, nothing is rendered twice."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    said = []
+    lock = (tmp_path / LOCK).open("a+")
+    fcntl.flock(lock, fcntl.LOCK_EX)
+
+    def release(note):
+        said.append(note)
+        lock.close()
+
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(render, tiny(), tmp_path, 6, wait=True, say=release)
+        assert waiting.result(timeout=300).rendered == 6
+    assert "is rendering into" in said[0]
+    assert said[0].endswith(": waiting for it")
+    assert render(tiny(), tmp_path, 6, wait=True).rendered == 0
+
+
+def test_a_folder_deleted_while_it_is_rendered(tiny, tmp_path):
+    out = tmp_path / "out"
+
+    def delete(done, total):
+        if done == total:
+            shutil.rmtree(out / "train" / "shards")
+
+    with pytest.raises(UserError, match=r"finished shards are gone, the first 000000\.tar|cannot be rendered"):
+        render(tiny(), out, 12, progress=delete)

@@ -184,9 +184,9 @@ def test_wrong_plans_are_named(files, out, change, words):
 
 
 @pytest.mark.parametrize(
-    "text,words", [("a: [", "cannot be read as YAML"), ("3", "is not a mapping of keys to values")]
+    "text,words", [("a: [", "not valid YAML"), ("3", "is not a mapping of keys to values")]
 )
 def test_a_broken_configuration_is_named(files, out, text, words):
     Path(files["fine"]).write_text(text)
-    with pytest.raises(UserError, match=f"fine.yaml: {words}"):
+    with pytest.raises(UserError, match=rf"fine\.yaml.*: {words}"):
         plan(expand(study(files)), out)

@@ -1,10 +1,37 @@
 from __future__ import annotations
 
 import csv
+import json
 
 import pytest
 
 from lightning_tl.study.records import RESULT_COLUMNS, fingerprint, read_record, write_results
+
+
+RECORD = {"key": "mine", "seconds": 3, "checkpoint": "", "metrics": {}, "facts": {}}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"key": "other"},
+        {"metrics": None},
+        {"metrics": {"val/error": "low"}},
+        {"facts": []},
+        {"facts": {"task": {"a": 1}}},
+        {"checkpoint": "../../x.ckpt"},
+        {"checkpoint": "/x.ckpt"},
+        {"checkpoint": None},
+        {"seconds": "3"},
+        {"measurements": [3]},
+        {"measurements": [{"step": 1, "quantity": "hessian"}]},
+    ],
+    ids=str,
+)
+def test_a_record_of_wrong_types_is_none(tmp_path, change):
+    path = tmp_path / "record.json"
+    path.write_text(json.dumps(RECORD | change))
+    assert read_record(path, "mine") is None
 
 
 def test_fingerprints():
@@ -13,14 +40,14 @@ def test_fingerprints():
     assert len(fingerprint(None)) == 16
 
 
-@pytest.mark.parametrize("content", [None, b"{", b"[]", b"\xff\xfe", b"{}", b'{"key": "other"}'])
+@pytest.mark.parametrize("content", [None, b"{", b"[]", b"\xff\xfe", b"{}", b'{"key": "mine"}'])
 def test_what_is_no_record_of_these_settings(tmp_path, content):
     path = tmp_path / "record.json"
     if content is not None:
         path.write_bytes(content)
     assert read_record(path, "mine") is None
-    path.write_bytes(b'{"key": "mine", "seconds": 3}')
-    assert read_record(path, "mine") == {"key": "mine", "seconds": 3}
+    path.write_text(json.dumps(RECORD))
+    assert read_record(path, "mine") == RECORD
 
 
 def test_results(tmp_path):

@@ -148,13 +148,13 @@ def write(url: str, content: dict) -> None:
 
 
 def test_records_and_states_come_here(store, tmp_path):
-    write(f"{store}/runs/done/record.json", {"key": "a"})
+    write(f"{store}/runs/done/record.json", {"key": "a", "seconds": 1, "checkpoint": "", "metrics": {}, "facts": {}})
     write(f"{store}/runs/done/checkpoints/last.ckpt", {})
     for name in ("going", "here"):
-        write(f"{store}/runs/{name}/state.json", {"time": 5, "step": 3})
+        write(f"{store}/runs/{name}/state.json", {"key": "a", "time": 5, "step": 3})
         write(f"{store}/runs/{name}/metrics.csv", {})
     (tmp_path / "runs/here").mkdir(parents=True)
-    (tmp_path / "runs/here/state.json").write_text('{"time": 6, "step": 4}')
+    (tmp_path / "runs/here/state.json").write_text('{"key": "a", "time": 6, "step": 4}')
     fetch_runs(store, tmp_path, ["done", "going", "here", "waiting"])
     found = {str(path.relative_to(tmp_path / "runs")) for path in (tmp_path / "runs").rglob("*") if path.is_file()}
     assert found == {"done/record.json", "going/state.json", "here/state.json"}
@@ -209,7 +209,7 @@ def test_status_from_a_machine_that_has_nothing(store, tmp_path, capsys):
     settings = {"config": "finetune/digits", "product": {"data.draw": [0, 1, 2]}}
     path.write_text(yaml.safe_dump({"finetune": settings, "engine": "ray", "store": store}))
     first, second, _ = plan(expand(Study(Stage(**settings), engine="ray", store=store)), tmp_path)
-    record = {"key": first.key, "metrics": {"test/error": 0.25}, "seconds": 3.0}
+    record = {"key": first.key, "metrics": {"test/error": 0.25}, "seconds": 3.0, "checkpoint": "", "facts": {}}
     write(f"{store}/runs/{first.name}/record.json", record)
     state = {"key": second.key, "time": time.time(), "step": 3, "steps": 9, "spent": 2.0, "host": "there"}
     write(f"{store}/runs/{second.name}/state.json", state | {"status": "running"})
