@@ -168,6 +168,8 @@ class MatvecTrace:
         """Return the main directions of the products of this measurement."""
         stacked = torch.stack(images)
         norm = float(stacked.double().square().sum(1).mean())
+        if not norm < float("inf"):  # a loss that is not finite
+            return {}
         if basis_images is not None:  # the probes were projected away from the basis: its images replace that part
             norm += float(basis_images.double().square().sum())
             stacked = torch.cat([stacked, basis_images * len(images) ** 0.5])

@@ -62,6 +62,8 @@ def test_checkpoints_give_what_the_callbacks_recorded(run, tmp_path):
     records = measure_checkpoints(module, paths, [batch], options, out=tmp_path)
     assert all(torch.equal(t, module.state_dict()[n]) for n, t in before.items())
     for expected in (record for callback in live for record in callback.history):
+        if expected.group == "products":  # the work, which is no property of the weights
+            continue
         record = only(records, expected.step, expected.quantity, expected.group, expected.gamma)
         rel = 1e-3 if expected.quantity == "sensitivity" else 1e-5
         assert record.value == pytest.approx(expected.value, rel=rel, abs=1e-6), record
