@@ -188,6 +188,7 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "image.samples": (1, 65536),
     "image.bounces": (0, 64),
     "image.exposure": (0.001, 1000),
+    "image.min_brightness": (0, 0.9),
     "image.jpeg_quality": (1, 100),
 }
 

@@ -15,6 +15,10 @@ FLIP = np.diag([1.0, -1.0, -1.0])
 """Between a camera with y up and z towards it (Blender's, and the normals') and one with y down and z away (K's)."""
 
 
+MOST_GAIN = 8.0
+"""How much longer a dark image is exposed at most: with more, its noise would be seen."""
+
+
 @dataclass(frozen=True)
 class View:
     """One image with its labels, as it is stored.
@@ -68,6 +72,24 @@ def tone_map(linear: NDArray[np.float32], exposure: float) -> NDArray[np.uint8]:
     c = np.minimum(c * (1 + c / 16) / (1 + c), 1)
     srgb = np.where(c <= 0.0031308, 12.92 * c, 1.055 * np.power(np.maximum(c, 1e-9), 1 / 2.4) - 0.055)
     return np.round(srgb * 255).astype(np.uint8)
+
+
+def exposed(linear: NDArray[np.float32], exposure: float, least: float) -> NDArray[np.uint8]:
+    """Convert linear light to colours, with a longer exposure where the image would be too dark, as a camera does.
+
+    Args:
+        linear: shape ``[H, W, 3]``.
+        exposure: factor on ``linear``; at most :data:`MOST_GAIN` times as much is used.
+        least: lowest mean of the colours, as a share of white; 0: any.
+    """
+    colours = tone_map(linear, exposure)
+    if least <= 0 or colours.mean() >= 255 * least:
+        return colours
+    low, high = 1.0, MOST_GAIN
+    for _ in range(12):  # the mean rises with the gain
+        gain = float(np.sqrt(low * high))
+        low, high = (low, gain) if tone_map(linear, exposure * gain).mean() >= 255 * least else (gain, high)
+    return tone_map(linear, exposure * high)
 
 
 def camera_normals(world: NDArray[np.float32], camera_to_world: Floats) -> NDArray[np.uint8]:

@@ -211,6 +211,8 @@ class ImageConfig:
         denoise: run Cycles' OpenImageDenoise.
         denoise_quality: ``balanced``, or ``fast``: a little noisier, and up to a fifth cheaper for small images.
         exposure: factor on the light before the tone curve.
+        min_brightness: lowest mean of an image's colours, as a share of white: a darker one is exposed longer, as a
+            camera does, up to 8 times; 0: never.
         depth: also write ``depth.png``.
         format: ``png`` or ``jpg`` for the colours.
         jpeg_quality: 1 … 100.
@@ -225,6 +227,7 @@ class ImageConfig:
     denoise: bool = True
     denoise_quality: Literal["balanced", "fast"] = "balanced"
     exposure: float = 1.0
+    min_brightness: float = 0.2
     depth: bool = False
     format: Literal["png", "jpg"] = "png"
     jpeg_quality: int = 92

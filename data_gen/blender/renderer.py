@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from data_gen.blender import nodes
 from data_gen.blender.exr import read_exr
 from data_gen.devices import choose_device
-from data_gen.labels import View, camera_normals, depth_mm, film_filter, tone_map, view_labels
+from data_gen.labels import View, camera_normals, depth_mm, exposed, film_filter, view_labels
 from data_gen.library import MaterialSpec, Mesh, build
 from data_gen.library.mesh import Floats, merge, prism, rotation
 from data_gen.scene_sampler import ImageConfig, LightSpec, ObjectSpec, RenderConfig, SceneSpec
@@ -45,7 +45,7 @@ _types = importlib.import_module("blenderproc.api.types")
 _initializer = importlib.import_module("blenderproc.python.utility.Initializer")
 
 #: goes up where the same configuration gives other pixels than before
-_RENDERER = "2"
+_RENDERER = "3"
 _FLOOR_WITHOUT_WALLS = 40.0
 _PANORAMA_GAIN = 4.0
 
@@ -205,7 +205,7 @@ class Renderer:
             return passes[f"ViewLayer.{name}"]
 
         light = np.stack([layer(f"Combined.{c}") for c in "RGB"], -1)
-        rgb = tone_map(film_filter(light), self._image.exposure)
+        rgb = exposed(film_filter(light), self._image.exposure, self._image.min_brightness)
         instance = np.round(layer("IndexOB.X")).astype(np.uint16)
         instance[instance > sum(o.category_id > 0 for o in spec.objects)] = 0  # distractors come last
         ids = np.array([0] + [o.category_id for o in spec.objects], np.uint16)

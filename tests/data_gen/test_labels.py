@@ -2,7 +2,16 @@ import numpy as np
 import pytest
 from scipy.ndimage import convolve
 
-from data_gen.labels import camera_normals, depth_mm, film_filter, silhouette, tone_map, visible_fractions
+from data_gen.labels import (
+    MOST_GAIN,
+    camera_normals,
+    depth_mm,
+    exposed,
+    film_filter,
+    silhouette,
+    tone_map,
+    visible_fractions,
+)
 from data_gen.library.mesh import box, ellipsoid
 
 K = np.array([[40.0, 0, 19.5], [0, 40.0, 19.5], [0, 0, 1]])
@@ -98,3 +107,18 @@ def test_film_filter_has_the_width_that_it_says_and_loses_no_light():
     picture = rng.random((5, 8, 3), np.float32)
     kernel = np.outer([0.05, 0.9, 0.05], [0.05, 0.9, 0.05])[..., None]
     np.testing.assert_allclose(film_filter(picture), convolve(picture, kernel, mode="nearest"), atol=1e-6)
+
+
+@pytest.mark.parametrize("level,least", [(0.5, 0.2), (0.02, 0.2), (0.02, 0.0), (0.0001, 0.2)])
+def test_dark_images_are_exposed_longer(level: float, least: float) -> None:
+    """Up to the lowest brightness and no further; at most eight times; bright ones as they are."""
+    light = np.random.default_rng(0).uniform(0, 2 * level, (32, 32, 3)).astype(np.float32)
+    plain, found = tone_map(light, 1.0), exposed(light, 1.0, least)
+    if plain.mean() >= 255 * least:
+        np.testing.assert_array_equal(found, plain)
+    elif tone_map(light, MOST_GAIN).mean() < 255 * least:
+        np.testing.assert_array_equal(found, tone_map(light, MOST_GAIN))
+    else:
+        assert 255 * least <= found.mean() < 255 * least * 1.02
+        order = np.argsort(light.ravel(), kind="stable")
+        assert (np.diff(found.ravel()[order].astype(int)) >= 0).all()  # more light is brighter, as before

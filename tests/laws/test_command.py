@@ -30,8 +30,8 @@ def test_our_own_table_needs_no_flags(table, tmp_path, capsys) -> None:
     assert "Keep digits" in said
     assert "shapes: render differently" in said
     figures = ["law", "law_extrapolation", "law_landscape", "law_linearised", "law_parameters"]
-    names = ["fits.csv", "fits.json", *(f"{name}.png" for name in figures)]
-    assert sorted(path.name for path in out.iterdir()) == names
+    names = ["fits.csv", "fits.json", *(f"{name}{kind}.png" for name in figures for kind in ("", "_narrow"))]
+    assert sorted(path.name for path in out.iterdir()) == sorted(names)
     assert (out / "law.png").read_bytes().startswith(b"\x89PNG")
     frame = pd.read_csv(out / "fits.csv")
     assert list(frame["group"]) == ["digits", "shapes"]

@@ -123,7 +123,7 @@ def test_no_choice_reads_a_test_image(finished):
     for record in trials:
         assert "val/error" in record["metrics"]
         assert not any(name.startswith("test") for name in record["metrics"])
-    assert reads == 2 * 40  # in the end each of both runs reads all test images, once
+    assert reads == 2 * (40 + 8)  # in the end each of both runs reads all test images once, and eight for its picture
 
 
 def test_the_runs_stopped_by_validation(finished):

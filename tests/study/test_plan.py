@@ -158,7 +158,7 @@ def test_a_value_is_chosen_for_each_series_by_its_middle_size(files, out):
     [
         (lambda s: s.pretrain.product.update({"data.n": [0, 8]}), "data.n is 0; where data are rendered"),
         (lambda s: s.pretrain.product.update({"data.n": [8.5]}), "data.n is 8.5"),
-        (lambda s: s.pretrain.product.clear(), "data.n is None"),
+        (lambda s: s.pretrain.product.clear(), "data.n is not given"),
         (
             lambda s: setattr(s.pretrain, "config", "pre-train/nothing"),
             "no such file, and no shipped configuration of this name",

@@ -89,7 +89,7 @@ def test_answers_first_and_escapes(page):
     text = page.read_text(encoding="utf-8")
     assert PLANTED not in text
     assert text.count("&lt;script&gt;") > 10
-    assert "<td>ValueError: &lt;script&gt;" in text  # what failed, and why, in one line
+    assert '<td data-head="why">ValueError: &lt;script&gt;' in text  # what failed, and why, in one line
     assert "The fine-tuning data have no test part (Rendered&lt;script&gt;" in text
     advice = json.loads((page.parent / "fits.json").read_text())["advice"]
     assert advice
