@@ -100,7 +100,7 @@ class MeasureOptions:
 
     quantities: Sequence[Quantity] = get_args(Quantity)
     gammas: Sequence[float] = (0.005, 0.01, 0.02, 0.05)
-    bits: Sequence[int] = (3, 4, 6)
+    bits: Sequence[int] = (3, 4, 8)
     sparsities: Sequence[float] = (0.3, 0.5, 0.7)
     draws: int = 8
     noise: NoiseKind = "init"
