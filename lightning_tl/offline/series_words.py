@@ -108,9 +108,7 @@ def _fragility(families: Sequence[Family], analysis: SeriesAnalysis) -> str:
         return f"The network becomes more fragile: {'; '.join(grown)}."
     if all(item.verdict == "falls" for family in families for item in family.curves):
         return "The network becomes less fragile: the same change of its weights raises its loss less and less."
-    return (
-        "No evidence that the network becomes more fragile: the rise of its loss under these changes does not grow."
-    )
+    return "No evidence that the network becomes more fragile: the rise of its loss under these changes does not grow."
 
 
 def _family_in_words(family: Family, analysis: SeriesAnalysis) -> str:
