@@ -57,14 +57,24 @@ def draw_bars(axes: Any, item: Curve, colour: str, marker: str, label: str) -> N
 
 
 def budget_scales(axes: Any, family: Sequence[Curve]) -> None:
-    """Put budgets on a logarithmic axis, with at most nine of them written; values too where all are positive."""
-    from matplotlib.ticker import NullLocator
-
+    """Put budgets on a logarithmic axis, and values too where all are positive."""
     axes.set_xscale("log")
     if family and all(item.log for item in family):
         axes.set_yscale("log")
         plain_ticks(axes)
     if family:
-        budgets = family[0].budgets[:: -(-len(family[0].budgets) // 9)]
-        axes.set_xticks(budgets, [f"{budget:,}" if budget < 1e6 else short(budget) for budget in budgets])
-        axes.xaxis.set_minor_locator(NullLocator())
+        label_budgets(axes, family[0].budgets)
+
+
+def label_budgets(axes: Any, budgets: Sequence[int]) -> None:
+    """Write budgets under a logarithmic axis, the last one and as many others as do not overlap."""
+    from matplotlib.ticker import NullLocator
+
+    apart = np.log(budgets[-1] / budgets[0]) / 8
+    shown = [budgets[-1]]
+    for budget in reversed(budgets[:-1]):
+        if np.log(shown[-1] / budget) > apart * 0.9:
+            shown.append(budget)
+    labels = [f"{budget:,}" if budget < 1e5 else short(float(f"{budget:.3g}")) for budget in shown]
+    axes.set_xticks(shown, labels)
+    axes.xaxis.set_minor_locator(NullLocator())

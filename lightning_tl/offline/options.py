@@ -83,7 +83,7 @@ class MeasureOptions:
         draws: Antithetic pairs ±ε of noise per scale.
         noise: Variances Σ of the noise at γ = 1: ``init``, ``relative`` or ``isotropic``, as for
             PerturbationSensitivity. With ``trace`` and ``sensitivity`` together, Tr(ΣH) is measured too.
-        products: Budget of a trace, in Hessian-vector products.
+        products: Budget of a trace, in Hessian-vector products; default: 24 where that makes it exact, else 8.
         include: Regular expression of the names of the parameters to measure; default: all trainable ones.
         exclude: Regular expression of the names of parameters to leave out.
         rest: Source of the parameters that ``include`` leaves out: ``own``: each checkpoint; ``reference``: always the
@@ -100,11 +100,11 @@ class MeasureOptions:
 
     quantities: Sequence[Quantity] = get_args(Quantity)
     gammas: Sequence[float] = (0.005, 0.01, 0.02, 0.05)
-    bits: Sequence[int] = (3, 4, 6)
+    bits: Sequence[int] = (3, 4, 8)
     sparsities: Sequence[float] = (0.3, 0.5, 0.7)
     draws: int = 8
     noise: NoiseKind = "init"
-    products: int = 24
+    products: int | None = None
     include: str | None = None
     exclude: str | None = None
     rest: Rest = "own"
@@ -133,7 +133,7 @@ class MeasureOptions:
             if len(set(values)) < len(values):
                 raise UserError(f"{name} must be different from each other; got {list(values)}")
         for name, count, most in (("draws", self.draws, _MOST_DRAWS), ("products", self.products, _MOST_PRODUCTS)):
-            if not 2 <= count <= most:
+            if count is not None and not 2 <= count <= most:
                 raise UserError(f"{name}={count}: must be between 2, for a standard error, and {most:,}")
         if self.rest == "reference" and self.include is None:
             raise UserError("rest='reference' needs include=, a regular expression of what comes from each checkpoint")

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning_tl.budget_figures import budget_scales, draw_curves
-from lightning_tl.figure_style import COLOURS, MARKERS, STYLE, headed, new_figure, plain_ticks, save, short
+from lightning_tl.budget_figures import budget_scales, draw_curves, label_budgets
+from lightning_tl.figure_style import COLOURS, MARKERS, STYLE, headed, new_figure, plain_ticks, save
 from lightning_tl.offline.series import Result
 from lightning_tl.offline.series_analysis import SeriesAnalysis
 
@@ -67,8 +67,9 @@ def _losses(analysis: SeriesAnalysis, title: str, panels: Sequence[tuple[str, st
     kept = [(family, label, plain) for name, label, plain in panels if (family := analysis.family(name)) is not None]
     if not kept:
         return None
-    figure, grid = new_figure(3.6 * len(kept), 3.2, 1, len(kept))
-    for axes, (family, label, plain) in zip(grid[0], kept, strict=True):
+    rows = -(-len(kept) // 2)
+    figure, grid = new_figure(3.6 * min(2, len(kept)), 2.9 * rows + 0.3, rows, min(2, len(kept)))
+    for axes, (family, label, plain) in zip(grid.flat, kept, strict=False):
         draw_curves(axes, family.curves, [analysis.plain] if plain else [])
         axes.set_ylabel(label)
         axes.set_xlabel(f"training seen ({analysis.unit})")
@@ -90,16 +91,17 @@ def _geometry(results: Sequence[Result]) -> Any:
             panels.append((label, points))
     if not panels:
         return None
-    figure, grid = new_figure(3.2 * len(panels), 3.0, 1, len(panels))
+    rows = -(-len(panels) // 2)
+    figure, grid = new_figure(3.6 * min(2, len(panels)), 2.9 * rows + 0.3, rows, min(2, len(panels)))
+    for axes in list(grid.flat)[len(panels) :]:
+        axes.set_visible(False)
     unit = "steps" if known[0].revision.tokens is None else "tokens"
-    for i, (axes, (label, points)) in enumerate(zip(grid[0], panels, strict=True)):
+    for i, (axes, (label, points)) in enumerate(zip(grid.flat, panels, strict=False)):
         budgets, values, errors = (list(column) for column in zip(*points, strict=True))
         bars = [2 * error for error in errors] if any(errors) else None
         axes.errorbar(budgets, values, bars, fmt=f"{MARKERS[i]}-", color=COLOURS[i], markersize=4, capsize=2)
         budget_scales(axes, ())
-        shown = budgets[:: -(-len(budgets) // 6)]
-        axes.set_xticks(shown, [short(budget) for budget in shown])
-        axes.minorticks_off()
+        label_budgets(axes, budgets)
         if min(values) > 0:
             axes.set_yscale("log")
             plain_ticks(axes)

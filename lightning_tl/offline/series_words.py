@@ -75,7 +75,9 @@ def _harm(families: Sequence[Family], analysis: SeriesAnalysis) -> str:
     if all(item.verdict == "single" for family in families for item in family.curves):
         return "These are single values, so they cannot show whether longer training does harm."
     names = [SUBJECTS[family.quantity][0] for family in families]
-    text = f"No evidence that longer training does harm: by these tests no turn upward of {' or of '.join(names)}."
+    which = " nor ".join(names)
+    neither = f"neither {which} turns" if len(names) > 1 else f"{which} does not turn"
+    text = f"No evidence that longer training does harm: {neither} upward by these tests."
     differing = [
         f"{SUBJECTS[family.quantity][0]} at {_strengths(family, worse_later)}"
         for family in families
@@ -106,9 +108,7 @@ def _fragility(families: Sequence[Family], analysis: SeriesAnalysis) -> str:
         return f"The network becomes more fragile: {'; '.join(grown)}."
     if all(item.verdict == "falls" for family in families for item in family.curves):
         return "The network becomes less fragile: the same change of its weights raises its loss less and less."
-    return (
-        "No evidence that the network becomes more fragile: no rise of its loss by these changes grows by these tests."
-    )
+    return "No evidence that the network becomes more fragile: the rise of its loss under these changes does not grow."
 
 
 def _family_in_words(family: Family, analysis: SeriesAnalysis) -> str:
