@@ -204,7 +204,8 @@ PROGRAM = """
 import json, sys, torch
 torch.set_num_threads(1)
 from tests.integrations.test_transformers import fit, measures
-trainer, callback = fit(sys.argv[1], measures() if sys.argv[2] == "with" else [], steps=4, eval_strategy="no", ddp_backend="gloo")
+chosen = measures() if sys.argv[2] == "with" else []
+trainer, callback = fit(sys.argv[1], chosen, steps=4, eval_strategy="no", ddp_backend="gloo")
 values = [(r.step, r.key, r.value) for r in callback.history] if callback else []
 weights = [float(p.detach().double().sum()) for p in trainer.model.parameters()]
 with open(f"{sys.argv[1]}/{sys.argv[2]}{trainer.args.process_index}.json", "w") as file:
