@@ -42,7 +42,8 @@ class Measurement(Callback):
             an interrupted and resumed run may measure at other steps.
         include: Regular expression of parameter names to measure; default: all trainable ones.
         exclude: Regular expression of parameter names to leave out.
-        trainable: Measure trainable parameters only.
+        trainable: Measure trainable parameters only; False: also frozen ones. Under LoRA,
+            ``trainable=False, exclude="lora_"`` measures the frozen weights.
         groups: Regular expression → group name; default: by first-level module.
         prefix: Put before the quantity's name; needed for a second callback of the same type, as Lightning refuses two
             with the same state key.

@@ -17,6 +17,7 @@ from lightning_tl.measure.guard import random_state, seed_everything
 from lightning_tl.measure.initialisation import Initialisation, own_initialisation
 from lightning_tl.measure.params import listed
 from lightning_tl.measure.spread import spreads
+from lightning_tl.measure.start_weights import StartSpread
 
 _log = logging.getLogger(__name__)
 
@@ -60,6 +61,7 @@ def noise_scales(
     if noise == "relative":
         return {name: _relative(p.detach()) for name, p in params.items()}
     init = initialisation(module, params, reference, seed)
+    _log.info(init.summary())
     for doubt in init.doubts:
         _log.warning(doubt)
     return as_scales(init.spreads, params)
@@ -71,7 +73,11 @@ def as_scales(spreads: Mapping[str, float], params: Mapping[str, Tensor]) -> dic
 
 
 def initialisation(
-    module: nn.Module, params: Mapping[str, Tensor], reference: Reference = None, seed: int = 0
+    module: nn.Module,
+    params: Mapping[str, Tensor],
+    reference: Reference = None,
+    seed: int = 0,
+    start: Mapping[str, StartSpread] | None = None,
 ) -> Initialisation:
     """Find the standard deviation of each parameter's initialisation, and its source.
 
@@ -81,15 +87,18 @@ def initialisation(
         reference: In place of the module: a function that builds a fresh module; or one that is freshly initialised,
             its state dict, or the path of that (a checkpoint's ``state_dict`` key is looked into).
         seed: For drawing initialisations; the global generators are restored.
+        start: What the weights at the start of the run tell, in place of what is not certain.
 
     Raises:
-        UserError: The initialisation of a parameter cannot be found, or the reference lacks parameters.
+        UserError: The parameters are LoRA's, or the reference lacks parameters.
     """
     restore = random_state()
     try:
         seed_everything(seed)
         with torch.inference_mode(False):
-            return own_initialisation(module, params) if reference is None else _of_reference(reference, params, seed)
+            if reference is None:
+                return own_initialisation(module, params, start)
+            return _of_reference(reference, params, seed)
     finally:
         restore()
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_tl.errors import UserError, nearest, one_line
+from lightning_tl.measure.params import listed
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 #: Characters of a text that are read at most.
@@ -40,19 +41,21 @@ def load_model(folder: Path, dtype: torch.dtype, device: str) -> nn.Module:
         UserError: transformers, or accelerate for ``auto``, is missing; the folder holds no such model.
     """
     auto = _transformers().AutoModelForCausalLM
+    options = {"dtype": dtype, "trust_remote_code": False, "output_loading_info": True}
+    if device == "auto":
+        options["device_map"] = "auto"
     try:
-        model: nn.Module = (
-            auto.from_pretrained(folder, dtype=dtype, device_map=device, trust_remote_code=False)
-            if (device == "auto")
-            else auto.from_pretrained(folder, dtype=dtype, trust_remote_code=False).to(device)
-        )
+        model, loading = auto.from_pretrained(folder, **options)
+        model = model if device == "auto" else model.to(device)
     except Exception as error:  # whatever transformers raises
-        needs = "accelerate" in str(error) and device == "auto"
+        needs = device == "auto" and "accelerate" in str(error)
         remedy = "; pip install accelerate, or name one --device" if needs else ""
-        raise UserError(
-            f"{folder}: cannot be loaded as a causal language model ({one_line(error)[:300]}){remedy}"
-        ) from (error)
-    return model.eval()
+        reason = one_line(error)[:300]
+        raise UserError(f"{folder}: cannot be loaded as a causal language model ({reason}){remedy}") from error
+    if lacking := sorted(loading["missing_keys"]):
+        raise UserError(f"{folder}: lacks weights of a {type(model).__name__}: {listed(lacking)}")
+    network: nn.Module = model.eval()
+    return network
 
 
 def release(model: nn.Module) -> None:

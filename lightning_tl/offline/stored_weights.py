@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lightning_tl.errors import UserError
 from lightning_tl.measure.distance import Distance
-from lightning_tl.measure.params import clean_name, listed
+from lightning_tl.measure.params import clean_name
 
 
 class StoredWeights(Mapping[str, Tensor]):
@@ -58,8 +58,8 @@ def streamed_distance(params: Mapping[str, Tensor], stored: Mapping[str, Tensor]
         params: Name → parameter, on any device.
         stored: Name → tensor.
 
-    Raises:
-        UserError: No parameter has a counterpart of its name and shape.
+    Returns:
+        The distance over parameters that have a counterpart of their name and shape; ``missing`` names the others.
     """
     names = _pairs(params, list(stored))
     moved = now = then = 0.0
@@ -75,10 +75,6 @@ def streamed_distance(params: Mapping[str, Tensor], stored: Mapping[str, Tensor]
             moved += float((mine - other).square().sum(dtype=torch.float64))
             now += float(mine.square().sum(dtype=torch.float64))
             then += float(other.square().sum(dtype=torch.float64))
-    if len(missing) == len(params):
-        raise UserError(
-            f"none of the measured parameters is stored: it has {listed(stored)}, the model {listed(params)}"
-        )
     cosine = (now + then - moved) / (2 * (now * then) ** 0.5) if now and then else 0.0
     relative = (moved / then) ** 0.5 if then else float("inf")
     return Distance(moved**0.5, relative, max(-1.0, min(1.0, cosine)), missing=tuple(missing))
