@@ -312,8 +312,10 @@ def torchgeo_byol() -> tuple[LightningModule, list[Any]]:
 def torchgeo_segmentation() -> tuple[LightningModule, list[Any]]:
     from torchgeo.trainers import SemanticSegmentationTask
 
-    task = SemanticSegmentationTask("unet", "resnet10t", in_channels=3, num_classes=4, task="multiclass")
-    return without_schedule(task), [{"image": x, "mask": torch.randint(0, 4, (4, 32, 32))} for x, _ in pictures()]
+    task = SemanticSegmentationTask("unet", "resnet18", in_channels=3, num_classes=4, task="multiclass")
+    return without_schedule(task), [
+        {"image": x, "mask": torch.randint(0, 4, (2, 32, 32))} for x, _ in pictures(batch=2)
+    ]
 
 
 def manifold_mixup() -> tuple[LightningModule, list[Any]]:
