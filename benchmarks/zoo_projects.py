@@ -304,16 +304,18 @@ def torchgeo_byol() -> tuple[LightningModule, list[Any]]:
     from torchgeo.trainers import BYOLTask
     from torchgeo.trainers.byol import SimCLRAugmentation
 
-    task = BYOLTask(model="resnet18", weights=None, in_channels=3)
+    task = BYOLTask(model="resnet10t", weights=None, in_channels=3)
     task.model.augment = SimCLRAugmentation((32, 32))  # by default images are enlarged to 224 pixels
-    return without_schedule(task), [{"image": x} for x, _ in pictures(4)]
+    return without_schedule(task), [{"image": x} for x, _ in pictures(batch=2)]
 
 
 def torchgeo_segmentation() -> tuple[LightningModule, list[Any]]:
     from torchgeo.trainers import SemanticSegmentationTask
 
     task = SemanticSegmentationTask("unet", "resnet18", in_channels=3, num_classes=4, task="multiclass")
-    return without_schedule(task), [{"image": x, "mask": torch.randint(0, 4, (4, 32, 32))} for x, _ in pictures()]
+    return without_schedule(task), [
+        {"image": x, "mask": torch.randint(0, 4, (2, 32, 32))} for x, _ in pictures(batch=2)
+    ]
 
 
 def manifold_mixup() -> tuple[LightningModule, list[Any]]:

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from lightning_tl.errors import UserError, nearest
 from lightning_tl.losses.training_step import quiet, step_loss
 from lightning_tl.measure.arguments import loss_function
-from lightning_tl.measure.batchnorm import STATISTICS, Statistics, own_statistics, reestimate
+from lightning_tl.measure.batchnorm import STATISTICS, Statistics, own_statistics, reestimate, running_layers
+from lightning_tl.measure.guard import Rewind
+from lightning_tl.measure.module_state import ModuleState
 from lightning_tl.measure.objective import LossFn
 
 
@@ -68,6 +70,7 @@ class PretrainingLoss:
                 pretrained._trainer = trainer
         self.backbone, self.loss_fn = backbone, loss_fn or step_loss
         self.bn, self.bn_batches = bn, bn_batches
+        self._rewind: Rewind | None = None
 
     def __call__(self, module: nn.Module, batch: Any) -> Tensor:
         """Return the pre-training loss of ``module``'s backbone, a scalar tensor."""
@@ -76,11 +79,13 @@ class PretrainingLoss:
         holder = self.pretrained.get_submodule(parent)
         original = _submodule(self.pretrained, self.backbone)
         device = next(module.parameters()).device
-        if next(self.pretrained.parameters()).device != device:
+        if self._rewind is None or next(self.pretrained.parameters()).device != device:
             self.pretrained.to(device)
+            # its training_step may write to weights, such as a momentum encoder's: each call starts from the same
+            self._rewind = Rewind(self.pretrained, ModuleState(self.pretrained), running_layers(self.pretrained))
         setattr(holder, name, present)
         try:
-            with quiet(self.pretrained), own_statistics(self.pretrained):
+            with quiet(self.pretrained), self._rewind.evaluation(), own_statistics(self.pretrained):
                 if self.bn == "re-estimated":
                     batches = [batch] if self.bn_batches is None else self.bn_batches
                     reestimate(self.pretrained, functools.partial(self.loss_fn, self.pretrained), batches)

@@ -52,11 +52,13 @@ class Host:
 
     def info(self, text: str) -> None:
         """Tell the user something, on process 0."""
-        _log.info(text)
+        if self.rank == 0:
+            _log.info(text)
 
     def warn(self, text: str) -> None:
         """Warn the user, on process 0."""
-        _log.warning(text)
+        if self.rank == 0:
+            _log.warning(text)
 
     def progress(self, text: str) -> None:
         """Say how far a long measurement is; called from another thread."""

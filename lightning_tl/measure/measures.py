@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -209,18 +210,26 @@ class TraceMeasure(Measure):
     def measure(self, site: Site) -> list[Measured]:
         """Return the trace, in all and by group, and what else was asked for."""
         objective = site.objective()
-        trace = hessian_trace(
-            objective,
-            self.products,
-            scales=None if self.noise is None else self.noise.scales(objective, site),
-            tolerance=self.tolerance,
-            max_seconds=self.max_seconds,
-            groups=site.groups,
-            method=self.method,
-            seed=site.seed,  # the same probes at every measurement, so that values can be compared
-            memory=self.memory,
-        )
-        self.memory = trace.memory
+        try:
+            trace = hessian_trace(
+                objective,
+                self.products,
+                scales=None if self.noise is None else self.noise.scales(objective, site),
+                tolerance=self.tolerance,
+                max_seconds=self.max_seconds,
+                groups=site.groups,
+                method=self.method,
+                seed=site.seed,  # the same probes at every measurement, so that values can be compared
+                memory=self.memory,
+            )
+        except torch.linalg.LinAlgError:  # of a matrix of products that are not finite
+            with objective.measuring():
+                loss = objective.loss()
+            if math.isfinite(loss):
+                raise
+            return [site.record("hessian", math.nan, "trace", stderr=math.nan)]
+        if math.isfinite(trace.value):
+            self.memory = trace.memory
         records = [site.record("hessian", trace.value, "trace", stderr=trace.stderr)]
         records += [site.record("hessian", value, f"trace/{group}") for group, value in trace.groups.items()]
         if trace.weighted is not None:

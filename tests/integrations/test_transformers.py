@@ -1,13 +1,18 @@
 """A real Hugging Face Trainer: training with measurements is, bit for bit, training without."""
 
+import json
 import logging
 import math
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 import transformers
+from ports import free_port
 from torch.utils.data import Dataset, IterableDataset
 
 from lightning_tl.errors import UserError
@@ -16,6 +21,8 @@ from lightning_tl.measure import Objective, hessian_trace, noise_scales, perturb
 from lightning_tl.measure.distance_measure import DistanceMeasure
 from lightning_tl.measure.measures import SensitivityMeasure, TraceMeasure
 from tests.measured_values import only
+
+ROOT = Path(__file__).parents[2]
 
 
 class Text(Dataset):
@@ -165,7 +172,7 @@ def test_the_probe(tmp_path, caplog):
 
 
 def test_the_pages_example(tmp_path):
-    page = (Path(__file__).parents[2] / "docs" / "measure.md").read_text()
+    page = (ROOT / "docs" / "measure.md").read_text()
     (block,) = [each for each in re.findall(r"```python\n(.*?)```", page, re.S) if "MeasureCallback" in each]
     args = transformers.TrainingArguments(output_dir=str(tmp_path), use_cpu=True, max_steps=2, report_to=[])
     trainer = transformers.Trainer(model(), args, train_dataset=Text())
@@ -191,3 +198,37 @@ def test_refusals(tmp_path):
     trainer.add_callback(MeasureCallback(trainer, measures()))
     with pytest.raises(UserError, match=r"Stream has no items by number.*pass probe="):
         trainer.train()
+
+
+PROGRAM = """
+import json, sys, torch
+torch.set_num_threads(1)
+from tests.integrations.test_transformers import fit, measures
+chosen = measures() if sys.argv[2] == "with" else []
+trainer, callback = fit(sys.argv[1], chosen, steps=4, eval_strategy="no", ddp_backend="gloo")
+values = [(r.step, r.key, r.value) for r in callback.history] if callback else []
+weights = [float(p.detach().double().sum()) for p in trainer.model.parameters()]
+with open(f"{sys.argv[1]}/{sys.argv[2]}{trainer.args.process_index}.json", "w") as file:
+    json.dump({"world": trainer.args.world_size, "values": values, "weights": weights}, file)
+"""
+
+
+@pytest.mark.slow
+def test_two_processes(tmp_path):
+    """Training is as without; the values are those of all processes, equal on both."""
+    (tmp_path / "program.py").write_text(PROGRAM)
+    found = {}
+    for kind in ("with", "without"):
+        launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={free_port()}"]
+        command = [*launch, str(tmp_path / "program.py"), str(tmp_path), kind]
+        path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+        done = subprocess.run(
+            command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        found[kind] = [json.loads((tmp_path / f"{kind}{rank}.json").read_text()) for rank in (0, 1)]
+    first, second = found["with"]
+    assert first["world"] == 2
+    assert first["values"] == second["values"]
+    assert {step for step, *_ in first["values"]} == {0, 2, 4}
+    assert first["weights"] == second["weights"] == found["without"][0]["weights"]

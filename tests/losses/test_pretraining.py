@@ -1,5 +1,7 @@
 """The pre-training loss under the backbone that is being fine-tuned."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,6 +11,7 @@ from lightning_tl.callbacks import HessianTrace, PerturbationSensitivity, Pretra
 from lightning_tl.errors import UserError
 from lightning_tl.measure import Objective, hessian_trace, select
 from tests.callbacks.modules import Classifier, images, trainer
+from tests.callbacks.test_writing_steps import Momentum
 from tests.measured_values import only
 
 
@@ -95,3 +98,17 @@ def test_modules_without_the_backbone_are_refused():
         PretrainingLoss(headless)
     with pytest.raises(UserError, match="Sequential has no backbone"):
         PretrainingLoss(Classifier())(headless, None)
+
+
+def test_a_pretrained_module_whose_training_step_writes_to_weights():
+    """Every call starts from the momentum encoder as it was saved."""
+    pretrained = Momentum()
+    module, batch = Momentum(), torch.randn(8, 4)
+    by_hand = copy.deepcopy(pretrained)
+    by_hand.net = copy.deepcopy(module.net)
+    expected = float(by_hand.training_step(batch, 0))
+    loss = PretrainingLoss(pretrained, backbone="net")
+    assert [float(loss(module, batch)) for _ in range(3)] == [pytest.approx(expected, rel=1e-6)] * 3
+    estimate = HessianTrace(None, loss_fn=loss, probe=batch, include="^net", on_error="raise", products=4)
+    trainer(max_steps=1, callbacks=[estimate]).fit(module, torch.utils.data.DataLoader([batch], batch_size=None))
+    assert len(estimate.history) > 0
