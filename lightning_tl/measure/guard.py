@@ -20,7 +20,7 @@ MODES: tuple[Mode, ...] = get_args(Mode)
 
 
 @contextmanager
-def untouched(module: nn.Module) -> Iterator[ModuleState]:
+def untouched(module: nn.Module, parameters: bool = True) -> Iterator[ModuleState]:
     """Restore a module and the random state on leaving, exceptions included.
 
     Restored: parameters and their ``.grad`` and ``requires_grad``, buffers, every module's ``training`` flag, every
@@ -30,16 +30,16 @@ def untouched(module: nn.Module) -> Iterator[ModuleState]:
 
     Args:
         module: The module that the body runs, changes or both.
+        parameters: Restore parameters; without, they are not copied, and the body must not change them.
 
     Yields:
         What is restored.
     """
-    parameters = list(module.parameters())
-    gradients = [(p, p.grad, p.requires_grad) for p in parameters]
-    state = ModuleState(module)
+    gradients = [(p, p.grad, p.requires_grad) for p in module.parameters()] if parameters else []
+    state = ModuleState(module, parameters=parameters)
     restore_random = random_state()
     torch.clear_autocast_cache()
-    for parameter in parameters:
+    for parameter, _, _ in gradients:
         parameter.grad = None
 
     def restore_gradients() -> None:
@@ -54,7 +54,7 @@ def untouched(module: nn.Module) -> Iterator[ModuleState]:
 
 
 @contextmanager
-def measuring(module: nn.Module, mode: Mode = "eval") -> Iterator[ModuleState]:
+def measuring(module: nn.Module, mode: Mode = "eval", parameters: bool = True) -> Iterator[ModuleState]:
     """Enter the state in which losses are measured, and leave as if nothing had happened.
 
     Within: :func:`untouched`, the mode that is asked for, gradients enabled (under inference mode too), fp32 (autocast
@@ -65,6 +65,7 @@ def measuring(module: nn.Module, mode: Mode = "eval") -> Iterator[ModuleState]:
         module: The module to measure.
         mode: ``eval``, or ``frozen-train``: train mode with dropout and normalisation statistics in eval mode, for
             detectors that return losses only in train mode.
+        parameters: As for :func:`untouched`. Without, attention may use fused kernels.
 
     Yields:
         What is restored on leaving.
@@ -72,10 +73,11 @@ def measuring(module: nn.Module, mode: Mode = "eval") -> Iterator[ModuleState]:
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
-        state = stack.enter_context(untouched(module))
+        state = stack.enter_context(untouched(module, parameters))
         for device_type in {p.device.type for p in module.parameters()} | {"cpu"}:
             stack.enter_context(torch.autocast(device_type, enabled=False))
-        stack.enter_context(torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH))
+        if parameters:
+            stack.enter_context(torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH))
         if torch.compiler.is_compiling() is False:
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         set_mode(module, mode)
@@ -94,13 +96,16 @@ class Rewind:
         module: The module.
         state: Its state on entering, with the values of its tensors.
         leave: Modules of which attributes and buffers are left alone.
+        parameters: Undo what is written to parameters.
 
     Attributes:
         written: Names of the parameters, buffers and other tensors that the first evaluation wrote; None before it.
     """
 
-    def __init__(self, module: nn.Module, state: ModuleState, leave: Iterable[nn.Module] = ()) -> None:
-        self._attributes = ModuleState(module, values=False, internals=False, leave=leave)
+    def __init__(
+        self, module: nn.Module, state: ModuleState, leave: Iterable[nn.Module] = (), parameters: bool = True
+    ) -> None:
+        self._attributes = ModuleState(module, values=False, internals=False, leave=leave, parameters=parameters)
         buffers = {id(b) for child in leave for b in child.buffers(recurse=False)}
         self._tensors = [tensor for tensor in state.tensors if id(tensor.tensor) not in buffers]
         self.written: list[str] | None = None

@@ -9,6 +9,7 @@ from types import TracebackType
 import torch
 from torch import Tensor
 
+from lightning_tl.errors import UserError
 from lightning_tl.measure.affine import nodes_in_order
 from lightning_tl.measure.objective import Objective
 from lightning_tl.measure.params import squared_norms
@@ -36,9 +37,18 @@ class Hessian:
     Args:
         objective: Inside its ``measuring()`` context.
         differences: Use finite differences from the start.
+
+    Raises:
+        UserError: The objective substitutes weights.
     """
 
     def __init__(self, objective: Objective, differences: bool = False) -> None:
+        if objective.substitute:
+            raise UserError(
+                "products of the Hessian need whole fp32 weights that can be written: not those of fully_shard, nor "
+                "half precision (train with precision='bf16-mixed' or '16-mixed', which keep fp32 weights), nor with "
+                "substitute=True. hessian_trace, perturbation_sensitivity and distance do without them"
+            )
         self.objective = objective
         self.differences = differences
         self.products = 0

@@ -77,6 +77,7 @@ class ModuleState:
         module: The module.
         values: Keep the values of tensors; else only which tensor is where.
         internals: Keep what torch keeps in each module for itself, such as hooks.
+        parameters: Keep parameters; without, they are neither copied nor put back.
         leave: Modules in it whose attributes are not kept.
 
     Attributes:
@@ -84,11 +85,18 @@ class ModuleState:
     """
 
     def __init__(
-        self, module: nn.Module, values: bool = True, internals: bool = True, leave: Iterable[nn.Module] = ()
+        self,
+        module: nn.Module,
+        values: bool = True,
+        internals: bool = True,
+        leave: Iterable[nn.Module] = (),
+        parameters: bool = True,
     ) -> None:
         self.tensors: list[TensorState] = []
-        self._values, self._internals = values, internals
+        self._values, self._internals, self._parameters = values, internals, parameters
         self._seen = {id(child) for child in leave}
+        if not parameters:
+            self._seen |= {id(parameter) for parameter in module.parameters()}
         self._namespaces: list[tuple[dict[str, Any], dict[str, Any]]] = []
         self._contents: list[tuple[Any, Any]] = []
         self._others: list[Callable[[], None]] = []
@@ -121,6 +129,8 @@ class ModuleState:
                 if key in _INTERNAL:
                     if self._internals and isinstance(value, dict):
                         self._contents.append((value, dict(value)))
+                elif key == "_parameters" and not self._parameters:
+                    continue
                 elif key in ("_buffers", "_parameters"):
                     self._contents.append((value, dict(value)))
                     for entry, item in value.items():

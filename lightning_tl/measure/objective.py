@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -13,7 +13,18 @@ from lightning_tl.errors import UserError, nearest
 from lightning_tl.measure.affine import nodes_in_order
 from lightning_tl.measure.batchnorm import STATISTICS, Statistics, reestimate, running_layers
 from lightning_tl.measure.guard import MODES, Mode, Rewind, measuring, seed_everything
-from lightning_tl.measure.params import select
+from lightning_tl.measure.params import clean_name, listed, select
+from lightning_tl.measure.virtual import (
+    HALF,
+    Make,
+    OnGradient,
+    gradients_unsynchronised,
+    is_sharded,
+    reshard,
+    sharding,
+    virtual,
+    writes_refused,
+)
 
 LossFn = Callable[[nn.Module, Any], Tensor]
 """``(module, batch) -> scalar tensor`` with a graph back to the module's parameters."""
@@ -42,13 +53,21 @@ class Objective:
             of L (:func:`~lightning_tl.measure.batchnorm.reestimate`). Gradient and Hessian take the statistics of the
             present weights as constants, so under ``re-estimated`` they are not the derivatives of :meth:`loss`.
         bn_batches: What they are re-estimated on; default: ``batches``.
+        substitute: Change weights by giving each layer other ones while it runs
+            (:func:`~lightning_tl.measure.virtual.virtual`): nothing is written, no copy of the weights is made, and
+            the layers compute in fp32. Default: only where weights cannot be written, because they are split by
+            ``fully_shard`` (FSDP2) or stored in half precision. Derivatives are then differences.
 
     Attributes:
+        sharded: The module is split by ``fully_shard``. ``reduce`` is then by default the mean over all processes.
+        substitute: Weights are substituted.
+        make: With ``substitute``, what makes the weights of the next evaluations; None: those of the module.
         written: Names of the parameters and other tensors that the loss function itself writes, as seen in the last
             measurement; they are put back before each evaluation and afterwards.
 
     Raises:
-        UserError: There are no batches, the weights do not fit them, or the mode or ``bn`` is unknown.
+        UserError: There are no batches, the weights do not fit them, the mode or ``bn`` is unknown, or the module is
+            split by tensor parallelism.
     """
 
     def __init__(
@@ -65,6 +84,7 @@ class Objective:
         seed: int = 0,
         bn: Statistics = "kept",
         bn_batches: Sequence[Any] | None = None,
+        substitute: bool | None = None,
     ) -> None:
         if bn not in STATISTICS:
             raise UserError(f"bn={bn!r} is unknown{nearest(str(bn), STATISTICS)}")
@@ -76,7 +96,32 @@ class Objective:
         if len(weights) != len(batches) or min(weights) < 0 or sum(weights) <= 0:
             raise UserError(f"weights must be {len(batches)} numbers ≥ 0 (one per batch), not all 0; got {weights}")
         self.module, self.loss_fn, self.batches, self.mode, self.seed = module, loss_fn, batches, mode, seed
+        self.sharded = sharding(module)
+        reshard(module)
         self.params: dict[str, nn.Parameter] = dict(params) if params is not None else select(module)
+        if self.sharded:  # those that were selected while the module was gathered are others
+            own = {clean_name(name): parameter for name, parameter in module.named_parameters()}
+            self.params = {name: own[name] for name in self.params}
+            if reduce is None and torch.distributed.is_initialized():
+                reduce, process = (
+                    mean_over_processes,
+                    (torch.distributed.get_rank(), torch.distributed.get_world_size()),
+                )
+        elif split := [name for name, parameter in self.params.items() if is_sharded(parameter)]:
+            raise UserError(
+                f"{listed(split)} are split over processes (DTensor) without fully_shard, as by tensor parallelism, "
+                "which cannot be measured; use fully_shard only, or measure saved checkpoints"
+            )
+        half = [name for name, parameter in self.params.items() if parameter.dtype in HALF]
+        self.must_substitute = self.sharded or bool(half)
+        self.substitute = self.must_substitute or bool(substitute)
+        if bn == "re-estimated" and half and running_layers(module):
+            raise UserError(
+                "bn='re-estimated' needs BatchNorm's statistics in fp32; train with precision='bf16-mixed', which "
+                "keeps fp32 weights"
+            )
+        self.make: Make | None = None
+        self._take: OnGradient | None = None
         self.weights = [w / sum(weights) for w in weights]
         self._reduce = reduce
         self.process = process
@@ -93,22 +138,32 @@ class Objective:
     @contextmanager
     def measuring(self) -> Iterator[None]:
         """Return the context in which the methods below are called; on leaving, the module is as before."""
-        half = {str(p.dtype) for p in self.tensors if p.dtype in (torch.float16, torch.bfloat16)}
-        if half:
-            raise UserError(
-                f"the measured parameters are stored in {', '.join(sorted(half))}, which is too coarse to measure on; "
-                "train with precision='bf16-mixed' or '16-mixed', which keep fp32 weights"
-            )
-        with measuring(self.module, self.mode) as state:
-            for parameter in self.tensors:
-                parameter.requires_grad_(True)
+        with ExitStack() as stack:
+            if self.substitute:
+                reshard(self.module)
+                stack.callback(reshard, self.module)
+                stack.enter_context(gradients_unsynchronised(self.module))
+            state = stack.enter_context(measuring(self.module, self.mode, parameters=not self.substitute))
+            if self.substitute:
+                stack.callback(reshard, self.module)
+                stack.enter_context(virtual(self.module, self.params, self._made, grad=self._received))
+            else:
+                for parameter in self.tensors:
+                    parameter.requires_grad_(True)
             leave = running_layers(self.module) if self.bn == "re-estimated" else []
-            self._rewind = Rewind(self.module, state, leave)
+            self._rewind = Rewind(self.module, state, leave, parameters=not self.substitute)
             try:
                 self.settle()
                 yield
             finally:
-                self.written, self._rewind = self._rewind.written or [], None
+                self.written, self._rewind, self.make = self._rewind.written or [], None, None
+
+    def _made(self, name: str, weight: Tensor) -> Tensor:
+        return weight if self.make is None else self.make(name, weight)
+
+    def _received(self, name: str, gradient: Tensor) -> None:
+        if self._take is not None:
+            self._take(name, gradient)
 
     def batch_loss(self, index: int, graph: bool = True) -> Tensor:
         """Return L_b, a scalar tensor, for the batch of this index.
@@ -139,18 +194,56 @@ class Objective:
 
     def _evaluate(self, batch: Any) -> Any:
         """Call the loss function, from the same random state and without the writes of the call before."""
+        if self.substitute:
+            reshard(self.module)  # what an evaluation leaves gathered has entries of the weights without our hooks
         with nullcontext() if self._rewind is None else self._rewind.evaluation():
             seed_everything(self.seed)
-            return self.loss_fn(self.module, batch)
+            with writes_refused(self.module) if self.substitute else nullcontext():
+                return self.loss_fn(self.module, batch)
+
+    def batch_losses(self) -> Tensor:
+        """Return L_b of this process's batches, [number of batches], in float64."""
+        self.settle()
+        return torch.stack([self.batch_loss(i, graph=False).double() for i in range(len(self.batches))])
+
+    def mean(self, by_batch: Tensor) -> float:
+        """Return the weighted mean of one number per batch, over all processes."""
+        return float(self.reduce(sum(w * value for w, value in zip(self.weights, by_batch, strict=True))))
 
     def loss(self) -> float:
         """Return L(θ), averaged over batches and processes."""
-        self.settle()
-        total = sum(w * self.batch_loss(i, graph=False).double() for i, w in enumerate(self.weights))
-        return float(self.reduce(torch.as_tensor(total)))
+        return self.mean(self.batch_losses())
+
+    def each_gradient(self, take: OnGradient) -> None:
+        """Hand on the gradients of all w_b L_b of this process, tensor by tensor, with ``substitute``; none is kept.
+
+        Args:
+            take: ``(name, gradient)``. Names occur several times, or not at all where a weight is not used.
+        """
+        for index, weight in enumerate(self.weights):
+            loss = self.batch_loss(index) * weight
+            self._take = take
+            try:
+                loss.backward()
+            finally:
+                self._take = None
 
     def gradient(self) -> list[Tensor]:
-        """Return ∇L(θ), one tensor per parameter; zeros for parameters that are not used."""
+        """Return ∇L(θ), one tensor per parameter; zeros for parameters that are not used.
+
+        Raises:
+            UserError: The module is sharded, so that no process may hold it whole.
+        """
+        if self.sharded:
+            raise UserError("the whole gradient of a sharded module (FSDP2) is not held by any process")
+        if self.substitute:
+            kept = {name: torch.zeros_like(p, dtype=single(p.dtype)) for name, p in self.params.items()}
+
+            def add(name: str, gradient: Tensor) -> None:
+                kept[name].add_(gradient)
+
+            self.each_gradient(add)
+            return self.reduce_list(list(kept.values()))
         total = [torch.zeros_like(p) for p in self.tensors]
         for index, weight in enumerate(self.weights):
             grads = torch.autograd.grad(self.batch_loss(index), self.tensors, allow_unused=True)
@@ -184,6 +277,18 @@ class Objective:
         flat = self._reduce(torch.cat([t.reshape(-1) for t in tensors]))
         pieces = flat.split([t.numel() for t in tensors])
         return [piece.view_as(t) for piece, t in zip(pieces, tensors, strict=True)]
+
+
+def single(dtype: torch.dtype) -> torch.dtype:
+    """Return the type in which a tensor of this type is measured: fp32 for half precision."""
+    return torch.float32 if dtype in HALF else dtype
+
+
+def mean_over_processes(value: Tensor) -> Tensor:
+    """Return the mean of a tensor over all processes of the default group."""
+    total = value.clone()
+    torch.distributed.all_reduce(total)
+    return total / torch.distributed.get_world_size()
 
 
 def _refuse_reentrant(loss: Tensor) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +10,10 @@ from torch import Tensor
 
 from lightning_tl.errors import UserError
 from lightning_tl.measure.hvp import Hessian
+from lightning_tl.measure.modify import Direction, Noise, applying, check_gammas, modified_loss, with_fallback
 from lightning_tl.measure.objective import Objective
+
+__all__ = ["Curve", "Sensitivity", "check_gammas", "loss_along", "perturbation_sensitivity"]
 
 # λ of the differences along a line; their error is of the fourth order in it
 _DIFFERENCE = 1 / 16
@@ -68,7 +69,7 @@ def perturbation_sensitivity(
 
     Each draw is an antithetic pair, θ ± γε, which cancels the gradient's part: to second order
     Δ = ½γ²Tr(ΣH) (their Prop. D.1). All scales and all measurements of one seed use the same draws. Costs
-    1 + 2 · draws · len(gammas) forward passes and two copies of the parameters.
+    1 + 2 · draws · len(gammas) forward passes and two copies of the parameters (with ``substitute``: none).
 
     Args:
         objective: Loss, batches and parameters.
@@ -80,36 +81,13 @@ def perturbation_sensitivity(
     Raises:
         UserError: A γ or the number of draws is out of range, or all scales are zero.
     """
-    gammas = check_gammas(gammas)
-    if draws < 2:
-        raise UserError(f"draws={draws}: a standard error needs at least 2")
-    if all(float(scale.abs().max()) == 0 for scale in scales.values()):
-        raise UserError(
-            f"none of the {len(scales)} measured parameters gets noise: their initialisation is constant; "
-            "choose noise='relative' or 'isotropic'"
+    levels = modified_loss(objective, Noise(scales, seed), gammas, draws)
+    return [
+        Sensitivity(
+            level.strength, level.loss, level.modified_loss, level.change, level.stderr, level.draws, level.seconds
         )
-    start = time.perf_counter()
-    names = list(objective.params)
-    losses: dict[float, list[float]] = {gamma: [] for gamma in gammas}
-    with objective.measuring(), _moving(objective) as move:
-        base = objective.loss()
-        noise = [torch.empty_like(p) for p in objective.tensors]
-        for draw in range(draws):
-            _draw(noise, [scales[name] for name in names], seed, draw)
-            for gamma in gammas:
-                pair = []
-                for sign in (gamma, -gamma):
-                    move(noise, sign)
-                    pair.append(objective.loss())
-                losses[gamma].append(sum(pair) / 2)
-    seconds = time.perf_counter() - start
-    levels = []
-    for gamma, values in losses.items():
-        column = torch.tensor(values, dtype=torch.float64)
-        mean = float(column.mean())
-        stderr = float(column.std()) / draws**0.5
-        levels.append(Sensitivity(gamma, base, mean, mean - base, stderr, tuple(values), seconds))
-    return levels
+        for level in levels
+    ]
 
 
 def loss_along(
@@ -123,7 +101,7 @@ def loss_along(
 
     Where BatchNorm's statistics do not change along the line, slope and curvature are exact: one gradient and one
     Hessian-vector product. Where they change with λ (an objective that re-estimates them, or ``buffers``), both are
-    differences of L at λ = ±1/16 and ±1/8, which include that change.
+    differences of L at λ = ±1/16 and ±1/8, which include that change. So they are where weights are substituted.
 
     Args:
         objective: Loss, batches and parameters θ.
@@ -141,80 +119,40 @@ def loss_along(
         if name in direction and direction[name].shape != p.shape:
             raise UserError(f"direction[{name!r}] has shape {tuple(direction[name].shape)}, not {tuple(p.shape)}")
     steps = tuple(float(step) for step in steps)
-    slope = curvature = float("nan")
     own = dict(objective.module.named_buffers())
     moving = [(own[name], own[name].clone(), d) for name, d in (buffers or {}).items() if d.is_floating_point()]
-    with objective.measuring():
-        d = [
-            direction[name].detach().to(p.device, p.dtype) if name in direction else torch.zeros_like(p)
-            for name, p in objective.params.items()
-        ]
-        base = objective.loss()
-        constant = objective.bn == "kept" and not moving
-        if quadratic and constant:
-            slope = _dot(objective.gradient(), d)
-            with Hessian(objective) as hessian:
-                curvature = _dot(hessian(d), d)
-        with _moving(objective) as move:
 
-            def loss(step: float) -> float:
-                move(d, step)
-                for buffer, start, change in moving:
-                    buffer.copy_(torch.add(start, change.to(start.device, start.dtype), alpha=step))
-                return objective.loss()
+    def run() -> tuple[float, float, float, list[float]]:
+        slope = curvature = float("nan")
+        with objective.measuring():
+            base = objective.loss()
+            exact = objective.bn == "kept" and not moving and not objective.substitute
+            if quadratic and exact:
+                d = [
+                    direction[name].detach().to(p.device, p.dtype) if name in direction else torch.zeros_like(p)
+                    for name, p in objective.params.items()
+                ]
+                slope = _dot(objective.gradient(), d)
+                with Hessian(objective) as hessian:
+                    curvature = _dot(hessian(d), d)
+            with applying(objective, Direction(direction)) as apply:
 
-            if quadratic and not constant:
-                h = _DIFFERENCE
-                near, far = [loss(h), loss(-h)], [loss(2 * h), loss(-2 * h)]
-                slope = (8 * (near[0] - near[1]) - (far[0] - far[1])) / (12 * h)
-                curvature = (16 * sum(near) - sum(far) - 30 * base) / (12 * h**2)
-            losses = [loss(step) for step in steps]
+                def loss(step: float) -> float:
+                    apply(step, 0)
+                    for buffer, start, change in moving:
+                        buffer.copy_(torch.add(start, change.to(start.device, start.dtype), alpha=step))
+                    return objective.loss()
+
+                if quadratic and not exact:
+                    h = _DIFFERENCE
+                    near, far = [loss(h), loss(-h)], [loss(2 * h), loss(-2 * h)]
+                    slope = (8 * (near[0] - near[1]) - (far[0] - far[1])) / (12 * h)
+                    curvature = (16 * sum(near) - sum(far) - 30 * base) / (12 * h**2)
+                return base, slope, curvature, [loss(step) for step in steps]
+
+    base, slope, curvature, losses = with_fallback(objective, run)
     parabola = tuple(base + step * slope + 0.5 * step**2 * curvature for step in steps)
     return Curve(steps, tuple(losses), parabola, slope, curvature)
-
-
-def check_gammas(gammas: Sequence[float]) -> list[float]:
-    """Return the scales as floats.
-
-    Raises:
-        UserError: There are none, or they are not all positive and different.
-    """
-    values = [float(gamma) for gamma in gammas]
-    if not values or min(values) <= 0 or len(set(values)) < len(values):
-        raise UserError(f"gammas must be positive numbers, each once; got {list(gammas)}")
-    return values
-
-
-@contextmanager
-def _moving(objective: Objective) -> Iterator[Callable[[Sequence[Tensor], float], None]]:
-    """Yield a function ``move(direction, step)`` that sets the weights to θ + step · direction; θ is restored."""
-    tensors = objective.tensors
-    centre = [p.detach().clone() for p in tensors]
-
-    def move(direction: Sequence[Tensor], step: float) -> None:
-        with torch.no_grad():
-            for parameter, c, d in zip(tensors, centre, direction, strict=True):
-                torch.add(c, d, alpha=step, out=parameter)
-        torch.clear_autocast_cache()
-
-    try:
-        yield move
-    finally:
-        with torch.no_grad():
-            for parameter, c in zip(tensors, centre, strict=True):
-                parameter.copy_(c)
-
-
-def _draw(noise: Sequence[Tensor], scales: Sequence[Tensor], seed: int, draw: int) -> None:
-    """Fill tensors with ε at γ = 1; a function of seed and draw only, equal on all processes."""
-    generators: dict[torch.device, torch.Generator] = {}
-    for tensor, scale in zip(noise, scales, strict=True):
-        if tensor.device not in generators:
-            generators[tensor.device] = torch.Generator(tensor.device).manual_seed(1_000_003 * seed + draw)
-        # into the same memory, as new memory for every draw costs 40 % more; contiguous, as other layouts are slow
-        drawn = tensor if tensor.is_contiguous() else tensor.contiguous()
-        drawn.normal_(generator=generators[tensor.device])
-        torch.mul(drawn, scale, out=tensor)
 
 
 def _dot(left: Sequence[Tensor], right: Sequence[Tensor]) -> float:

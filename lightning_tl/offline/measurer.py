@@ -15,9 +15,11 @@ from lightning_tl.measure.guard import Mode
 from lightning_tl.measure.noise import Reference, noise_scales
 from lightning_tl.measure.objective import LossFn, Objective
 from lightning_tl.measure.params import Groups, select
-from lightning_tl.measure.perturbation import loss_along, perturbation_sensitivity
+from lightning_tl.measure.perturbation import loss_along
 from lightning_tl.measure.trace import hessian_trace
 from lightning_tl.measured import Measured
+from lightning_tl.offline.loss_records import loss_records
+from lightning_tl.offline.loss_tables import LossTables, loss_tables
 from lightning_tl.offline.options import MeasureOptions
 
 #: λ of the curves along reference → checkpoint
@@ -52,23 +54,25 @@ class Measurer:
         self._mode: Mode | None = None
         self._scales: dict[str, Tensor] | None = None
 
-    def measure(self, step: int) -> list[Measured]:
-        """Return one record per value, for the present weights."""
+    def measure(self, step: int) -> tuple[list[Measured], LossTables | None]:
+        """Return one record per value for the present weights, and the losses by batch, if any were measured."""
         quantities = set(self.options.quantities)
         params = select(self.module, self.options.include, self.options.exclude)
         records = self._distances(step, params) if "distance" in quantities else []
+        tables: LossTables | None = None
         if quantities <= {"distance"}:
-            return records
+            return records, tables
         with quiet(self.module):
             objective = self._objective(params)
             scales = self._noise_scales(params) if "sensitivity" in quantities else None
             if "trace" in quantities:
                 records += self._traces(step, objective, scales)
-            if scales is not None:
-                records += self._sensitivities(step, objective, scales)
+            if quantities & {"sensitivity", "quantise", "prune"}:
+                tables = loss_tables(objective, scales, self.options)
+                records += loss_records(tables, step, over_batches=False)
             if "direction" in quantities:  # last, as it changes the weights
                 records += self._along(step, objective)
-        return records
+        return records, tables
 
     def _objective(self, params: Mapping[str, nn.Parameter]) -> Objective:
         statistics: Statistics = "re-estimated" if self.options.bn == "re-estimated" else "kept"
@@ -105,17 +109,6 @@ class Measurer:
                 Measured(step=step, quantity="hessian", group=group, value=value, stderr=stderr)
                 for group, (value, stderr) in values.items()
             ]
-        return records
-
-    def _sensitivities(self, step: int, objective: Objective, scales: Mapping[str, Tensor]) -> list[Measured]:
-        options = self.options
-        levels = perturbation_sensitivity(objective, scales, options.gammas, options.draws, options.seed)
-        records = [Measured(step=step, quantity="perturbed_loss", gamma=0, value=levels[0].loss)]
-        for level in levels:
-            for quantity, value in (("perturbed_loss", level.perturbed_loss), ("sensitivity", level.sensitivity)):
-                records.append(
-                    Measured(step=step, quantity=quantity, gamma=level.gamma, value=value, stderr=level.stderr)
-                )
         return records
 
     def _along(self, step: int, objective: Objective) -> list[Measured]:

@@ -8,7 +8,9 @@ from typing import Any, Literal, get_args
 
 from lightning_tl.errors import UserError, nearest
 
-Quantity = Literal["distance", "trace", "sensitivity", "direction"]
+Quantity = Literal["distance", "trace", "sensitivity", "quantise", "prune", "direction"]
+#: What is measured on a series of language models by default: all but the loss along a line.
+SERIES_QUANTITIES: tuple[Quantity, ...] = ("distance", "trace", "sensitivity", "quantise", "prune")
 #: The same as lightning_tl.measure.noise.NoiseKind, which cannot be imported without torch.
 NoiseKind = Literal["init", "relative", "isotropic"]
 Rest = Literal["own", "reference"]
@@ -20,13 +22,64 @@ _MOST_PRODUCTS = 100_000
 
 
 @dataclass(frozen=True, kw_only=True)
+class SeriesOptions:
+    """Which language models of a series are measured, and on which text.
+
+    Args:
+        model: A folder with one sub-folder per revision, or a repository on the Hugging Face Hub (``owner/model``).
+        text: A UTF-8 file, held-out text of the kind that the model was trained on.
+        revisions: Names of branches, tags or sub-folders; default: all whose name tells a step or tokens.
+        spread: Take so many of them, evenly spaced in the logarithm of the training seen.
+        tokens: Tokens seen in training, one value for each of ``revisions``, in their order, as ``4B``.
+        tokens_per_step: Gives the tokens where names tell only the step, as ``2M``.
+        windows: Windows of text.
+        length: Tokens of a window.
+        batch_size: Windows per batch; batches are the units of the standard errors.
+        dtype: Of the weights in memory: ``fp32``, ``bf16`` or ``fp16``.
+        device: As torch names it; ``auto``: spread over all devices, with the package accelerate.
+        discard_downloads: Download into the results' folder, and delete each revision once it is measured.
+
+    Raises:
+        UserError: A number is out of range.
+    """
+
+    model: str
+    text: str
+    revisions: Sequence[str] = ()
+    spread: int | None = None
+    tokens: Sequence[str] = ()
+    tokens_per_step: str | None = None
+    windows: int = 64
+    length: int = 256
+    batch_size: int = 8
+    dtype: str = "fp32"
+    device: str = "cpu"
+    discard_downloads: bool = False
+
+    def __post_init__(self) -> None:
+        for name, value, least in (
+            ("windows", self.windows, 2),
+            ("length", self.length, 2),
+            ("batch_size", self.batch_size, 1),
+            ("spread", 3 if self.spread is None else self.spread, 3),
+        ):
+            if value < least:
+                raise UserError(f"{name}={value}: must be at least {least}")
+        if self.windows % self.batch_size:
+            raise UserError(f"windows={self.windows} is not a multiple of batch_size={self.batch_size}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class MeasureOptions:
     """How saved checkpoints are measured.
 
     Args:
-        quantities: Any of ``distance``, ``trace``, ``sensitivity``, ``direction`` (the loss along the straight line
-            from the reference through the checkpoint, with its quadratic approximation; Springer et al. 2025, App. D).
+        quantities: Any of ``distance``, ``trace``, ``sensitivity``, ``quantise``, ``prune``, ``direction`` (the loss
+            along the straight line from the reference through the checkpoint, with its quadratic approximation;
+            Springer et al. 2025, App. D).
         gammas: Scales γ of the noise.
+        bits: Bits to which weights are rounded, by output channel.
+        sparsities: Shares of the weights of each tensor that are set to 0, the smallest ones.
         draws: Antithetic pairs ±ε of noise per scale.
         noise: Variances Σ of the noise at γ = 1: ``init``, ``relative`` or ``isotropic``, as for
             PerturbationSensitivity. With ``trace`` and ``sensitivity`` together, Tr(ΣH) is measured too.
@@ -47,6 +100,8 @@ class MeasureOptions:
 
     quantities: Sequence[Quantity] = get_args(Quantity)
     gammas: Sequence[float] = (0.005, 0.01, 0.02, 0.05)
+    bits: Sequence[int] = (3, 4, 6)
+    sparsities: Sequence[float] = (0.3, 0.5, 0.7)
     draws: int = 8
     noise: NoiseKind = "init"
     products: int = 24
@@ -70,6 +125,13 @@ class MeasureOptions:
                 raise UserError(f"{name}={value!r} is unknown{nearest(str(value), get_args(literal))}")
         if not all(0 < gamma <= _LARGEST_GAMMA for gamma in self.gammas):
             raise UserError(f"gammas must be above 0 and at most {_LARGEST_GAMMA:g}; got {list(self.gammas)}")
+        if not self.bits or not all(2 <= bits <= 16 for bits in self.bits):
+            raise UserError(f"bits must be whole numbers from 2 to 16; got {list(self.bits)}")
+        if not self.sparsities or not all(0 < share < 1 for share in self.sparsities):
+            raise UserError(f"sparsities must be shares between 0 and 1; got {list(self.sparsities)}")
+        for name, values in (("gammas", self.gammas), ("bits", self.bits), ("sparsities", self.sparsities)):
+            if len(set(values)) < len(values):
+                raise UserError(f"{name} must be different from each other; got {list(values)}")
         for name, count, most in (("draws", self.draws, _MOST_DRAWS), ("products", self.products, _MOST_PRODUCTS)):
             if not 2 <= count <= most:
                 raise UserError(f"{name}={count}: must be between 2, for a standard error, and {most:,}")

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from lightning_tl.callbacks import HessianTrace, ParameterDistance, PerturbationSensitivity
 from lightning_tl.losses.training_step import step_loss
 from lightning_tl.measure import Objective, hessian_trace, perturbation_sensitivity
+from lightning_tl.measure.modify import Noise
 from tests.callbacks.modules import trainer
 
 
@@ -150,8 +151,7 @@ def test_each_evaluation_starts_from_the_same_state(write):
     level = perturbation_sensitivity(objective, scales, [0.1], draws=2, seed=3)[0]
     assert level.loss == pytest.approx(float(copy.deepcopy(module).training_step(batch, 0)), rel=1e-6)
     for index, loss in enumerate(level.draws):
-        generator = torch.Generator().manual_seed(3 * 1_000_003 + index)
-        noise = {name: torch.empty_like(p).normal_(generator=generator) for name, p in objective.params.items()}
+        noise = {name: Noise(scales, seed=3).noise(name, p.detach(), index) for name, p in objective.params.items()}
         pair = []
         for sign in (1, -1):
             moved = copy.deepcopy(module)
@@ -208,4 +208,4 @@ def test_a_loss_that_changes_something_outside_is_refused():
         return module.net(batch).pow(2).mean() * (1 + len(calls))
 
     with pytest.raises(ValueError, match=r"not a function of the weights.*outside the module"):
-        fit(Momentum, [HessianTrace(loss_fn=outside)])
+        fit(Momentum, [HessianTrace(loss_fn=outside, on_error="raise")])

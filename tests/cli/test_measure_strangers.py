@@ -2,6 +2,7 @@
 
 import csv
 import textwrap
+from pathlib import Path
 
 import pytest
 import torch
@@ -32,6 +33,7 @@ MODULE = """
             self.net = Net(width)
 
         def training_step(self, batch, batch_idx):
+            assert self.trainer.current_epoch == 0  # there is a trainer
             loss = nn.functional.cross_entropy(self.net(batch[0]), batch[1])
             self.log("loss", loss)
             return loss
@@ -104,11 +106,14 @@ def rows(path="measurements/measurements.csv"):
         return list(csv.DictReader(file))
 
 
-def loss_at(gamma="0"):
-    (row,) = [row for row in rows() if (row["quantity"], row["gamma"]) == ("perturbed_loss", gamma)]
+def loss_at(gamma="0", out="measurements"):
+    (row,) = [
+        row for row in rows(f"{out}/measurements.csv") if (row["quantity"], row["gamma"]) == ("perturbed_loss", gamma)
+    ]
     return float(row["value"])
 
 
+PLAIN = ["--model", "somebodys.small", "--ckpt", "a.pt", "--loss", "somebodys.loss"]
 NOISE = ["--quantities", "sensitivity", "--gammas", "0.01", "--draws", "2"]
 
 
@@ -131,8 +136,9 @@ def test_a_loader_that_shuffles_gives_the_same_batch_again(somebodys):
     found = set()
     for size in ("8", "8", "16"):
         torch.manual_seed(len(found))
-        assert main([*command, "--data", "somebodys.loader", "--data.init_args.size", size]) == 0
-        found.add(loss_at())
+        out = ["--out", f"out{size}"]
+        assert main([*command, "--data", "somebodys.loader", "--data.init_args.size", size, *out]) == 0
+        found.add(loss_at(out=out[1]))
     assert len(found) == 2
 
 
@@ -147,7 +153,36 @@ def test_lightning_modules_of_either_package(somebodys, kind):
     x, y = somebodys.batches[0]
     assert loss_at() == pytest.approx(cross_entropy(module.net(x), y).item(), rel=1e-6)
     if kind == "New":  # it has a loader of its own
-        assert main(command) == 0
+        assert main([*command, "--out", "own"]) == 0
+
+
+def test_checkpoints_of_a_run_are_a_series(somebodys, monkeypatch, capsys):
+    """What is finished is not read again, a file that was written again is; the report answers."""
+    from lightning_tl.offline import checkpoints
+
+    net = somebodys.Net(5)
+    for i, scale in enumerate((1.0, 1.2, 1.4, 1.5)):
+        state = {name: scale * tensor for name, tensor in net.state_dict().items()}
+        torch.save({"model": state, "step": 100 * 2**i}, f"{i}.pt")
+    command = ["measure", *PLAIN[:2], "--loss", "somebodys.loss", "--data", "somebodys.ready", "--batches", "4", *NOISE]
+    paths = [f"{i}.pt" for i in range(4)]
+    read = []
+    load = checkpoints.load_checkpoint
+    monkeypatch.setattr(checkpoints, "load_checkpoint", lambda path: read.append(path.name) or load(path))
+    assert main([*command, "--ckpt", *paths[:3]]) == 0
+    assert read == paths[:3]
+    assert "No evidence that longer training does harm" in capsys.readouterr().out
+    assert main([*command, "--ckpt", *paths]) == 0
+    assert read[3:] == ["0.pt", "3.pt"]  # the reference, and what is new
+    state["layers.0.bias"] += 1
+    torch.save({"model": state, "step": 900}, "3.pt")
+    assert main([*command, "--ckpt", *paths]) == 0
+    assert read[5:] == ["0.pt", "3.pt"]
+    assert [row["step"] for row in rows() if row["gamma"] == "0"] == ["100", "200", "400", "900"]
+    page = Path("measurements/report.html").read_text()
+    assert "No evidence that longer training does harm" in page
+    assert "4 batches" in page
+    assert "hardly any turn can be told from fluctuation" in page
 
 
 def test_hyper_parameters_in_a_namespace(somebodys):
@@ -158,9 +193,6 @@ def test_hyper_parameters_in_a_namespace(somebodys):
     torch.save({"state_dict": module.state_dict(), "hyper_parameters": given, "hparams_name": "hparams"}, "a.ckpt")
     assert main(["measure", "--model", "somebodys.Wide", "--ckpt", "a.ckpt", "--quantities", "distance"]) == 0
     assert {row["value"] for row in rows() if row["group"] == "total"} == {"0.0"}
-
-
-PLAIN = ["--model", "somebodys.small", "--ckpt", "a.pt", "--loss", "somebodys.loss"]
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ def test_arguments_that_cannot_be_measured():
     half = build("tanh")
     half.module.half()
     with pytest.raises(UserError, match="bf16-mixed"):
-        hvp(half, half.tensors)
+        hvp(Objective(half.module, half.loss_fn, half.batches), half.tensors)
 
 
 def test_a_loss_with_its_own_randomness_is_named():
