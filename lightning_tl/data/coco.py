@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,12 +9,15 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from PIL import Image
 
+from lightning_tl._io.files import check_regular
+from lightning_tl._io.json_text import parse_json
 from lightning_tl.data.image_dataset import MEND_FILE, Kind
 from lightning_tl.data.image_files import existing_folder, open_image
 from lightning_tl.data.image_module import ImageDataModule, TrainingImages
 from lightning_tl.data.transforms import ResizeTransform
-from lightning_tl.errors import UserError
+from lightning_tl.errors import UserError, shortened
 
+_MOST = 10**12  # of ids, sides, areas
 CocoTarget = Literal["objdet", "mulclass"]
 
 
@@ -28,6 +30,10 @@ def _rows(path: Path, content: dict[str, Any], key: str, fields: tuple[str, ...]
             if not isinstance(row, dict) or field not in row:
                 raise UserError(f"{path}: {key}[{number}] has no '{field}'")
     return rows
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and -_MOST <= value <= _MOST
 
 
 class Instances:
@@ -46,11 +52,12 @@ class Instances:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise UserError(f"{path}: no such file") from None
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path}: cannot be read as JSON ({error})") from None
+            check_regular(path, str(path))
+            content = parse_json(path.read_bytes())
+        except UserError:
+            raise
+        except ValueError as error:
+            raise UserError(f"{path}: cannot be read as JSON ({shortened(error)})") from None
         if not isinstance(content, dict):
             raise UserError(f"{path}: holds no object at its top, but a {type(content).__name__}")
         images = _rows(path, content, "images", ("id", "file_name", "width", "height"))
@@ -70,8 +77,10 @@ class Instances:
 
     def _number(self, key: str, place: int, row: dict[str, Any], field: str) -> int:
         value = row[field]
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise UserError(f"{self.path}: {key}[{place}].{field} is {value!r}; it must be a whole number")
+        least = 1 if field in ("width", "height") else -_MOST
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= _MOST:
+            said = shortened(repr(value))
+            raise UserError(f"{self.path}: {key}[{place}].{field} is {said}; it must be a whole number in its range")
         return value
 
     def _categories(self, rows: list[dict[str, Any]]) -> dict[int, str]:
@@ -119,20 +128,17 @@ class Instances:
 
     def _box(self, where: str, box: Any, size: np.ndarray) -> list[float] | None:
         """Return the box inside the image as xyxy; ``None`` if no part of it is."""
-        numbers = (
-            isinstance(box, list)
-            and len(box) == 4
-            and all(isinstance(v, int | float) and not isinstance(v, bool) and np.isfinite(v) for v in box)
-        )
+        numbers = isinstance(box, list) and len(box) == 4 and all(map(_is_number, box))
         if not numbers:
-            raise UserError(f"{where}.bbox is {box!r}; it must be four numbers: left, top, width, height in pixels")
+            said = shortened(repr(box))
+            raise UserError(f"{where}.bbox is {said}; it must be four numbers: left, top, width, height in pixels")
         x, y, w, h = box
         left, top, right, bottom = max(0.0, x), max(0.0, y), min(float(size[0]), x + w), min(float(size[1]), y + h)
         return [left, top, right, bottom] if right > left and bottom > top else None
 
     def _area(self, where: str, area: Any) -> float:
-        if isinstance(area, bool) or not isinstance(area, int | float) or not np.isfinite(area) or area < 0:
-            raise UserError(f"{where}.area is {area!r}; it must be a number of at least 0")
+        if not _is_number(area) or area < 0:
+            raise UserError(f"{where}.area is {shortened(repr(area))}; it must be a number of pixels, at least 0")
         return float(area)
 
     def of(self, index: int) -> slice:

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import io
 import re
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from lightning_tl.errors import UserError
+from lightning_tl._io.files import check_regular
+from lightning_tl.errors import UserError, shortened
 
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 # Pillow's exceptions for files that it cannot read; a broken PNG is a SyntaxError
 _IN_MEMORY = re.compile(r"(image file )?<_io\.BytesIO object at 0x[0-9a-f]+>")
-_DAMAGED = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+_DAMAGED = (
+    *(OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, EOFError),
+    *(NotImplementedError, MemoryError, RuntimeError, struct.error, zlib.error, Image.DecompressionBombError),
+)
 
 
 class Undecodable(UserError):
@@ -27,7 +33,7 @@ class Undecodable(UserError):
 
     def __init__(self, name: str, reason: Exception) -> None:
         text = _IN_MEMORY.sub("it", " ".join(str(reason).split())) or type(reason).__name__
-        super().__init__(f"{name}: cannot be decoded ({text})")
+        super().__init__(f"{name}: cannot be decoded ({shortened(text)})")
         self.reason = reason
 
 
@@ -53,13 +59,13 @@ def open_image(file: Path | bytes, name: str) -> Image.Image:
         name: Name of the image, for messages.
 
     Raises:
-        UserError: No such file.
+        UserError: No such file, or a pipe, a device or a folder.
         Undecodable: The file is not an image.
     """
+    if isinstance(file, Path):
+        check_regular(file, name)
     try:
         return Image.open(io.BytesIO(file if isinstance(file, bytes) else file.read_bytes()))
-    except FileNotFoundError:
-        raise UserError(f"{name}: no such file") from None
     except _DAMAGED as error:
         raise Undecodable(name, error) from None
 

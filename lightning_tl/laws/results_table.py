@@ -212,20 +212,29 @@ def groups(frame: pd.DataFrame, columns: Columns | None = None) -> list[Group]:
     label_columns = _needed_for_labels(keys.loc[pretrained], varying)
     known = {columns.size, columns.score, columns.target_size, "run_id", "pretrain_run", "_line", *by, *pretrain, *draw}
     others = table.drop(columns=[name for name in table.columns if name in known])
+    problems = _problems(data, columns)
+    traits = [
+        (trait, _number(table, column))
+        for trait, column in (("model_size", columns.model_size), ("complexity", columns.complexity))
+        if column in table.columns
+    ]
+    rows_of, scratch_of = _rows_by_key(text, pretrained), _rows_by_key(text, ~pretrained)
+    scratch_keys = np.array(list(scratch_of), dtype=object).reshape(-1, text.shape[1])
+    scratch_rows = [np.array(rows) for rows in scratch_of.values()]
     curves = []
-    for values in dict.fromkeys(map(tuple, text[pretrained])):
-        same = text == np.array(values, dtype=object)
-        with_pretraining = pretrained & same.all(axis=1)
+    for values, places in rows_of.items():
         # A scratch run's empty cell (it has no pre-training task) fits any value.
-        from_scratch = ~pretrained & (same | (text == "")).all(axis=1)
+        fits = ((scratch_keys == np.array(values, dtype=object)) | (scratch_keys == "")).all(axis=1)
+        from_scratch = np.sort(np.concatenate([np.empty(0, int), *(scratch_rows[i] for i in np.flatnonzero(fits))]))
         named = dict(zip(keys.columns, values, strict=True))
         title = " / ".join(named[name] for name in label_columns if named[name])
         title = title or (f"no {varying[0]}" if varying else next((value for value in values if value), "all runs"))
-        group = Group(title, {name: named[name] for name in by}, data[with_pretraining], data[from_scratch])
-        for trait, column in (("model_size", columns.model_size), ("complexity", columns.complexity)):
-            if column in table.columns and np.isfinite(numbers := _number(table[with_pretraining], column)).any():
-                group.traits[trait] = float(np.nanmean(numbers))
-        group = _cleaned(group, columns)
+        group = Group(title, {name: named[name] for name in by}, data.iloc[places], data.iloc[from_scratch])
+        for trait, numbers in traits:
+            if np.isfinite(numbers[places]).any():
+                group.traits[trait] = float(np.nanmean(numbers[places]))
+        group.runs = _usable(group.runs, problems.take(places), group.dropped)
+        group.scratch = _usable(group.scratch, problems.take(from_scratch), group.dropped)
         if columns.score_is == "error":
             group.question = accuracy_question(group.runs, group.scratch, columns.score, columns.size)
         if names := mixed(group.runs, others.loc[group.runs.index]):
@@ -303,14 +312,16 @@ def _errors(score: Any, columns: Columns) -> Any:
     return score if columns.score_is == "error" else 1 - score
 
 
-def _cleaned(group: Group, columns: Columns) -> Group:
-    """Drop what cannot be used, with the line and the reason."""
-    group.runs = _usable(group.runs, columns, group.dropped)
-    group.scratch = _usable(group.scratch, columns, group.dropped)
-    return group
+def _rows_by_key(text: Any, chosen: Any) -> dict[tuple[str, ...], list[int]]:
+    """Return the numbers of the chosen rows by their values in the grouping columns, in the order of the table."""
+    rows: dict[tuple[str, ...], list[int]] = {}
+    for row in np.flatnonzero(chosen).tolist():
+        rows.setdefault(tuple(text[row]), []).append(row)
+    return rows
 
 
-def _usable(rows: pd.DataFrame, columns: Columns, dropped: list[dict[str, Any]]) -> pd.DataFrame:
+def _problems(rows: pd.DataFrame, columns: Columns) -> Any:
+    """Return for each row why it cannot be used, as (what it says, the reason), or None, shape (rows,)."""
     n, error = rows["n"], rows["error"]
     checks = [
         (n.isna() | ~np.isfinite(n), "size_said", f"{columns.size} is not a number"),
@@ -326,19 +337,21 @@ def _usable(rows: pd.DataFrame, columns: Columns, dropped: list[dict[str, Any]])
     if "copy" in rows:
         said = "the same row occurs twice; give repeats a column in which they differ, such as a seed"
         checks.append((rows["copy"], "said", said))
-    bad = np.zeros(len(rows), bool)
-    for failed, said, reason in checks:
-        new = failed.to_numpy(bool) & ~bad
-        if new.any():
-            lines, values = rows["line"].to_numpy()[new], rows[said].to_numpy()[new]
-            dropped += [
-                {"line": int(line), "value": str(value), "reason": reason}
-                for line, value in zip(lines, values, strict=True)
-            ]
-        bad |= new
+    problems = np.full(len(rows), None, object)
+    for failed, said, reason in reversed(checks):  # the first that fails is the reason
+        for row in np.flatnonzero(failed.to_numpy(bool)).tolist():
+            problems[row] = (said, reason)
+    return problems
+
+
+def _usable(rows: pd.DataFrame, problems: Any, dropped: list[dict[str, Any]]) -> pd.DataFrame:
+    """Drop rows that cannot be used, with the line and the reason."""
+    bad = np.array([problem is not None for problem in problems], bool)
+    for (_, row), (said, reason) in zip(rows[bad].iterrows(), problems[bad], strict=True):
+        dropped.append({"line": int(row["line"]), "value": str(row[said]), "reason": reason})
     dropped.sort(key=lambda item: int(item["line"]))
     rows = rows[~bad]
-    if "run_id" not in rows:
+    if "run_id" not in rows or rows["run_id"].is_unique:
         return rows
     names = [name for name in ("run_id", "n", "s", "error", "pretrain", "draw") if name in rows]
     same = rows.duplicated(names)
