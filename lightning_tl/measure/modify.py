@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from lightning_tl.errors import UserError, nearest
 from lightning_tl.measure.objective import Objective
 from lightning_tl.measure.params import clean_name
-from lightning_tl.measure.virtual import CannotSubstitute, is_sharded
+from lightning_tl.measure.sharded import is_sharded
+from lightning_tl.measure.virtual import CannotSubstitute
 
 T = TypeVar("T")
 

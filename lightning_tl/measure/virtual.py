@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_map
 
 from lightning_tl.errors import UserError
 from lightning_tl.measure.params import clean_name
+from lightning_tl.measure.sharded import is_sharded, local
 
 Make = Callable[[str, Tensor], Tensor]
 """``(name, weight) -> the weight to use``; the given one is detached and must not be written."""
@@ -237,53 +238,9 @@ class _Writes(TorchDispatchMode):
         return function(*args, **kwargs)
 
 
-def is_sharded(tensor: Any) -> bool:
-    """Return whether a tensor is split over processes: a DTensor, as FSDP2 and tensor parallelism make them."""
-    return isinstance(tensor, Tensor) and hasattr(tensor, "placements") and hasattr(tensor, "to_local")
-
-
-def local(tensor: Tensor) -> Tensor:
-    """Return this process's part of a tensor, detached: all of it, if it is not sharded."""
-    tensor = tensor.detach()
-    return tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
-
-
-def sharding(module: nn.Module) -> bool:
-    """Return whether ``fully_shard`` has wrapped a part of a module."""
-    return any(_is_fsdp(child) for child in module.modules())
-
-
-def _is_fsdp(module: nn.Module) -> bool:
-    return callable(getattr(module, "unshard", None)) and callable(getattr(module, "reshard", None))
-
-
-def reshard(module: nn.Module) -> None:
-    """Free the gathered parameters of all parts that ``fully_shard`` has wrapped; without any, do nothing.
-
-    After a forward pass the root's stay gathered, and then so do its entries for them.
-    """
-    for child in module.modules():
-        if _is_fsdp(child):
-            child.reshard()  # type: ignore[operator]
-
-
-@contextmanager
-def gradients_unsynchronised(module: nn.Module) -> Iterator[None]:
-    """Within, a backward pass makes no part of FSDP2 reduce gradients that training has accumulated."""
-    groups = [
-        group
-        for child in module.modules()
-        if callable(getter := getattr(child, "_get_fsdp_state", None))
-        and (group := getattr(getter(), "_fsdp_param_group", None)) is not None
-    ]
-    before = [(group.reduce_grads, group.all_reduce_grads) for group in groups]
-    for group in groups:
-        group.reduce_grads = group.all_reduce_grads = False
-    try:
-        yield
-    finally:
-        for group, (reduce, all_reduce) in zip(groups, before, strict=True):
-            group.reduce_grads, group.all_reduce_grads = reduce, all_reduce
+def measured_type(dtype: torch.dtype) -> torch.dtype:
+    """Return the type in which a tensor of this type is measured: fp32 for half precision."""
+    return torch.float32 if dtype in HALF else dtype
 
 
 def _single(value: Any) -> Any:
