@@ -52,6 +52,18 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def shortened(text: object, most: int = 120) -> str:
+    """Return a text for a message: its beginning and end where it is long, on one line, without control characters."""
+    line = "".join(
+        char if char.isprintable() else " " if char.isspace() else "\ufffd" for char in str(text)[: 2 * most]
+    )
+    full = str(text)
+    if len(full) <= most:
+        return line
+    tail = "".join(char if char.isprintable() else "\ufffd" for char in full[-most // 4 :])
+    return f"{line[: most // 2]} … {tail}"
+
+
 def is_disk_full(error: BaseException) -> bool:
     """Return whether an exception means a full disk or an exceeded quota."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)

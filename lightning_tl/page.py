@@ -75,12 +75,3 @@ def details(summary: str, content: Markup, shown: bool = False) -> Markup:
 def preformatted(text: str) -> Markup:
     """Return text as it is."""
     return _piece("preformatted", text)
-
-
-def markdown_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Return a Markdown table; bars in the text are escaped."""
-
-    def line(values: Iterable[object]) -> str:
-        return "| " + " | ".join(str(value).replace("|", "\\|").replace("\n", " ") for value in values) + " |"
-
-    return "\n".join([line(head), line(["---"] * len(head)), *map(line, rows)])

@@ -13,6 +13,7 @@ from lightning.fabric.utilities.cloud_io import get_filesystem
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf.errors import OmegaConfBaseException
@@ -28,7 +29,12 @@ import lightning_tl.tasks  # noqa: F401  imported so that YAML can name their cl
 from lightning_tl.config_files import with_config_paths
 from lightning_tl.csv_history import keep_history
 from lightning_tl.errors import UserError, explain, nearest, user_error
-from lightning_tl.models.weights import read_checkpoint
+from lightning_tl.resuming import (
+    CheckTrainingState,
+    ReadCheckpoints,
+    names_a_file,
+    restoring_error,
+)
 from lightning_tl.tasks import Schedule, TransferTask
 
 # Interpolation is resolved after all files and overrides are merged, and absolute keys work under sub-commands.
@@ -106,23 +112,6 @@ class SaveFitConfig(SaveConfigCallback):
         self.parser.save(self.config, f"{folder}/{self.config_filename}", skip_none=False, overwrite=True)
 
 
-def steps_done(checkpoint: str) -> int | None:
-    """Return the step at which a checkpoint was written; None for a name, such as ``last``, or a URL.
-
-    Raises:
-        UserError: The file is missing or damaged, or holds only weights.
-    """
-    if "://" in checkpoint or not Path(checkpoint).suffix:
-        return None
-    content = read_checkpoint(checkpoint)
-    if "global_step" not in content:
-        raise UserError(
-            f"--ckpt_path {checkpoint}: holds no training state to resume from; to start a new run from its weights "
-            "use --model.init_from"
-        )
-    return int(content["global_step"])
-
-
 class RunCLI(LightningCLI):
     """LightningCLI for any module and data module. The number of classes comes from the data, where they know it."""
 
@@ -153,6 +142,11 @@ class RunCLI(LightningCLI):
         it may have been deleted.
         """
         config = self.config[self.subcommand]
+        if config.get("weights_only") is False:
+            raise UserError(
+                "weights_only is false: a checkpoint is data, and code in it is never run; remove the key, or save "
+                "only the state_dict of that model"
+            )
         started_from = config.get("model.init_args.init_from")
         if started_from is not None and Path(config.ckpt_path or "").is_file():
             config.model.init_args.init_from = None
@@ -175,15 +169,42 @@ class RunCLI(LightningCLI):
                 "trainer.sync_batchnorm works only on GPUs: on this machine each process normalises by its own images"
             )
         trainer = super().instantiate_trainer(**kwargs)
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = ReadCheckpoints(self.model, training=self.subcommand == "fit")
         # before the callbacks that write checkpoints, so that checkpoints hold these callbacks' state of the same step
         trainer.callbacks[:0] = self.more_callbacks  # type: ignore[attr-defined]
-        checkpoint = self.config[self.subcommand].ckpt_path or ""
-        done = steps_done(checkpoint)
-        if self.subcommand != "fit" or checkpoint:  # a new fit starts a new metrics.csv
+        checkpoint, fitting = self.config[self.subcommand].ckpt_path, self.subcommand == "fit"
+        done = self._open_checkpoint(trainer, checkpoint) if names_a_file(checkpoint) else None
+        if not fitting or checkpoint:  # a new fit starts a new metrics.csv
             for logger in trainer.loggers:
                 if isinstance(logger, CSVLogger):
-                    keep_history(logger, before_step=done if self.subcommand == "fit" else None)
+                    keep_history(logger, before_step=done if fitting else None)
         return trainer
+
+    def _open_checkpoint(self, trainer: Trainer, checkpoint: str) -> int | None:
+        """Read and check the checkpoint that Lightning will restore; return the step at which it was written."""
+        reader = trainer.strategy.checkpoint_io
+        if not isinstance(reader, ReadCheckpoints):
+            return None  # a plugin of the user's own
+        content = reader.read(checkpoint)
+        if self.subcommand == "fit":
+            trainer.callbacks.insert(0, CheckTrainingState(content, checkpoint))  # type: ignore[attr-defined]
+        step: int | None = content.get("global_step")
+        return step
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        try:
+            super()._run_subcommand(subcommand)
+        except (UserError, OSError, MemoryError):
+            raise
+        except Exception as error:
+            raise restoring_error(error, str(self.config[subcommand].ckpt_path)) or error from None
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        arguments: dict[str, Any] = super()._prepare_subcommand_kwargs(subcommand)
+        if "weights_only" in arguments:
+            arguments["weights_only"] = True  # also of strategies that read their own files
+        return arguments
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the arguments. Lightning would compare them with those of the process."""

@@ -324,7 +324,7 @@ def test_a_corrupted_shard_is_named(own_renders, tmp_path):
 def test_weights_alone_are_to_start_from_not_to_resume(renders, tmp_path):
     torch.save({"a": torch.zeros(1)}, tmp_path / "a.ckpt")
     with pytest.raises(
-        UserError, match=r"--ckpt_path .*a\.ckpt: holds no training state to resume from.*--model.init_from"
+        UserError, match=r"--ckpt_path .*a\.ckpt: is no checkpoint of a Lightning run.*--model.init_from"
     ):
         run(pretraining(renders, tmp_path / "out", f"--ckpt_path={tmp_path}/a.ckpt"))
 

@@ -5,14 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from lightning.pytorch import LightningModule, Trainer
-
 from lightning_tl.callbacks.measurement import LossMeasurement
-from lightning_tl.callbacks.noise import Noise
-from lightning_tl.errors import UserError
+from lightning_tl.measure.measures import SensitivityMeasure
 from lightning_tl.measure.noise import NoiseKind, Reference
-from lightning_tl.measure.perturbation import check_gammas, perturbation_sensitivity
-from lightning_tl.measured import Measured
 
 
 class PerturbationSensitivity(LossMeasurement):
@@ -38,13 +33,11 @@ class PerturbationSensitivity(LossMeasurement):
         ``perturbed_loss/gamma_<γ>`` = E[L(θ + ε)]; ``perturbed_loss/gamma_0`` = L(θ); ``sensitivity/seconds``.
 
     Raises:
-        UserError: An argument is out of range; with ``init``, the initialisation of a layer cannot be determined.
+        UserError: An argument is out of range.
 
     Example:
         >>> trainer = Trainer(callbacks=[PerturbationSensitivity(gammas=[0.01, 0.02])])  # doctest: +SKIP
     """
-
-    quantity = "sensitivity"
 
     def __init__(
         self,
@@ -55,36 +48,20 @@ class PerturbationSensitivity(LossMeasurement):
         every_n_steps: int | None = 500,
         **kwargs: Any,
     ) -> None:
-        self._noise = Noise(noise, reference)
-        if draws < 2:
-            raise UserError(f"draws={draws}: a standard error needs at least 2")
-        super().__init__(every_n_steps=every_n_steps, **kwargs)
-        self.gammas, self.draws, self.noise, self.reference = check_gammas(gammas), draws, noise, reference
-        self.draw_history: list[dict[float, list[float]]] = []
+        self.of_noise = SensitivityMeasure(gammas, draws, noise, reference)
+        super().__init__(self.of_noise, every_n_steps=every_n_steps, **kwargs)
+
+    @property
+    def gammas(self) -> list[float]:
+        """The scales of the noise."""
+        return self.of_noise.gammas
+
+    @property
+    def draw_history(self) -> list[dict[float, list[float]]]:
+        """For each measurement, γ → perturbed losses of the draws."""
+        return self.of_noise.draw_history
 
     @property
     def doubts(self) -> list[str]:
         """Sentences on layers whose initialisation, and so the scale of their noise, is not certain."""
-        return self._noise.doubts
-
-    def measure(self, trainer: Trainer, module: LightningModule) -> list[Measured]:
-        """Return losses and sensitivities."""
-        objective = self.objective(trainer, module)
-        scales = self._noise.scales(objective, self.seed)
-        levels = perturbation_sensitivity(objective, scales, self.gammas, self.draws, seed=self.seed)
-        records = [self.record("perturbed_loss", levels[0].loss, gamma=0)]
-        for level in levels:
-            records.append(self.record("sensitivity", level.sensitivity, gamma=level.gamma, stderr=level.stderr))
-            records.append(self.record("perturbed_loss", level.perturbed_loss, gamma=level.gamma))
-        self.draw_history.append({level.gamma: list(level.draws) for level in levels})
-        return records
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the state in plain types."""
-        return {**super().state_dict(), **self._noise.state_dict(), "draws": self.draw_history}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from a checkpoint's state."""
-        super().load_state_dict(state_dict)
-        self._noise.load_state_dict(state_dict)
-        self.draw_history = [dict(row) for row in state_dict["draws"]]
+        return self.of_noise.noise.doubts

@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_tl.callbacks.sensitivity import PerturbationSensitivity
 from lightning_tl.errors import UserError, nearest
+from lightning_tl.measure.arguments import flag, number, numbers, whole
 
 
 class SensitivityStop(Callback):
@@ -42,17 +43,22 @@ class SensitivityStop(Callback):
         patience: int = 3,
         sigmas: float = 2.0,
         stop: bool = True,
-        keep: str | None = None,
+        keep: str | Path | None = None,
         prefix: str = "",
     ) -> None:
-        if patience < 1 or sigmas < 0:
-            raise UserError(f"patience={patience} must be ≥ 1 and sigmas={sigmas} ≥ 0")
-        if not stop and keep is None:
+        whole("patience", patience)
+        number("sigmas", sigmas, 0)
+        if gamma is not None:
+            (gamma,) = numbers("gamma", [gamma])
+        if not flag("stop", stop) and keep is None:
             raise UserError("stop=False without keep= does nothing; set keep= to the path of a checkpoint to keep")
+        if keep is not None and not isinstance(keep, str | Path):
+            raise UserError(f"keep={keep!r} must be the path of a checkpoint")
         self.gamma, self.patience, self.sigmas, self.stop, self.keep = gamma, patience, sigmas, stop, keep
         self.prefix = prefix
         self.turned_at: int | None = None
         self._seen = 0
+        self._warned = False
         self._highest_rate = 0.0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -109,8 +115,15 @@ class SensitivityStop(Callback):
         self._seen = len(source.draw_history)
         gamma = self._watched(source)
         curve = [torch.tensor(draws[gamma], dtype=torch.float64) for draws in source.draw_history]
-        best = min(range(len(curve)), key=lambda i: float(curve[i].mean()))
-        if self.keep is not None and best == len(curve) - 1:
+        # a loss that is not finite counts as higher than all others
+        best = min(range(len(curve)), key=lambda i: (not _finite(curve[i]), float(curve[i].nan_to_num().mean())))
+        if not _finite(curve[-1]) and not self._warned:
+            self._warned = True
+            rank_zero_warn(
+                f"SensitivityStop: the loss under noise of gamma {gamma:g} is not finite at step {source.steps}; it "
+                "counts as above the lowest one"
+            )
+        if self.keep is not None and best == len(curve) - 1 and _finite(curve[-1]):
             trainer.save_checkpoint(Path(trainer.default_root_dir) / self.keep)
         recent = range(len(curve) - self.patience, len(curve))
         if (
@@ -133,5 +146,11 @@ class SensitivityStop(Callback):
             trainer.should_stop = True
 
     def _above(self, later: torch.Tensor, best: torch.Tensor) -> bool:
+        if not _finite(later):
+            return True
         rise = later - best
         return float(rise.mean()) > self.sigmas * float(rise.std()) / math.sqrt(len(rise))
+
+
+def _finite(draws: torch.Tensor) -> bool:
+    return bool(draws.isfinite().all())

@@ -3,27 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
-import torch.nn.functional as F
-from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
 from lightning_tl.callbacks.measurement import LossMeasurement
-from lightning_tl.callbacks.noise import Noise
-from lightning_tl.errors import UserError, nearest
-from lightning_tl.measure.eigen import top_eigenvalues
-from lightning_tl.measure.matvec_trace import SKETCH_PRODUCTS
+from lightning_tl.measure.measures import OutputLoss, TraceMeasure
 from lightning_tl.measure.noise import NoiseKind, Reference
-from lightning_tl.measure.trace import METHODS, TraceMethod, hessian_trace
-from lightning_tl.measured import Measured
-
-OutputLoss = Literal["cross_entropy", "mse", "binary_cross_entropy"]
-OUTPUT_LOSSES: dict[OutputLoss, Callable[..., Tensor]] = {
-    "cross_entropy": F.cross_entropy,
-    "mse": F.mse_loss,
-    "binary_cross_entropy": F.binary_cross_entropy_with_logits,
-}
+from lightning_tl.measure.trace import TraceMethod
 
 
 class HessianTrace(LossMeasurement):
@@ -59,13 +46,11 @@ class HessianTrace(LossMeasurement):
         ``top_eigenvalue``; ``hessian/seconds``.
 
     Raises:
-        UserError: An argument is out of range, or the loss cannot be measured; the message says what to pass.
+        UserError: An argument is out of range.
 
     Example:
         >>> trainer = Trainer(callbacks=[HessianTrace(every_n_steps=500)])  # doctest: +SKIP
     """
-
-    quantity = "hessian"
 
     def __init__(
         self,
@@ -81,65 +66,12 @@ class HessianTrace(LossMeasurement):
         reference: Reference = None,
         **kwargs: Any,
     ) -> None:
-        if (outputs_fn is None) != (output_loss is None):
-            raise UserError("outputs_fn and output_loss go together: the outputs, and the loss of them")
-        if output_loss is not None and output_loss not in OUTPUT_LOSSES:
-            raise UserError(f"output_loss={output_loss!r} is unknown{nearest(output_loss, OUTPUT_LOSSES)}")
-        if outputs_fn is not None and kwargs.get("loss_fn") is not None:
-            raise UserError("give either loss_fn, or outputs_fn with output_loss, not both")
-        if noise is None and reference is not None:
-            raise UserError("reference= is used only with noise='init': it defines how the module is initialised")
-        if products < 2:
-            raise UserError(f"products={products}: an estimate with a standard error needs at least 2 products")
-        if method not in METHODS:
-            raise UserError(f"method={method!r} is unknown{nearest(method, METHODS)}")
-        if outputs_fn is not None and output_loss is not None:
-            kwargs["loss_fn"] = lambda module, batch: OUTPUT_LOSSES[output_loss](*outputs_fn(module, batch))
-        super().__init__(every_n_steps=every_n_steps, **kwargs)
-        self.products, self.tolerance, self.max_seconds = products, tolerance, max_seconds
-        self.top_eigenvalue, self.method = top_eigenvalue, method
-        self._noise = None if noise is None else Noise(noise, reference)
-        self._memory: dict[str, Any] = {}
+        self.of_trace = TraceMeasure(
+            products, tolerance, max_seconds, top_eigenvalue, outputs_fn, output_loss, method, noise, reference
+        )
+        super().__init__(self.of_trace, every_n_steps=every_n_steps, **kwargs)
 
     @property
     def doubts(self) -> list[str]:
         """Sentences on layers whose initialisation, and so the scale of their noise, is not certain."""
-        return [] if self._noise is None else self._noise.doubts
-
-    def measure(self, trainer: Trainer, module: LightningModule) -> list[Measured]:
-        """Return the trace, in all and by group, and what else was asked for."""
-        objective = self.objective(trainer, module)
-        trace = hessian_trace(
-            objective,
-            self.products,
-            scales=None if self._noise is None else self._noise.scales(objective, self.seed),
-            tolerance=self.tolerance,
-            max_seconds=self.max_seconds,
-            groups=self.groups,
-            method=self.method,
-            # the same probes at every measurement, so that values can be compared; but different ones if the subspace
-            # comes from the last measurement, as it must be independent of the present probes
-            seed=self.seed + (10_007 * len(self.measured_steps) if self.products < SKETCH_PRODUCTS else 0),
-            memory=self._memory,
-        )
-        self._memory = trace.memory
-        records = [self.record("hessian", trace.value, "trace", stderr=trace.stderr)]
-        records += [self.record("hessian", value, f"trace/{group}") for group, value in trace.groups.items()]
-        if trace.weighted is not None:
-            records.append(self.record("hessian", trace.weighted.value, "weighted_trace", stderr=trace.weighted.stderr))
-        if self.top_eigenvalue:
-            largest = top_eigenvalues(objective, seed=self.seed).values[0]
-            records.append(self.record("hessian", largest, "top_eigenvalue"))
-        return records
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the state in plain types, including what the next measurement starts from."""
-        noise = {} if self._noise is None else {"noise": self._noise.state_dict()}
-        return {**super().state_dict(), "memory": dict(self._memory), **noise}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from a checkpoint's state."""
-        super().load_state_dict(state_dict)
-        self._memory = dict(state_dict["memory"])
-        if self._noise is not None and "noise" in state_dict:
-            self._noise.load_state_dict(state_dict["noise"])
+        return [] if self.of_trace.noise is None else self.of_trace.noise.doubts

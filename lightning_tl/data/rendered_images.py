@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
-import json
 import os
+import re
 import tarfile
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
@@ -17,13 +17,17 @@ from PIL import Image
 
 from lightning_tl._io.checksums import file_sha256
 from lightning_tl._io.folders import read_file
+from lightning_tl._io.json_text import parse_json
 from lightning_tl._io.urls import Url, to_place
 from lightning_tl.data.image_files import Undecodable, decode, open_image
+from lightning_tl.data.rendered_labels import label_problems
+from lightning_tl.data.rendered_manifest import manifest_problems
 from lightning_tl.data.shard_cache import cached, fetch, fetch_all
-from lightning_tl.errors import UserError
+from lightning_tl.errors import UserError, shortened
 
 _KEPT_OPEN = 128  # shards; processes may commonly have a thousand files
 FORMAT_VERSION = 1
+_MEMBER = re.compile(r"(\d{7,12}-\d{2,6})\.([a-z]+(?:\.[a-z]+)?)")
 # by image: key, and by extension the (offset, size) of its bytes
 _Members = list[tuple[str, dict[str, tuple[int, int]]]]
 
@@ -51,7 +55,8 @@ def read_manifest(folder: str | Path) -> Manifest:
         folder: ``DIR/train`` or ``DIR/val``, or its URL on a store that fsspec supports.
 
     Raises:
-        UserError: No manifest, not JSON, of another format version, or a key is missing; a store cannot be reached.
+        UserError: No manifest, not JSON, of another format version, a key that is missing or of a wrong type, a name
+            that is no plain name; a store cannot be reached.
     """
     folder = to_place(folder)
     path = folder / "manifest.json"
@@ -60,28 +65,29 @@ def read_manifest(folder: str | Path) -> Manifest:
         above = isinstance(folder, Path) and (folder / "train").is_dir()
         hint = f"; its splits are {folder}/train and {folder}/val" if above else ""
         raise UserError(f"{path}: no such file, so {folder} is no rendered split{hint} (lightning-tl render makes one)")
-    damaged = f"{path}: damaged ({{}}): delete it and render again"
     try:
-        content = json.loads(text)
+        content = parse_json(text)
         version = content["format_version"]
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(damaged.format(f"{type(error).__name__}: {error}")) from error
+        raise _damaged(path, f"{type(error).__name__}: {error}") from error
     if version != FORMAT_VERSION:
-        raise UserError(f"{path}: format version {version}; this release reads {FORMAT_VERSION}: render it again")
-    try:
-        size = content["image_size"]
-        return Manifest(
-            folder=folder,
-            split=content["split"],
-            categories={int(number): name for number, name in content["categories"].items()},
-            image_size=(int(size[0]), int(size[1])),
-            shards=[
-                {"name": str(shard["name"]), "images": int(shard["images"]), "sha256": str(shard["sha256"])}
-                for shard in content["shards"]
-            ],
+        raise UserError(
+            f"{path}: format version {shortened(version)}; this release reads {FORMAT_VERSION}: render it again"
         )
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        raise UserError(damaged.format(f"{type(error).__name__}: {error}")) from error
+    problem = next(manifest_problems(content), None)
+    if problem is not None:
+        raise _damaged(path, problem)
+    return Manifest(
+        folder=folder,
+        split=content["split"],
+        categories={int(number): name for number, name in content["categories"].items()},
+        image_size=(content["image_size"][0], content["image_size"][1]),
+        shards=[{key: shard[key] for key in ("name", "images", "sha256")} for shard in content["shards"]],
+    )
+
+
+def _damaged(path: Path | Url, problem: str) -> UserError:
+    return UserError(f"{path}: damaged ({problem}): delete it and render again")
 
 
 class RenderedImages:
@@ -104,6 +110,8 @@ class RenderedImages:
         self.manifest = read_manifest(folder)
         self.verify = verify
         available = self.manifest.images
+        if not available:
+            raise UserError(f"{self.manifest.folder} has no images yet: run the same lightning-tl render to its end")
         if n is not None and not 1 <= n <= available:
             raise UserError(
                 f"{n} images asked for, but {self.manifest.folder} has {available}: "
@@ -144,11 +152,19 @@ class RenderedImages:
             raise UserError(f"{path}: corrupted: its sha256 is not the manifest's: {mend}")
         by_key: dict[str, dict[str, tuple[int, int]]] = {}
         try:
-            with tarfile.open(path) as archive:
+            size = path.stat().st_size
+            with tarfile.open(path, "r:") as archive:
                 for member in archive:
-                    key, _, extension = member.name.partition(".")
-                    by_key.setdefault(key, {})[extension] = (member.offset_data, member.size)
-        except tarfile.TarError as error:
+                    name = _MEMBER.fullmatch(member.name)
+                    if name is None or not member.isreg() or member.issparse():
+                        what = f"its member '{shortened(member.name)}' is no file named <scene>-<view>.<kind>"
+                        raise UserError(f"{path}: {what}, as lightning-tl render names them: {mend}")
+                    if member.offset_data + member.size > size:
+                        raise UserError(f"{path}: its member {member.name} is longer than the file: {mend}")
+                    by_key.setdefault(name[1], {})[name[2]] = (member.offset_data, member.size)
+        except (tarfile.TarError, ValueError, EOFError) as error:
+            if isinstance(error, UserError):
+                raise
             raise UserError(f"{path}: not a readable tar file ({error}): {mend}") from error
         if len(by_key) != entry["images"]:
             raise UserError(f"{path}: holds {len(by_key)} images where the manifest says {entry['images']}: {mend}")
@@ -193,24 +209,39 @@ class RenderedImages:
                 return key, self._read(shard, offset, size)
         raise UserError(f"{self.shard_path(shard)}: image {key} has no {' or '.join(extensions)}")
 
-    def _array(self, index: int, *extensions: str) -> np.ndarray:
-        key, content = self.member(index, *extensions)
+    def _array(self, index: int, extension: str, channels: tuple[int, ...] = ()) -> np.ndarray:
+        key, content = self.member(index, extension)
         try:
-            return np.asarray(Image.open(io.BytesIO(content)))
+            array = np.asarray(open_image(content, key))
         except (OSError, SyntaxError, ValueError) as error:  # a broken PNG is Pillow's SyntaxError
-            raise self._undecodable(index, f"{key}.{extensions[0]}", error) from error
+            raise self._undecodable(index, f"{key}.{extension}", error) from error
+        expected = (*self.manifest.image_size, *channels)
+        if array.shape != expected or array.dtype not in (np.uint8, np.uint16):
+            said = f"is {array.dtype} of {_by(array.shape)}, the manifest says {_by(expected)}"
+            raise self._unfit(index, f"{key}.{extension} {said}")
+        return array
 
     def _undecodable(self, index: int, name: str, error: Exception) -> UserError:
+        return self._unfit(index, f"{name} cannot be decoded ({error})")
+
+    def _unfit(self, index: int, problem: str) -> UserError:
         shard = self.shard_path(bisect_right(self._ends, index))
-        return UserError(f"{shard}: {name} cannot be decoded ({error}): delete the shard and render it again")
+        return UserError(
+            f"{shard}: {problem}: delete the shard and render it again (lightning-tl dataset validate lists all faults)"
+        )
 
     def open_rgb(self, index: int) -> Image.Image:
         """Return the colours' image, opened but not decoded."""
         key, content = self.member(index, "rgb.png", "rgb.jpg")
         try:
-            return open_image(content, key)
+            image = open_image(content, key)
         except Undecodable as error:
             raise self._undecodable(index, f"{key}.rgb.png", error.reason) from error
+        expected = self.manifest.image_size
+        if (image.height, image.width) != expected:
+            said = f"is {image.height} x {image.width} px, the manifest says {_by(expected)}"
+            raise self._unfit(index, f"{key}.rgb.png {said}")
+        return image
 
     def rgb(self, index: int) -> np.ndarray:
         """Return colours, uint8 ``[H, W, 3]``."""
@@ -232,12 +263,19 @@ class RenderedImages:
 
     def normal(self, index: int) -> np.ndarray:
         """Return normals as stored, uint8 ``[H, W, 3]``: (n + 1)/2·255 in the camera's frame; 128s are none."""
-        return self._array(index, "normal.png")
+        return self._array(index, "normal.png", (3,))
 
     def labels(self, index: int) -> dict[str, Any]:
         """Return the image's JSON: visible category ids, objects with boxes, the camera."""
         key, content = self.member(index, "json")
         try:
-            return dict(json.loads(content))
-        except (ValueError, TypeError) as error:
+            labels = parse_json(content)
+        except ValueError as error:
             raise self._undecodable(index, f"{key}.json", error) from error
+        if problem := next(label_problems(labels), None):
+            raise self._unfit(index, f"{key}.json: {problem}")
+        return dict(labels)
+
+
+def _by(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))

@@ -60,7 +60,7 @@ def _camera(frame: Frame) -> dict[str, Any]:
     try:
         k = np.array(frame.labels["camera"]["K"], float).reshape(9)
         pose = np.array(frame.labels["camera"]["world_to_camera"], float).reshape(4, 4)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{frame.images.manifest.folder}: {frame.key}.json has no camera: render it again") from error
     return {
         "cam_K": k.tolist(),
@@ -90,7 +90,7 @@ def _view(folder: Path, frame: Frame, depth: tuple[bytes, np.ndarray] | None) ->
             {
                 "bbox_obj": thing["bbox"] if fraction == 1 else [-1, -1, -1, -1],
                 "bbox_visib": thing["bbox"],
-                "px_count_all": round(area / fraction) if fraction > 0 else 0,
+                "px_count_all": round(area / fraction) if fraction > 1e-9 else 0,
                 "px_count_valid": 0 if measured is None else int((mask & measured).sum()),
                 "px_count_visib": area,
                 "visib_fract": fraction,

@@ -10,8 +10,9 @@ from typing import Any, Literal
 import numpy as np
 
 from lightning_tl._io.atomic import remove_leftovers, write_atomically
+from lightning_tl._io.json_text import parse_json
 from lightning_tl.data.rendered_images import RenderedImages
-from lightning_tl.errors import UserError, nearest
+from lightning_tl.errors import UserError, nearest, shortened
 from lightning_tl.inspection.bop import write_bop
 from lightning_tl.inspection.frames import Frame, Frames, read_frames
 from lightning_tl.inspection.hdf5 import write_hdf5
@@ -85,8 +86,9 @@ def _yolo(splits: list[RenderedImages], out: Path, frames: Frames) -> list[str]:
 def _imagefolder(splits: list[RenderedImages], out: Path, frames: Frames) -> list[str]:
     notes = []
     for images in splits:
-        for name in images.manifest.categories.values():
-            (out / images.manifest.split / _folder_name(name)).mkdir(parents=True, exist_ok=True)
+        names = _folder_names(images)
+        for name in names.values():
+            (out / images.manifest.split / name).mkdir(parents=True, exist_ok=True)
         without = 0
         for frame in frames(images):
             present = sorted({thing["category"] for thing in frame.labels["objects"]})
@@ -99,9 +101,8 @@ def _imagefolder(splits: list[RenderedImages], out: Path, frames: Frames) -> lis
                 without += 1
                 continue
             suffix, content = frame.colours()
-            name = _folder_name(images.manifest.categories[present[0]])
-            write_atomically(out / frame.split / name / (frame.key + suffix), content)
-        for folder in (out / images.manifest.split).iterdir():
+            write_atomically(out / frame.split / names[present[0]] / (frame.key + suffix), content)
+        for folder in sorted(out / images.manifest.split / name for name in names.values()):
             if not any(folder.iterdir()):  # readers treat a class without images as an error
                 folder.rmdir()
                 notes.append(f"{images.manifest.split}: no image of {folder.name}, so it has no folder")
@@ -110,8 +111,18 @@ def _imagefolder(splits: list[RenderedImages], out: Path, frames: Frames) -> lis
     return notes
 
 
-def _folder_name(name: str) -> str:
-    return name.replace("/", "_").replace("\\", "_").lstrip(".") or "_"
+def _folder_names(images: RenderedImages) -> dict[int, str]:
+    """Return the name of each category's folder."""
+    folders: dict[int, str] = {}
+    for number, name in images.manifest.categories.items():
+        folder = name.replace("/", "_").replace("\\", "_").lstrip(".") or "_"
+        if folder in folders.values() or len(folder.encode()) > 255:
+            raise UserError(
+                f"{images.manifest.folder}: category {number}, '{shortened(name)}', gives no folder of its own: "
+                "rename it in the sources and render again, or use --format coco"
+            )
+        folders[number] = folder
+    return folders
 
 
 Format = Literal["coco", "yolo", "bop", "hdf5", "imagefolder"]
@@ -164,7 +175,7 @@ def _claim(out: Path, what: dict[str, Any]) -> None:
     marker = out / MARKER
     if out.is_dir() and any(out.iterdir()):
         try:
-            before = json.loads(marker.read_text(encoding="utf-8"))
+            before = parse_json(marker.read_bytes())
         except (OSError, ValueError):
             before = None
         if before != what:

@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 from torch import nn
 
 from lightning_tl._io.urls import Url, to_place
+from lightning_tl.checkpoint_files import read_checkpoint
 from lightning_tl.data.batch_transform import BatchTransform
 from lightning_tl.data.image_files import decode, open_image
 from lightning_tl.data.image_folder import image_files
@@ -20,7 +21,7 @@ from lightning_tl.data.rendered_images import RenderedImages
 from lightning_tl.errors import UserError
 from lightning_tl.inspection.splits import split_folders
 from lightning_tl.models import build_backbone, load_backbone
-from lightning_tl.models.weights import backbone_state, network_state, read_checkpoint
+from lightning_tl.models.weights import backbone_state, network_state
 
 Standardize = Literal["imagenet", "image"]
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -12,6 +11,8 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
+from lightning_tl._io.json_text import parse_json
+from lightning_tl.data.rendered_labels import label_problems
 from lightning_tl.inspection.members import colours, pixels
 
 THUMBNAIL = 16
@@ -21,8 +22,6 @@ _FLAT = 2
 _LENGTH = 0.03
 # interpolated normals turn a little away at a silhouette
 _AWAY, _AWAY_SHARE = -0.25, 0.02
-_LABEL_KEYS = ("scene", "view", "size", "labels", "objects", "camera")
-_OBJECT_KEYS = ("instance", "category", "name", "bbox", "area", "visible_fraction")
 _NO_NORMAL = 128
 _IDENTITY = np.eye(3)
 _COMPONENT = (np.arange(256) / 127.5 - 1).astype(np.float32)
@@ -133,11 +132,11 @@ def _by(size: tuple[int, int]) -> str:
 
 def _labels(key: str, content: bytes, expected: Expected, say: Say) -> dict[str, Any] | None:
     try:
-        labels = json.loads(content)
+        labels = parse_json(content)
     except ValueError as error:
         say("undecodable", f"{key}.json: {error}")
         return None
-    problem = next(_problems(labels), None)
+    problem = next(label_problems(labels), None)
     if problem is not None:
         say("label-format", f"{key}.json: {problem}")
         return None
@@ -159,39 +158,6 @@ def _labels(key: str, content: bytes, expected: Expected, say: Say) -> dict[str,
     if sorted(labels["labels"]) != visible:
         say("labels", f"labels are {labels['labels']}, the objects' categories {visible}")
     return dict(labels)
-
-
-def _whole(value: Any, count: int | None = None) -> bool:
-    if count is not None:
-        return isinstance(value, list) and len(value) == count and all(map(_whole, value))
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _problems(labels: Any) -> Iterator[str]:
-    if not isinstance(labels, dict):
-        yield f"a {type(labels).__name__}, not an object"
-        return
-    yield from (f"no key '{key}'" for key in _LABEL_KEYS if key not in labels)
-    for key, numbers in (("scene", None), ("view", None), ("size", 2)):
-        if not _whole(labels[key], numbers):
-            yield f"{key} is {labels[key]!r}"
-    for key in ("labels", "objects"):
-        if not isinstance(labels[key], list):
-            yield f"{key} is {labels[key]!r}, not a list"
-    if not all(map(_whole, labels["labels"])):
-        yield f"labels are {labels['labels']!r}, not category ids"
-    for number, thing in enumerate(labels["objects"]):
-        at = f"objects[{number}]"
-        if not isinstance(thing, dict):
-            yield f"{at} is {thing!r}"
-        yield from (f"{at} has no key '{key}'" for key in _OBJECT_KEYS if key not in thing)
-        for key in ("instance", "category", "area"):
-            if not _whole(thing[key]):
-                yield f"{at}.{key} is {thing[key]!r}"
-        if not _whole(thing["bbox"], 4):
-            yield f"{at}.bbox is {thing['bbox']!r}, not four whole numbers"
-        if isinstance(thing["visible_fraction"], bool) or not isinstance(thing["visible_fraction"], int | float):
-            yield f"{at}.visible_fraction is {thing['visible_fraction']!r}"
 
 
 def _objects(instance: np.ndarray, category: np.ndarray | None, objects: list[dict[str, Any]], say: Say) -> None:
@@ -244,7 +210,7 @@ class _Camera:
 def _camera(camera: Any, say: Say) -> _Camera | None:
     try:
         k, pose = np.array(camera["K"], float), np.array(camera["world_to_camera"], float)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
         say("label-format", f"camera: {type(error).__name__}: {error}")
         return None
     if k.shape != (3, 3) or pose.shape != (4, 4) or not (np.isfinite(k).all() and np.isfinite(pose).all()):

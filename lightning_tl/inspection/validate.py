@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import tarfile
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from lightning_tl._io.folders import read_file
+from lightning_tl._io.json_text import parse_json
 from lightning_tl._io.urls import Url, to_place
 from lightning_tl.data.rendered_images import Manifest, read_manifest
 from lightning_tl.errors import UserError
@@ -114,7 +114,7 @@ def validate(root: str | Path, workers: int = 1) -> Validation:
 
 def _more(folder: Path | Url) -> list[dict[str, Any]]:
     """Return the manifest's rows of shards, with keys that readers of images do not need."""
-    content = json.loads(read_file(folder / "manifest.json") or b"{}")
+    content = parse_json(read_file(folder / "manifest.json") or b"{}")
     views = content.get("views_per_scene")
     return [{"scenes": shard.get("scenes"), "views": views} for shard in content["shards"]]
 

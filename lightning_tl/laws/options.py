@@ -24,7 +24,7 @@ class LawOptions:
         by: Columns in which curves differ: a,b,c (default: those of our results.csv).
         target_size: Column of the fine-tuning size in images; the form is then the full law.
         cluster: Columns of what rows share, pre-training runs or draws: pretrain:seed,draw:fold.
-        where: A pandas query that selects rows.
+        where: A condition that selects rows: render == 'digits' and error < 0.5.
         form: transfer: D*n^-alpha + C (default); power: C = 0; full: delta*(gamma + n^-alpha)*s^-beta;
             full+E: with a floor.
         fix_d: The coefficient D (delta): free, a number, auto, median, shared or pooled.

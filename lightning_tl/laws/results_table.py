@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,9 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
-from lightning_tl.errors import UserError, nearest
+from lightning_tl.errors import UserError, nearest, shortened
 from lightning_tl.laws.fitting import LEAST_ERROR, LEAST_SIZE, MOST_SIZE
 from lightning_tl.laws.mixed_curves import mixed
+from lightning_tl.laws.row_filter import selected_rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,7 +54,7 @@ class Columns:
             tables the entropy H of features).
         pretrain: Columns that, with the size, name the pre-training run that rows share.
         draw: Columns that name the draw of fine-tuning data that rows share across sizes.
-        where: A pandas query that selects rows.
+        where: A condition that selects rows, in the language of :mod:`~lightning_tl.laws.row_filter`.
     """
 
     size: str = "pretrain_images"
@@ -263,27 +263,18 @@ def _role(role: str, labels: pd.Series[str], n: pd.Series[float]) -> str:
     return "draw" if bool((n[positive].groupby(labels[positive]).nunique() > 1).any()) else "pretrain"
 
 
-def _selected(table: pd.DataFrame, query: str) -> pd.DataFrame:
+def _selected(table: pd.DataFrame, condition: str) -> pd.DataFrame:
     import pandas as pd
 
-    typed = table.copy()
-    for name in table.columns:
-        numbers = pd.to_numeric(table[name], errors="coerce")
-        if numbers.notna().sum() == table[name].notna().sum():
+    typed = table.drop(columns="_line")
+    for name in typed.columns:
+        numbers = pd.to_numeric(typed[name], errors="coerce")
+        if numbers.notna().sum() == typed[name].notna().sum():
             typed[name] = numbers
-    for name in table.columns[:-1]:
-        if not str(name).isidentifier():  # pandas wants `pretrain.data`, which a shell would take for a command
-            word = rf"('[^']*'|\"[^\"]*\"|`[^`]*`)|(?<![\w.])({re.escape(str(name))})(?![\w.])"
-            query = re.sub(word, lambda match: match[1] or f"`{match[2]}`", query)
-    try:
-        chosen = typed.query(query, engine="python")
-    except Exception as error:  # pandas passes on whatever the expression raises
-        raise UserError(
-            f"where '{query}': {' '.join(str(error).split())}; columns: {', '.join(table.columns[:-1])}"
-        ) from error
-    if not hasattr(chosen, "index") or chosen.empty:
-        raise UserError(f"where '{query}' selects no row")
-    return table.loc[chosen.index]
+    chosen = table[selected_rows(typed, condition)]
+    if chosen.empty:
+        raise UserError(f"where '{shortened(condition)}' selects no row")
+    return chosen
 
 
 def _errors(score: Any, columns: Columns) -> Any:

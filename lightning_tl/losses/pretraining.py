@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lightning_tl.errors import UserError, nearest
 from lightning_tl.losses.training_step import quiet, step_loss
+from lightning_tl.measure.arguments import loss_function
 from lightning_tl.measure.batchnorm import STATISTICS, Statistics, own_statistics, reestimate
 from lightning_tl.measure.objective import LossFn
 
@@ -50,6 +51,12 @@ class PretrainingLoss:
     ) -> None:
         if bn not in STATISTICS:
             raise UserError(f"bn={bn!r} is unknown{nearest(str(bn), STATISTICS)}")
+        if not isinstance(pretrained, nn.Module):
+            raise UserError(
+                f"pretrained={pretrained!r} must be the pre-trained module, with its head: "
+                "MyModule.load_from_checkpoint(path)"
+            )
+        loss_function(loss_fn)
         _submodule(pretrained, backbone)
         trainer = getattr(pretrained, "_trainer", None)
         try:

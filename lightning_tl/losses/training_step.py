@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, get_args
+from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers.logger import DummyLogger
 from torch import Tensor, nn
 
 from lightning_tl.errors import UserError
-from lightning_tl.measure.guard import Mode
-from lightning_tl.measure.objective import Objective
+from lightning_tl.measure.mode import find_mode
+
+__all__ = ["find_mode", "is_lightning_module", "quiet", "step_loss"]
 
 _MUTED = ("log", "log_dict", "print")
 
@@ -70,37 +71,6 @@ def step_loss(module: nn.Module, batch: Any) -> Tensor:
             "pass loss_fn(module, batch) -> scalar tensor"
         )
     return loss
-
-
-def find_mode(build: Callable[[Mode], Objective], own_loss: bool) -> Mode:
-    """Return the mode in which the loss can be computed: eval, else train mode with dropout off and BatchNorm frozen.
-
-    Args:
-        build: Mode → objective.
-        own_loss: The loss is the module's training_step, not a function that the user passed.
-
-    Raises:
-        UserError: Neither works, or the loss is not a function of the weights.
-    """
-    errors: dict[Mode, Exception] = {}
-    modes: tuple[Mode, ...] = get_args(Mode)
-    for mode in modes:
-        objective = build(mode)
-        with objective.measuring():
-            try:
-                objective.batch_loss(0)
-            except Exception as error:
-                if not own_loss:
-                    raise
-                errors[mode] = error
-                continue
-            objective.check_repeatable()
-            return mode
-    reasons = "; ".join(f"in {mode} mode: {type(error).__name__}: {error}" for mode, error in errors.items())
-    raise UserError(
-        f"{type(objective.module).__name__}.training_step gives no loss outside training ({reasons}). "
-        "Pass loss_fn(module, batch) -> scalar tensor"
-    ) from errors["eval"]
 
 
 def _nothing(*args: Any, **kwargs: Any) -> None:

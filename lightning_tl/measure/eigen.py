@@ -10,7 +10,7 @@ from torch import Tensor
 from lightning_tl.errors import UserError
 from lightning_tl.measure.hvp import Hessian
 from lightning_tl.measure.objective import Objective
-from lightning_tl.measure.params import Layout
+from lightning_tl.measure.params import Layout, squared_norms
 
 
 @dataclass(frozen=True)
@@ -50,17 +50,17 @@ def top_eigenvalues(
     layout = Layout(objective.params)
     generator = torch.Generator(layout.device).manual_seed(seed)
     start = torch.randn(layout.size, generator=generator, device=layout.device, dtype=layout.dtype)
-    basis = [start / start.norm()]
+    basis = [start / squared_norms([start])[0].sqrt().to(start.dtype)]
     alphas: list[float] = []
     betas: list[float] = []
     with objective.measuring(), Hessian(objective) as hessian:
         while True:
             image = layout.flatten(hessian(layout.unflatten(basis[-1])))
-            alphas.append(float(image @ basis[-1]))
+            alphas.append(float((image * basis[-1]).sum(dtype=torch.float64)))
             for _ in range(2):
                 for vector in basis:
                     image -= (vector @ image) * vector
-            betas.append(float(image.norm()))
+            betas.append(float(squared_norms([image])[0].sqrt()))
             ritz, residuals = _ritz(alphas, betas)
             available = min(count, len(alphas))
             size = max(abs(float(ritz[-1])), 1e-30)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_tl.errors import UserError, nearest
+from lightning_tl.measure.arguments import numbers
 from lightning_tl.measure.objective import Objective
 from lightning_tl.measure.params import clean_name
 from lightning_tl.measure.sharded import is_sharded
@@ -421,10 +422,7 @@ def check_gammas(gammas: Sequence[float]) -> list[float]:
     Raises:
         UserError: There are none, or they are not all positive and different.
     """
-    values = [float(gamma) for gamma in gammas]
-    if not values or not all(0 < value < math.inf for value in values) or len(set(values)) < len(values):
-        raise UserError(f"gammas must be positive numbers, each once; got {list(gammas)}")
-    return values
+    return numbers("gammas", gammas)
 
 
 def _rounded(rows: Tensor, top: int) -> Tensor:

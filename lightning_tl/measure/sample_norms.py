@@ -1,33 +1,44 @@
 """Sums of squared per-sample gradient norms from one backward pass, without storing a per-sample gradient.
 
-The gradient of a linear layer for sample n is Σ_t g_nt a_ntᵀ, with its inputs a and the gradients g at its outputs; a
-convolution is a linear layer on unfolded patches. Σ_n ‖·‖² then costs what a weight gradient costs (Goodfellow 2015,
-arXiv 1510.01799; Rochette et al. 2019, arXiv 1912.06015). Parameters that are used in another way are not covered.
+Hooks record the calls of the layers whose gradients are known in factors (:mod:`~lightning_tl.measure.layer_kinds`).
+Parameters that are used in another way are not covered.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
-from torch.nn.modules.batchnorm import _BatchNorm
 
-_CHUNK = 1 << 25  # elements of a temporary
+from lightning_tl.measure.layer_gradients import SampleGradients, squared_norm, total
+from lightning_tl.measure.layer_kinds import LayerKind, layer_kind
+
+# Patches and normalised inputs are kept between backward passes, up to so many bytes in all.
+_KEPT_BYTES = 1 << 28
 
 
 @dataclass
 class _Call:
-    """One call of a layer: its inputs, and the place of its output in the graph."""
+    """One call of a layer.
+
+    Attributes:
+        layer: The layer.
+        kind: How its gradients are found.
+        inputs: Its inputs.
+        edge: The place of its output in the graph.
+        kept: What its kind has prepared of the inputs.
+    """
 
     layer: nn.Module
+    kind: LayerKind
     inputs: Tensor
     edge: GradientEdge
+    kept: Tensor | None = None
 
 
 class SampleNorms:
@@ -36,30 +47,50 @@ class SampleNorms:
     Args:
         module: The module.
         params: Name → measured parameter.
+
+    Attributes:
+        dropped: Indices of parameters for which the norms are wrong; they are not covered.
+        expanded: Whether the last recording repeated an output.
     """
 
     def __init__(self, module: nn.Module, params: Mapping[str, Tensor]) -> None:
         self._index = {id(p): i for i, p in enumerate(params.values())}
         self._count = len(params)
-        self._calls: dict[nn.Module, list[_Call]] = {}
-        self._layers = [
-            layer
+        self._calls: list[_Call] = []
+        self._layers = {
+            layer: kind
             for layer in module.modules()
-            if _norms_of(layer) is not None and any(id(p) in self._index for p in layer.parameters(recurse=False))
-        ]
+            if any(id(p) in self._index for p in layer.parameters(recurse=False)) and (kind := layer_kind(layer))
+        }
+        self._bytes = 0
+        self.expanded = False
         self.dropped: set[int] = set()
 
     @contextmanager
-    def recording(self) -> Iterator[None]:
-        """Record a forward pass that runs inside."""
-        self._calls = {}
+    def recording(self, expand: bool = True) -> Iterator[None]:
+        """Record a forward pass that runs inside.
 
-        def record(layer: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            if args and isinstance(args[0], Tensor) and isinstance(output, Tensor) and output.requires_grad:
-                # the edge is taken now, as an in-place ReLU that follows replaces the output in the graph
-                self._calls.setdefault(layer, []).append(_Call(layer, args[0].detach(), get_gradient_edge(output)))
+        Args:
+            expand: Repeat the output of an embedding that is looked up once for all samples, as a table of positions
+                is, so that the gradient of each sample is seen. The loss is the same, unless the module takes the
+                output for something else than one sample that broadcasts.
+        """
+        self._calls, self._bytes, self.expanded = [], 0, False
 
-        handles = [layer.register_forward_hook(record) for layer in self._layers]
+        def record(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Tensor | None:
+            inputs = next((value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None)
+            if inputs is None or not inputs.dim() or not isinstance(output, Tensor) or not output.requires_grad:
+                return None
+            inputs, repeated, samples = inputs.detach(), None, self.samples
+            if expand and isinstance(layer, nn.Embedding) and inputs.shape[0] == 1 and samples:
+                inputs = inputs.expand(samples, *inputs.shape[1:])
+                output = repeated = output.expand(samples, *output.shape[1:])
+                self.expanded = True
+            # the edge is taken now, as an in-place ReLU that follows replaces the output in the graph
+            self._calls.append(_Call(layer, self._layers[layer], inputs, get_gradient_edge(output)))
+            return repeated
+
+        handles = [layer.register_forward_hook(record, with_kwargs=True) for layer in self._layers]
         try:
             yield
         finally:
@@ -68,26 +99,30 @@ class SampleNorms:
 
     @property
     def samples(self) -> int | None:
-        """The leading dimension of the first recorded input, which is assumed to be the number of samples."""
-        calls = next(iter(self._calls.values()), None)
-        return int(calls[0].inputs.shape[0]) if calls and calls[0].inputs.dim() else None
+        """The leading dimension of the first recorded input, which is assumed to be the number of samples.
+
+        An input of one row, for instance of positions, does not count where others have more.
+        """
+        sizes = [int(call.inputs.shape[0]) for call in self._calls]
+        return next((size for size in sizes if size > 1), sizes[0] if sizes else None)
 
     @property
     def edges(self) -> list[GradientEdge]:
-        """Where gradients are needed: the outputs of the recorded layers that were called once."""
-        return [calls[0].edge for calls in self._usable()]
+        """Where gradients are needed: the outputs of the recorded calls."""
+        return [call.edge for call in self._calls]
 
     @property
     def covered(self) -> set[int]:
         """Indices of the parameters that :meth:`norms` covers."""
-        return {
-            self._index[id(p)]
-            for calls in self._usable()
-            for p in calls[0].layer.parameters(recurse=False)
-            if id(p) in self._index
-        } - self.dropped
+        return {index for call in self._calls for index in self._own(call).values()} - self.dropped
 
-    def norms(self, gradients: list[Tensor | None], samples: int, scales: Mapping[int, Tensor] | None = None) -> Tensor:
+    def parameters_of(self, call: int) -> set[int]:
+        """Return the indices of the parameters that the layer of a recorded call holds."""
+        return set(self._own(self._calls[call]).values())
+
+    def norms(
+        self, gradients: Sequence[Tensor | None], samples: int, scales: Mapping[int, Tensor] | None = None
+    ) -> Tensor:
         """Return Σ_n ‖g_n‖² by parameter, [number of parameters], float64 on the CPU; 0 where not covered.
 
         Args:
@@ -96,144 +131,83 @@ class SampleNorms:
             scales: By index of a parameter, one number for each index of its first dimension, as a tensor that
                 broadcasts against it: then Σ_n ‖scale ∘ g_n‖², of these parameters only.
         """
-        sums: list[tuple[int, Tensor]] = []
-        for calls, gradient in zip(self._usable(), gradients, strict=True):
-            layer, inputs = calls[0].layer, calls[0].inputs
-            if gradient is None or inputs.shape[0] % samples or gradient.shape[0] % samples:
-                continue
-            own = {
-                name: self._index[id(p)] for name, p in layer.named_parameters(recurse=False) if id(p) in self._index
-            }
-            measure = _norms_of(layer)
-            assert measure is not None  # only layers that have one were recorded
-            parts = [(set(own), gradient)]
-            if scales is not None:
-                parts = [
-                    ({name}, _scaled(layer, inputs, gradient, scales[index]))
-                    for name, index in own.items()
-                    if index in scales
-                ]
-            for wanted, part in parts:
-                for name, value in measure(layer, inputs, part, samples, wanted).items():
-                    sums.append((own[name], value))
-        total = torch.zeros(self._count, dtype=torch.float64)
-        if sums:
-            values = torch.stack([value.double() for _, value in sums]).cpu()
-            total.index_add_(0, torch.tensor([index for index, _ in sums]), values)
-        total[list(self.dropped)] = 0
-        return total
+        wanted = self.covered if scales is None else self.covered & scales.keys()
+        several = self._several()
+        alone: list[tuple[int, Tensor]] = []
+        shared: dict[int, list[SampleGradients]] = {}
+        for call, gradient in zip(self._calls, gradients, strict=True):
+            for index, found in self._gradients(call, gradient, samples, wanted).items():
+                part = found if scales is None else found.scaled(scales[index])
+                if index in several:
+                    shared.setdefault(index, []).append(part)
+                else:
+                    alone.append((index, part.squared_norm()))
+        alone += [(index, squared_norm(uses)) for index, uses in shared.items()]
+        norms = torch.zeros(self._count, dtype=torch.float64)
+        if alone:
+            values = torch.stack([value.double() for _, value in alone]).cpu()
+            norms.index_add_(0, torch.tensor([index for index, _ in alone]), values)
+        return norms
 
-    def _usable(self) -> list[list[_Call]]:
-        return [calls for calls in self._calls.values() if len(calls) == 1]
+    def totals(self, gradients: Sequence[Tensor | None], samples: int) -> dict[int, Tensor]:
+        """Return the gradient of all samples together by index of a parameter, as the factors have it.
 
+        Parameters for whose layers the factors cannot be found (other shapes than such a layer has) are left out.
 
-Norms = Callable[[Any, Tensor, Tensor, int, set[str]], dict[str, Tensor]]
+        Args:
+            gradients: As for :meth:`norms`.
+            samples: As there.
+        """
+        sums: dict[int, Tensor] = {}
+        failed: set[int] = set()
+        several, uses = self._several(), dict[int, list[SampleGradients]]()
+        for position, (call, gradient) in enumerate(zip(self._calls, gradients, strict=True)):
+            try:
+                for index, found in self._gradients(call, gradient, samples, self.covered).items():
+                    if index in several:
+                        uses.setdefault(index, []).append(found)
+                    else:
+                        sums[index] = found.total()
+            except (RuntimeError, TypeError, IndexError) as error:  # a subclass that computes something else
+                if isinstance(error, torch.OutOfMemoryError):
+                    raise
+                failed |= self.parameters_of(position)
+        for index, found_uses in uses.items():
+            try:
+                squared_norm(found_uses)
+                sums[index] = total(found_uses)
+            except RuntimeError as error:
+                if isinstance(error, torch.OutOfMemoryError):
+                    raise
+                failed.add(index)
+        return {index: value for index, value in sums.items() if index not in failed}
 
+    def _gradients(
+        self, call: _Call, gradient: Tensor | None, samples: int, wanted: set[int]
+    ) -> dict[int, SampleGradients]:
+        own = {name: index for name, index in self._own(call).items() if index in wanted}
+        if gradient is None or not own or call.inputs.shape[0] % samples or gradient.shape[0] % samples:
+            return {}
+        prepared = call.kept
+        if prepared is None:
+            prepared = call.kind.prepare(call.layer, call.inputs, samples)
+            if prepared is None:
+                return {}
+            new = prepared.untyped_storage().data_ptr() != call.inputs.untyped_storage().data_ptr()
+            size = prepared.numel() * prepared.itemsize if new else 0
+            if self._bytes + size <= _KEPT_BYTES:
+                call.kept, self._bytes = prepared, self._bytes + size
+        found = call.kind.gradients(call.layer, prepared, gradient, samples, set(own))
+        return {own[name]: value for name, value in found.items()}
 
-def _scaled(layer: nn.Module, x: Tensor, g: Tensor, scale: Tensor) -> Tensor:
-    """Return gradients at the output for which the gradient of the weight becomes scale ∘ itself.
+    def _own(self, call: _Call) -> dict[str, int]:
+        named = call.layer.named_parameters(recurse=False)
+        return {name: self._index[id(p)] for name, p in named if id(p) in self._index}
 
-    Each index of a weight's first dimension acts on one channel of the outputs; in an embedding, on one word.
-    """
-    if isinstance(layer, nn.LayerNorm):
-        return g * scale
-    rows = scale.flatten()
-    if isinstance(layer, nn.Embedding):
-        return g * rows[x].unsqueeze(-1)
-    return g * (rows if isinstance(layer, nn.Linear) else rows.view(-1, *(1,) * (g.dim() - 2)))
-
-
-def _linear(layer: nn.Linear, x: Tensor, g: Tensor, n: int, wanted: set[str]) -> dict[str, Tensor]:
-    a, b = x.reshape(n, -1, x.shape[-1]), g.reshape(n, -1, g.shape[-1])
-    return _weight_and_bias(a.transpose(1, 2), b.transpose(1, 2), wanted)
-
-
-def _conv(layer: nn.Conv2d, x: Tensor, g: Tensor, n: int, wanted: set[str]) -> dict[str, Tensor]:
-    g = g.reshape(n, -1, *g.shape[1:]).transpose(1, 2).flatten(2) if g.shape[0] != n else g.flatten(2)
-    if "weight" not in wanted:
-        return _weight_and_bias(None, g, wanted)
-    patches = _patches(layer, x)
-    patches = patches.reshape(n, -1, *patches.shape[1:]).transpose(1, 2).flatten(2) if x.shape[0] != n else patches
-    if layer.groups == 1:
-        return _weight_and_bias(patches, g, wanted)
-    # each group is a layer of its own; all are treated at once, as if they were further samples
-    weight = _weight_and_bias(
-        patches.reshape(n * layer.groups, -1, patches.shape[-1]),
-        g.reshape(n * layer.groups, -1, g.shape[-1]),
-        {"weight"},
-    )
-    return weight | _weight_and_bias(None, g, wanted - {"weight"})
-
-
-def _patches(layer: nn.Conv2d, x: Tensor) -> Tensor:
-    """Return the input's patches, [N, C·k·k, T], in the order of the output's positions."""
-    padding, size, stride = layer.padding, layer.kernel_size, layer.stride
-    if layer.padding_mode != "zeros" or isinstance(padding, str):
-        mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-        x = F.pad(x, layer._reversed_padding_repeated_twice, mode=mode)
-        padding = (0, 0)
-    if set(size) == {1} and set(padding) == {0}:
-        return x[:, :, :: stride[0], :: stride[1]].flatten(2)
-    return F.unfold(x, size, dilation=layer.dilation, padding=padding, stride=stride)
-
-
-def _weight_and_bias(a: Tensor | None, g: Tensor, wanted: set[str]) -> dict[str, Tensor]:
-    """Return Σ_n ‖Σ_t g_nt a_ntᵀ‖² and Σ_n ‖Σ_t g_nt‖² for a [N, I, T] and g [N, O, T]."""
-    norms = {}
-    if "bias" in wanted:
-        norms["bias"] = g.sum(2).square().sum()
-    if "weight" in wanted and a is not None:
-        positions, wide, tall = a.shape[2], a.shape[1], g.shape[1]
-        if positions == 1:
-            norms["weight"] = (a.square().sum((1, 2)) * g.square().sum((1, 2))).sum()
-        elif positions * (wide + tall) < wide * tall:
-            # ‖Σ_t g_t a_tᵀ‖² = Σ_tt' ⟨a_t, a_t'⟩⟨g_t, g_t'⟩, where there are few positions
-            norms["weight"] = ((a.transpose(1, 2) @ a) * (g.transpose(1, 2) @ g)).sum()
-        else:
-            step = max(1, _CHUNK // (wide * tall))
-            norms["weight"] = torch.stack(
-                [
-                    torch.bmm(g[i : i + step], a[i : i + step].transpose(1, 2)).square_().sum()
-                    for i in range(0, len(a), step)
-                ]
-            ).sum()
-    return norms
-
-
-def _norm_layer(layer: Any, x: Tensor, g: Tensor, n: int, wanted: set[str]) -> dict[str, Tensor]:
-    if isinstance(layer, nn.LayerNorm):
-        if tuple(x.shape[-len(layer.normalized_shape) :]) != tuple(layer.normalized_shape):
-            return {}  # a subclass that normalises other dimensions; the comparison with the gradient drops it
-        hat = F.layer_norm(x, layer.normalized_shape, eps=layer.eps)
-        shape = (n, -1, *layer.normalized_shape)
-        parts = {"weight": (g * hat).reshape(shape), "bias": g.reshape(shape)}
-        return {name: parts[name].sum(1).square().sum() for name in wanted}
-    if isinstance(layer, nn.GroupNorm):
-        hat = F.group_norm(x, layer.num_groups, eps=layer.eps)
-    else:
-        hat = F.batch_norm(x, layer.running_mean, layer.running_var, training=False, eps=layer.eps)
-    parts = {"weight": g * hat if "weight" in wanted else g, "bias": g}
-    sums = {name: parts[name].flatten(2).sum(2) if x.dim() > 2 else parts[name] for name in wanted}
-    return {name: value.reshape(n, -1, value.shape[1]).sum(1).square().sum() for name, value in sums.items()}
-
-
-def _embedding(layer: nn.Embedding, x: Tensor, g: Tensor, n: int, wanted: set[str]) -> dict[str, Tensor]:
-    if x.shape[0] != n:  # a table of positions, the same for every sample, reaches them by broadcasting
-        return {}
-    ids, g = x.reshape(n, -1), g.reshape(n, -1, g.shape[-1])
-    same = (ids[:, :, None] == ids[:, None, :]) & (ids != (-1 if layer.padding_idx is None else layer.padding_idx))[
-        :, None
-    ]
-    return {"weight": ((g @ g.transpose(1, 2)) * same).sum()}
-
-
-def _norms_of(layer: nn.Module) -> Norms | None:
-    if isinstance(layer, nn.Linear):
-        return _linear
-    if isinstance(layer, nn.Conv2d) and not isinstance(layer, nn.ConvTranspose2d):
-        return _conv
-    if isinstance(layer, _BatchNorm) and layer.running_mean is not None:
-        return _norm_layer
-    if isinstance(layer, nn.LayerNorm | nn.GroupNorm):
-        return _norm_layer
-    return _embedding if isinstance(layer, nn.Embedding) else None
+    def _several(self) -> set[int]:
+        """Return the parameters that more than one call uses."""
+        counts: dict[int, int] = {}
+        for call in self._calls:
+            for index in self._own(call).values():
+                counts[index] = counts.get(index, 0) + 1
+        return {index for index, count in counts.items() if count > 1}

@@ -131,13 +131,12 @@ def _gauss_newton(
     """Estimate both parts over all batches; None if the loss of a batch, of any process, is not known."""
     rank, _ = objective.process
     generator = torch.Generator(layout.device).manual_seed(seed + 7919 * rank)
-    dropped = set(memory["dropped"]) if "dropped" in memory else None
     results: list[list[GaussNewtonResult]] = []
     for index in range(len(objective.batches)):
         trace: GaussNewtonTrace | None = None
         try:
-            trace = GaussNewtonTrace(objective, index, layout, generator, dropped, scales)
-            if trace.outputs is not None and trace.curved and "dropped" not in memory:
+            trace = GaussNewtonTrace(objective, index, layout, generator, scales)
+            if trace.outputs is not None and trace.curved and not memory.get("twice_differentiable"):
                 trace.remainder()  # raises without a double backward, here, where all processes can still agree
         except RuntimeError as error:
             if not lacks_double_backward(error):
@@ -146,7 +145,6 @@ def _gauss_newton(
         known = 1.0 if trace is not None and trace.outputs is not None else 0.0
         if float(objective.reduce(torch.tensor(known, device=layout.device))) < 1.0 or trace is None:
             return None
-        dropped = trace.norms.dropped
         generator.manual_seed(seed + 7919 * rank + 104729 * (index + 1))
 
         def stop(result: GaussNewtonResult) -> bool:
@@ -159,7 +157,7 @@ def _gauss_newton(
         **_combined(objective, layout, plain),
         "weighted": TraceEstimate(**_combined(objective, layout, [r[1] for r in results])) if scales else None,
         "memory": {
-            "dropped": sorted(dropped or ()),
+            "twice_differentiable": True,
             "variances": {kind: v for kind, samples in variances.items() if (v := samples.total_variance()) > 0},
         },
     }

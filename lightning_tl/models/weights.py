@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_tl.errors import UserError
+from lightning_tl.checkpoint_files import read_checkpoint
+from lightning_tl.errors import UserError, shortened
 
 # Prefixes that wrappers add to the names of parameters (torch.compile, DataParallel, Lightning projects, torchvision's
 # detectors).
@@ -59,33 +59,6 @@ class KeyReport:
         return "\n".join(lines)
 
 
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0]
-
-
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU; only plain types and tensors are unpickled.
-
-    Raises:
-        UserError: The file is missing, not a checkpoint, or holds more than plain types.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"checkpoint {path}: no such file")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise UserError(
-            f"checkpoint {path}: cannot be read with weights_only=True ({_first_line(error)}); "
-            "save only its state_dict with torch.save"
-        ) from error
-    except Exception as error:  # torch.load fails in many ways on other files: KeyError, EOFError, …
-        raise UserError(f"checkpoint {path}: damaged or not a checkpoint ({_first_line(error)})") from error
-    if not isinstance(content, Mapping):
-        raise UserError(f"checkpoint {path}: holds a {type(content).__name__}, not a state dict")
-    return dict(content)
-
-
 def backbone_state(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], list[str]]:
     """Split a state dict into its backbone's entries under torchvision's names, and the names of the rest.
 
@@ -131,6 +104,32 @@ def _is_counter(name: str) -> bool:
     return name.endswith("num_batches_tracked")
 
 
+def is_statistic(name: str) -> bool:
+    """Return whether a buffer has BatchNorm's running statistics, which are as finite as weights."""
+    return name.endswith(("running_mean", "running_var"))
+
+
+def tensor_problem(there: Tensor, here: Tensor, finite: bool = True) -> str:
+    """Return why a tensor of a checkpoint cannot take the place of a module's; empty if it can.
+
+    Args:
+        there: The checkpoint's.
+        here: The module's.
+        finite: Whether all values must be finite.
+    """
+    if there.layout != torch.strided or there.device.type != "cpu" or there.is_quantized:
+        return "is no plain tensor of numbers"
+    if there.shape != here.shape:
+        return f"is {list(there.shape)} there and {list(here.shape)} here"
+    if there.is_floating_point() != here.is_floating_point() or there.is_complex() != here.is_complex():
+        kinds = [str(tensor.dtype).removeprefix("torch.") for tensor in (there, here)]
+        return f"is of {kinds[0]} there and {kinds[1]} here: these are no weights to go on from"
+    if finite and there.is_floating_point() and not bool(torch.isfinite(there).all()):
+        wrong = int((~torch.isfinite(there)).sum())
+        return f"has {wrong} of {there.numel()} values that are not finite: its training diverged"
+    return ""
+
+
 def _under(key: str) -> str:
     return f" (under '{key}')" if key not in ("", "state_dict") else ""
 
@@ -166,8 +165,9 @@ def load_backbone(source: str | Path | Mapping[str, Any], backbone: nn.Module, m
         head=head,
     )
     if not entries and not head:
+        found = shortened(", ".join(map(str, content))) or "nothing"
         raise UserError(
-            f"{report.source} holds no weights of a network; it has {', '.join(map(str, content)) or 'nothing'}. "
+            f"{report.source} holds no weights of a network; it has {found}. "
             f"Give a checkpoint, or a state dict (also under one of the keys {', '.join(_NESTED)})"
         )
     if report.mismatched and report.fraction >= min_fraction:
@@ -175,11 +175,15 @@ def load_backbone(source: str | Path | Mapping[str, Any], backbone: nn.Module, m
         hint = f": the checkpoint has in_chans={there[1]}; use the same here" if first == "conv1.weight" else ""
         raise UserError(f"{report.source}: {first} is {there} there and {here} here{hint}.\n{report}")
     if report.fraction < min_fraction:
-        made_by = content.get("lightning_tl", {})
-        name = f" (it holds a '{made_by['backbone']}')" if "backbone" in made_by else ""
+        made_by = content.get("lightning_tl")
+        held = made_by.get("backbone") if isinstance(made_by, Mapping) else None
+        name = f" (it holds a '{shortened(held)}')" if held else ""
         raise UserError(
             f"{report.source} is a checkpoint of another backbone{name}: "
             f"{report.fraction:.0%} of the entries fit, {min_fraction:.0%} are needed.\n{report}"
         )
+    for name in report.matched:
+        if problem := tensor_problem(entries[name], own[name]):
+            raise UserError(f"{report.source}: {name} {problem}; use another checkpoint")
     backbone.load_state_dict({name: entries[name] for name in report.matched}, strict=False)
     return report

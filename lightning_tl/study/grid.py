@@ -91,4 +91,4 @@ def label(point: Mapping[str, Any]) -> str:
             number = isinstance(value, int | float) and not isinstance(value, bool)
             text = f"{last}{value:.12g}" if number else f"{last}-{value}"
         parts.append(re.sub(r"[^\w.+\-]+", "-", text).strip("-") or last)
-    return "-".join(parts)
+    return "-".join(parts).lstrip(".") or "-"

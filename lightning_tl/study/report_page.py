@@ -10,9 +10,11 @@ from typing import Any
 
 import yaml
 
+from lightning_tl import markdown
 from lightning_tl import page as html
 from lightning_tl._io.atomic import write_atomically
-from lightning_tl.errors import UserError
+from lightning_tl._io.files import is_file_name
+from lightning_tl.errors import UserError, shortened
 from lightning_tl.study.records import load_json
 from lightning_tl.study.runs import in_one_line
 
@@ -136,7 +138,10 @@ def _group(group: dict[str, Any]) -> Section:
 
 
 def _overtraining(folder: Path, analysis: dict[str, Any]) -> list[Section]:
-    figures = [(folder / figure["file"], figure["caption"]) for figure in analysis.get("figures", [])]
+    named = [(figure["file"], figure["caption"]) for figure in analysis.get("figures", [])]
+    if wrong := [name for name, _ in named if not is_file_name(name)]:
+        raise UserError(f"{folder / 'overtraining.json'}: a figure is called {shortened(repr(wrong[0]))}; run it again")
+    figures = [(folder / name, caption) for name, caption in named]
     if not figures:
         return []
     return [Section("Does longer pre-training make the model fragile?", analysis["sentences"], figures=figures)]
@@ -256,17 +261,17 @@ def _html(section: Section) -> str:
 
 
 def _markdown(title: str, answer: Sequence[str], sections: Sequence[Section], folder: Path) -> str:
-    parts = [f"# {title}", *(f"> {sentence}" for sentence in answer)]
+    parts = [f"# {markdown.escaped(title)}", *(f"> {markdown.escaped(sentence)}" for sentence in answer)]
     for section in sections:
-        parts += [f"## {section.heading}", *section.words]
+        parts += [f"## {markdown.escaped(section.heading)}", *map(markdown.escaped, section.words)]
         parts += [
-            f"![{caption}]({path.relative_to(folder).as_posix()})"
+            markdown.picture(caption, path.relative_to(folder).as_posix())
             for path, caption in section.figures
             if path.is_file()
         ]
-        parts += section.notes
+        parts += map(markdown.escaped, section.notes)
         if section.table is not None:
-            parts.append(html.markdown_table(*section.table))
+            parts.append(markdown.table(*section.table))
         if section.text:
-            parts.append(f"```yaml\n{section.text}```")
+            parts.append(markdown.code(section.text, "yaml"))
     return "\n\n".join(parts) + "\n"

@@ -206,7 +206,7 @@ def _best_checkpoint(call: Call, folder: Path) -> list[Any]:
 
 def _take_best(cli: Any, checkpoint: str) -> dict[str, Any]:
     """Load the network of the best validation; return the step at which it was saved."""
-    from lightning_tl.models.weights import read_checkpoint
+    from lightning_tl.checkpoint_files import read_checkpoint
 
     content = read_checkpoint(checkpoint)
     cli.model.load_state_dict(content["state_dict"])
@@ -215,7 +215,7 @@ def _take_best(cli: Any, checkpoint: str) -> dict[str, Any]:
 
 def _resumable(folder: Path, key: str) -> Path | None:
     """Return the last intact checkpoint of an interrupted run with the same key, or None."""
-    from lightning_tl.models.weights import read_checkpoint
+    from lightning_tl.checkpoint_files import read_checkpoint
 
     state = read_record(folder / "state.json", key)
     if state is None or state.get("folder") != str(folder):

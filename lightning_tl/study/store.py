@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from lightning_tl._io.atomic import replacing, write_atomically
+from lightning_tl._io.files import is_inside
 from lightning_tl._io.stores import delete, download, file_system, put, read_url, store_errors
-from lightning_tl.errors import StoreError, disk_full, is_disk_full
+from lightning_tl.errors import StoreError, UserError, disk_full, is_disk_full, shortened
 from lightning_tl.study.planned import DataSet
 from lightning_tl.study.records import load_json, write_json
 from lightning_tl.study.runs import Call, Outcome, do_locked, locked
@@ -55,6 +56,8 @@ class Mirror:
         with store_errors(self.url):
             system.invalidate_cache()
             names = [str(path)[len(root) :].lstrip("/") for path in system.find(root)]
+        if outside := [name for name in names if not is_inside(name)]:
+            raise UserError(f"{self.url}: a file is called '{shortened(outside[0])}', which leads out of the folder")
         for name in _in_order(names):
             if checkpoints or not name.startswith(_CHECKPOINTS):
                 self._get(name)

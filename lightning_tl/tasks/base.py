@@ -67,7 +67,7 @@ class TransferTask(pl.LightningModule):
         num_classes: int,
         backbone: str = "resnet50",
         in_chans: int = 3,
-        init_from: Path | None = None,
+        init_from: str | Path | None = None,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         scheduler: LRSchedulerCallable | None = None,
         schedule: Schedule | None = None,

@@ -50,7 +50,15 @@ def callbacks():
         HessianTrace(every_n_steps=2, method="matvec", products=24),
         HessianTrace(every_n_steps=2, prefix="known/"),
         PerturbationSensitivity([0.1], draws=3, every_n_steps=2),
+        HessianTrace(every_n_steps=2, method="matvec", products=4, loss_fn=fails_on_one, prefix="failing/"),
     ]
+
+
+def fails_on_one(module, batch):
+    """Only the second process fails, in the middle of its second measurement, while the first waits for its number."""
+    if module.global_rank == 1 and module.trainer.global_step == 2:
+        raise RuntimeError("only here")
+    return Quiet.training_step(module, batch, 0)
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +104,7 @@ def test_training_is_the_same_with_and_without(runs):
 
 
 def test_all_ranks_log_equal_values(runs):
-    first, second = map(histories, runs["with"]["ranks"])
+    first, second = (histories(rank)[:4] for rank in runs["with"]["ranks"])
     assert [list(dict.fromkeys(record.step for record in history)) for history in first] == [[0, 2, 4]] * 4
     for left, right in zip(first, second, strict=True):
         assert [(r.step, r.key) for r in left] == [(r.step, r.key) for r in right]
@@ -105,11 +113,16 @@ def test_all_ranks_log_equal_values(runs):
             assert own == pytest.approx(other, rel=1e-12)
 
 
+def test_a_failure_of_one_process_is_one_of_all_and_does_not_end_the_run(runs):
+    for rank in runs["with"]["ranks"]:
+        assert list(dict.fromkeys(record.step for record in histories(rank)[4])) == [0, 4]
+
+
 def probes(runs):
     paths = sorted(runs["with"]["folder"].glob("*.ckpt"))
     state = torch.load(paths[0], weights_only=True)["callbacks"]
     (key,) = [k for k in state if "Sensitivity" in k]
-    return state[key]["probe"]
+    return state[key]["probe"]["batches"]
 
 
 def test_values_are_those_of_the_whole_batch(runs):
@@ -118,7 +131,7 @@ def test_values_are_those_of_the_whole_batch(runs):
     module.load_state_dict(runs["with"]["start"])
     both = [rank[0] for rank in probes(runs)]
     objective = Objective(module, lambda m, b: Quiet.training_step(m, b, 0), both)
-    _, matvec, known, noisy = histories(runs["with"]["ranks"][0])
+    _, matvec, known, noisy, _ = histories(runs["with"]["ranks"][0])
     trace = only(known, 0, "known/hessian", "trace")
     assert trace.value == pytest.approx(hessian_trace(objective).value, rel=1e-4)
     assert trace.stderr == 0

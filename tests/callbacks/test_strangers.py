@@ -214,11 +214,12 @@ def test_a_hugging_face_model_has_a_known_loss_and_gets_noise_as_it_was_initiali
     trace = HessianTrace(None, products=8)
     fit(HuggingFace, [trace], steps=1)
     assert only(trace.history, 0, "hessian", "trace").stderr > 0
-    assert "variances" in trace._memory  # of the Gauss-Newton part: the loss behind the model's output was recognised
+    # of the Gauss-Newton part: the loss behind the model's output was recognised
+    assert "variances" in trace.of_trace.memory
     noisy = PerturbationSensitivity([0.01])
     fit(HuggingFace, [noisy], steps=1)
     assert noisy.doubts == []
-    scales = noisy.state_dict()["scales"]
+    scales = noisy.of_noise.noise.state()["scales"]
     assert scales["model.transformer.wte.weight"] == 0.02
     assert scales["model.transformer.h.0.attn.c_proj.weight"] == pytest.approx(0.02 / 2)  # /√(2 · 2 layers)
     assert scales["model.transformer.h.0.attn.c_attn.bias"] == 0
@@ -227,8 +228,8 @@ def test_a_hugging_face_model_has_a_known_loss_and_gets_noise_as_it_was_initiali
 def test_the_detector_is_measured_in_train_mode_by_differences():
     trace = HessianTrace(None, products=4)
     fit(Detector, [trace], steps=1)
-    assert trace._mode == "frozen-train"
-    assert trace._memory["differences"]
+    assert trace.recorder.mode == "frozen-train"
+    assert trace.of_trace.memory["differences"]
 
 
 def test_a_compiled_module_is_measured_uncompiled():

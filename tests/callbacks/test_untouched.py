@@ -92,7 +92,7 @@ def test_an_exception_in_the_loss_leaves_the_module_as_it_was():
             raise KeyError("on the way")
         return torch.nn.functional.cross_entropy(m(batch[0]), batch[1])
 
-    run = trainer(max_steps=1, callbacks=[PerturbationSensitivity([0.1], loss_fn=failing)])
+    run = trainer(max_steps=1, callbacks=[PerturbationSensitivity([0.1], loss_fn=failing, on_error="raise")])
     before = {n: t.clone() for n, t in module.state_dict().items()}
     with pytest.raises(KeyError):
         run.fit(module, images())

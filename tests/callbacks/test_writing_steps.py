@@ -208,4 +208,4 @@ def test_a_loss_that_changes_something_outside_is_refused():
         return module.net(batch).pow(2).mean() * (1 + len(calls))
 
     with pytest.raises(ValueError, match=r"not a function of the weights.*outside the module"):
-        fit(Momentum, [HessianTrace(loss_fn=outside)])
+        fit(Momentum, [HessianTrace(loss_fn=outside, on_error="raise")])

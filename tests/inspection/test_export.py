@@ -133,9 +133,9 @@ def test_wrong_exports(renders, own_renders, tmp_path, capsys, monkeypatch):
     assert f"{key}.json: category 3 is not in the manifest" in said(own_renders, "coco", tmp_path / "b")
     rewrite(own_renders, labels(key, lambda content: content["objects"][0].pop("area")))
     rewrite(own_renders, labels(key, lambda content: content["objects"][0].update(category=1)))
-    assert f"{key}.json: an object lacks area" in said(own_renders, "coco", tmp_path / "c")
+    assert f"{key}.json: objects[0] has no key 'area'" in said(own_renders, "coco", tmp_path / "c")
     rewrite(own_renders, labels(key, lambda content: content.pop("objects")))
-    assert f"{key}.json lacks 'objects'" in said(own_renders, "coco", tmp_path / "d")
+    assert f"{key}.json: no key 'objects'" in said(own_renders, "coco", tmp_path / "d")
 
 
 KEY = "0000010-01"
@@ -156,19 +156,19 @@ def broken_depth(members):
 @pytest.mark.parametrize(
     "form,plant,message",
     [
-        ("bop", without_camera, f"{KEY}.json has no camera: render it again"),
+        ("bop", without_camera, f"{KEY}.json: no key 'camera': delete the shard and render it again"),
         ("bop", other_camera, f"{KEY}.json has no camera: render it again"),
         ("bop", broken_depth, f"{KEY}.depth.png cannot be decoded"),
         ("hdf5", broken_depth, f"{KEY}.depth.png cannot be decoded"),
         (
             "hdf5",
             pixels(f"{KEY}.instance.png", lambda array: array[:20]),
-            f"{KEY}: instance is of shape [20, 32], the manifest says 32 x 32: see lightning-tl dataset validate",
+            f"{KEY}.instance.png is uint16 of 20 x 32, the manifest says 32 x 32: delete the shard and render it again",
         ),
         (
             "hdf5",
             pixels(f"{KEY}.normal.png", lambda array: array[..., 0]),
-            f"{KEY}: normal is of shape [32, 32], the manifest says 32 x 32",
+            f"{KEY}.normal.png is uint8 of 32 x 32, the manifest says 32 x 32 x 3",
         ),
     ],
 )

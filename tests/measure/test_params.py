@@ -1,11 +1,12 @@
 """Which parameters are measured, and their groups."""
 
 import pytest
+import torch
 from torch import nn
 
 from lightning_tl.errors import UserError
 from lightning_tl.measure import select
-from lightning_tl.measure.params import group_names
+from lightning_tl.measure.params import group_names, squared_norms
 
 
 def net():
@@ -43,3 +44,15 @@ def test_selection():
         select(module, exclude="[")
     with pytest.raises(UserError, match="have no shape yet"):
         select(nn.Sequential(nn.LazyLinear(3)))
+
+
+@pytest.mark.parametrize("kind", ["normal", "constant", "transposed"])
+def test_squared_norms_of_many_numbers_are_those_in_double_precision(kind):
+    tensor = torch.full((1 << 24,), 0.1) if kind == "constant" else torch.randn(1 << 12, 1 << 12)
+    tensor = tensor.T if kind == "transposed" else tensor
+    ones, halves = torch.ones(7), torch.ones(100_000, dtype=torch.bfloat16)
+    found = squared_norms([tensor, ones, halves, torch.arange(5)])
+    assert found.dtype == torch.float64
+    assert float(found[0]) == pytest.approx(float(tensor.double().square().sum()), rel=1e-6)
+    assert found[1:].tolist() == pytest.approx([7, 100_000, 30], rel=1e-9)
+    assert squared_norms([]).shape == (0,)

@@ -199,7 +199,7 @@ def test_more_than_plain_types_are_refused(tmp_path):
             return (Path.write_text, (tmp_path / "owned", "x"))
 
     torch.save({"state_dict": SOURCE.state_dict(), "config": Evil()}, tmp_path / "a.ckpt")
-    with pytest.raises(UserError, match=r"a\.ckpt: cannot be read with weights_only=True .*save only its state_dict"):
+    with pytest.raises(UserError, match=r"a\.ckpt: holds more than plain types .*save only its state_dict"):
         load_backbone(tmp_path / "a.ckpt", net())
     assert not (tmp_path / "owned").exists()
 
@@ -215,7 +215,7 @@ def test_damaged_file(tmp_path, damage):
 
 
 def test_a_folder_is_no_checkpoint(tmp_path):
-    with pytest.raises(UserError, match="no such file"):
+    with pytest.raises(UserError, match="a folder, not a file"):
         read_checkpoint(tmp_path)
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import html
 import json
 import os
 import re
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from markdown_it import MarkdownIt
 from PIL import Image
 
 from lightning_tl.cli import law, report
@@ -130,7 +132,11 @@ def test_wrong_facts(page, tmp_path):
 def test_the_same_in_markdown(page):
     text = (page.parent / "report.md").read_text(encoding="utf-8")
     advice = json.loads((page.parent / "fits.json").read_text())["advice"]
-    assert text.index(advice[0]) < text.index("## The laws") < text.index("## Every run")
+    page_of_it = MarkdownIt("commonmark", {"html": True}).enable("table").render(text)
+    shown = html.unescape(re.sub("<[^>]*>", "", page_of_it))
+    assert shown.index(advice[0]) < shown.index("The laws") < shown.index("Every run")
+    assert PLANTED in shown
+    assert "<script" not in page_of_it
     for name in re.findall(r"!\[.*?\]\((.*?)\)", text):
         assert (page.parent / name).is_file(), name
 
@@ -142,6 +148,17 @@ def test_an_analysis_without_a_law(tmp_path):
     (tmp_path / "overtraining.json").write_text(json.dumps(found))
     text = write_report(tmp_path).read_text()
     assert text.index("It does no harm.") < text.index("No turn is shown.") < text.index("By budget")
+
+
+@pytest.mark.parametrize("name", ["../secret.png", "/etc/secret.png", "", None, 3])
+def test_a_figure_is_a_file_of_the_folder(tmp_path, name):
+    (tmp_path / "in").mkdir()
+    Image.effect_noise((30, 20), 40).save(tmp_path / "secret.png")
+    found = {"answer": [], "sentences": [], "figures": [{"file": name, "caption": "a"}]}
+    (tmp_path / "in" / "overtraining.json").write_text(json.dumps(found))
+    with pytest.raises(UserError, match=r"overtraining\.json"):
+        write_report(tmp_path / "in")
+    assert not (tmp_path / "in" / "report.html").exists()
 
 
 class Browser:

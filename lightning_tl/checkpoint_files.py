@@ -1,0 +1,75 @@
+"""The one place that reads checkpoints: from a path, a URL or a store, and never more than plain types and tensors."""
+
+from __future__ import annotations
+
+import pickle
+import tempfile
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lightning_tl._io.files import check_regular
+from lightning_tl._io.stores import download
+from lightning_tl._io.urls import Url, to_place
+from lightning_tl.errors import UserError, shortened
+
+
+def read_checkpoint(place: str | Path) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU; only plain types and tensors are unpickled.
+
+    Args:
+        place: Path, ``file://`` URL, ``http(s)://`` URL, or URL on a store that fsspec supports.
+
+    Raises:
+        UserError: The file is missing or cannot be fetched, is not a checkpoint, or holds more than plain types.
+    """
+    name = f"checkpoint {place}"
+    with _local(place, name) as path:
+        _check_archive(path, name)
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise UserError(
+                f"{name}: holds more than plain types and tensors, or is damaged ({_first_line(error)}): nothing in it "
+                "is executed; save only its state_dict with torch.save"
+            ) from error
+        except Exception as error:  # torch.load fails in many ways on other files: KeyError, EOFError, …
+            raise UserError(f"{name}: damaged or not a checkpoint ({_first_line(error)})") from error
+    if not isinstance(content, Mapping):
+        raise UserError(f"{name}: holds a {type(content).__name__}, not a state dict")
+    return dict(content)
+
+
+@contextmanager
+def _local(place: str | Path, name: str) -> Iterator[Path]:
+    """Yield the file on this machine; a remote one is fetched for as long as it is needed."""
+    location = to_place(place)
+    if not isinstance(location, Url):
+        check_regular(location, name)
+        yield location
+        return
+    with tempfile.TemporaryDirectory(prefix="lightning-tl-checkpoint-") as folder:
+        path = Path(folder) / "checkpoint"
+        download(location, path, missing="no such file")
+        yield path
+
+
+def _check_archive(path: Path, name: str) -> None:
+    """Refuse an archive that is larger unpacked than packed: torch compresses nothing."""
+    if not zipfile.is_zipfile(path):
+        return  # the older format, or no checkpoint
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, OverflowError) as error:
+        raise UserError(f"{name}: damaged or not a checkpoint ({_first_line(error)})") from error
+    if unpacked > path.stat().st_size:
+        raise UserError(f"{name}: damaged or not a checkpoint (its parts are larger than the file)")
+
+
+def _first_line(error: Exception) -> str:
+    return shortened(f"{type(error).__name__}: {error}".splitlines()[0], 160)
