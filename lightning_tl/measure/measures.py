@@ -20,6 +20,7 @@ from lightning_tl.measure.objective import LossFn, Objective
 from lightning_tl.measure.params import Groups
 from lightning_tl.measure.perturbation import perturbation_sensitivity
 from lightning_tl.measure.trace import METHODS, TraceMethod, hessian_trace
+from lightning_tl.measure.virtual import measured_type
 from lightning_tl.measured import Measured
 
 OutputLoss = Literal["cross_entropy", "mse", "binary_cross_entropy"]
@@ -249,7 +250,7 @@ class SensitivityMeasure(Measure):
         objective = site.objective()
         scales = self.noise.scales(objective, site)
         levels = perturbation_sensitivity(objective, scales, self.gammas, self.draws, seed=site.seed)
-        resolution = torch.finfo(objective.tensors[0].dtype).eps * abs(levels[0].loss)
+        resolution = torch.finfo(measured_type(objective.tensors[0].dtype)).eps * abs(levels[0].loss)
         records = [site.record("perturbed_loss", levels[0].loss, gamma=0)]
         coarse = []
         for level in levels:

@@ -68,13 +68,33 @@ def local_part(tensor: Tensor, like: Tensor) -> Tensor:
     """
     if not is_sharded(like):
         return tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
-    if is_sharded(tensor):
-        return local(tensor)
+    return local(split_like(tensor, like))
+
+
+def split_like(tensor: Tensor, like: Tensor) -> Tensor:
+    """Return a tensor on the device of another one of its shape, and split over processes in the same way.
+
+    A whole tensor, equal on all processes, is split without messages.
+    """
+    tensor = tensor.to(like.device)
+    if is_sharded(tensor) or not is_sharded(like) or tensor.shape != like.shape:
+        return tensor
     from torch.distributed.tensor import distribute_tensor
 
     split: Any = like
-    # no process sends: each has the whole tensor and keeps its part
-    return distribute_tensor(tensor, split.device_mesh, split.placements, src_data_rank=None).to_local()
+    return distribute_tensor(tensor, split.device_mesh, split.placements, src_data_rank=None)
+
+
+def gathered(tensors: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+    """Return whole tensors on the CPU, on process 0; None on the others. All processes must call this together."""
+    first = torch.distributed.get_rank() == 0
+    whole = {}
+    for name, tensor in tensors.items():
+        full: Any = tensor
+        full = full.full_tensor() if is_sharded(tensor) else tensor
+        if first:
+            whole[name] = full.cpu()
+    return whole if first else None
 
 
 def sum_over_shards(table: Tensor, params: Sequence[Tensor]) -> Tensor:

@@ -95,7 +95,7 @@ def measure(module: nn.Module, start: dict[str, Tensor], batches: list[Tensor]) 
     found["along"] = [*curve.loss, curve.slope, curve.curvature]
     moved = distance(params, start)
     found["distance"] = [moved.total, moved.relative, moved.cosine, *moved.groups.values()]
-    noise = Noise(scales, seed=5)
+    noise = Noise({name: torch.ones(()) for name in params}, seed=5)
     found["noise"] = {name: noise.noise(name, torch.empty(p.shape), 1) for name, p in params.items()}
     return found
 
