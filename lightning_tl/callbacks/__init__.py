@@ -7,4 +7,11 @@ from lightning_tl.callbacks.sensitivity_stop import SensitivityStop
 from lightning_tl.callbacks.trace import HessianTrace
 from lightning_tl.losses.pretraining import PretrainingLoss
 
-__all__ = ["HessianTrace", "ModificationSensitivity", "ParameterDistance", "PerturbationSensitivity", "PretrainingLoss", "SensitivityStop"]
+__all__ = [
+    "HessianTrace",
+    "ModificationSensitivity",
+    "ParameterDistance",
+    "PerturbationSensitivity",
+    "PretrainingLoss",
+    "SensitivityStop",
+]

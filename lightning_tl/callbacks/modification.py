@@ -13,8 +13,8 @@ class ModificationSensitivity(LossMeasurement):
     """Log the loss of quantised and of pruned weights: what compressing this checkpoint would cost, without training.
 
     Sensitivity to a change of the weights in the sense of Springer et al. (2025), Definition 4.2. That models lose more
-    by quantisation the longer they are pre-trained is reported in arXiv 2411.04330. All tensors of two or more dimensions
-    are changed, embeddings too (``exclude="embed"`` leaves them out), but not biases and gains.
+    by quantisation the longer they are pre-trained is reported in arXiv 2411.04330. All tensors of two or more
+    dimensions are changed, embeddings too (``exclude="embed"`` leaves them out), but not biases and gains.
 
     Args:
         quantise: Numbers of bits; weights are rounded to nearest, symmetrically

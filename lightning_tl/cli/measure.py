@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from dataclasses import fields
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from lightning_tl.cli.parsing import CommandParser
 from lightning_tl.errors import UserError
-from lightning_tl.offline.options import MeasureOptions, Quantity
+from lightning_tl.offline.options import SERIES_QUANTITIES, MeasureOptions, Quantity, SeriesOptions
 
 if TYPE_CHECKING:
     from lightning_tl.measured import Measured
@@ -32,19 +33,33 @@ def main(argv: list[str] | None = None) -> int:
     """
     own, for_the_run = _split(list(sys.argv[1:] if argv is None else argv))
     settings = _parser().parse_args(own)
+    values = [argument.removeprefix("--model=") for argument in for_the_run]
+    hub = next((value.removeprefix("hf:") for value in values if value.startswith("hf:")), None)
+    options = MeasureOptions(
+        **{field.name: settings[field.name] for field in fields(MeasureOptions) if field.name != "quantities"},
+        quantities=settings.quantities or (SERIES_QUANTITIES if hub is not None else MeasureOptions.quantities),
+    )
+    if hub is not None:
+        if len(for_the_run) > 2 or settings.config or settings.ckpt or settings.loss:
+            raise UserError("--model hf:… takes no --config, --ckpt, --data, --loss, and no other options of a run")
+        return _language_models(hub, settings, options)
     has_model = any(argument.split("=", 1)[0] == "--model" for argument in for_the_run)
     if not settings.ckpt or not (settings.config or has_model):
         raise UserError(
             "lightning-tl measure needs --ckpt (one or more checkpoints), and --config (the run's YAML) or --model and "
-            "--data (dotted paths to a module and to its data)"
+            "--data (dotted paths to a module and to its data); or --model hf:… and --text, for a series of language "
+            "models"
         )
-    options = MeasureOptions(**{field.name: settings[field.name] for field in fields(MeasureOptions)})
     if settings.batches < 1:
         raise UserError(f"--batches is {settings.batches}; at least 1 batch is needed to measure on")
+    return _checkpoints(settings, options, for_the_run)
 
+
+def _checkpoints(settings: Any, options: MeasureOptions, for_the_run: list[str]) -> int:
+    """Measure checkpoint files of a run, or of any module."""
     from lightning_tl.cli.dotted import named
     from lightning_tl.cli.measure_objects import device_named, named_objects, objects_of_run
-    from lightning_tl.offline.checkpoints import measure_checkpoints
+    from lightning_tl.offline.checkpoint_series import measure_checkpoint_series
     from lightning_tl.offline.losses import loss_of
 
     device = device_named(settings.device)
@@ -57,13 +72,41 @@ def main(argv: list[str] | None = None) -> int:
         module, batches = named_objects(
             for_the_run, settings.ckpt[0], settings.split, settings.batches, device, needs_data, options.seed
         )
-    records = measure_checkpoints(
-        module, settings.ckpt, batches, options, out=settings.out, reference=settings.reference, loss_fn=loss_fn
+    more = {"loss": settings.loss, "split": settings.split, "device": device.type, "options of the run": for_the_run}
+    results, answer = measure_checkpoint_series(
+        module, settings.ckpt, batches, options, Path(settings.out), settings.reference, loss_fn, more
     )
+    records = [record for result in results for record in result.records]
     for record in records:
         if record.group in _WHOLE and not record.quantity.endswith("_along"):
             print(_line(record))
-    print(f"{settings.out}/measurements.csv ({len(records)} rows), measurements.png")
+    print(*answer, sep="\n", end="\n" if answer else "")
+    print(f"{settings.out}/measurements.csv ({len(records)} rows), measurements.png, report.html")
+    return 0
+
+
+def _language_models(model: str, settings: Any, options: MeasureOptions) -> int:
+    """Measure a series of language models."""
+    if settings.text is None:
+        raise UserError(f"--model hf:{model} needs --text, a file of held-out text to measure the loss on")
+    given = {field.name: settings[field.name] for field in fields(SeriesOptions) if field.name != "model"}
+    series = SeriesOptions(model=model, **given)
+
+    from lightning_tl.cli.measure_objects import device_named
+    from lightning_tl.offline.language_series import measure_language_models
+    from lightning_tl.offline.series_report import write_series
+
+    if series.device != "auto":
+        device_named(series.device)
+    out = Path(settings.out)
+    results, used = measure_language_models(series, options, out)
+    for result in results:
+        print(result.revision.name)
+        for record in result.records:
+            print(f"  {_line(record)}")
+    for sentence in write_series(results, used, str(used["model"]), out):
+        print(sentence)
+    print(f"{out}/report.html, measurements.csv")
     return 0
 
 
@@ -102,16 +145,48 @@ def _parser() -> CommandParser:
     add("--reference", type=str | None, default=None, help="Checkpoint to measure from; default: the first.")
     add("--split", type=Literal["train", "val"], default="train", help="Which data the loss is measured on.")
     add("--batches", type=int, default=1, help="Number of batches of it.")
-    add("--device", type=str, default="cpu", help="Where to measure: cpu, cuda, cuda:1, mps.")
+    add("--device", type=str, default="cpu", help="Where to measure: cpu, cuda, cuda:1, mps; auto with hf:….")
     # these two as `--gammas 0.1 0.2`; a class's lists would be `--gammas [0.1,0.2]`
     lists = {"quantities", "gammas"}
-    quantities, gammas = list(MeasureOptions.quantities), list(MeasureOptions.gammas)
-    add("--quantities", type=Quantity, nargs="+", default=quantities, help="What to measure, any of the default ones.")
+    gammas = list(MeasureOptions.gammas)
+    known = ", ".join(MeasureOptions.quantities)
+    add(
+        "--quantities", type=Quantity, nargs="+", default=[], help=f"What to measure: {known}; default: all that apply."
+    )
     add("--gammas", type=float, nargs="+", default=gammas, help="Scales of the noise.")
     parser.add_class_arguments(MeasureOptions, skip=lists)
+    _add_series(parser)
     for action in parser._actions:
         action.help = (action.help or "").replace("``", "") or None  # marked as code in the docstring
     return parser
+
+
+def _add_series(parser: CommandParser) -> None:
+    """Add the options of a series of language models, ``--model hf:…``."""
+    add = parser.add_argument
+    add("--text", type=str | None, default=None, help="With --model hf:…: a UTF-8 file of held-out text.")
+    add(
+        "--revisions", type=str, nargs="+", default=[], help="Branches, tags or sub-folders; default: all that tell it."
+    )
+    add("--tokens", type=str, nargs="+", default=[], help="Tokens seen in training by each revision, as 4B 8B.")
+    for name in ("spread", "tokens_per_step", "windows", "length", "batch_size", "dtype", "discard_downloads"):
+        field = {field.name: field for field in fields(SeriesOptions)}[name]
+        flags = dict.fromkeys([f"--{name.replace('_', '-')}", f"--{name}"])
+        kind = {"int": int, "str": str, "bool": bool, "int | None": int | None, "str | None": str | None}[
+            str(field.type)
+        ]
+        add(*flags, type=kind, default=field.default, help=_SERIES_HELP[name])
+
+
+_SERIES_HELP = {
+    "spread": "Of all revisions take so many, evenly spaced in the logarithm of the training seen.",
+    "tokens_per_step": "Tokens per training step, as 2M, where names of revisions tell only the step.",
+    "windows": "Windows of text.",
+    "length": "Tokens of a window.",
+    "batch_size": "Windows per batch; batches are the units of the standard errors.",
+    "dtype": "Of the weights in memory: fp32, bf16 or fp16.",
+    "discard_downloads": "Download into --out, and delete each revision once it is measured (true or false).",
+}
 
 
 def _split(argv: list[str]) -> tuple[list[str], list[str]]:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from importlib import import_module
 from itertools import islice
 from typing import Any
 
 import torch
 from lightning.fabric.utilities import move_data_to_device
-from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 
 from lightning_tl.cli.dotted import called, hyper_parameters, named
 from lightning_tl.errors import UserError, one_line
+from lightning_tl.losses.training_step import is_lightning_module
 from lightning_tl.measure.checkpoint import read_checkpoint_file
 from lightning_tl.offline.batches import first_batches
 
@@ -85,8 +86,12 @@ def named_objects(
     module = called(named(str(model), "--model"), "--model", model_options, kept)
     if not isinstance(module, nn.Module):
         raise UserError(f"--model {model} gives a {type(module).__name__}, not a torch.nn.Module")
-    if isinstance(module, LightningModule):  # its training_step may ask the trainer for the epoch
-        module.trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    if is_lightning_module(module):  # its training_step may ask the trainer for the epoch
+        base = next(kind for kind in type(module).__mro__ if kind.__name__ == "LightningModule")
+        package: Any = import_module(
+            "pytorch_lightning" if base.__module__.startswith("pytorch_lightning") else "lightning.pytorch"
+        )
+        module.trainer = package.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     module.to(device)
     if not needs_data:
         return module, []

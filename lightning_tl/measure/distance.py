@@ -37,8 +37,8 @@ class Distance:
 def distance(params: Mapping[str, Tensor], reference: Mapping[str, Tensor], groups: Groups = None) -> Distance:
     """Return the L2 distance between parameters and a snapshot of them (Springer et al. 2025, Fig. 8).
 
-    Everything is summed on the parameters' devices; one small tensor goes to the CPU. Of parameters that ``fully_shard``
-    splits (FSDP2) each process sums its part; all processes must call this together.
+    Everything is summed on the parameters' devices; one small tensor goes to the CPU. Of parameters that
+    ``fully_shard`` splits (FSDP2) each process sums its part; all processes must call this together.
 
     Args:
         params: Name → parameter.

@@ -14,7 +14,7 @@ def find_mode(build: Callable[[Mode], Objective], own_loss: bool) -> Mode:
 
     Args:
         build: Mode → objective.
-        own_loss: The loss is the module's training_step, not a function that the user passed.
+        own_loss: The loss is that of the training, not a function that the user passed.
 
     Raises:
         UserError: Neither works, or the loss is not a function of the weights.
@@ -34,6 +34,6 @@ def find_mode(build: Callable[[Mode], Objective], own_loss: bool) -> Mode:
             return mode
     reasons = "; ".join(f"in {mode} mode: {type(error).__name__}: {error}" for mode, error in errors.items())
     raise UserError(
-        f"{type(objective.module).__name__}.training_step gives no loss outside training ({reasons}). "
+        f"the loss of {type(objective.module).__name__} cannot be computed outside training ({reasons}). "
         "Pass loss_fn(module, batch) -> scalar tensor"
     ) from errors["eval"]

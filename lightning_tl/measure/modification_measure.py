@@ -12,9 +12,7 @@ from lightning_tl.measured import Measured
 
 
 class ModificationMeasure(Measure):
-    """The loss of changed weights; arguments as for
-    :class:`~lightning_tl.callbacks.modification.ModificationSensitivity`.
-    """
+    """The loss of changed weights; arguments as for ``ModificationSensitivity`` (callbacks/modification.py)."""
 
     name = "modification"
 

@@ -64,7 +64,9 @@ def noise_scales(
 
 def as_scales(spreads: Mapping[str, float], params: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return numbers by parameter name as tensors of the parameters' types, on their devices."""
-    return {name: torch.tensor(spreads[name], dtype=measured_type(p.dtype), device=p.device) for name, p in params.items()}
+    return {
+        name: torch.tensor(spreads[name], dtype=measured_type(p.dtype), device=p.device) for name, p in params.items()
+    }
 
 
 def initialisation(

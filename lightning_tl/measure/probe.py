@@ -79,7 +79,8 @@ class Probe:
                         "probe='val': this run has no validation batches; give it a validation loader (and no "
                         "limit_val_batches=0), or pass probe=<a batch or a DataLoader>"
                     )
-            is_batch = isinstance(source, Tensor | Mapping | list | tuple) or not isinstance(source, Iterable)
+            whole_batch = isinstance(source, Tensor | Mapping | list | tuple) or not isinstance(source, Iterable)
+            is_batch = whole_batch and not isinstance(self.source, str)
             batches = [source] if is_batch else list(islice(iter(source), self.count))
             if not batches:
                 raise UserError("probe=: the data loader gave no batch")

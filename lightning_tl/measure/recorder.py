@@ -328,7 +328,7 @@ class Recorder:
             step=self.steps,
             seed=self.seed,
             prefix=self.prefix,
-            before=len(self.measured_steps),
+            before=len([step for step in self.measured_steps if step != self.steps]),
             warn=self.host.warn,
         )
 

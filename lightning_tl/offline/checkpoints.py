@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,10 @@ from lightning_tl.measure.checkpoint import Checkpoint, fit_names, load_checkpoi
 from lightning_tl.measure.noise import Reference
 from lightning_tl.measure.objective import LossFn
 from lightning_tl.measure.params import Groups, listed
-from lightning_tl.measure.perturbation import check_gammas
 from lightning_tl.measured import Measured, measurements_table
 from lightning_tl.offline.batches import first_batches
 from lightning_tl.offline.checkpoints_plot import plot_measurements
+from lightning_tl.offline.loss_tables import LossTables
 from lightning_tl.offline.losses import default_loss
 from lightning_tl.offline.measurer import Measurer
 from lightning_tl.offline.options import MeasureOptions
@@ -67,36 +68,87 @@ def measure_checkpoints(
         UserError: A checkpoint cannot be read or does not fit the module; there is no checkpoint, no batch or no loss.
     """
     options = options or MeasureOptions()
-    check_gammas(options.gammas)
-    paths = [Path(checkpoints)] if isinstance(checkpoints, str | Path) else [Path(path) for path in checkpoints]
-    if not paths:
-        raise UserError("there is no checkpoint to measure; name at least one")
-    probe: list[Any] = []
-    if of_loss := sorted(set(options.quantities) - {"distance"}):
-        if isinstance(batches, Sequence) and not batches:
-            raise UserError(f"{', '.join(of_loss)}: needs batches to measure the loss on")
-        probe = first_batches(batches, loader_batches, device_of(module), options.seed)
-        loss_fn = loss_fn or default_loss(module, probe[0])
-    reference_path = paths[0] if reference is None else Path(reference)
-    start = _read(module, reference_path)
-    original = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
-    measurer = Measurer(module, probe, start.weights, options, loss_fn, init_reference, groups)
-    records: list[Measured] = []
-    try:
-        for index, path in enumerate(paths):
-            weights, step = start if path == reference_path else _read(module, path)
-            if options.rest == "reference" and options.include is not None:
-                weights = start.weights | {n: value for n, value in weights.items() if re.search(options.include, n)}
-            _load(module, weights, path)
-            records += measurer.measure(index if step is None else step)
-    finally:
-        module.load_state_dict(original)
+    saved = SavedCheckpoints(
+        module, checkpoints, batches, options, reference, loss_fn, init_reference, groups, loader_batches
+    )
+    with saved.restored():
+        records = [record for index in range(len(saved.paths)) for record in saved.measure(index)[0]]
     if out is not None:
-        name = run_id or _run_name(paths[0])
+        name = run_id or saved.run_name
         table = measurements_table({"run_id": name, **record.row()} for record in records)
         write_atomically(Path(out) / "measurements.csv", table)
         plot_measurements(records, Path(out) / "measurements.png")
     return records
+
+
+class SavedCheckpoints:
+    """Saved checkpoints of one module, each measured when it is asked for.
+
+    Args: as for :func:`measure_checkpoints`.
+
+    Attributes:
+        paths: Of the checkpoints.
+
+    Raises:
+        UserError: As :func:`measure_checkpoints`; ``measure`` where a checkpoint cannot be read or does not fit.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        checkpoints: str | Path | Sequence[str | Path],
+        batches: Iterable[Any],
+        options: MeasureOptions,
+        reference: str | Path | None = None,
+        loss_fn: LossFn | None = None,
+        init_reference: Reference = None,
+        groups: Groups = None,
+        loader_batches: int = 1,
+    ) -> None:
+        self.paths = (
+            [Path(checkpoints)] if isinstance(checkpoints, str | Path) else [Path(path) for path in checkpoints]
+        )
+        if not self.paths:
+            raise UserError("there is no checkpoint to measure; name at least one")
+        self.probe: list[Any] = []
+        if of_loss := sorted(set(options.quantities) - {"distance"}):
+            if isinstance(batches, Sequence) and not batches:
+                raise UserError(f"{', '.join(of_loss)}: needs batches to measure the loss on")
+            self.probe = first_batches(batches, loader_batches, device_of(module), options.seed)
+            loss_fn = loss_fn or default_loss(module, self.probe[0])
+        self._module, self._options = module, options
+        self._reference_path = self.paths[0] if reference is None else Path(reference)
+        self._start: Checkpoint | None = None
+        self._arguments = (loss_fn, init_reference, groups)
+        self._measurer: Measurer | None = None
+
+    @property
+    def run_name(self) -> str:
+        """The name of the folder that holds the checkpoints."""
+        folder = self.paths[0].resolve().parent
+        return folder.parent.name if folder.name == "checkpoints" else folder.name
+
+    @contextmanager
+    def restored(self) -> Iterator[None]:
+        """Give the module its own weights back on leaving."""
+        original = {name: tensor.detach().clone() for name, tensor in self._module.state_dict().items()}
+        try:
+            yield
+        finally:
+            self._module.load_state_dict(original)
+
+    def measure(self, index: int) -> tuple[list[Measured], LossTables | None]:
+        """Load a checkpoint into the module and measure it: records, and the losses that the noise gave."""
+        if self._start is None:
+            self._start = _read(self._module, self._reference_path)
+        start, options, path = self._start, self._options, self.paths[index]
+        if self._measurer is None:
+            self._measurer = Measurer(self._module, self.probe, start.weights, options, *self._arguments)
+        weights, step = start if path == self._reference_path else _read(self._module, path)
+        if options.rest == "reference" and options.include is not None:
+            weights = start.weights | {n: value for n, value in weights.items() if re.search(options.include, n)}
+        _load(self._module, weights, path)
+        return self._measurer.measure(index if step is None else step)
 
 
 def device_of(module: nn.Module) -> torch.device:
@@ -125,8 +177,3 @@ def _load(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
             "include='^backbone', rest='reference'"
         )
     module.load_state_dict({n: state[n] for n in expected})
-
-
-def _run_name(path: Path) -> str:
-    folder = path.resolve().parent
-    return folder.parent.name if folder.name == "checkpoints" else folder.name

@@ -2,11 +2,11 @@
 
 Windows of text and draws of noise say how well each checkpoint is measured. They say nothing about how much
 neighbouring checkpoints of a run differ by chance: the learning rate, the last batches. With several pre-trainings the
-overtraining analysis sees that between seeds; one run has only its own roughness. It is measured by how far each
-checkpoint is from the straight line through its two neighbours (Gasser, Sroka and Jennen-Steinmetz 1986, Biometrika
-73), over log budgets. Rises and falls are then studentised by it, and compared with what independent fluctuation around
-a flat curve gives, by simulation at the same budgets. A bent curve is rough too, so the test is too wide rather than
-too narrow; few checkpoints detect nothing but a clear turn.
+overtraining analysis sees that between seeds; one run has only its own roughness: how far each four neighbours are
+from a parabola over log budgets, by third differences (after Gasser, Sroka and Jennen-Steinmetz 1986, Biometrika 73,
+who take second ones). Rises and falls are then studentised by it, and compared with what independent fluctuation around
+a flat curve gives, by simulation at the same budgets. A curve that bends otherwise is rough too, so the test is too
+wide rather than too narrow; few checkpoints detect nothing but a clear turn.
 """
 
 from __future__ import annotations
@@ -55,11 +55,15 @@ def roughness(steps: Array, means: Array) -> Array:
         means: ``[N, K]``.
 
     Returns:
-        ``[N]``. It is unbiased (squared) for straight lines, and too large for bent curves.
+        ``[N]``. Its square is unbiased for parabolas (for three budgets for straight lines), else too large.
     """
-    share = (steps[2:] - steps[1:-1]) / (steps[2:] - steps[:-2])
-    rest = share * means[:, :-2] + (1 - share) * means[:, 2:] - means[:, 1:-1]
-    deviation: Array = np.sqrt((rest**2 / (share**2 + (1 - share) ** 2 + 1)).mean(axis=1))
+    count = min(4, len(steps))
+    squares = []
+    for first in range(len(steps) - count + 1):
+        at = steps[first : first + count]
+        weights = np.array([1 / np.prod(np.delete(at[i] - at, i)) for i in range(count)])  # a divided difference
+        squares.append((means[:, first : first + count] @ weights) ** 2 / (weights**2).sum())
+    deviation: Array = np.sqrt(np.mean(squares, axis=0))
     return deviation
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -15,9 +16,10 @@ from lightning_tl.measure.guard import Mode
 from lightning_tl.measure.noise import Reference, noise_scales
 from lightning_tl.measure.objective import LossFn, Objective
 from lightning_tl.measure.params import Groups, select
-from lightning_tl.measure.perturbation import loss_along, perturbation_sensitivity
+from lightning_tl.measure.perturbation import loss_along
 from lightning_tl.measure.trace import hessian_trace
 from lightning_tl.measured import Measured
+from lightning_tl.offline.loss_tables import LossTables, loss_tables
 from lightning_tl.offline.options import MeasureOptions
 
 #: λ of the curves along reference → checkpoint
@@ -52,23 +54,25 @@ class Measurer:
         self._mode: Mode | None = None
         self._scales: dict[str, Tensor] | None = None
 
-    def measure(self, step: int) -> list[Measured]:
-        """Return one record per value, for the present weights."""
+    def measure(self, step: int) -> tuple[list[Measured], LossTables | None]:
+        """Return one record per value for the present weights, and the losses by draw and batch if there is noise."""
         quantities = set(self.options.quantities)
         params = select(self.module, self.options.include, self.options.exclude)
         records = self._distances(step, params) if "distance" in quantities else []
+        tables: LossTables | None = None
         if quantities <= {"distance"}:
-            return records
+            return records, tables
         with quiet(self.module):
             objective = self._objective(params)
             scales = self._noise_scales(params) if "sensitivity" in quantities else None
             if "trace" in quantities:
                 records += self._traces(step, objective, scales)
             if scales is not None:
-                records += self._sensitivities(step, objective, scales)
+                tables = loss_tables(objective, scales, self.options.gammas, self.options.draws, self.options.seed)
+                records += noise_records(tables, step)
             if "direction" in quantities:  # last, as it changes the weights
                 records += self._along(step, objective)
-        return records
+        return records, tables
 
     def _objective(self, params: Mapping[str, nn.Parameter]) -> Objective:
         statistics: Statistics = "re-estimated" if self.options.bn == "re-estimated" else "kept"
@@ -107,17 +111,6 @@ class Measurer:
             ]
         return records
 
-    def _sensitivities(self, step: int, objective: Objective, scales: Mapping[str, Tensor]) -> list[Measured]:
-        options = self.options
-        levels = perturbation_sensitivity(objective, scales, options.gammas, options.draws, options.seed)
-        records = [Measured(step=step, quantity="perturbed_loss", gamma=0, value=levels[0].loss)]
-        for level in levels:
-            for quantity, value in (("perturbed_loss", level.perturbed_loss), ("sensitivity", level.sensitivity)):
-                records.append(
-                    Measured(step=step, quantity=quantity, gamma=level.gamma, value=value, stderr=level.stderr)
-                )
-        return records
-
     def _along(self, step: int, objective: Objective) -> list[Measured]:
         """Measure L(θ₀ + λ(θ − θ₀)) with θ₀ the reference's weights where it has them, θ the present ones.
 
@@ -141,3 +134,15 @@ class Measurer:
             records.append(Measured(step=step, quantity="loss_along", gamma=at, value=loss))
             records.append(Measured(step=step, quantity="quadratic_along", gamma=at, value=parabola))
         return records
+
+
+def noise_records(tables: LossTables, step: int) -> list[Measured]:
+    """Return losses under noise as the callbacks do: standard errors over draws, for these batches."""
+    plain = float(np.mean(tables.plain))
+    records = [Measured(step=step, quantity="perturbed_loss", gamma=0, value=plain)]
+    for gamma, rows in tables.noise.items():
+        draws = np.array(rows).mean(axis=1)
+        loss, stderr = float(draws.mean()), float(draws.std(ddof=1)) / len(draws) ** 0.5
+        for quantity, value in (("perturbed_loss", loss), ("sensitivity", loss - plain)):
+            records.append(Measured(step=step, quantity=quantity, gamma=gamma, value=value, stderr=stderr))
+    return records

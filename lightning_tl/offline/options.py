@@ -9,6 +9,8 @@ from typing import Any, Literal, get_args
 from lightning_tl.errors import UserError, nearest
 
 Quantity = Literal["distance", "trace", "sensitivity", "direction"]
+#: What is measured on a series of language models by default: all but the loss along a line.
+SERIES_QUANTITIES: tuple[Quantity, ...] = ("distance", "trace", "sensitivity")
 #: The same as lightning_tl.measure.noise.NoiseKind, which cannot be imported without torch.
 NoiseKind = Literal["init", "relative", "isotropic"]
 Rest = Literal["own", "reference"]
@@ -17,6 +19,54 @@ LineStatistics = Literal["kept", "re-estimated", "interpolated"]
 _LARGEST_GAMMA = 1e6
 _MOST_DRAWS = 10_000
 _MOST_PRODUCTS = 100_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeriesOptions:
+    """Which language models of a series are measured, and on which text.
+
+    Args:
+        model: A folder with one sub-folder per revision, or a repository on the Hugging Face Hub (``owner/model``).
+        text: A UTF-8 file, held-out text of the kind that the model was trained on.
+        revisions: Names of branches, tags or sub-folders; default: all whose name tells a step or tokens.
+        spread: Take so many of them, evenly spaced in the logarithm of the training seen.
+        tokens: Tokens seen in training, one value for each of ``revisions``, in their order, as ``4B``.
+        tokens_per_step: Gives the tokens where names tell only the step, as ``2M``.
+        windows: Windows of text.
+        length: Tokens of a window.
+        batch_size: Windows per batch; batches are the units of the standard errors.
+        dtype: Of the weights in memory: ``fp32``, ``bf16`` or ``fp16``.
+        device: As torch names it; ``auto``: spread over all devices, with the package accelerate.
+        discard_downloads: Download into the results' folder, and delete each revision once it is measured.
+
+    Raises:
+        UserError: A number is out of range.
+    """
+
+    model: str
+    text: str
+    revisions: Sequence[str] = ()
+    spread: int | None = None
+    tokens: Sequence[str] = ()
+    tokens_per_step: str | None = None
+    windows: int = 64
+    length: int = 256
+    batch_size: int = 8
+    dtype: str = "fp32"
+    device: str = "cpu"
+    discard_downloads: bool = False
+
+    def __post_init__(self) -> None:
+        for name, value, least in (
+            ("windows", self.windows, 2),
+            ("length", self.length, 2),
+            ("batch_size", self.batch_size, 1),
+            ("spread", 3 if self.spread is None else self.spread, 3),
+        ):
+            if value < least:
+                raise UserError(f"{name}={value}: must be at least {least}")
+        if self.windows % self.batch_size:
+            raise UserError(f"windows={self.windows} is not a multiple of batch_size={self.batch_size}")
 
 
 @dataclass(frozen=True, kw_only=True)

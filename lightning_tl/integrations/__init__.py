@@ -1,0 +1,1 @@
+"""Measuring runs of other frameworks than Lightning, by the same recorder."""
