@@ -105,7 +105,7 @@ class _QuadraticForm:
         for sign in (1, -1):
 
             def moved(name: str, weight: Tensor, sign: int = sign) -> Tensor:
-                return torch.add(weight, self.probe(name, weight, draw), alpha=sign * step)
+                return self.probe(name, weight, draw).mul_(sign * step).add_(weight)
 
             def take(name: str, gradient: Tensor, sign: int = sign) -> None:
                 product = gradient.mul_(self.probe(name, gradient, draw)).sum(dtype=torch.float64)

@@ -85,7 +85,10 @@ class Noise(Modification):
 
     def __call__(self, name: str, weight: Tensor, strength: float, draw: int = 0) -> Tensor:
         """Return the weight with noise."""
-        return torch.add(weight, self.noise(name, weight, draw), alpha=strength)
+        noise = self.noise(name, weight, draw)
+        if self._kept is None:  # in the noise's memory
+            return noise.mul_(strength).add_(weight)
+        return torch.add(weight, noise, alpha=strength)
 
     def write(self, parameter: Tensor, name: str, weight: Tensor, strength: float, draw: int = 0) -> None:
         """Write the weight with noise into a parameter."""

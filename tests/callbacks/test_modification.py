@@ -29,7 +29,8 @@ def fit(callback):
 
 
 def test_losses_are_those_of_changed_copies_and_training_is_the_same():
-    callback = ModificationSensitivity([8, 2], [0.5], every_n_steps=1, probe_batches=2, on_error="raise")
+    probe = DataLoader(TensorDataset(*data()), batch_size=4)
+    callback = ModificationSensitivity([8, 2], [0.5], every_n_steps=1, probe=probe, probe_batches=2, on_error="raise")
     start, module, run = fit(callback)
     _, plain, _ = fit(None)
     assert all(torch.equal(a, b) for a, b in zip(module.parameters(), plain.parameters(), strict=True))
@@ -56,18 +57,20 @@ def test_losses_are_those_of_changed_copies_and_training_is_the_same():
         keep = weight.abs().flatten().argsort()[round(weight.numel() / 2) :]
         return torch.zeros_like(weight).flatten().index_copy(0, keep, weight.flatten()[keep]).view_as(weight)
 
-    first = min(record.step for record in callback.history)
-    found = {(r.quantity, r.gamma): r for r in callback.history if r.step == first}
+    found = {(r.quantity, r.gamma): r for r in callback.history if r.step == 0}
     before = losses(lambda weight: weight)
-    for quantity, gamma, change in (("quantis", 2.0, two_bits), ("prun", 0.5, halved)):
+    cases = [
+        ("quantised_loss", "quantisation_rise", 2.0, two_bits),
+        ("pruned_loss", "pruning_rise", 0.5, halved),
+    ]
+    for quantity, rise_name, gamma, change in cases:
         after = losses(change)
-        loss = found[f"{quantity}ed_loss" if quantity == "quantis" else "pruned_loss", gamma]
-        if first == 0:
-            assert loss.value == pytest.approx(sum(after) / 2, rel=1e-5)
-            rise = found[f"{quantity}ation_rise" if quantity == "quantis" else "pruning_rise", gamma]
-            differences = [b - a for a, b in zip(before, after, strict=True)]
-            assert rise.value == pytest.approx(sum(differences) / 2, rel=1e-3, abs=1e-6)
-            assert rise.stderr == pytest.approx(abs(differences[0] - differences[1]) / 2, rel=1e-2, abs=1e-6)
+        loss = found[quantity, gamma]
+        assert loss.value == pytest.approx(sum(after) / 2, rel=1e-5)
+        rise = found[rise_name, gamma]
+        differences = [b - a for a, b in zip(before, after, strict=True)]
+        assert rise.value == pytest.approx(sum(differences) / 2, rel=1e-3, abs=1e-6)
+        assert rise.stderr == pytest.approx(abs(differences[0] - differences[1]) / 2, rel=1e-2, abs=1e-6)
     assert {"quantised_loss/gamma_0", "pruning_rise/gamma_0.5", "modification/seconds"} <= run.callback_metrics.keys()
     assert all(math.isfinite(r.value) for r in callback.history)
 
