@@ -101,9 +101,9 @@ def hessian_trace(
         def differences() -> dict[str, Any]:
             return trace_by_differences(objective, layout, products, enough, seed, sigma)
 
-        estimate = with_fallback(objective, differences)
+        by_differences = with_fallback(objective, differences)
         if objective.substitute:
-            return TraceEstimate(**{**estimate, "seconds": time.perf_counter() - start})
+            return TraceEstimate(**{**by_differences, "seconds": time.perf_counter() - start})
     with objective.measuring():
         estimate = None
         if method in ("auto", "gauss-newton"):
