@@ -43,14 +43,14 @@ def critical_sharpness(
 ) -> CriticalSharpness:
     """Measure λ_c = 2/η_c, η_c the smallest step with L(θ − η_c d) > L(θ) (Kalra et al. 2026, arXiv 2601.16979).
 
-    The paper's d is the update that the optimiser is about to make, without the learning rate; for plain gradient descent
-    the gradient. η_c is then the learning rate above which the next step raises the loss, and on a quadratic loss
-    λ_c = dᵀHd / gᵀd. With the gradient of *another* loss (the paper's relative critical sharpness) it tells how far
-    fine-tuning may step before the pre-training loss rises: ``critical_sharpness(pretraining, along=finetuning)``.
+    The paper's d is the update that the optimiser is about to make, without the learning rate; for plain gradient
+    descent the gradient. η_c is then the learning rate above which the next step raises the loss, and on a quadratic
+    loss λ_c = dᵀHd / gᵀd. With the gradient of *another* loss (the paper's relative critical sharpness) it tells how
+    far fine-tuning may step before the pre-training loss rises: ``critical_sharpness(pretraining, along=finetuning)``.
 
     The step is doubled or halved until it is enclosed, then bisected in its logarithm. A loss that falls, rises, and
-    falls again can be enclosed at a later crossing; one that rises at once has no positive η_c, and the interval's lower
-    end is then 0.
+    falls again can be enclosed at a later crossing; one that rises at once has no positive η_c, and the interval's
+    lower end is then 0.
 
     Args:
         objective: The loss L and the weights θ.

@@ -14,7 +14,7 @@ from lightning_tl.measure.affine import nodes_in_order
 from lightning_tl.measure.batchnorm import STATISTICS, Statistics, reestimate, running_layers
 from lightning_tl.measure.guard import MODES, Mode, Rewind, measuring, seed_everything
 from lightning_tl.measure.params import clean_name, listed, select
-from lightning_tl.measure.sharded import gradients_unsynchronised, is_sharded, reshard, sharding
+from lightning_tl.measure.sharded import activations_kept, gradients_unsynchronised, is_sharded, reshard, sharding
 from lightning_tl.measure.virtual import HALF, Make, OnGradient, measured_type, virtual, writes_refused
 
 LossFn = Callable[[nn.Module, Any], Tensor]
@@ -134,6 +134,7 @@ class Objective:
                 reshard(self.module)
                 stack.callback(reshard, self.module)
                 stack.enter_context(gradients_unsynchronised(self.module))
+                stack.enter_context(activations_kept(self.module))
             state = stack.enter_context(measuring(self.module, self.mode, parameters=not self.substitute))
             if self.substitute:
                 stack.callback(reshard, self.module)

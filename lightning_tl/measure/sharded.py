@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -44,10 +45,7 @@ def reshard(module: nn.Module) -> None:
 def gradients_unsynchronised(module: nn.Module) -> Iterator[None]:
     """Within, a backward pass makes no part of FSDP2 reduce gradients that training has accumulated."""
     groups = [
-        group
-        for child in module.modules()
-        if callable(getter := getattr(child, "_get_fsdp_state", None))
-        and (group := getattr(getter(), "_fsdp_param_group", None)) is not None
+        group for child in module.modules() if (group := getattr(_state(child), "_fsdp_param_group", None)) is not None
     ]
     before = [(group.reduce_grads, group.all_reduce_grads) for group in groups]
     for group in groups:
@@ -57,6 +55,28 @@ def gradients_unsynchronised(module: nn.Module) -> Iterator[None]:
     finally:
         for group, (reduce, all_reduce) in zip(groups, before, strict=True):
             group.reduce_grads, group.all_reduce_grads = reduce, all_reduce
+
+
+@contextmanager
+def activations_kept(module: nn.Module) -> Iterator[None]:
+    """Within, FSDP2's mixed precision does not round what goes into its parts and comes out of them.
+
+    Parameters still are gathered in its type; they are what training computes with.
+    """
+    states = [s for child in module.modules() if hasattr(s := _state(child), "_mp_policy")]
+    before = [state._mp_policy for state in states]
+    for state, policy in zip(states, before, strict=True):
+        state._mp_policy = dataclasses.replace(policy, cast_forward_inputs=False, output_dtype=None)
+    try:
+        yield
+    finally:
+        for state, policy in zip(states, before, strict=True):
+            state._mp_policy = policy
+
+
+def _state(module: nn.Module) -> Any:
+    getter = getattr(module, "_get_fsdp_state", None)
+    return getter() if callable(getter) else None
 
 
 def local_part(tensor: Tensor, like: Tensor) -> Tensor:

@@ -67,9 +67,9 @@ def virtual(
         for child in module.modules():
             full = {entry: known[id(weight)] for entry, weight in child._parameters.items() if weight is not None}
             own = {entry: name for entry, name in full.items() if name in wanted}
-            half = fp32 and any(t is not None and t.dtype in HALF for t in _tensors(child))
-            if own or half or (grad is not None and full):
-                substitutions.append(_Substitution(child, own, half, make, grad))
+            # those that are in fp32 now may be in half precision while they run (FSDP2's mixed precision)
+            if own or (grad is not None and full) or (fp32 and any(t is not None for t in _tensors(child))):
+                substitutions.append(_Substitution(child, own, fp32, make, grad))
                 stack.enter_context(substitutions[-1])
         stack.enter_context(_DirectReads(substitutions))
         yield
@@ -83,9 +83,10 @@ class _Substitution:
     """Replaces the parameters of one module while it runs."""
 
     def __init__(
-        self, module: nn.Module, names: dict[str, str], half: bool, make: Make, grad: OnGradient | None
+        self, module: nn.Module, names: dict[str, str], fp32: bool, make: Make, grad: OnGradient | None
     ) -> None:
-        self.module, self._names, self._half, self._make, self._grad = module, names, half, make, grad
+        self.module, self._names, self._fp32, self._make, self._grad = module, names, fp32, make, grad
+        self._half = False
         self._handles: list[Any] = []
         self._before: tuple[_Entries, _Entries] | None = None
         self._depth = 0
@@ -111,6 +112,7 @@ class _Substitution:
     def _begin(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
         self._depth += 1
         if self._depth == 1:  # a module that calls itself has them already
+            self._half = self._fp32 and any(t is not None and t.dtype in HALF for t in _tensors(module))
             with torch._C.DisableTorchFunction():
                 self._replace()
         return tree_map(_single, (args, kwargs)) if self._half else None

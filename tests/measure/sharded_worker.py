@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from lightning_tl.measure import (
     Objective,
@@ -100,12 +101,19 @@ def measure(module: nn.Module, start: dict[str, Tensor], batches: list[Tensor]) 
     return found
 
 
-def shard(module: nn.Module) -> None:
-    from torch.distributed.fsdp import fully_shard
-
+def shard(module: nn.Module, policy: MixedPrecisionPolicy | None = None) -> None:
+    policy = policy or MixedPrecisionPolicy()
     for block in blocks(module):
-        fully_shard(block)
-    fully_shard(module)
+        fully_shard(block, mp_policy=policy)
+    fully_shard(module, mp_policy=policy)
+
+
+def mixed(module: nn.Module, batches: list[Tensor]) -> list[float]:
+    """Return losses under noise of weights that are computed with in half precision."""
+    objective = Objective(module, loss, batches, substitute=True)
+    scales = {name: torch.tensor(0.02) for name in objective.params}
+    level = perturbation_sensitivity(objective, scales, [0.1], draws=2)[0]
+    return [level.loss, *level.draws, hessian_trace(objective, products=3).value]
 
 
 def train(module: nn.Module, ids: Tensor, measuring: bool, sharded: bool) -> dict[str, Any]:
@@ -165,5 +173,8 @@ def run(rank: int, world: int, folder: str) -> None:
             shard(trained)
             fits.append(train(trained, torch.cat(own), measuring, sharded=True))
         found[f"{kind} training"] = fits
+    module = llama().eval()
+    shard(module, MixedPrecisionPolicy(param_dtype=torch.bfloat16, output_dtype=torch.float32))
+    found["mixed"] = mixed(module, list(sequences().split(2))[rank::world])
     torch.save(found, Path(folder) / f"rank{rank}.pt")
     dist.destroy_process_group()
