@@ -9,7 +9,7 @@ The two peers are no dependency of the library. Where they are not installed the
 
 Every method runs in this process, on the same module and batch, in one thread by default; times are the process's own
 (on an idle machine those of the wall clock), so that what else runs there does not count. The time allowed is that of
-lightning_tl's default (24 products, or the exact trace where it is exact); each peer gets as many products as fit into
+lightning_tl at 24 products, or the exact trace where it is exact; each peer gets as many products as fit into
 it, by a linear fit to its own timings. Relative error: root mean square over repeats with different seeds, over the
 reference.
 """
@@ -262,10 +262,41 @@ def compare(names: list[str], steps: list[int], repeats: int, limit: int) -> lis
 
 
 def costs(repeats: int) -> list[dict[str, Any]]:
-    """Distance beside a training step on ResNet-50; sensitivity beside its bare forward passes on ResNet-18."""
-    return [cost_of_distance(pixels, repeats) for pixels in (96, 224)] + [
-        cost_of_sensitivity(size, repeats) for size in (32, 128)
-    ]
+    """Distance and trace beside a training step; sensitivity beside its bare forward passes on ResNet-18."""
+    return (
+        [cost_of_distance(pixels, repeats) for pixels in (96, 224)]
+        + [cost_of_trace(name, repeats) for name in ("resnet18", "transformer", "MLP-GELU-LN")]
+        + [cost_of_sensitivity(size, repeats) for size in (32, 128)]
+    )
+
+
+def cost_of_trace(name: str, repeats: int) -> dict[str, Any]:
+    """Return what a default trace costs, a first one and one that starts from the last, in training steps."""
+    module, batches = build(name)
+    train(module, batches, 20, 0)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-5)
+    objective = Objective(module, loss_fn, [batches[0]])
+    memory: dict[str, Any] = {}
+
+    def step() -> None:
+        optimizer.zero_grad()
+        loss_fn(module, batches[0]).backward()
+        optimizer.step()
+
+    def trace() -> None:
+        nonlocal memory
+        found = hessian_trace(objective, memory=memory)
+        memory, kinds[:] = found.memory, [found.method, f"{found.products:.1f}"]
+
+    kinds: list[str] = []
+    module.train()
+    step()
+    of_step = best(step, repeats)
+    module.eval()
+    first, later = best(trace, 1), best(trace, min(repeats, 3))
+    print(f"{name}: training step {of_step:.3f} s, trace ({', '.join(kinds)} products) {later:.3f} s", end=" ")
+    print(f"= {later / of_step:.1f} steps, the first {first / of_step:.1f}")
+    return {"quantity": f"trace / training step, {name}", "value": later / of_step, "first": first / of_step}
 
 
 def cost_of_distance(pixels: int, repeats: int) -> dict[str, Any]:

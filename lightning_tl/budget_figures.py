@@ -10,7 +10,7 @@ import numpy as np
 from lightning_tl.budget_curves import Curve
 from lightning_tl.figure_style import MARKERS, plain_ticks, short
 
-_SYMBOL = {"gamma": "γ", "lr": "lr"}
+_SYMBOL = {"gamma": "γ", "lr": "lr", "bits": "bits", "share": "pruned"}
 
 
 def shades_of(count: int) -> list[str]:

@@ -21,7 +21,9 @@ class ParameterDistance(Measurement):
     Logs:
         ``param_distance/total``, ``param_distance/<group>``, ``param_distance/relative`` (to the reference's norm),
         ``param_distance/cosine``, ``param_distance/seconds``. Parameters that the reference lacks are left out, and a
-        warning names them once. Pruned parameters are compared with their masks applied.
+        warning names them once. Pruned parameters are compared with their masks applied. With LoRA
+        adapters also ``param_distance/merged/<layer>``, how far they have moved the layer's merged weight, and
+        ``param_distance/merged``, over all layers (:func:`~lightning_tl.measure.lora.merged_distance`).
 
     Raises:
         UserError: The reference cannot be read, or shares no parameter with the module.

@@ -12,12 +12,13 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning_tl.callbacks.lightning_host import LightningHost
 from lightning_tl.errors import UserError
 from lightning_tl.losses.training_step import step_loss
+from lightning_tl.measure.attempts import OnError
 from lightning_tl.measure.batchnorm import Statistics
 from lightning_tl.measure.measures import Measure
 from lightning_tl.measure.objective import LossFn
 from lightning_tl.measure.params import Groups
 from lightning_tl.measure.probe import Probe
-from lightning_tl.measure.recorder import OnError, Recorder
+from lightning_tl.measure.recorder import Recorder
 from lightning_tl.measure.schedule import Schedule
 from lightning_tl.measured import Measured
 
@@ -41,7 +42,8 @@ class Measurement(Callback):
             an interrupted and resumed run may measure at other steps.
         include: Regular expression of parameter names to measure; default: all trainable ones.
         exclude: Regular expression of parameter names to leave out.
-        trainable: Measure trainable parameters only.
+        trainable: Measure trainable parameters only; False: also frozen ones. Under LoRA,
+            ``trainable=False, exclude="lora_"`` measures the frozen weights.
         groups: Regular expression → group name; default: by first-level module.
         prefix: Put before the quantity's name; needed for a second callback of the same type, as Lightning refuses two
             with the same state key.

@@ -147,12 +147,15 @@ def _parser() -> CommandParser:
     add("--batches", type=int, default=1, help="Number of batches of it.")
     add("--device", type=str, default="cpu", help="Where to measure: cpu, cuda, cuda:1, mps; auto with hf:….")
     # these two as `--gammas 0.1 0.2`; a class's lists would be `--gammas [0.1,0.2]`
-    lists = {"quantities", "gammas"}
+    lists = {"quantities", "gammas", "bits", "sparsities"}
     gammas = list(MeasureOptions.gammas)
     known = ", ".join(MeasureOptions.quantities)
     add(
         "--quantities", type=Quantity, nargs="+", default=[], help=f"What to measure: {known}; default: all that apply."
     )
+    add("--bits", type=int, nargs="+", default=list(MeasureOptions.bits), help="Bits to which weights are rounded.")
+    sparsities = list(MeasureOptions.sparsities)
+    add("--sparsities", type=float, nargs="+", default=sparsities, help="Shares of the weights that are set to 0.")
     add("--gammas", type=float, nargs="+", default=gammas, help="Scales of the noise.")
     parser.add_class_arguments(MeasureOptions, skip=lists)
     _add_series(parser)

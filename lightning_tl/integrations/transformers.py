@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
 
 from lightning_tl.errors import UserError
+from lightning_tl.measure.attempts import OnError
 from lightning_tl.measure.batchnorm import Statistics
 from lightning_tl.measure.guard import random_state, seed_everything
 from lightning_tl.measure.host import Host
 from lightning_tl.measure.measures import Measure
 from lightning_tl.measure.objective import LossFn
 from lightning_tl.measure.params import Groups
-from lightning_tl.measure.recorder import OnError, Recorder
+from lightning_tl.measure.recorder import Recorder
 from lightning_tl.measure.schedule import Schedule
 from lightning_tl.measured import Measured
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from lightning_tl.errors import UserError
 from lightning_tl.measure.checkpoint import load_checkpoint
 from lightning_tl.measure.distance import distance
+from lightning_tl.measure.lora import merged_distance
 from lightning_tl.measure.measures import Measure, Site
 from lightning_tl.measure.params import listed, snapshot
 from lightning_tl.measure.sharded import gathered, is_sharded, reshard, split_like
@@ -96,6 +98,8 @@ class DistanceMeasure(Measure):
             site.warn(f"param_distance leaves out parameters that its reference lacks: {listed(moved.missing)}")
         self._warned = True
         values = {"total": moved.total, "relative": moved.relative, "cosine": moved.cosine, **moved.groups}
+        if layers := merged_distance(site.module, self.weights, site.params()):
+            values |= {"merged": math.hypot(*layers.values()), **{f"merged/{k}": v for k, v in layers.items()}}
         return [site.record("param_distance", value, group) for group, value in values.items()]
 
     def state(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ pass, and the products are those of Σ^½RΣ^½, in addition to the others.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -24,13 +24,35 @@ from lightning_tl.measure.norm_check import wrong_norms
 from lightning_tl.measure.objective import Objective
 from lightning_tl.measure.params import Layout
 from lightning_tl.measure.sample_norms import SampleNorms
+from lightning_tl.measure.sign_probes import SignProbes
 
 # The price of one backward pass with norms, in Hessian-vector products.
 PASS_COST = 0.6
 # Odd and even layers are probed separately if that has less than this share of the variance, at equal work.
 APART_BELOW = 0.85
+# From this budget on each part has at least three estimates, as two hardly give a standard error; and only with so many
+# probes are the layers probed separately, two probes for each estimate.
+_FOR_THREE = 6
+# From this budget on it is divided by the variances of the measurement before.
+_FOR_PRIOR = 12
 
 T = TypeVar("T", Tensor, Tensor | None)
+
+
+class Remainder(NamedTuple):
+    """One estimate of Tr R.
+
+    Attributes:
+        value: zᵀRz by group, [groups]; R without the blocks between odd and even layers, if these were probed apart.
+        probe: z by curved parameter.
+        image: Rz by curved parameter, None for zeros.
+        ratio: The variance of probing separately over that of probing together.
+    """
+
+    value: Tensor
+    probe: list[Tensor]
+    image: list[Tensor | None]
+    ratio: float
 
 
 class GaussNewtonTrace:
@@ -89,6 +111,10 @@ class GaussNewtonTrace:
         one_row = self.outputs is not None and self.samples is not None and self.outputs.shape[0] == self.samples
         return self.outputs.rank if self.outputs is not None and one_row and not self.others else None
 
+    def exact_within(self, products: float) -> bool:
+        """Return whether a budget makes Tr H exact."""
+        return not self.curved and self.rank is not None and self.rank * PASS_COST <= products
+
     @property
     def measures(self) -> int:
         """How many traces are estimated: Tr H, and Tr ΣH with scales."""
@@ -107,7 +133,7 @@ class GaussNewtonTrace:
         """
         return [self._grouped(part) for part in self._squared(direction, self.others, weighted=True)]
 
-    def remainder(self, apart: bool = False, weighted: bool = False) -> tuple[Tensor, float]:
+    def remainder(self, apart: bool = False, weighted: bool = False) -> Remainder:
         """Return zᵀRz by group, [groups], for one random z over the curved parameters.
 
         Successive layers multiply each other, so that most of ‖R‖² is in the blocks between them, which contribute
@@ -119,25 +145,28 @@ class GaussNewtonTrace:
             weighted: Of Σ^½RΣ^½ instead.
 
         Returns:
-            The estimate, and the variance of probing separately over that of probing together, at equal work (1
-            unless ``apart``).
+            The estimate with its probe and product, and the variance of probing separately over that of probing
+            together, at equal work (1 unless ``apart``).
         """
         self.prepare_remainder()
         scales = [self.scales[i] for i in self.curved] if weighted and self.scales is not None else None
         generator = self.generator if scales is None else self._weighted
-        probes = [_signs(self.tensors[i], generator) for i in self.curved]
-        probes = _times(probes, scales)
+        probe = [_signs(self.tensors[i], generator) for i in self.curved]
         if not apart:
-            return self._grouped(self._dots(probes, self._images(probes))), 1.0
-        total, within, between = torch.zeros(len(self.tensors), dtype=torch.float64), 0.0, 0.0
+            image = _times(self._images(_times(probe, scales)), scales)
+            return Remainder(self._grouped(self._dots(probe, image)), probe, image, 1.0)
+        joined: list[Tensor | None] = [None] * len(probe)
+        within, between = 0.0, 0.0
         for half in (0, 1):
-            part = [z if side == half else torch.zeros_like(z) for z, side in zip(probes, self._sides, strict=True)]
-            images = self._images(part)
-            total += self._dots(part, images)
-            for image, side in zip(_times(images, scales), self._sides, strict=True):
-                energy = 0.0 if image is None else image.square().sum(dtype=torch.float64).item()
+            part = [z if side == half else torch.zeros_like(z) for z, side in zip(probe, self._sides, strict=True)]
+            image = _times(self._images(_times(part, scales)), scales)
+            for i, (piece, side) in enumerate(zip(image, self._sides, strict=True)):
+                energy = _energy(piece)
                 within, between = (within + energy, between) if side == half else (within, between + energy)
-        return self._grouped(total), 2 * within / max(within + between, 1e-300)
+                if side == half:
+                    joined[i] = piece
+        ratio = 2 * within / max(within + between, 1e-300)
+        return Remainder(self._grouped(self._dots(probe, joined)), probe, joined, ratio)
 
     def prepare_remainder(self) -> None:
         """Build the graph of ∇⟨∂L/∂f, f(θ)⟩, once.
@@ -225,7 +254,7 @@ class GaussNewtonResult:
     """
 
     def __init__(self) -> None:
-        self.gauss_newton, self.remainder = Samples(), Samples()
+        self.gauss_newton, self.remainder = Samples(), SignProbes()
         self.exact: Tensor | None = None
         self.products = 0.0
         self.probes = 0
@@ -266,7 +295,7 @@ def run_gauss_newton(
     """
     assert trace.outputs is not None
     results, rank = [GaussNewtonResult() for _ in range(trace.measures)], trace.rank
-    share = products if not trace.curved else 0.7 * products
+    share = products if not trace.curved else min(0.7 * products, products - 4)
     if rank is not None and rank * PASS_COST <= share:
         units = [trace.gauss_newton(trace.outputs.unit_direction(c, trace.generator)) for c in range(rank)]
         for result, unit in zip(results, zip(*units, strict=True), strict=True):
@@ -277,7 +306,7 @@ def run_gauss_newton(
     exact = results[0].exact is not None
     draws, probes = _allocation(products - results[0].products, bool(trace.curved), prior, exact=exact)
     budgets = [probes if trace.has_remainder(weighted=index == 1) else 0 for index in range(len(results))]
-    apart, turn = [budget > 0 for budget in budgets], 0
+    apart, turn = [budget >= _FOR_THREE for budget in budgets], 0
     while True:
         wants_draw = len(results[0].gauss_newton) < draws
         wants_probe = [
@@ -293,11 +322,11 @@ def run_gauss_newton(
             if not wants_probe[index]:
                 continue
             # the first pair decides which way is better, by energies that hardly depend on the probe
-            value, ratio = trace.remainder(apart[index], weighted=index == 1)
-            result.remainder.add(value)
+            found = trace.remainder(apart[index], weighted=index == 1)
+            result.remainder.add_probe(found.value, found.probe, found.image)
             result.probes += 2 if apart[index] else 1
             if turn == 0:
-                apart[index] = ratio < APART_BELOW
+                apart[index] = found.ratio < APART_BELOW
         turn += 1
         if turn > 2 and all(enough(result) for result in results):
             break
@@ -311,17 +340,19 @@ def _allocation(products: float, curved: bool, prior: Mapping[str, float], exact
     """Return how many draws for G and probes for R the budget pays for.
 
     The best share is proportional to √variance · √price. The variances are those of the previous measurement: counts
-    that depend on the samples themselves bias the mean of skewed samples (by a third of the error, in a trial).
+    that depend on the samples themselves bias the mean of skewed samples (by a third of the error, in a trial). A small
+    budget is halved, as the variances of few samples say little.
     """
+    fewest = 3 if products >= _FOR_THREE else 2
     if not curved:
-        return max(2, round(products / PASS_COST)), 0
+        return max(fewest, round(products / PASS_COST)), 0
     if exact:
-        return 0, max(2, round(products))
+        return 0, max(fewest, round(products))
     share = 0.5
-    if prior.get("gauss_newton", 0) > 0 and prior.get("remainder", 0) > 0:
+    if products >= _FOR_PRIOR and prior.get("gauss_newton", 0) > 0 and prior.get("remainder", 0) > 0:
         of_g, of_r = (prior["gauss_newton"] * PASS_COST) ** 0.5, prior["remainder"] ** 0.5
         share = min(max(of_g / (of_g + of_r), 0.15), 0.85)
-    return max(2, round(share * products / PASS_COST)), max(2, round((1 - share) * products))
+    return max(fewest, round(share * products / PASS_COST)), max(fewest, round((1 - share) * products))
 
 
 def _signs(like: Tensor, generator: torch.Generator) -> Tensor:

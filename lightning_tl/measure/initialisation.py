@@ -11,9 +11,12 @@ from torch import Tensor, nn
 
 from lightning_tl.errors import UserError
 from lightning_tl.measure.constructors import writes_weights
+from lightning_tl.measure.layer_kinds import is_rms_norm
 from lightning_tl.measure.libraries import Build, blank_copy, rebuilds, reset, reset_method
+from lightning_tl.measure.lora import find_adapters
 from lightning_tl.measure.params import clean_name, listed
 from lightning_tl.measure.spread import spreads
+from lightning_tl.measure.start_weights import StartSpread, start_spreads
 
 _log = logging.getLogger(__name__)
 
@@ -25,6 +28,8 @@ REMEDY = (
     "builds a fresh module>, or the path or state dict of a freshly initialised one; or choose noise='relative' or "
     "'isotropic'"
 )
+
+_START, _NOW = "their values at the start of the run", "their present values"
 
 
 @dataclass
@@ -41,38 +46,59 @@ class Initialisation:
     sources: dict[str, str] = field(default_factory=dict)
     doubts: list[str] = field(default_factory=list)
 
+    def summary(self) -> str:
+        """Return in one sentence how many parameters each source has initialised, and the names of the fewest."""
+        by_source: dict[str, list[str]] = {}
+        for name, source in self.sources.items():
+            by_source.setdefault(source, []).append(name)
+        parts = [
+            f"{source} ({len(names)} parameters)" if len(names) > 6 else f"{source} ({listed(names)})"
+            for source, names in sorted(by_source.items(), key=lambda item: -len(item[1]))
+        ]
+        return f"noise='init': the scale of the noise is from {'; '.join(parts)}"
 
-def own_initialisation(module: nn.Module, params: Mapping[str, Tensor]) -> Initialisation:
+
+def own_initialisation(
+    module: nn.Module, params: Mapping[str, Tensor], start: Mapping[str, StartSpread] | None = None
+) -> Initialisation:
     """Find how parameters are initialised, from the module's top down, each by the first of these that exists.
 
     1. Its own method ``freshly_initialised()``.
     2. Its library: timm's ``create_model`` or ``init_weights``, a Hugging Face model built from its ``config``.
     3. The layer's own ``reset_parameters()`` on a copy, the layers inside it first. That is not certain if a module
-       around it writes weights in its constructor.
+       around it writes weights in its constructor, or if the start of the run has another spread. An RMSNorm without
+       that method starts from a constant.
+    4. The spread at the start of the run (``start``), in place of 3 if that is not certain and the weights looked
+       freshly drawn then; the present spread if there is nothing else, with a doubt.
 
     Draws from the global random generators.
 
     Args:
         module: The module; it is not changed.
         params: Name → parameter of the module.
+        start: From :func:`~lightning_tl.measure.start_weights.start_spreads`, if this is a run that began with newly
+            initialised weights, or may have.
 
     Raises:
-        UserError: Some parameters have none of the three, or a ``freshly_initialised()`` returns something else.
+        UserError: Some parameters are those of LoRA adapters; a ``freshly_initialised()`` returns something else.
     """
-    search = _Search(module, params)
-    search.visit(module, ())
-    lacking = [params[name] for name in params if name not in search.result.spreads]
-    if unable := _owners(module, lacking):
+    adapters = {name for adapter in find_adapters(module) for name in adapter.names}
+    if lora := [name for name in params if name in adapters]:
         raise UserError(
-            "noise='init': it is not known how these layers are initialised, as they have no reset_parameters(): "
-            f"{listed(unable)}. {REMEDY}"
+            f"noise='init': {listed(lora, 2)} are LoRA's parameters, whose product starts at 0, so that noise has no "
+            "scale; measure the frozen weights with trainable=False, exclude='lora_', or choose noise='relative' or "
+            "'isotropic'"
         )
+    search = _Search(module, params, start or {})
+    search.visit(module, ())
     return search.finish()
 
 
 class _Search:
-    def __init__(self, module: nn.Module, params: Mapping[str, Tensor]) -> None:
-        self.module, self.params = module, params
+    def __init__(self, module: nn.Module, params: Mapping[str, Tensor], start: Mapping[str, StartSpread]) -> None:
+        self.module, self.params, self.start = module, params, start
+        told = [found.drawn for found in start.values() if found.spread and found.drawn is not None]
+        self.fresh = bool(told) and sum(told) > 0.9 * len(told)
         self.names = {id(p): name for name, p in params.items()}
         self.result = Initialisation()
         self.doubtful: dict[str, list[str]] = {}
@@ -89,10 +115,21 @@ class _Search:
         if self._todo(module) and reset_method(module):
             self._reset(module, around)
             return
+        if is_rms_norm(module):
+            for p in self._todo(module).values():
+                self._note(p, 0.0, "RMSNorm, a constant")
         for child in module.children():
             self.visit(child, around)
 
     def finish(self) -> Initialisation:
+        """Use the spread of the values at the start of the run, or now, where nothing else is known."""
+        unknown = {name: p for name, p in self.params.items() if name not in self.result.spreads}
+        present = start_spreads({name: p for name, p in unknown.items() if name not in self.start})
+        for name, p in unknown.items():
+            known = self.start.get(name)
+            self._note(p, (known or present[name]).spread, _NOW if known is None else _START)
+            if known is None or not self._drawn(known):
+                self._doubt(f"The spread of {_NOW if known is None else _START} is used", [p])
         for reason, layers in self.doubtful.items():
             count = "1 layer" if len(layers) == 1 else f"{len(layers)} layers"
             self.result.doubts.append(
@@ -100,6 +137,10 @@ class _Search:
                 f"{reason}. {REMEDY}"
             )
         return self.result
+
+    def _drawn(self, start: StartSpread) -> bool:
+        """Return whether weights looked freshly drawn; small ones if nearly all large ones did."""
+        return self.fresh if start.drawn is None else start.drawn
 
     def _todo(self, module: nn.Module) -> dict[str, Tensor]:
         """Return the module's parameters whose initialisation is not known yet, by their names in it."""
@@ -109,14 +150,17 @@ class _Search:
             if id(p) in self.names and self.names[id(p)] not in self.result.spreads
         }
 
+    def _note(self, parameter: Tensor, spread: float, source: str) -> None:
+        name = self.names[id(parameter)]
+        self.result.spreads.setdefault(name, spread)
+        self.result.sources.setdefault(name, source)
+
     def _take(self, module: nn.Module, source: str, build: Build) -> set[str]:
         """Note the spreads of the parameters that a fresh module has, and return their names in the module."""
         todo = self._todo(module)
         drawn = spreads(lambda: dict(build().named_parameters(remove_duplicate=False)), todo)
         for name, spread in drawn.items():
-            public = self.names[id(todo[name])]
-            self.result.spreads.setdefault(public, spread)
-            self.result.sources.setdefault(public, source)
+            self._note(todo[name], spread, source)
         return set(drawn)
 
     def _rebuild(self, module: nn.Module) -> bool:
@@ -134,7 +178,7 @@ class _Search:
                 continue
             if matched and taken:
                 others = [before[name] for name in taken]
-                self._doubt(f"{source} is used, but timm builds such a model with other layers there", others)
+                self._compare(others, f"{source} is used, but timm builds such a model with other layers there")
             matched = matched or bool(taken)
             head = get_classifier() if callable(get_classifier) else None
             new = {id(p) for p in head.parameters()} if isinstance(head, nn.Module) else set()
@@ -150,12 +194,27 @@ class _Search:
             return fresh
 
         before = self._todo(layer)
-        taken = self._take(layer, "reset_parameters()", build)
-        if culprits := [kind.__name__ for kind in around if writes_weights(kind)]:
-            reason = (
-                f"reset_parameters() is used, but the constructor of {culprits[-1]} seems to initialise weights too"
-            )
-            self._doubt(reason, [before[name] for name in taken])
+        try:
+            taken = self._take(layer, "reset_parameters()", build)
+        except Exception as error:  # for instance of a parametrised layer, whose weight is computed
+            _log.info("reset_parameters() of %s failed: %s", type(layer).__name__, error)
+            return
+        culprits = [kind.__name__ for kind in around if writes_weights(kind)]
+        reason = "reset_parameters() is used, but the constructor of {} seems to initialise weights too"
+        self._compare([before[name] for name in taken], reason.format(culprits[-1]) if culprits else None)
+
+    def _compare(self, parameters: list[Tensor], reason: str | None) -> None:
+        """Compare with the start of the run, which decides if it looks freshly drawn; else doubt for this reason."""
+        doubtful = []
+        for p in parameters:
+            name = self.names[id(p)]
+            known = self.start.get(name)
+            if known is None or not self._drawn(known):
+                doubtful.append(p)
+            elif not known.agrees(self.result.spreads[name]):
+                self.result.spreads[name], self.result.sources[name] = known.spread, _START
+        if reason is not None:
+            self._doubt(reason, doubtful)
 
     def _doubt(self, reason: str, parameters: list[Tensor]) -> None:
         if parameters:

@@ -53,12 +53,18 @@ def layer_kind(layer: nn.Module) -> LayerKind | None:
         return LayerKind(_group_normalised, _channels)
     if isinstance(layer, nn.LayerNorm):
         return LayerKind(_layer_normalised, _features)
-    own = {name: p.dim() for name, p in layer.named_parameters(recurse=False)}
-    if _RMS_NORM.search(type(layer).__name__) and own == {"weight": 1}:
+    if is_rms_norm(layer):
         return LayerKind(_rms_normalised, _features)
+    own = {name: p.dim() for name, p in layer.named_parameters(recurse=False)}
     if type(layer).__name__ == "Conv1D" and own == {"weight": 2, "bias": 1}:
         return LayerKind(_positions, _transposed_linear)
     return None
+
+
+def is_rms_norm(layer: nn.Module) -> bool:
+    """Return whether a layer is an RMSNorm of any library: by its name, and one vector of weights."""
+    own = {name: p.dim() for name, p in layer.named_parameters(recurse=False)}
+    return _RMS_NORM.search(type(layer).__name__) is not None and own == {"weight": 1}
 
 
 def _positions(layer: nn.Module, x: Tensor, n: int) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lightning_tl.measure.estimate import Estimator, Samples, combine
 from lightning_tl.measure.params import Layout, squared_norms
+from lightning_tl.measure.sign_probes import SignProbes
 
 # At equal products the variance of XTrace over that of Hutchinson is predicted as twice the residual share of the
 # pilot's energy. The prediction is too low by a factor of up to 1.3 in the error, hence 0.35 and not 0.5.
@@ -75,15 +76,15 @@ class MatvecTrace:
             return self._deflated()
         pilot = min(self.products // 2, self.vectors, self.layout.size // 2)
         if pilot < 3:
-            return self._hutchinson(Samples(), self.products)
+            return self._hutchinson(SignProbes(), self.products)
         probes = torch.empty(pilot, self.layout.size, dtype=torch.int8, device=self.layout.device)
         images = torch.empty(pilot, self.layout.size, dtype=self.layout.dtype, device=self.layout.device)
-        samples = Samples()
+        samples = SignProbes()
         for i in range(pilot):
             probe = self._probe()
             probes[i] = probe
             images[i] = self.product(probe)
-            samples.add(self._by_group(probe, images[i]))
+            samples.add_probe(self._by_group(probe, images[i]), [probe], [images[i]])
         gram = (images @ images.T).double()
         if not torch.isfinite(gram).all() or float(gram.diagonal().sum()) == 0:
             return self._hutchinson(samples, self.products - pilot)
@@ -100,7 +101,7 @@ class MatvecTrace:
 
     def hutchinson(self) -> MatvecResult:
         """Return the result of Hutchinson's estimator, whatever the spectrum."""
-        return self._hutchinson(Samples(), self.products)
+        return self._hutchinson(SignProbes(), self.products)
 
     def _probe(self) -> Tensor:
         size, where = (self.layout.size,), self.layout.device
@@ -111,7 +112,7 @@ class MatvecTrace:
         return torch.stack([(left[s] * right[s]).sum(dtype=torch.float64) for s in self.layout.slices.values()]).cpu()
 
     def _hutchinson(
-        self, samples: Samples, products: int, basis: Tensor | None = None, basis_images: Tensor | None = None
+        self, samples: SignProbes, products: int, basis: Tensor | None = None, basis_images: Tensor | None = None
     ) -> MatvecResult:
         """Add probes and average; with an orthonormal basis [k, P], project the probes away from it."""
         images: list[Tensor] = []
@@ -125,10 +126,11 @@ class MatvecTrace:
             probe = self._probe()
             if basis is None:
                 image = self.product(probe)
-                samples.add(self._by_group(probe, image))
+                samples.add_probe(self._by_group(probe, image), [probe], [image])
             else:
                 image = self.product(probe - basis.T @ (basis @ probe))
-                samples.add(self._by_group(probe, image - basis.T @ (basis @ image)))
+                rest = image - basis.T @ (basis @ image)
+                samples.add_probe(self._by_group(probe, rest), [probe], [rest])
             if self.keep and self.products < SKETCH_PRODUCTS:
                 images.append(image)
             error, _ = combine([(samples.total_variance(), len(samples))])
@@ -144,7 +146,7 @@ class MatvecTrace:
         """Deflate by vectors of the last measurement, while each is expected to reduce the error at equal products."""
         basis, energies, norm = self.memory.get("basis"), self.memory.get("energies"), self.memory.get("norm", 0.0)
         if basis is None or energies is None or basis.shape[1] != self.layout.size or self.products < 4:
-            return self._hutchinson(Samples(), self.products)
+            return self._hutchinson(SignProbes(), self.products)
         basis = basis.to(self.layout.device, self.layout.dtype)
         removed, ratio, used, images = 0.0, 1.0, 0, []
         for i in range(min(len(basis), self.products - 3)):
@@ -159,8 +161,8 @@ class MatvecTrace:
             ratio = max(removed / float(sum(energies[: i + 1])), 1e-12)
             used += 1
         if not used:
-            return self._hutchinson(Samples(), self.products)
-        return self._hutchinson(Samples(), self.products - used, basis[:used], torch.stack(images))
+            return self._hutchinson(SignProbes(), self.products)
+        return self._hutchinson(SignProbes(), self.products - used, basis[:used], torch.stack(images))
 
     def _remember(self, images: list[Tensor], basis_images: Tensor | None) -> dict[str, Any]:
         """Return the main directions of the products of this measurement."""

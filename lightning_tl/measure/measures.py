@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +15,16 @@ from torch import Tensor, nn
 from lightning_tl.errors import UserError
 from lightning_tl.measure.arguments import choice, flag, number, numbers, whole
 from lightning_tl.measure.eigen import top_eigenvalues
-from lightning_tl.measure.matvec_trace import SKETCH_PRODUCTS
 from lightning_tl.measure.noise import NOISES, NoiseKind, Reference, as_scales, initialisation, noise_scales
 from lightning_tl.measure.objective import LossFn, Objective
-from lightning_tl.measure.params import Groups
+from lightning_tl.measure.params import Groups, clean_name
 from lightning_tl.measure.perturbation import perturbation_sensitivity
+from lightning_tl.measure.start_weights import StartSpread, start_spreads
 from lightning_tl.measure.trace import METHODS, TraceMethod, hessian_trace
 from lightning_tl.measure.virtual import measured_type
 from lightning_tl.measured import Measured
+
+_log = logging.getLogger(__name__)
 
 OutputLoss = Literal["cross_entropy", "mse", "binary_cross_entropy"]
 OUTPUT_LOSSES: dict[OutputLoss, Callable[..., Tensor]] = {
@@ -108,6 +111,7 @@ class Noise:
 
     Attributes:
         doubts: Sentences on layers whose initialisation is not certain; empty until the first measurement.
+        sources: With ``init``, by parameter name where its scale is from, in words.
 
     Raises:
         UserError: The noise is unknown.
@@ -122,11 +126,20 @@ class Noise:
             )
         self.noise, self.reference = noise, reference
         self.doubts: list[str] = []
+        self.sources: dict[str, str] = {}
         self._spreads: dict[str, float] | None = None
+        self._start: dict[str, StartSpread] = {}
 
     def reset(self) -> None:
         """Forget the scales."""
-        self.doubts, self._spreads = [], None
+        self.doubts, self.sources, self._spreads, self._start = [], {}, None, {}
+
+    def start(self, site: Site) -> None:
+        """Note the spread of the weights before the first step, for what the module does not tell itself."""
+        unknown = self.noise == "init" and self.reference is None and self._spreads is None
+        if unknown and site.step == 0 and not self._start:
+            every = {clean_name(name): parameter for name, parameter in site.module.named_parameters()}
+            self._start = start_spreads(every)
 
     def scales(self, objective: Objective, site: Site) -> dict[str, Tensor]:
         """Return √Σ by parameter; those of ``init`` are the same from the first call on. Warn of doubts once."""
@@ -134,19 +147,23 @@ class Noise:
         if self.noise != "init":
             return noise_scales(objective.module, params, self.noise)
         if self._spreads is None or self._spreads.keys() != params.keys():
-            init = initialisation(objective.module, params, self.reference, site.seed)
-            self._spreads, self.doubts = init.spreads, init.doubts
+            init = initialisation(objective.module, params, self.reference, site.seed, self._start)
+            self._spreads, self.doubts, self.sources = init.spreads, init.doubts, init.sources
+            _log.info(init.summary())
             for doubt in init.doubts:
                 site.warn(doubt)
         return as_scales(self._spreads, params)
 
     def state(self) -> dict[str, Any]:
         """Return the state in plain types."""
-        return {"scales": self._spreads, "doubts": list(self.doubts)}
+        start = {name: found.plain() for name, found in self._start.items()}
+        return {"scales": self._spreads, "doubts": list(self.doubts), "sources": dict(self.sources), "start": start}
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Continue from a checkpoint's state."""
         self._spreads, self.doubts = state["scales"], list(state.get("doubts", []))
+        self.sources = dict(state.get("sources", {}))
+        self._start = {name: StartSpread(*found) for name, found in state.get("start", {}).items()}
 
 
 class TraceMeasure(Measure):
@@ -156,7 +173,7 @@ class TraceMeasure(Measure):
 
     def __init__(
         self,
-        products: int = 24,
+        products: int | None = None,
         tolerance: float = 0.0,
         max_seconds: float | None = None,
         top_eigenvalue: bool = False,
@@ -170,7 +187,8 @@ class TraceMeasure(Measure):
             raise UserError("outputs_fn and output_loss go together: the outputs, and the loss of them")
         if noise is None and reference is not None:
             raise UserError("reference= is used only with noise='init': it defines how the module is initialised")
-        self.products = whole("products", products, 2, ": an estimate with a standard error needs at least 2 products")
+        needed = ": an estimate with a standard error needs at least 2 products"
+        self.products = None if products is None else whole("products", products, 2, needed)
         self.tolerance = number("tolerance", tolerance, 0)
         self.max_seconds = None if max_seconds is None else number("max_seconds", max_seconds, 0)
         self.top_eigenvalue = flag("top_eigenvalue", top_eigenvalue)
@@ -184,6 +202,11 @@ class TraceMeasure(Measure):
         self.noise = None if noise is None else Noise(noise, reference)
         self.memory: dict[str, Any] = {}
 
+    def start(self, site: Site) -> None:
+        """Note how the weights are spread before the first step."""
+        if self.noise is not None:
+            self.noise.start(site)
+
     def measure(self, site: Site) -> list[Measured]:
         """Return the trace, in all and by group, and what else was asked for."""
         objective = site.objective()
@@ -195,9 +218,7 @@ class TraceMeasure(Measure):
             max_seconds=self.max_seconds,
             groups=site.groups,
             method=self.method,
-            # the same probes at every measurement, so that values can be compared; but different ones if the subspace
-            # comes from the last measurement, as it must be independent of the present probes
-            seed=site.seed + (10_007 * site.before if self.products < SKETCH_PRODUCTS else 0),
+            seed=site.seed,  # the same probes at every measurement, so that values can be compared
             memory=self.memory,
         )
         self.memory = trace.memory
@@ -205,6 +226,8 @@ class TraceMeasure(Measure):
         records += [site.record("hessian", value, f"trace/{group}") for group, value in trace.groups.items()]
         if trace.weighted is not None:
             records.append(site.record("hessian", trace.weighted.value, "weighted_trace", stderr=trace.weighted.stderr))
+        spent = trace.products + (0 if trace.weighted is None else trace.weighted.products)
+        records.append(site.record("hessian", spent, "products"))
         if self.top_eigenvalue:
             largest = top_eigenvalues(objective, seed=site.seed).values[0]
             records.append(site.record("hessian", largest, "top_eigenvalue"))
@@ -244,6 +267,10 @@ class SensitivityMeasure(Measure):
         self.gammas = numbers("gammas", gammas)
         self.draw_history: list[dict[float, list[float]]] = []
         self._coarse = False
+
+    def start(self, site: Site) -> None:
+        """Note how the weights are spread before the first step."""
+        self.noise.start(site)
 
     def measure(self, site: Site) -> list[Measured]:
         """Return losses and sensitivities."""

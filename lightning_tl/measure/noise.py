@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -17,9 +18,14 @@ from lightning_tl.measure.initialisation import Initialisation, own_initialisati
 from lightning_tl.measure.params import listed
 from lightning_tl.measure.sharded import is_sharded
 from lightning_tl.measure.spread import spreads
+from lightning_tl.measure.start_weights import StartSpread
 from lightning_tl.measure.virtual import HALF, measured_type
 
 _log = logging.getLogger(__name__)
+
+# A function that builds a module is called at most this often; a tensor of 20 numbers then has its spread to 4 %.
+_MOST_BUILDS = 16
+_drawn: weakref.WeakKeyDictionary[Callable[[], nn.Module], dict[Any, dict[str, float]]] = weakref.WeakKeyDictionary()
 
 NoiseKind = Literal["init", "relative", "isotropic"]
 NOISES: tuple[NoiseKind, ...] = get_args(NoiseKind)
@@ -57,6 +63,7 @@ def noise_scales(
     if noise == "relative":
         return {name: _relative(p.detach()) for name, p in params.items()}
     init = initialisation(module, params, reference, seed)
+    _log.info(init.summary())
     for doubt in init.doubts:
         _log.warning(doubt)
     return as_scales(init.spreads, params)
@@ -70,7 +77,11 @@ def as_scales(spreads: Mapping[str, float], params: Mapping[str, Tensor]) -> dic
 
 
 def initialisation(
-    module: nn.Module, params: Mapping[str, Tensor], reference: Reference = None, seed: int = 0
+    module: nn.Module,
+    params: Mapping[str, Tensor],
+    reference: Reference = None,
+    seed: int = 0,
+    start: Mapping[str, StartSpread] | None = None,
 ) -> Initialisation:
     """Find the standard deviation of each parameter's initialisation, and its source.
 
@@ -80,20 +91,23 @@ def initialisation(
         reference: In place of the module: a function that builds a fresh module; or one that is freshly initialised,
             its state dict, or the path of that (a checkpoint's ``state_dict`` key is looked into).
         seed: For drawing initialisations; the global generators are restored.
+        start: What the weights at the start of the run tell, in place of what is not certain.
 
     Raises:
-        UserError: The initialisation of a parameter cannot be found, or the reference lacks parameters.
+        UserError: The parameters are LoRA's, or the reference lacks parameters.
     """
     restore = random_state()
     try:
         seed_everything(seed)
         with torch.inference_mode(False):
-            return own_initialisation(module, params) if reference is None else _of_reference(reference, params)
+            if reference is None:
+                return own_initialisation(module, params, start)
+            return _of_reference(reference, params, seed)
     finally:
         restore()
 
 
-def _of_reference(reference: Any, params: Mapping[str, Tensor]) -> Initialisation:
+def _of_reference(reference: Any, params: Mapping[str, Tensor], seed: int) -> Initialisation:
     def build() -> dict[str, Tensor]:
         fresh = reference()
         if not isinstance(fresh, nn.Module):
@@ -103,7 +117,7 @@ def _of_reference(reference: Any, params: Mapping[str, Tensor]) -> Initialisatio
     if isinstance(reference, nn.Module):
         reference = reference.state_dict()
     if callable(reference):
-        known, source = spreads(build, params), "reference()"
+        known, source = _drawn_once(reference, build, params, seed), "reference()"
     else:
         state = reference if isinstance(reference, Mapping) else load_checkpoint(reference).weights
         weights = {name: value for name, value in state.items() if isinstance(value, Tensor)}
@@ -115,6 +129,23 @@ def _of_reference(reference: Any, params: Mapping[str, Tensor]) -> Initialisatio
             f"in another shape: {listed(lacking)}; it has {listed(have)}"
         )
     return Initialisation(known, dict.fromkeys(known, source))
+
+
+def _drawn_once(
+    reference: Callable[[], nn.Module], build: Callable[[], dict[str, Tensor]], params: Mapping[str, Tensor], seed: int
+) -> dict[str, float]:
+    """Return the spreads of what a function builds; what it gave for the same parameters and seed is kept.
+
+    Several callbacks are often given the same function, and each call may take seconds.
+    """
+    key = seed, tuple((name, tuple(p.shape)) for name, p in params.items())
+    try:
+        kept = _drawn.setdefault(reference, {})
+    except TypeError:  # an object of a kind that has no weak references
+        kept = {}
+    if key not in kept:
+        kept[key] = spreads(build, params, most_draws=_MOST_BUILDS)
+    return dict(kept[key])
 
 
 def check_scales(scales: Mapping[str, Tensor], params: Mapping[str, Tensor]) -> list[Tensor]:

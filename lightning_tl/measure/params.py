@@ -15,7 +15,7 @@ Groups = Mapping[str, str] | None
 
 _PIECE = 1 << 17  # so many numbers stay in the cache
 # A group may not take a name under which another quantity of the same measurement is logged.
-RESERVED = frozenset({"total", "relative", "cosine", "seconds", "trace", "trace_stderr", "top_eigenvalue"})
+RESERVED = frozenset({"total", "relative", "cosine", "merged", "seconds", "trace", "trace_stderr", "top_eigenvalue"})
 
 
 def clean_name(name: str) -> str:
@@ -54,6 +54,12 @@ def select(
     lazy = [name for name, parameter in chosen.items() if isinstance(parameter, nn.parameter.UninitializedParameter)]
     if lazy:
         raise UserError(f"{listed(lazy)} of {type(module).__name__} have no shape yet; run one forward pass first")
+    integers = [name for name, parameter in chosen.items() if not parameter.is_floating_point()]
+    if integers:
+        raise UserError(
+            f"{listed(integers)} of {type(module).__name__} are stored as integers (quantised weights), of which no "
+            "gradient or noise exists; leave them out with exclude=, or load the model in floating point"
+        )
     return chosen
 
 

@@ -8,13 +8,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Literal, get_args
+from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from lightning_tl.errors import UserError, one_line
+from lightning_tl.errors import UserError
 from lightning_tl.measure.arguments import choice, flag, loss_function, pattern, pattern_groups, whole
+from lightning_tl.measure.attempts import Attempts, OnError
 from lightning_tl.measure.batchnorm import STATISTICS, Statistics
 from lightning_tl.measure.guard import Mode
 from lightning_tl.measure.host import Host
@@ -26,18 +26,10 @@ from lightning_tl.measure.probe import Probe
 from lightning_tl.measure.schedule import Cost, Schedule
 from lightning_tl.measured import Measured, logged
 
-OnError = Literal["warn", "raise"]
-
-# After so many failures in a row a recorder no longer tries.
-_MOST_FAILURES = 3
 # The cost is told after so many steps, and warned of from this share of the training time.
 _STEPS_TO_COST = 10
 _LARGE_SHARE = 0.25
 _SECONDS_TO_PROGRESS = 10.0
-
-
-class _OtherProcessFailedError(RuntimeError):
-    """Another process could not measure."""
 
 
 class Recorder:
@@ -102,10 +94,10 @@ class Recorder:
         if len({measure.name for measure in measures}) < len(measures):
             raise UserError("measures: each kind can be given once; use a second recorder with prefix= for another")
         choice("bn", bn, STATISTICS)
-        choice("on_error", on_error, get_args(OnError))
         if not isinstance(prefix, str):
             raise UserError(f"prefix={prefix!r} must be a text, such as 'pretrain/'")
-        self.measures, self.bn, self.prefix, self.on_error = measures, bn, prefix, on_error
+        self.measures, self.bn, self.prefix = measures, bn, prefix
+        self.attempts = Attempts(label, on_error)
         self.loss_fn, self.own_loss, self.label = loss_function(loss_fn), own_loss, label
         self.seed = whole("seed", seed, 0)
         self.include, self.exclude = pattern("include", include), pattern("exclude", exclude)
@@ -146,6 +138,7 @@ class Recorder:
             UserError: What was asked for does not exist: parameters, groups, reference, probe, loss.
         """
         self.module, self.host = module, host or Host()
+        self.attempts.host, self.attempts.device = self.host, next(module.parameters()).device
         self.schedule.began = time.perf_counter()
         names = select(module, self.include, self.exclude, self.trainable)
         group_names(names, self.groups)
@@ -223,8 +216,7 @@ class Recorder:
         self.mode: Mode | None = None
         self._loaded_probe = None
         self._started = self._late = False
-        self._failures = 0
-        self._said: set[str] = set()
+        self.attempts.reset()
         self.schedule.spent = self.schedule.longest = 0.0
         self.probe.reset()
         for measure in self.measures:
@@ -258,7 +250,7 @@ class Recorder:
 
     def measure(self) -> dict[str, float]:
         """Measure now, unless this step was measured already; return logged key → value."""
-        if (self.needs_loss and not self.probe.ready) or self._measured_at == self.steps or self.stopped:
+        if (self.needs_loss and not self.probe.ready) or self._measured_at == self.steps or self.attempts.stopped:
             return {}
         values: dict[str, float] = {}
         begun = time.perf_counter()
@@ -275,14 +267,9 @@ class Recorder:
         self.cost.took(seconds, whole=bool(values))
         self.schedule.took(seconds)
         if values:
-            self._failures = 0
+            self.attempts.failures = 0
             self._measured_at = self.steps
         return values
-
-    @property
-    def stopped(self) -> bool:
-        """Whether it failed so often that it no longer measures."""
-        return self._failures >= _MOST_FAILURES
 
     def objective(self, measure: Measure) -> Objective:
         """Return the loss on the probe; at the first call, find the mode in which it can be computed."""
@@ -296,7 +283,7 @@ class Recorder:
                 self.probe.batches,
                 select(self.module, self.include, self.exclude, self.trainable),
                 mode=mode,
-                reduce=self._reduce if self.host.world > 1 else None,
+                reduce=self.attempts.reduce if self.host.world > 1 else None,
                 process=(self.host.rank, self.host.world),
                 seed=self.seed,
                 bn=self.bn,
@@ -311,7 +298,9 @@ class Recorder:
             records = measure.measure(self._site(measure))
         infinite = [record.key for record in records if not math.isfinite(record.value)]
         if infinite:
-            self._say(f"{self.label}: not finite at step {self.steps}: {', '.join(infinite)}", once="not finite")
+            self.attempts.say(
+                f"{self.label}: not finite at step {self.steps}: {', '.join(infinite)}", once="not finite"
+            )
         return [
             replace(record, stderr=math.nan)
             if record.stderr is not None and not math.isfinite(record.value)
@@ -333,42 +322,7 @@ class Recorder:
         )
 
     def _attempt(self, action: Callable[[], Any], shared: bool = False) -> Any:
-        """Return what an action returns; None where it fails, after a warning.
-
-        Args:
-            action: What to do.
-            shared: All processes take part, and exchange messages: they are told where one fails, so that none waits.
-        """
-        shared = shared and self.host.world > 1
-        try:
-            result = action()
-            if shared:
-                self._agree(True)
-            return result
-        except Exception as error:
-            if shared and not isinstance(error, _OtherProcessFailedError):
-                self._agree(False)
-            if self.on_error == "raise":
-                raise
-            if isinstance(error, torch.OutOfMemoryError):
-                torch.cuda.empty_cache()
-            self._failures += 1
-            what = one_line(error) if isinstance(error, UserError) else f"{type(error).__name__}: {one_line(error)}"
-            self._say(f"{self.label} could not measure at step {self.steps}, training goes on: {what}", once=what)
-            if self.stopped:
-                self._say(f"{self.label} failed {_MOST_FAILURES} times in a row and measures no more in this run")
-            return None
-
-    def _reduce(self, value: Tensor) -> Tensor:
-        self._agree(True)
-        return self.host.reduce(value)
-
-    def _agree(self, well: bool) -> None:
-        """Tell the other processes whether this one has failed, and be told."""
-        device = next(self.module.parameters()).device
-        share = float(self.host.reduce(torch.tensor(1.0 if well else 0.0, device=device)))
-        if well and share < 1:
-            raise _OtherProcessFailedError("another process could not measure; see its messages")
+        return self.attempts.attempt(action, self.steps, shared)
 
     def _close_probe(self) -> None:
         if self.needs_loss and not self.probe.ready:
@@ -377,18 +331,11 @@ class Recorder:
     def _affordable(self) -> bool:
         return self.schedule.overhead is None or self.host.decide(self.schedule.affordable())
 
-    def _say(self, text: str, once: str | None = None) -> None:
-        """Warn the user, once for each kind of message."""
-        if (once or text) not in self._said:
-            self._said.add(once or text)
-            self.host.warn(text)
-
     def _tell_cost(self) -> None:
         """Say once what a measurement costs in training steps."""
         steps = self.cost.in_steps()
-        if steps is None or self.cost.steps < 3 or "cost" in self._said:
+        if steps is None or self.cost.steps < 3 or not self.attempts.first("cost"):
             return
-        self._said.add("cost")
         text = f"{self.label}: a measurement takes {self.cost.seconds:.2g} s, as long as {steps:.2g} training steps"
         every = self.schedule.every_n_steps
         if every is None:

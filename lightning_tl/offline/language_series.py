@@ -27,7 +27,8 @@ from lightning_tl.offline.language_models import (
     release,
     text_windows,
 )
-from lightning_tl.offline.loss_tables import LossTables, loss_tables, mean_and_error
+from lightning_tl.offline.loss_records import loss_records
+from lightning_tl.offline.loss_tables import LossTables, loss_tables
 from lightning_tl.offline.losses import output_loss
 from lightning_tl.offline.options import MeasureOptions, SeriesOptions
 from lightning_tl.offline.revisions import Revision, count_of, ordered, revision_of, spread
@@ -143,7 +144,7 @@ class _LanguageSeries:
         batches = batches_of(self.windows.to(device), self.series.batch_size)
         objective = Objective(model, output_loss, batches, params, seed=options.seed)
         scales = self._noise(model, params) if "sensitivity" in quantities else None
-        tables = loss_tables(objective, scales, options.gammas, options.draws, options.seed)
+        tables = loss_tables(objective, scales, options)
         records += loss_records(tables, step)
         if "trace" in quantities:
             records += self._traces(objective, scales, step)
@@ -184,20 +185,3 @@ class _LanguageSeries:
             Measured(step=step, quantity="hessian", group=group, value=item.value, stderr=item.stderr)
             for group, item in pairs
         ]
-
-
-def loss_records(tables: LossTables, step: int) -> list[Measured]:
-    """Return the means of losses as records, with standard errors over batches and draws.
-
-    The error of a rise is that of the rise, batch by batch, and so is smaller than that of the two losses.
-    """
-    plain = np.array(tables.plain)[None]
-    mean, error = mean_and_error(plain)
-    stderr = error if plain.size > 1 else None
-    records = [Measured(step=step, quantity="perturbed_loss", gamma=0, value=mean, stderr=stderr)]
-    for gamma, rows in tables.noise.items():
-        losses = np.array(rows)
-        for quantity, values in (("perturbed_loss", losses), ("sensitivity", losses - plain)):
-            mean, error = mean_and_error(values)
-            records.append(Measured(step=step, quantity=quantity, gamma=gamma, value=mean, stderr=error))
-    return records

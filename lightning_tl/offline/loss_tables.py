@@ -1,21 +1,24 @@
-"""The loss of one checkpoint under each modification of its weights, by draw of noise and by batch.
+"""The losses of one checkpoint under each modification of its weights, by draw of noise and by batch.
 
 Losses of single batches and draws are kept, since checkpoints are compared on the same batches under the same draws.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from lightning_tl.measure.modify import Noise, modified_loss
+from lightning_tl.measure.modify import Modification, Noise, Prune, Quantise, channel_dims, modified_loss
 from lightning_tl.measure.objective import Objective
+from lightning_tl.offline.options import MeasureOptions
 
 Array = np.ndarray
+Strengths = dict[float, list[list[float]]]
+"""Strength of a modification → losses by draw (one, where nothing is drawn), by batch."""
 
 
 @dataclass(frozen=True)
@@ -24,11 +27,15 @@ class LossTables:
 
     Attributes:
         plain: Of the weights as they are, by batch.
-        noise: By γ, by draw, by batch: the mean of the two of an antithetic pair.
+        noise: By γ; of the antithetic pairs, the mean.
+        quantised: By number of bits.
+        pruned: By share of the weights that is set to 0.
     """
 
     plain: list[float]
-    noise: dict[float, list[list[float]]] = field(default_factory=dict)
+    noise: Strengths = field(default_factory=dict)
+    quantised: Strengths = field(default_factory=dict)
+    pruned: Strengths = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain types with keys that are text."""
@@ -40,28 +47,39 @@ class LossTables:
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> LossTables:
         """Return what :meth:`to_json` was made of."""
-        noise = {float(gamma): rows for gamma, rows in content["noise"].items()}
-        return cls(list(content["plain"]), noise)
+        by_strength = {
+            name: {float(strength): rows for strength, rows in content[name].items()}
+            for name in ("noise", "quantised", "pruned")
+        }
+        return cls(list(content["plain"]), **by_strength)
 
 
-def loss_tables(
-    objective: Objective, scales: Mapping[str, Tensor] | None, gammas: Sequence[float], draws: int, seed: int
-) -> LossTables:
-    """Measure the loss of each batch without and with noise of each scale, as ``perturbation_sensitivity`` does.
+def loss_tables(objective: Objective, scales: Mapping[str, Tensor] | None, options: MeasureOptions) -> LossTables:
+    """Measure the loss of each batch as it is, and under the modifications that are asked for.
 
     Args:
         objective: Loss, batches and parameters.
-        scales: √Σ by parameter; None: no noise.
-        gammas: Scales γ of the noise.
-        draws: Antithetic pairs per scale.
-        seed: Of the noise, equal for all checkpoints.
+        scales: √Σ by parameter, for noise; None: no noise.
+        options: Which modifications, their strengths, and the number of draws.
     """
-    if scales is None:
+    dims = channel_dims(objective.module)
+    wanted: dict[str, tuple[Modification, Any]] = {}
+    if scales is not None:
+        wanted["noise"] = (Noise(scales, options.seed), options.gammas)
+    if "quantise" in options.quantities:
+        wanted["quantised"] = (Quantise(channel_dims=dims), options.bits)
+    if "prune" in options.quantities:
+        wanted["pruned"] = (Prune(channel_dims=dims), options.sparsities)
+    plain: list[float] = []
+    tables: dict[str, Strengths] = {}
+    for name, (modification, strengths) in wanted.items():
+        levels = modified_loss(objective, modification, strengths, options.draws)
+        tables[name] = {level.strength: [list(row) for row in level.by_batch] for level in levels}
+        plain = list(levels[0].loss_by_batch)
+    if not plain:
         with objective.measuring():
-            return LossTables(objective.batch_losses().tolist())
-    levels = modified_loss(objective, Noise(scales, seed), gammas, draws)
-    noise = {level.strength: [list(row) for row in level.by_batch] for level in levels}
-    return LossTables(list(levels[0].loss_by_batch), noise)
+            plain = objective.batch_losses().tolist()
+    return LossTables(plain, **tables)
 
 
 def mean_and_error(values: Array) -> tuple[float, float]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -19,6 +18,7 @@ from lightning_tl.measure.params import Groups, select
 from lightning_tl.measure.perturbation import loss_along
 from lightning_tl.measure.trace import hessian_trace
 from lightning_tl.measured import Measured
+from lightning_tl.offline.loss_records import loss_records
 from lightning_tl.offline.loss_tables import LossTables, loss_tables
 from lightning_tl.offline.options import MeasureOptions
 
@@ -55,7 +55,7 @@ class Measurer:
         self._scales: dict[str, Tensor] | None = None
 
     def measure(self, step: int) -> tuple[list[Measured], LossTables | None]:
-        """Return one record per value for the present weights, and the losses by draw and batch if there is noise."""
+        """Return one record per value for the present weights, and the losses by batch, if any were measured."""
         quantities = set(self.options.quantities)
         params = select(self.module, self.options.include, self.options.exclude)
         records = self._distances(step, params) if "distance" in quantities else []
@@ -67,9 +67,9 @@ class Measurer:
             scales = self._noise_scales(params) if "sensitivity" in quantities else None
             if "trace" in quantities:
                 records += self._traces(step, objective, scales)
-            if scales is not None:
-                tables = loss_tables(objective, scales, self.options.gammas, self.options.draws, self.options.seed)
-                records += noise_records(tables, step)
+            if quantities & {"sensitivity", "quantise", "prune"}:
+                tables = loss_tables(objective, scales, self.options)
+                records += loss_records(tables, step, over_batches=False)
             if "direction" in quantities:  # last, as it changes the weights
                 records += self._along(step, objective)
         return records, tables
@@ -134,15 +134,3 @@ class Measurer:
             records.append(Measured(step=step, quantity="loss_along", gamma=at, value=loss))
             records.append(Measured(step=step, quantity="quadratic_along", gamma=at, value=parabola))
         return records
-
-
-def noise_records(tables: LossTables, step: int) -> list[Measured]:
-    """Return losses under noise as the callbacks do: standard errors over draws, for these batches."""
-    plain = float(np.mean(tables.plain))
-    records = [Measured(step=step, quantity="perturbed_loss", gamma=0, value=plain)]
-    for gamma, rows in tables.noise.items():
-        draws = np.array(rows).mean(axis=1)
-        loss, stderr = float(draws.mean()), float(draws.std(ddof=1)) / len(draws) ** 0.5
-        for quantity, value in (("perturbed_loss", loss), ("sensitivity", loss - plain)):
-            records.append(Measured(step=step, quantity=quantity, gamma=gamma, value=value, stderr=stderr))
-    return records

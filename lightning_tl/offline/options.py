@@ -8,9 +8,9 @@ from typing import Any, Literal, get_args
 
 from lightning_tl.errors import UserError, nearest
 
-Quantity = Literal["distance", "trace", "sensitivity", "direction"]
+Quantity = Literal["distance", "trace", "sensitivity", "quantise", "prune", "direction"]
 #: What is measured on a series of language models by default: all but the loss along a line.
-SERIES_QUANTITIES: tuple[Quantity, ...] = ("distance", "trace", "sensitivity")
+SERIES_QUANTITIES: tuple[Quantity, ...] = ("distance", "trace", "sensitivity", "quantise", "prune")
 #: The same as lightning_tl.measure.noise.NoiseKind, which cannot be imported without torch.
 NoiseKind = Literal["init", "relative", "isotropic"]
 Rest = Literal["own", "reference"]
@@ -74,9 +74,12 @@ class MeasureOptions:
     """How saved checkpoints are measured.
 
     Args:
-        quantities: Any of ``distance``, ``trace``, ``sensitivity``, ``direction`` (the loss along the straight line
-            from the reference through the checkpoint, with its quadratic approximation; Springer et al. 2025, App. D).
+        quantities: Any of ``distance``, ``trace``, ``sensitivity``, ``quantise``, ``prune``, ``direction`` (the loss
+            along the straight line from the reference through the checkpoint, with its quadratic approximation;
+            Springer et al. 2025, App. D).
         gammas: Scales γ of the noise.
+        bits: Bits to which weights are rounded, by output channel.
+        sparsities: Shares of the weights of each tensor that are set to 0, the smallest ones.
         draws: Antithetic pairs ±ε of noise per scale.
         noise: Variances Σ of the noise at γ = 1: ``init``, ``relative`` or ``isotropic``, as for
             PerturbationSensitivity. With ``trace`` and ``sensitivity`` together, Tr(ΣH) is measured too.
@@ -97,6 +100,8 @@ class MeasureOptions:
 
     quantities: Sequence[Quantity] = get_args(Quantity)
     gammas: Sequence[float] = (0.005, 0.01, 0.02, 0.05)
+    bits: Sequence[int] = (3, 4, 6)
+    sparsities: Sequence[float] = (0.3, 0.5, 0.7)
     draws: int = 8
     noise: NoiseKind = "init"
     products: int = 24
@@ -120,6 +125,13 @@ class MeasureOptions:
                 raise UserError(f"{name}={value!r} is unknown{nearest(str(value), get_args(literal))}")
         if not all(0 < gamma <= _LARGEST_GAMMA for gamma in self.gammas):
             raise UserError(f"gammas must be above 0 and at most {_LARGEST_GAMMA:g}; got {list(self.gammas)}")
+        if not self.bits or not all(2 <= bits <= 16 for bits in self.bits):
+            raise UserError(f"bits must be whole numbers from 2 to 16; got {list(self.bits)}")
+        if not self.sparsities or not all(0 < share < 1 for share in self.sparsities):
+            raise UserError(f"sparsities must be shares between 0 and 1; got {list(self.sparsities)}")
+        for name, values in (("gammas", self.gammas), ("bits", self.bits), ("sparsities", self.sparsities)):
+            if len(set(values)) < len(values):
+                raise UserError(f"{name} must be different from each other; got {list(values)}")
         for name, count, most in (("draws", self.draws, _MOST_DRAWS), ("products", self.products, _MOST_PRODUCTS)):
             if not 2 <= count <= most:
                 raise UserError(f"{name}={count}: must be between 2, for a standard error, and {most:,}")

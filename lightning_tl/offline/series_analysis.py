@@ -15,8 +15,11 @@ import numpy as np
 
 from lightning_tl.budget_curves import LEAST_BUDGETS, Array, Curve, curve, judged
 from lightning_tl.offline.fluctuation import with_fluctuation
-from lightning_tl.offline.loss_tables import LossTables
+from lightning_tl.offline.loss_records import MODIFIED
 from lightning_tl.offline.series import Result
+
+#: Table of losses → what its strengths are.
+_STRENGTHS = {"noise": "gamma", "quantised": "bits", "pruned": "share"}
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class Family:
     """Curves over the checkpoints that differ in the strength of one modification.
 
     Attributes:
-        quantity: ``perturbed_loss``, ``sensitivity`` and others like these.
+        quantity: Of a loss or a rise, one of :data:`~lightning_tl.offline.loss_records.MODIFIED`.
         curves: By strength, ascending; their verdicts hold for all of them together and against fluctuation.
         sampled: The same with the verdicts of batches and draws only: what differs between these very checkpoints.
     """
@@ -72,26 +75,26 @@ def analyse_series(results: Sequence[Result], level: float = 0.95) -> SeriesAnal
         return None
     plain = np.array([table.plain for table in tables])[:, None, :]
     families = []
-    for name, rise, values in _modified(tables):
-        families.append(_family(name, budgets, values, level))
-        families.append(_family(rise, budgets, {key: value - plain for key, value in values.items()}, level))
+    for name, (loss, rise) in MODIFIED.items():
+        values = {
+            strength: np.array([getattr(table, name)[strength] for table in tables])
+            for strength in getattr(tables[0], name)
+        }
+        if values:
+            families.append(_family(loss, _STRENGTHS[name], budgets, values, level))
+            rises = {strength: cube - plain for strength, cube in values.items()}
+            families.append(_family(rise, _STRENGTHS[name], budgets, rises, level))
     return SeriesAnalysis(
         "steps" if known[0].revision.tokens is None else "tokens",
         tuple(budgets),
         tuple(families),
-        _curve("loss", budgets, plain, None, level),
+        _curve("loss", "", budgets, plain, None, level),
         level,
     )
 
 
-def _modified(tables: Sequence[LossTables]) -> list[tuple[str, str, dict[float, Array]]]:
-    """Return by modification names of loss and rise, and by strength losses ``[checkpoints, draws, batches]``."""
-    noise = {gamma: np.array([table.noise[gamma] for table in tables]) for gamma in sorted(tables[0].noise)}
-    return [("perturbed_loss", "sensitivity", noise)] if noise else []
-
-
-def _family(quantity: str, budgets: Sequence[int], values: dict[float, Array], level: float) -> Family:
-    sampled = [_curve(quantity, budgets, cube, strength, level) for strength, cube in values.items()]
+def _family(quantity: str, by: str, budgets: Sequence[int], values: dict[float, Array], level: float) -> Family:
+    sampled = [_curve(quantity, by, budgets, values[strength], strength, level) for strength in sorted(values)]
     return Family(
         quantity,
         tuple(judged([with_fluctuation(item) for item in sampled], level)),
@@ -99,6 +102,7 @@ def _family(quantity: str, budgets: Sequence[int], values: dict[float, Array], l
     )
 
 
-def _curve(quantity: str, budgets: Sequence[int], values: Array, strength: float | None, level: float) -> Curve:
-    by = "" if strength is None else "gamma"
+def _curve(
+    quantity: str, by: str, budgets: Sequence[int], values: Array, strength: float | None, level: float
+) -> Curve:
     return curve(quantity, budgets, values, by, strength, bool((values > 0).all()), level)

@@ -17,6 +17,15 @@ _LOSSES = {
         "The loss under noise in the weights",
         (("perturbed_loss", "loss under noise", True), ("sensitivity", "rise under noise", False)),
     ),
+    "series_compression": (
+        "The loss of the quantised and of the pruned network",
+        (
+            ("quantised_loss", "loss when quantised", True),
+            ("quantisation_rise", "rise when quantised", False),
+            ("pruned_loss", "loss when pruned", True),
+            ("pruning_rise", "rise when pruned", False),
+        ),
+    ),
 }
 #: quantity, group, label, colour
 _SINGLE = (
@@ -30,6 +39,8 @@ CAPTIONS = {
     "Bars: intervals for comparing these checkpoints. Filled markers: the curve falls, then rises; dotted line and "
     "band: the vertex of a parabola with its interval; triangle: the checkpoint before the first significant increase "
     "(Def. 4.2).",
+    "series_compression": "Loss and its rise where the weights are rounded to a number of bits, by output channel, and "
+    "where the smallest weights of each tensor are set to 0; nothing is trained afterwards. Markers and bars as above.",
     "series_geometry": "Trace of the Hessian and its average over the noise's variances (bars: two standard errors), "
     "and the distance of the weights from the first checkpoint and from the one before.",
 }

@@ -12,22 +12,29 @@ from lightning_tl.offline.series_analysis import Family, SeriesAnalysis
 
 #: Fewer checkpoints detect nothing but a very clear turn.
 FEW = 7
+#: Quantity → its name in a sentence, and that of the strength.
 SUBJECTS = {
-    "perturbed_loss": ("the loss under noise in the weights", "γ"),
-    "sensitivity": ("its rise under that noise", "γ"),
+    "perturbed_loss": ("the loss under noise in the weights", "γ {}"),
+    "sensitivity": ("its rise under that noise", "γ {}"),
+    "quantised_loss": ("the loss of the quantised network", "{} bits"),
+    "quantisation_rise": ("its rise when the network is quantised", "{} bits"),
+    "pruned_loss": ("the loss of the pruned network", "{} pruned"),
+    "pruning_rise": ("its rise when the network is pruned", "{} pruned"),
+}
+_LOSSES = ("perturbed_loss", "quantised_loss", "pruned_loss")
+_STRESSES = {
+    "sensitivity": "noise of γ {}",
+    "quantisation_rise": "quantising to {} bits",
+    "pruning_rise": "pruning a share of {}",
 }
 _UPWARD = ("u", "rises")
 
 
 def answers(analysis: SeriesAnalysis) -> list[str]:
     """Return whether the loss of the changed network turns upward, and whether the network becomes more fragile."""
-    words = []
-    for quantity in ("perturbed_loss",):
-        if (family := analysis.family(quantity)) is not None:
-            words.append(_turn_of(family, analysis))
-    if (family := analysis.family("sensitivity")) is not None:
-        words.append(_fragility(family, analysis))
-    return words
+    losses = [family for name in _LOSSES if (family := analysis.family(name)) is not None]
+    rises = [family for name in _STRESSES if (family := analysis.family(name)) is not None]
+    return [_harm(losses, analysis), _fragility(rises, analysis)] if losses else []
 
 
 def sentences(analysis: SeriesAnalysis) -> list[str]:
@@ -54,54 +61,66 @@ def sentences(analysis: SeriesAnalysis) -> list[str]:
     return details
 
 
-def _turn_of(family: Family, analysis: SeriesAnalysis) -> str:
-    subject, symbol = SUBJECTS[family.quantity]
-    turned = [item for item in family.curves if item.verdict in _UPWARD]
-    if turned:
-        last = turned[-1]
-        base = analysis.plain.verdict
-        although = ", although the loss itself falls" if base == "falls" else ""
-        return (
-            f"Longer training makes {subject} worse at {symbol} {_values(turned)}{although}: at {symbol} "
-            f"{last.value:g} it is {_turn(last, analysis)}."
-        )
-    if all(item.verdict == "single" for item in family.curves):
+def _harm(families: Sequence[Family], analysis: SeriesAnalysis) -> str:
+    worse = []
+    for family in families:
+        if turned := [item for item in family.curves if item.verdict in _UPWARD]:
+            most = max(turned, key=lambda item: item.rise)
+            subject, strength = SUBJECTS[family.quantity]
+            at = strength.format(f"{most.value:g}")
+            worse.append(f"{subject} worse at {_strengths(family, turned)} (at {at} it is {_turn(most, analysis)})")
+    if worse:
+        although = ", although the loss itself falls" if analysis.plain.verdict == "falls" else ""
+        return f"Longer training makes {'; '.join(worse)}{although}."
+    if all(item.verdict == "single" for family in families for item in family.curves):
         return "These are single values, so they cannot show whether longer training does harm."
-    text = f"No evidence that longer training does harm: {subject} does not turn upward at any {symbol} by these tests."
-    differing = [item for item in family.sampled if item.verdict in _UPWARD]
+    names = [SUBJECTS[family.quantity][0] for family in families]
+    text = f"No evidence that longer training does harm: by these tests no turn upward of {' or of '.join(names)}."
+    differing = [
+        f"{SUBJECTS[family.quantity][0]} at {_strengths(family, worse_later)}"
+        for family in families
+        if (worse_later := [item for item in family.sampled if item.verdict in _UPWARD])
+    ]
     if differing:
         text += (
-            f" At {symbol} {_values(differing)} some later checkpoints are worse than earlier ones, but neighbouring "
+            f" Some later checkpoints are worse than earlier ones ({'; '.join(differing)}), but neighbouring "
             "checkpoints differ by chance as much."
         )
     return text
 
 
-def _fragility(family: Family, analysis: SeriesAnalysis) -> str:
-    grown = [item for item in family.curves if item.verdict in _UPWARD]
+def _fragility(families: Sequence[Family], analysis: SeriesAnalysis) -> str:
+    grown = []
+    for family in families:
+        upward = [item for item in family.curves if item.verdict in _UPWARD]
+        if upward:
+            most = max(upward, key=lambda item: item.rise)
+            much = f"{most.rise:.3g} times as much" if most.log else f"by {most.rise:.3g} more"
+            lowest = short(most.budgets[int(np.argmin(most.mean))])
+            stress = _STRESSES[family.quantity].format(f"{most.value:g}")
+            last = f"{short(most.budgets[-1])} {analysis.unit}"
+            grown.append(
+                f"{stress} raises its loss {much} at {last} as at {lowest} ({_interval(most, analysis.level)})"
+            )
     if grown:
-        last = grown[-1]
-        much = f"{last.rise:.3g} times as much" if last.log else f"by {last.rise:.3g} more"
-        lowest = last.budgets[int(np.argmin(last.mean))]
-        return (
-            f"The network becomes more fragile: noise of γ = {last.value:g} raises its loss {much} at "
-            f"{short(last.budgets[-1])} {analysis.unit} as at {short(lowest)} ({_interval(last, analysis.level)})."
-        )
-    if all(item.verdict == "falls" for item in family.curves):
-        return "The network becomes less fragile: the same noise raises its loss less and less."
-    return "No evidence that the network becomes more fragile: the rise under noise does not grow by these tests."
+        return f"The network becomes more fragile: {'; '.join(grown)}."
+    if all(item.verdict == "falls" for family in families for item in family.curves):
+        return "The network becomes less fragile: the same change of its weights raises its loss less and less."
+    return (
+        "No evidence that the network becomes more fragile: no rise of its loss by these changes grows by these tests."
+    )
 
 
 def _family_in_words(family: Family, analysis: SeriesAnalysis) -> str:
-    subject, symbol = SUBJECTS[family.quantity]
+    subject, strength = SUBJECTS[family.quantity]
     parts = []
     for verdict, words in VERDICTS.items():
         members = [item for item in family.curves if item.verdict == verdict]
         if not members:
             continue
         shown = members if verdict == "u" else members[-1:] if verdict == "rises" else []
-        details = "; ".join(f"{symbol} {item.value:g}: {_turn(item, analysis)}" for item in shown)
-        parts.append(f"{words} at {symbol} {_values(members)}" + (f" ({details})" if details else ""))
+        details = "; ".join(f"{strength.format(f'{item.value:g}')}: {_turn(item, analysis)}" for item in shown)
+        parts.append(f"{words} at {_strengths(family, members)}" + (f" ({details})" if details else ""))
     first, last = (short(analysis.budgets[i]) for i in (0, -1))
     return f"Between {first} and {last} {analysis.unit}, {subject}: {'; '.join(parts)}."
 
@@ -129,5 +148,5 @@ def _rounded(value: float) -> float:
     return float(f"{value:.3g}")
 
 
-def _values(members: Sequence[Curve]) -> str:
-    return ", ".join(f"{item.value:g}" for item in members)
+def _strengths(family: Family, members: Sequence[Curve]) -> str:
+    return SUBJECTS[family.quantity][1].format(", ".join(f"{item.value:g}" for item in members))

@@ -5,6 +5,7 @@ import warnings
 import torch
 
 from lightning_tl.callbacks import HessianTrace, PerturbationSensitivity
+from lightning_tl.measure.measures import Noise
 from tests.callbacks.modules import Classifier, images, trainer
 
 
@@ -29,3 +30,28 @@ def test_a_doubtful_initialisation_is_warned_of_once_and_kept_in_the_state():
     again.load_state_dict(state)
     assert again.doubts == warned[:1]
     assert HessianTrace().doubts == []
+
+
+def test_weights_that_nothing_tells_of_get_their_scale_from_the_start_of_the_run():
+    class Strange(Classifier):
+        def __init__(self):
+            super().__init__()
+            self.place = torch.nn.Parameter(0.02 * torch.randn(30, 40))
+            torch.nn.init.normal_(self.head.weight, std=0.7)
+
+        def training_step(self, batch, index):
+            return super().training_step(batch, index) + self.place.sum() ** 2
+
+    torch.manual_seed(0)
+    module, measuring = Strange(), PerturbationSensitivity([0.1], draws=2, every_n_steps=2, at_start=False)
+    before = float(module.place.detach().std(correction=0))
+    trainer(max_steps=2, callbacks=[measuring]).fit(module, images())
+    assert abs(float(module.place.detach().std(correction=0)) - before) > 1e-9 or module.place.mean().abs() > 0.01
+    noise = measuring.of_noise.noise
+    state = noise.state()
+    assert abs(state["scales"]["place"] - before) < 1e-6
+    assert noise.sources["place"] == "their values at the start of the run"
+    # a run that is resumed before its first measurement still knows
+    early = Noise("init")
+    early.load({**state, "scales": None})
+    assert early.state()["start"] == state["start"]

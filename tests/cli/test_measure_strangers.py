@@ -2,6 +2,7 @@
 
 import csv
 import textwrap
+from pathlib import Path
 
 import pytest
 import torch
@@ -112,6 +113,7 @@ def loss_at(gamma="0", out="measurements"):
     return float(row["value"])
 
 
+PLAIN = ["--model", "somebodys.small", "--ckpt", "a.pt", "--loss", "somebodys.loss"]
 NOISE = ["--quantities", "sensitivity", "--gammas", "0.01", "--draws", "2"]
 
 
@@ -154,6 +156,35 @@ def test_lightning_modules_of_either_package(somebodys, kind):
         assert main([*command, "--out", "own"]) == 0
 
 
+def test_checkpoints_of_a_run_are_a_series(somebodys, monkeypatch, capsys):
+    """What is finished is not read again, a file that was written again is; the report answers."""
+    from lightning_tl.offline import checkpoints
+
+    net = somebodys.Net(5)
+    for i, scale in enumerate((1.0, 1.2, 1.4, 1.5)):
+        state = {name: scale * tensor for name, tensor in net.state_dict().items()}
+        torch.save({"model": state, "step": 100 * 2**i}, f"{i}.pt")
+    command = ["measure", *PLAIN[:2], "--loss", "somebodys.loss", "--data", "somebodys.ready", "--batches", "4", *NOISE]
+    paths = [f"{i}.pt" for i in range(4)]
+    read = []
+    load = checkpoints.load_checkpoint
+    monkeypatch.setattr(checkpoints, "load_checkpoint", lambda path: read.append(path.name) or load(path))
+    assert main([*command, "--ckpt", *paths[:3]]) == 0
+    assert read == paths[:3]
+    assert "No evidence that longer training does harm" in capsys.readouterr().out
+    assert main([*command, "--ckpt", *paths]) == 0
+    assert read[3:] == ["0.pt", "3.pt"]  # the reference, and what is new
+    state["layers.0.bias"] += 1
+    torch.save({"model": state, "step": 900}, "3.pt")
+    assert main([*command, "--ckpt", *paths]) == 0
+    assert read[5:] == ["0.pt", "3.pt"]
+    assert [row["step"] for row in rows() if row["gamma"] == "0"] == ["100", "200", "400", "900"]
+    page = Path("measurements/report.html").read_text()
+    assert "No evidence that longer training does harm" in page
+    assert "4 batches" in page
+    assert "hardly any turn can be told from fluctuation" in page
+
+
 def test_hyper_parameters_in_a_namespace(somebodys):
     from argparse import Namespace
 
@@ -162,9 +193,6 @@ def test_hyper_parameters_in_a_namespace(somebodys):
     torch.save({"state_dict": module.state_dict(), "hyper_parameters": given, "hparams_name": "hparams"}, "a.ckpt")
     assert main(["measure", "--model", "somebodys.Wide", "--ckpt", "a.ckpt", "--quantities", "distance"]) == 0
     assert {row["value"] for row in rows() if row["group"] == "total"} == {"0.0"}
-
-
-PLAIN = ["--model", "somebodys.small", "--ckpt", "a.pt", "--loss", "somebodys.loss"]
 
 
 @pytest.mark.parametrize(

@@ -75,12 +75,12 @@ def test_probing_layers_apart_has_the_same_mean_and_the_variance_it_says(name):
     objective = build(name)
     with objective.measuring():
         trace = GaussNewtonTrace(objective, 0, Layout(objective.params), torch.Generator().manual_seed(0))
-        together = torch.stack([trace.remainder()[0].sum() for _ in range(600)])
+        together = torch.stack([trace.remainder().value.sum() for _ in range(600)])
         results = [trace.remainder(apart=True) for _ in range(300)]
-    apart = torch.stack([value.sum() for value, _ in results])
+    apart = torch.stack([found.value.sum() for found in results])
     spread = (together.var() / 600 + apart.var() / 300) ** 0.5
     assert abs(float(together.mean() - apart.mean())) < 4 * float(spread)
-    reported = sum(ratio for _, ratio in results) / 300
+    reported = sum(found.ratio for found in results) / 300
     # what it says counts the diagonal too, which signs have no variance along: the truth may be better, not worse
     assert 0.5 * reported < 2 * float(apart.var() / together.var()) < 1.35 * reported
 

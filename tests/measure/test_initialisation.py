@@ -7,12 +7,14 @@ import math
 import pytest
 import timm
 import torch
+import torchvision
 from scipy import stats
 from torch import nn
 
 from lightning_tl.errors import UserError
 from lightning_tl.measure import noise_scales, select
 from lightning_tl.measure.noise import initialisation
+from lightning_tl.measure.start_weights import start_spreads
 from lightning_tl.models import build_backbone
 from lightning_tl.tasks import (
     Classification,
@@ -232,8 +234,132 @@ def test_a_subclass_of_a_hugging_face_model_with_other_arguments():
             self.post_init()
 
     module = Longer(tiny_bert().config, 9)
-    with pytest.raises(UserError, match=r"\(top\) \(Longer\)"):
-        noise_scales(module, select(module))
+    init = initialisation(module, select(module))
+    assert init.spreads["length"] == 0
+    (doubt,) = init.doubts
+    assert "(top) (Longer)" in doubt
     init = initialisation(module, select(module, exclude="^length"))
     assert set(init.sources.values()) == {"BertModel(config)"}
     assert init.spreads["encoder.layer.0.output.dense.weight"] == 0.05
+
+
+class Stranger(nn.Module):
+    """Weights that no method of the module tells of: bare, computed, scaled in a constructor or from outside."""
+
+    def __init__(self):
+        super().__init__()
+        self.place, self.gate = nn.Parameter(0.02 * torch.randn(100, 100)), nn.Parameter(torch.ones(30))
+        self.token = nn.Parameter(0.02 * torch.randn(1, 1, 30))
+        self.written, self.outside = nn.Linear(30, 40), nn.Linear(40, 50)
+        self.normed = nn.utils.parametrizations.weight_norm(nn.Conv2d(8, 16, 3))
+        self.spectral = nn.utils.parametrizations.spectral_norm(nn.Linear(50, 20))
+        self.rms = CustomRMSNorm(20)
+        self.apply(draw)
+
+
+class CustomRMSNorm(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((width,), 1.0))
+
+
+def stranger():
+    module = Stranger()
+    nn.init.normal_(module.outside.weight, std=0.003)
+    return module
+
+
+def train_a_little(module):
+    """Move weights as training does: rows by different amounts."""
+    with torch.no_grad():
+        for p in module.parameters():
+            p.mul_(torch.linspace(0.3, 3, len(p)).view(-1, *(1,) * (p.dim() - 1))).add_(0.1)
+
+
+def test_the_start_of_a_run_tells_what_a_module_does_not():
+    torch.manual_seed(2)
+    module = stranger()
+    start = start_spreads(dict(module.named_parameters()))
+    train_a_little(module)
+    init = initialisation(module, select(module), start=start)
+    assert init.doubts == []
+    check_against_fresh_builds(
+        {name: value for name, value in init.spreads.items() if name not in SMALL}, lambda: Without(stranger())
+    )
+    known = {name for name, source in init.sources.items() if source == "their values at the start of the run"}
+    assert known >= {
+        "place",
+        "gate",
+        "token",
+        "written.weight",
+        "outside.weight",
+        "normed.parametrizations.weight.original1",
+    }
+    assert init.sources["rms.weight"] == "RMSNorm, a constant"
+    assert init.spreads["gate"] == init.spreads["rms.weight"] == 0
+    assert init.spreads["written.bias"] == pytest.approx(1 / math.sqrt(3 * 30))
+    assert "reset_parameters() (" in init.summary()
+    assert "their values at the start of the run (" in init.summary()
+
+
+# few numbers, of which one draw does not tell the spread to 3 %
+SMALL = ("token", "normed.parametrizations.weight.original0", "normed.parametrizations.weight.original1")
+SMALL += ("spectral.parametrizations.weight.original",)
+
+
+class Without:
+    """Parameters without those few."""
+
+    def __init__(self, module):
+        self.module = module
+
+    def named_parameters(self):
+        return [(name, p) for name, p in self.module.named_parameters() if name not in SMALL]
+
+
+def test_the_start_of_a_run_from_trained_weights_does_not_tell():
+    """Neither does a module that is measured without its run: the doubts say what is used."""
+    torch.manual_seed(2)
+    module = stranger()
+    train_a_little(module)
+    trained = start_spreads(dict(module.named_parameters()))
+    init = initialisation(module, select(module), start=trained)
+    assert init.spreads["written.weight"] == pytest.approx(1 / math.sqrt(3 * 30))
+    doubts = "\n".join(init.doubts)
+    assert "written (Linear)" in doubts
+    assert "(top) (Stranger)" in doubts
+    assert "The spread of their values at the start of the run is used" in doubts
+    init = initialisation(module, select(module))
+    assert "The spread of their present values is used" in "\n".join(init.doubts)
+    assert init.spreads["place"] == pytest.approx(float(module.place.detach().std(correction=0)), rel=1e-5)
+    assert init.spreads.keys() == dict(module.named_parameters()).keys()
+
+
+@pytest.mark.parametrize("name", ["resnet", "vit", "bert", "llama", "torchvision"])
+def test_fresh_and_trained_weights_are_told_apart(name):
+    build = {**NETWORKS, "torchvision": lambda: torchvision.models.resnet18(num_classes=5)}[name]
+    for seed in range(3):
+        torch.manual_seed(seed)
+        module = build()
+        fresh = start_spreads(dict(module.named_parameters()))
+        told = [found.drawn for found in fresh.values() if found.drawn is not None and found.spread]
+        assert len(told) > 5
+        assert sum(told) > 0.95 * len(told)  # timm's cut-off normal distribution has one value of -100 σ at times
+        train_a_little(module)
+        trained = start_spreads(dict(module.named_parameters()))
+        told = [found.drawn for found in trained.values() if found.drawn is not None and found.spread]
+        assert len(told) > 5
+        assert sum(told) < 0.05 * len(told)
+
+
+def test_torchvisions_networks_at_the_start_of_a_run():
+    """Their constructors write weights, which is not seen from outside."""
+    torch.manual_seed(0)
+    module = torchvision.models.resnet18(num_classes=5)
+    start = start_spreads(dict(module.named_parameters()))
+    init = initialisation(module, select(module), start=start)
+    assert init.doubts == []
+    weight = module.layer1[0].conv1.weight
+    assert init.spreads["layer1.0.conv1.weight"] == pytest.approx(math.sqrt(2 / (weight.shape[0] * 9)), rel=0.02)
+    assert init.spreads["bn1.weight"] == 0
+    assert len(initialisation(module, select(module)).doubts) == 1

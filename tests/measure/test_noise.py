@@ -1,6 +1,8 @@
 """The scales of the noise against the distributions that layers are initialised with."""
 
+import logging
 import math
+import re
 
 import pytest
 import torch
@@ -69,11 +71,14 @@ class Bare(nn.Module):
         self.linear = nn.Linear(3, 3)
 
 
-def test_errors_name_the_layer_and_the_way_out():
+def test_messages_name_the_layer_and_the_way_out(caplog):
     module = Bare()
     params = select(module)
-    with pytest.raises(UserError, match=r"no reset_parameters\(\): \(top\) \(Bare\)\. .*noise='relative'"):
-        noise_scales(module, params)
+    with caplog.at_level(logging.INFO):
+        assert float(noise_scales(module, params)["gain"]) == 0
+    summary, doubt = caplog.messages
+    assert summary.endswith("from reset_parameters() (linear.weight, linear.bias); their present values (gain)")
+    assert re.search(r"\(top\) \(Bare\)\. The spread of their present values is used\. .*noise='relative'", doubt)
     with pytest.raises(UserError, match="noise='gauss' is unknown"):
         noise_scales(module, params, "gauss")
 

@@ -36,6 +36,34 @@ def test_tolerance_stops_early_and_budget_is_kept():
     assert hessian_trace(known, 60, tolerance=10.0).products < hessian_trace(known, 60).products
 
 
+def test_the_default_budget_is_larger_where_it_makes_the_trace_exact():
+    for name in ("cross_entropy", "bce", "conv_bn"):
+        assert hessian_trace(build(name)).method == "exact"
+    for name in ("tanh", "attention", "mse", "smoothed"):
+        objective = build(name)
+        assert hessian_trace(objective).products < 10
+        assert 20 < hessian_trace(objective, 24).products < 28
+    wide = torch.nn.Sequential(torch.nn.Linear(4, 5), torch.nn.ReLU(), torch.nn.Linear(5, 60)).double()
+    batch = (torch.randn(6, 4).double(), torch.randint(0, 60, (6,)))
+    sampled = hessian_trace(Objective(wide, build("tanh").loss_fn, [batch]))
+    assert sampled.method == "gauss-newton"
+    assert sampled.products < 10
+
+
+def test_few_products_use_new_probes_where_the_subspace_is_from_the_last_ones():
+    objective = build("smoothed", 30)
+    first = hessian_trace(objective)
+    assert first.method == "hutchinson"
+    second = hessian_trace(objective, memory=first.memory)
+    assert second.method == "deflated"
+    values = [first.value, second.value, hessian_trace(objective, memory=second.memory).value]
+    assert len(set(values)) == 3
+    many = hessian_trace(objective, 24)
+    assert hessian_trace(objective, 24, memory=many.memory).value == many.value
+    known = build("attention", 5)
+    assert hessian_trace(known, memory=hessian_trace(known).memory).value == hessian_trace(known).value
+
+
 def test_equal_seeds_give_equal_estimates():
     objective = build("attention", 5)
     assert hessian_trace(objective, seed=3).value == hessian_trace(objective, seed=3).value

@@ -66,7 +66,8 @@ def test_checkpoints_give_what_the_callbacks_recorded(run, tmp_path):
         rel = 1e-3 if expected.quantity == "sensitivity" else 1e-5
         assert record.value == pytest.approx(expected.value, rel=rel, abs=1e-6), record
         assert expected.stderr is None or record.stderr == pytest.approx(expected.stderr, rel=1e-3), record
-    assert {record.quantity for record in records} == QUANTITIES | {"loss_along", "quadratic_along"}
+    compressed = {"quantised_loss", "quantisation_rise", "pruned_loss", "pruning_rise"}
+    assert {record.quantity for record in records} == QUANTITIES | compressed | {"loss_along", "quadratic_along"}
     for step in (0, 4, 8):
         parts = [value(records, step, "hessian", f"weighted_trace/{group}") for group in ("backbone", "head")]
         assert sum(parts) == pytest.approx(value(records, step, "hessian", "weighted_trace"), rel=1e-5)
@@ -225,7 +226,7 @@ def test_what_cannot_be_measured(run, tmp_path):
     path = folder / "start.ckpt"
     for paths, batches, options, message in [
         ([], [batch], {}, "no checkpoint to measure"),
-        ([path], [], {}, "direction, sensitivity, trace: needs batches to measure the loss on"),
+        ([path], [], {}, "direction, prune, quantise, sensitivity, trace: needs batches to measure the loss on"),
         ([path], [batch], {"gammas": [0]}, "gammas must be above 0"),
         ([tmp_path / "no.ckpt"], [batch], {}, "no such file"),
     ]:

@@ -133,9 +133,30 @@ def test_the_values_are_those_of_the_models(saved, tmp_path):
     for group, other in (("total", first), ("previous", before)):
         expected = sum((own[n] - other[n].detach()).square().sum().item() for n in own) ** 0.5
         assert values(tmp_path / "out", "param_distance", group)[12800] == pytest.approx(expected, rel=1e-6)
+    for quantity, strength, change in (
+        ("quantised_loss", "4.0", lambda p: rounded(p, 4)),
+        (
+            "pruned_loss",
+            "0.5",
+            lambda p: torch.where(p.abs() <= p.abs().flatten().sort().values[p.numel() // 2 - 1], 0, p),
+        ),
+    ):
+        with torch.no_grad():
+            for name, p in network.named_parameters():
+                p.copy_(change(own[name]) if p.dim() > 1 else own[name])
+        assert values(tmp_path / "out", quantity, gamma=strength)[12800] == pytest.approx(loss(), rel=1e-5)
     assert values(tmp_path / "out", "tokens") == {3200: 32e6, 6400: 64e6, 12800: 128e6}
     trace, weighted = (values(tmp_path / "out", "hessian", group)[12800] for group in ("trace", "weighted_trace"))
     assert 0 < weighted < trace
+
+
+def rounded(weight, bits):
+    """Row by row to whole multiples of the largest value over 2^(bits − 1) − 1."""
+    rows = []
+    for row in weight:
+        step = row.abs().max() / (2 ** (bits - 1) - 1)
+        rows.append(torch.round(row / step) * step if step else row)
+    return torch.stack(rows)
 
 
 KILLED = """
