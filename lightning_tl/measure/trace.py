@@ -104,7 +104,7 @@ def hessian_trace(
             )
 
         def differences() -> dict[str, Any]:
-            return trace_by_differences(objective, layout, products or SKETCH_PRODUCTS, enough, seed, sigma)
+            return trace_by_differences(objective, layout, products or PRODUCTS, enough, seed, sigma)
 
         by_differences = with_fallback(objective, differences)
         if objective.substitute:
