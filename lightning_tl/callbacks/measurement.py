@@ -22,7 +22,7 @@ from lightning_tl.measure.recorder import Recorder
 from lightning_tl.measure.schedule import Schedule
 from lightning_tl.measured import Measured
 
-_SHARDING = ("FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy")
+_SHARDING = ("FSDPStrategy", "DeepSpeedStrategy")
 
 
 class Measurement(Callback):
@@ -61,7 +61,7 @@ class Measurement(Callback):
 
     Raises:
         UserError: Before training: an argument is out of range; what was asked for does not exist (parameters, groups,
-            reference, probe); the strategy shards the parameters (FSDP, DeepSpeed).
+            reference, probe); the strategy is FSDPStrategy or DeepSpeed (FSDP2, by ModelParallelStrategy, works).
     """
 
     def __init__(
@@ -136,8 +136,9 @@ class Measurement(Callback):
         strategy = next((k.__name__ for k in type(trainer.strategy).__mro__ if k.__name__ in _SHARDING), None)
         if strategy is not None:
             raise UserError(
-                f"{type(self).__name__} cannot run under {strategy}: it needs whole parameters on every process. Use "
-                "strategy='ddp', or measure saved checkpoints with `lightning-tl measure`"
+                f"{type(self).__name__} cannot run under {strategy}, which hides the parameters. Use "
+                "strategy=ModelParallelStrategy(tensor_parallel_size=1) with fully_shard (FSDP2), or 'ddp', or measure "
+                "saved checkpoints with `lightning-tl measure`"
             )
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lightning_tl.errors import UserError
 from lightning_tl.measure.params import Groups, clean_name, group_names, listed
+from lightning_tl.measure.sharded import local, local_part, sum_over_shards
 
 _PIECE = 1 << 15
 
@@ -36,11 +37,13 @@ class Distance:
 def distance(params: Mapping[str, Tensor], reference: Mapping[str, Tensor], groups: Groups = None) -> Distance:
     """Return the L2 distance between parameters and a snapshot of them (Springer et al. 2025, Fig. 8).
 
-    Everything is summed on the parameters' devices; one small tensor goes to the CPU.
+    Everything is summed on the parameters' devices; one small tensor goes to the CPU. Of parameters that
+    ``fully_shard`` splits (FSDP2) each process sums its part; all processes must call this together.
 
     Args:
         params: Name → parameter.
-        reference: Name → tensor, for example another model's ``state_dict()``. Names that it lacks are left out.
+        reference: Name → tensor, for example another model's ``state_dict()``, whole or split like the parameters.
+            Names that it lacks are left out.
         groups: As in :func:`~lightning_tl.measure.params.group_names`.
 
     Raises:
@@ -56,9 +59,11 @@ def distance(params: Mapping[str, Tensor], reference: Mapping[str, Tensor], grou
         )
     members = group_names(params, groups)
     with torch.no_grad():
-        now = [params[name].detach() for name in shared]
-        then = [known[name].to(p.device, p.dtype) for name, p in zip(shared, now, strict=True)]
+        whole = [params[name].detach() for name in shared]
+        now = [local(p) for p in whole]
+        then = [local_part(known[name].to(p.device, p.dtype), p) for name, p in zip(shared, whole, strict=True)]
         table = _on_cpu(now, then) if {t.device.type for t in now} == {"cpu"} else _on_device(now, then)
+        table = sum_over_shards(table, whole)
     by_name = {name: float(table[0, i]) for i, name in enumerate(shared)}
     # three norms are enough: the cosine follows from ⟨θ, θ₀⟩ = (‖θ‖² + ‖θ₀‖² − ‖θ − θ₀‖²) / 2
     d2, now2, then2 = (float(row.sum()) for row in table)

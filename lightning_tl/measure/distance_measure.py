@@ -16,6 +16,7 @@ from lightning_tl.measure.distance import distance
 from lightning_tl.measure.lora import merged_distance
 from lightning_tl.measure.measures import Measure, Site
 from lightning_tl.measure.params import listed, snapshot
+from lightning_tl.measure.sharded import gathered, is_sharded, reshard, split_like
 from lightning_tl.measured import Measured
 
 DistanceReference = str | Path | Mapping[str, Tensor] | nn.Module
@@ -72,8 +73,8 @@ class DistanceMeasure(Measure):
                 self.weights = {name: t.detach() for name, t in self.reference.items() if isinstance(t, Tensor)}
             else:
                 self.weights = load_checkpoint(self.reference).weights
-        # on the parameters' devices, so that a measurement copies nothing across devices
-        self.weights = {name: t.to(params[name].device) if name in params else t for name, t in self.weights.items()}
+        # on the parameters' devices, and split as they are, so that a measurement copies nothing across devices
+        self.weights = {name: split_like(t, params[name]) if name in params else t for name, t in self.weights.items()}
         self._frozen = {name: p for name, p in site.module.named_parameters() if not p.requires_grad}
 
     def watch(self, site: Site) -> None:
@@ -88,6 +89,7 @@ class DistanceMeasure(Measure):
 
     def measure(self, site: Site) -> list[Measured]:
         """Return the distances."""
+        reshard(site.module)
         if self.weights is None:
             self.start(site)
         assert self.weights is not None
@@ -101,8 +103,10 @@ class DistanceMeasure(Measure):
         return [site.record("param_distance", value, group) for group, value in values.items()]
 
     def state(self) -> dict[str, Any]:
-        """Return the weights of the start."""
-        return {"reference": self.weights if self._from_start else None}
+        """Return the weights of the start; of sharded ones, whole tensors on process 0, which writes checkpoints."""
+        if not self._from_start or self.weights is None or not any(map(is_sharded, self.weights.values())):
+            return {"reference": self.weights if self._from_start else None}
+        return {"reference": gathered(self.weights)}
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Continue from a checkpoint's state, with the same reference."""

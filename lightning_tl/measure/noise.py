@@ -16,8 +16,10 @@ from lightning_tl.measure.checkpoint import load_checkpoint
 from lightning_tl.measure.guard import random_state, seed_everything
 from lightning_tl.measure.initialisation import Initialisation, own_initialisation
 from lightning_tl.measure.params import listed
+from lightning_tl.measure.sharded import is_sharded
 from lightning_tl.measure.spread import spreads
 from lightning_tl.measure.start_weights import StartSpread
+from lightning_tl.measure.virtual import HALF, measured_type
 
 _log = logging.getLogger(__name__)
 
@@ -57,7 +59,7 @@ def noise_scales(
     if noise not in NOISES:
         raise UserError(f"noise={noise!r} is unknown{nearest(noise, NOISES)}")
     if noise == "isotropic":
-        return {name: torch.ones((), dtype=p.dtype, device=p.device) for name, p in params.items()}
+        return as_scales(dict.fromkeys(params, 1.0), params)
     if noise == "relative":
         return {name: _relative(p.detach()) for name, p in params.items()}
     init = initialisation(module, params, reference, seed)
@@ -69,7 +71,9 @@ def noise_scales(
 
 def as_scales(spreads: Mapping[str, float], params: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return numbers by parameter name as tensors of the parameters' types, on their devices."""
-    return {name: torch.tensor(spreads[name], dtype=p.dtype, device=p.device) for name, p in params.items()}
+    return {
+        name: torch.tensor(spreads[name], dtype=measured_type(p.dtype), device=p.device) for name, p in params.items()
+    }
 
 
 def initialisation(
@@ -155,7 +159,7 @@ def check_scales(scales: Mapping[str, Tensor], params: Mapping[str, Tensor]) -> 
     for name, p in params.items():
         if name not in scales:
             raise UserError(f"scales has no entry for parameter {name!r}; it has {listed(scales)}")
-        scale = torch.as_tensor(scales[name]).detach().to(p.device, p.dtype)
+        scale = torch.as_tensor(scales[name]).detach().to(p.device, measured_type(p.dtype))
         rows = (p.shape[0], *(1,) * (p.dim() - 1)) if p.dim() else ()
         if scale.numel() != 1 and scale.shape != rows:
             raise UserError(
@@ -174,6 +178,12 @@ def check_scales(scales: Mapping[str, Tensor], params: Mapping[str, Tensor]) -> 
 
 
 def _relative(weight: Tensor) -> Tensor:
+    weight = weight.float() if weight.dtype in HALF else weight
     if weight.dim() >= 3:  # a filter: the weights of one output channel
-        return weight.flatten(1).square().mean(1).sqrt().view(-1, *(1,) * (weight.dim() - 1))
-    return weight.square().mean().sqrt()
+        squares = _whole(weight.flatten(1).square().sum(1)).view(-1, *(1,) * (weight.dim() - 1))
+        return (squares / weight[0].numel()).sqrt()
+    return (_whole(weight.square().sum()) / weight.numel()).sqrt()
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    return tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]

@@ -14,17 +14,8 @@ from lightning_tl.measure.affine import nodes_in_order
 from lightning_tl.measure.batchnorm import STATISTICS, Statistics, reestimate, running_layers
 from lightning_tl.measure.guard import MODES, Mode, Rewind, measuring, seed_everything
 from lightning_tl.measure.params import clean_name, listed, select
-from lightning_tl.measure.virtual import (
-    HALF,
-    Make,
-    OnGradient,
-    gradients_unsynchronised,
-    is_sharded,
-    reshard,
-    sharding,
-    virtual,
-    writes_refused,
-)
+from lightning_tl.measure.sharded import activations_kept, gradients_unsynchronised, is_sharded, reshard, sharding
+from lightning_tl.measure.virtual import HALF, Make, OnGradient, measured_type, virtual, writes_refused
 
 LossFn = Callable[[nn.Module, Any], Tensor]
 """``(module, batch) -> scalar tensor`` with a graph back to the module's parameters."""
@@ -143,6 +134,7 @@ class Objective:
                 reshard(self.module)
                 stack.callback(reshard, self.module)
                 stack.enter_context(gradients_unsynchronised(self.module))
+                stack.enter_context(activations_kept(self.module))
             state = stack.enter_context(measuring(self.module, self.mode, parameters=not self.substitute))
             if self.substitute:
                 stack.callback(reshard, self.module)
@@ -237,7 +229,7 @@ class Objective:
         if self.sharded:
             raise UserError("the whole gradient of a sharded module (FSDP2) is not held by any process")
         if self.substitute:
-            kept = {name: torch.zeros_like(p, dtype=single(p.dtype)) for name, p in self.params.items()}
+            kept = {name: torch.zeros_like(p, dtype=measured_type(p.dtype)) for name, p in self.params.items()}
 
             def add(name: str, gradient: Tensor) -> None:
                 kept[name].add_(gradient)
@@ -277,11 +269,6 @@ class Objective:
         flat = self._reduce(torch.cat([t.reshape(-1) for t in tensors]))
         pieces = flat.split([t.numel() for t in tensors])
         return [piece.view_as(t) for piece, t in zip(pieces, tensors, strict=True)]
-
-
-def single(dtype: torch.dtype) -> torch.dtype:
-    """Return the type in which a tensor of this type is measured: fp32 for half precision."""
-    return torch.float32 if dtype in HALF else dtype
 
 
 def mean_over_processes(value: Tensor) -> Tensor:

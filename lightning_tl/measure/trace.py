@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from lightning_tl.errors import UserError, nearest
+from lightning_tl.measure.difference_trace import trace_by_differences
 from lightning_tl.measure.estimate import TraceEstimate, combine
 from lightning_tl.measure.gauss_newton_trace import GaussNewtonResult, GaussNewtonTrace, run_gauss_newton
 from lightning_tl.measure.hvp import Hessian, lacks_double_backward
 from lightning_tl.measure.matvec_trace import SKETCH_PRODUCTS, MatvecTrace
+from lightning_tl.measure.modify import with_fallback
 from lightning_tl.measure.noise import check_scales
 from lightning_tl.measure.objective import Objective
 from lightning_tl.measure.params import Groups, Layout
@@ -71,6 +73,9 @@ def hessian_trace(
         keep: With fewer than 12 products: how many vectors to keep for the next measurement to deflate by.
         memory: ``memory`` of the previous estimate of this run.
 
+    Of an objective that substitutes weights (FSDP2, half precision), Hutchinson's estimator by differences of gradients
+    (:mod:`~lightning_tl.measure.difference_trace`).
+
     Raises:
         UserError: An argument is out of range, the scales do not fit the parameters, or the module cannot be
             differentiated (the message says why).
@@ -91,6 +96,19 @@ def hessian_trace(
         late = max_seconds is not None and time.perf_counter() - start > max_seconds
         return late or (tolerance > 0 and stderr <= tolerance * abs(value))
 
+    if objective.substitute:
+        if method not in ("auto", "hutchinson"):
+            raise UserError(
+                f"method={method!r} needs weights that can be written, not those of fully_shard, half precision or "
+                "substitute=True; use method='auto'"
+            )
+
+        def differences() -> dict[str, Any]:
+            return trace_by_differences(objective, layout, products or PRODUCTS, enough, seed, sigma)
+
+        by_differences = with_fallback(objective, differences)
+        if objective.substitute:
+            return TraceEstimate(**{**by_differences, "seconds": time.perf_counter() - start})
     with objective.measuring():
         estimate = None
         if method in ("auto", "gauss-newton"):

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_map
 
 from lightning_tl.errors import UserError
 from lightning_tl.measure.params import clean_name
+from lightning_tl.measure.sharded import is_sharded, local
 
 Make = Callable[[str, Tensor], Tensor]
 """``(name, weight) -> the weight to use``; the given one is detached and must not be written."""
@@ -66,9 +67,9 @@ def virtual(
         for child in module.modules():
             full = {entry: known[id(weight)] for entry, weight in child._parameters.items() if weight is not None}
             own = {entry: name for entry, name in full.items() if name in wanted}
-            half = fp32 and any(t is not None and t.dtype in HALF for t in _tensors(child))
-            if own or half or (grad is not None and full):
-                substitutions.append(_Substitution(child, own, half, make, grad))
+            # those that are in fp32 now may be in half precision while they run (FSDP2's mixed precision)
+            if own or (grad is not None and full) or (fp32 and any(t is not None for t in _tensors(child))):
+                substitutions.append(_Substitution(child, own, fp32, make, grad))
                 stack.enter_context(substitutions[-1])
         stack.enter_context(_DirectReads(substitutions))
         yield
@@ -82,9 +83,10 @@ class _Substitution:
     """Replaces the parameters of one module while it runs."""
 
     def __init__(
-        self, module: nn.Module, names: dict[str, str], half: bool, make: Make, grad: OnGradient | None
+        self, module: nn.Module, names: dict[str, str], fp32: bool, make: Make, grad: OnGradient | None
     ) -> None:
-        self.module, self._names, self._half, self._make, self._grad = module, names, half, make, grad
+        self.module, self._names, self._fp32, self._make, self._grad = module, names, fp32, make, grad
+        self._half = False
         self._handles: list[Any] = []
         self._before: tuple[_Entries, _Entries] | None = None
         self._depth = 0
@@ -110,6 +112,7 @@ class _Substitution:
     def _begin(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
         self._depth += 1
         if self._depth == 1:  # a module that calls itself has them already
+            self._half = self._fp32 and any(t is not None and t.dtype in HALF for t in _tensors(module))
             with torch._C.DisableTorchFunction():
                 self._replace()
         return tree_map(_single, (args, kwargs)) if self._half else None
@@ -237,53 +240,9 @@ class _Writes(TorchDispatchMode):
         return function(*args, **kwargs)
 
 
-def is_sharded(tensor: Any) -> bool:
-    """Return whether a tensor is split over processes: a DTensor, as FSDP2 and tensor parallelism make them."""
-    return isinstance(tensor, Tensor) and hasattr(tensor, "placements") and hasattr(tensor, "to_local")
-
-
-def local(tensor: Tensor) -> Tensor:
-    """Return this process's part of a tensor, detached: all of it, if it is not sharded."""
-    tensor = tensor.detach()
-    return tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
-
-
-def sharding(module: nn.Module) -> bool:
-    """Return whether ``fully_shard`` has wrapped a part of a module."""
-    return any(_is_fsdp(child) for child in module.modules())
-
-
-def _is_fsdp(module: nn.Module) -> bool:
-    return callable(getattr(module, "unshard", None)) and callable(getattr(module, "reshard", None))
-
-
-def reshard(module: nn.Module) -> None:
-    """Free the gathered parameters of all parts that ``fully_shard`` has wrapped; without any, do nothing.
-
-    After a forward pass the root's stay gathered, and then so do its entries for them.
-    """
-    for child in module.modules():
-        if _is_fsdp(child):
-            child.reshard()  # type: ignore[operator]
-
-
-@contextmanager
-def gradients_unsynchronised(module: nn.Module) -> Iterator[None]:
-    """Within, a backward pass makes no part of FSDP2 reduce gradients that training has accumulated."""
-    groups = [
-        group
-        for child in module.modules()
-        if callable(getter := getattr(child, "_get_fsdp_state", None))
-        and (group := getattr(getter(), "_fsdp_param_group", None)) is not None
-    ]
-    before = [(group.reduce_grads, group.all_reduce_grads) for group in groups]
-    for group in groups:
-        group.reduce_grads = group.all_reduce_grads = False
-    try:
-        yield
-    finally:
-        for group, (reduce, all_reduce) in zip(groups, before, strict=True):
-            group.reduce_grads, group.all_reduce_grads = reduce, all_reduce
+def measured_type(dtype: torch.dtype) -> torch.dtype:
+    """Return the type in which a tensor of this type is measured: fp32 for half precision."""
+    return torch.float32 if dtype in HALF else dtype
 
 
 def _single(value: Any) -> Any:

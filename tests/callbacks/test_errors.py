@@ -117,7 +117,9 @@ def test_sharded_parameters_are_refused():
     class Run:
         strategy = FSDPStrategy()
 
-    with pytest.raises(UserError, match=r"cannot run under FSDPStrategy.*strategy='ddp'.*lightning-tl measure"):
+    with pytest.raises(
+        UserError, match=r"cannot run under FSDPStrategy.*ModelParallelStrategy.*'ddp'.*lightning-tl measure"
+    ):
         ParameterDistance().setup(Run(), Classifier(), "fit")
 
 

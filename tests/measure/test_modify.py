@@ -221,7 +221,7 @@ def test_channels_that_are_not_first():
     [
         (lambda: Quantise(group=0), "group=0 must be a whole number"),
         (lambda: Prune("size"), "by='size' is unknown"),
-        (lambda: Quantise().check([4.5]), "bits must be whole numbers from 2 to 16, each once; got"),
+        (lambda: Quantise().check([4.5]), "bits must be whole numbers from 2 to 16; got"),
         (lambda: Quantise().check([1]), "bits must be"),
         (lambda: Prune().check([0.5, 1.0]), "shares of weights must be between 0 and 1"),
         (lambda: Noise({"w": torch.tensor(1.0)}).check([float("nan")]), "gammas must be positive"),
