@@ -223,7 +223,7 @@ class TraceMeasure(Measure):
                 seed=site.seed,  # the same probes at every measurement, so that values can be compared
                 memory=self.memory,
             )
-        except torch.linalg.LinAlgError:  # type: ignore[attr-defined] # of a matrix of products that are not finite
+        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # of products that are not finite
             with objective.measuring():
                 loss = objective.loss()
             if math.isfinite(loss):
