@@ -124,11 +124,12 @@ def _parser() -> CommandParser:
     parser = CommandParser(
         prog="lightning-tl measure",
         description="Measure saved checkpoints: distance from a reference, Hessian trace, sensitivity to noise in the "
-        "weights, and the loss along reference → checkpoint, into measurements.csv and a plot. What is measured is a "
-        "run's YAML (--config; overrides of its own options, --model.…, --data.…, --trainer.…, are passed on), or any "
-        "module: --model my_module.MyModel --data my_module.make_loader, dotted paths to a LightningModule or a "
-        "torch.nn.Module (a class, or a function that makes one), and to a DataLoader, a data module or a function "
-        "that makes one; --model.width 3 is an argument of theirs.",
+        "weights, quantisation and pruning, and the loss along reference → checkpoint, into measurements.csv, plots "
+        "and a report. What is measured is a run's YAML (--config; overrides of its own options, --model.…, --data.…, "
+        "--trainer.…, are passed on), or any module: --model my_module.MyModel --data my_module.make_loader, dotted "
+        "paths to a LightningModule or a torch.nn.Module (a class, or a function that makes one), and to a DataLoader, "
+        "a data module or a function that makes one; --model.width 3 is an argument of theirs. Or a series of language "
+        "models, on the Hugging Face Hub or in a folder: --model hf:OWNER/MODEL --text FILE.",
     )
     add = parser.add_argument
     add("--options", action=ActionConfigFile, help="YAML file with any of the options below.")

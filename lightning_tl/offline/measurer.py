@@ -99,7 +99,8 @@ class Measurer:
     def _traces(self, step: int, objective: Objective, scales: Mapping[str, Tensor] | None) -> list[Measured]:
         options = self.options
         trace = hessian_trace(objective, options.products, scales=scales, groups=self.groups, seed=options.seed)
-        records = []
+        spent = trace.products + (0 if trace.weighted is None else trace.weighted.products)
+        records = [Measured(step=step, quantity="hessian", group="products", value=spent)]
         for name, estimate in (("trace", trace), ("weighted_trace", trace.weighted)):
             if estimate is None:
                 continue

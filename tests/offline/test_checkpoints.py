@@ -95,7 +95,7 @@ def test_the_weighted_trace_comes_with_the_sensitivity_of_the_same_noise(run):
     paths = [folder / "step=4.ckpt", folder / "step=8.ckpt"]
     traces = measure_checkpoints(Plain(), paths, [batch], MeasureOptions(quantities=["trace"]))
     assert {(record.quantity, record.group) for record in traces} == {
-        ("hessian", group) for group in ("trace", "trace/backbone", "trace/head")
+        ("hessian", group) for group in ("products", "trace", "trace/backbone", "trace/head")
     }
     options = MeasureOptions(quantities=["trace", "sensitivity"], noise="relative", gammas=[1e-4], draws=2)
     both = measure_checkpoints(Plain(), paths, [batch], options)
