@@ -18,6 +18,7 @@ from lightning_tl.figure_style import (
     new_figure,
     noted,
     plain_ticks,
+    wrapped,
 )
 from lightning_tl.laws.forms import Array
 from lightning_tl.laws.group_fits import GroupFit, GroupResult, UnfittedGroup, fitted
@@ -63,9 +64,7 @@ def law_figure(fits: Sequence[GroupResult], factor: float = 10.0, title: str | N
             _scales(axes, drawn)
             axes.set_xlabel(N_LABEL)
             axes.set_ylabel(ERROR_LABEL)
-            if is_narrow():  # no room for long names beside the curves
-                figure.legend(*axes.get_legend_handles_labels(), loc="outside lower left", fontsize=8)
-            else:
+            if not is_narrow():  # there, names would hide the curves
                 axes.legend(loc="best", fontsize=8)
         else:
             figure, flat = facets(drawn)
@@ -74,7 +73,13 @@ def law_figure(fits: Sequence[GroupResult], factor: float = 10.0, title: str | N
                 axes.set_title(fitting(item.label, 40, 36), fontsize=8)
         unidentified = any(item.law.unidentified(p) for item in fitted(drawn) for p in item.law.form.parameters)
         note = "bars: one standard deviation over runs; bands: interval of the law; dotted: extrapolation"
-        noted(figure, note + ("; * not identified" if unidentified else ""))
+        note += "; * not identified" if unidentified else ""
+        if is_narrow() and len(drawn) <= TOGETHER and not full:
+            names = figure.axes[0].get_legend_handles_labels()
+            legend = figure.legend(*names, loc="outside lower left", fontsize=8, title=wrapped(figure, note, 9))
+            legend.get_title().set(fontsize=8, color="0.35")
+        else:
+            noted(figure, note)
         headed(figure, (title or "Error after fine-tuning, by pre-training size") + _first(len(drawn), len(fits)))
         return figure
 

@@ -51,6 +51,13 @@ def test_texts_stay_inside_their_figure(narrow: bool) -> None:
         renderer = figure.canvas.get_renderer()
         width, height = figure.canvas.get_width_height()
         heading = figure._suptitle
+        for legend in figure.legends:  # below the axes, over nothing
+            below = legend.get_window_extent(renderer)
+            others = [axes.get_tightbbox(renderer) for axes in figure.axes]
+            others += [figure._supxlabel.get_window_extent(renderer)] if figure._supxlabel else []
+            assert not any(below.overlaps(box) for box in others), name
+            assert below.x0 >= -2
+            assert below.x1 <= width + 2
         texts = [heading, *(axes.title for axes in figure.axes), *(axes.xaxis.label for axes in figure.axes)]
         for text in texts:
             assert isinstance(text, Text)
