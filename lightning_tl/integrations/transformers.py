@@ -126,6 +126,7 @@ class MeasureCallback(TrainerCallback):
         at_end: As there.
         overhead: As there.
         bn: As for :class:`~lightning_tl.measure.recorder.Recorder`, also the next ones.
+        half_forward: As for :class:`~lightning_tl.callbacks.measurement.LossMeasurement`.
         seed: As there.
         include: As there.
         exclude: As there.
@@ -158,6 +159,7 @@ class MeasureCallback(TrainerCallback):
         at_end: bool = True,
         overhead: float | None = None,
         bn: Statistics = "kept",
+        half_forward: bool = False,
         seed: int = 0,
         include: str | None = None,
         exclude: str | None = None,
@@ -175,6 +177,7 @@ class MeasureCallback(TrainerCallback):
             probe,
             probe_batches=probe_batches,
             bn=bn,
+            half_forward=half_forward,
             seed=seed,
             schedule=Schedule(every_n_steps, log_steps, at_start, at_epoch_end, at_validation, at_end, overhead),
             include=include,

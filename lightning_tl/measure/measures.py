@@ -22,7 +22,6 @@ from lightning_tl.measure.params import Groups, clean_name
 from lightning_tl.measure.perturbation import perturbation_sensitivity
 from lightning_tl.measure.start_weights import StartSpread, start_spreads
 from lightning_tl.measure.trace import METHODS, TraceMethod, hessian_trace
-from lightning_tl.measure.virtual import measured_type
 from lightning_tl.measured import Measured
 
 _log = logging.getLogger(__name__)
@@ -286,7 +285,7 @@ class SensitivityMeasure(Measure):
         objective = site.objective()
         scales = self.noise.scales(objective, site)
         levels = perturbation_sensitivity(objective, scales, self.gammas, self.draws, seed=site.seed)
-        resolution = torch.finfo(measured_type(objective.tensors[0].dtype)).eps * abs(levels[0].loss)
+        resolution = objective.rounding(levels[0].loss)
         records = [site.record("perturbed_loss", levels[0].loss, gamma=0)]
         coarse = []
         for level in levels:

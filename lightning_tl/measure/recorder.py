@@ -46,6 +46,7 @@ class Recorder:
         probe_batches: Number of batches; the loss is their mean.
         bn: BatchNorm's running statistics, ``kept`` or ``re-estimated``, as for
             :class:`~lightning_tl.measure.objective.Objective`.
+        half_forward: As for :class:`~lightning_tl.callbacks.measurement.LossMeasurement`.
         seed: Seed of the random probes, of the noise, and of the random numbers inside the loss.
         schedule: When to measure; default: at start and end.
         include: Regular expression of parameter names to measure; default: all.
@@ -75,6 +76,7 @@ class Recorder:
         *,
         probe_batches: int = 1,
         bn: Statistics = "kept",
+        half_forward: bool = False,
         seed: int = 0,
         schedule: Schedule | None = None,
         include: str | None = None,
@@ -94,6 +96,7 @@ class Recorder:
         if len({measure.name for measure in measures}) < len(measures):
             raise UserError("measures: each kind can be given once; use a second recorder with prefix= for another")
         choice("bn", bn, STATISTICS)
+        self.half_forward = flag("half_forward", half_forward)
         if not isinstance(prefix, str):
             raise UserError(f"prefix={prefix!r} must be a text, such as 'pretrain/'")
         self.measures, self.bn, self.prefix = measures, bn, prefix
@@ -287,6 +290,7 @@ class Recorder:
                 process=(self.host.rank, self.host.world),
                 seed=self.seed,
                 bn=self.bn,
+                half_forward=self.half_forward,
             )
 
         if self.mode is None:
