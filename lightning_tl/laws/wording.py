@@ -132,10 +132,12 @@ def scratch_sentence(scratch: Scratch, law: FittedLaw) -> str:
     if not sizes and len(scratch.above):
         above = ", ".join(f"{size:,.0f}" for size in scratch.above)
         at += f"; measured errors above it (n = {above}) are within the noise"
-    interval = change_interval(scratch.low[-1], scratch.high[-1])
+    low, high = scratch.low[-1], scratch.high[-1]
+    known = np.isfinite(high - low)
+    interval = f"{confidence_level(law)} interval {change_interval(low, high)}" if known else "no interval"
     return (
         f"{at}; at n = {scratch.sizes[-1]:,.0f} the error with pre-training is {lower_or_higher(scratch.ratio[-1])} "
-        f"({confidence_level(law)} interval {interval}): no evidence that pre-training helps."
+        f"({interval}): no evidence that pre-training helps."
     )
 
 
