@@ -40,7 +40,7 @@ def _boxes(images: RenderedImages, index: int, side: int) -> Image.Image:
         x, y, w, h = (value * scale for value in thing["bbox"])
         color = category_color(thing["category"])
         draw.rectangle((x, y, x + w - 1, y + h - 1), outline=color)
-        draw.text((x + 2, y + 1), images.manifest.categories[thing["category"]], fill=color)
+        draw.text((x + 2, y + 1), images.manifest.categories.get(thing["category"], "?"), fill=color)
     return tile
 
 

@@ -58,7 +58,16 @@ class Stage:
         Raises:
             UserError: One is neither a name nor a list of names.
         """
+        for key, kind in (("set", dict), ("product", dict), ("zip", list), ("exclude", list), ("same", list)):
+            value = getattr(self, key)
+            if not isinstance(value, kind) or (
+                key in ("zip", "exclude") and not all(isinstance(v, dict) for v in value)
+            ):
+                raise UserError(f"{where}.{key} is {shortened(repr(value))}; give its values, or leave the key out")
         for axes in (self.product, *self.zip):
+            for key, values in axes.items():
+                if not isinstance(values, list | tuple):
+                    raise UserError(f"{where}: the axis {key} is {shortened(repr(values))}; give a list of values")
             for value in axes.get("config", ()):
                 names = value if isinstance(value, list | tuple) else [value]
                 if not all(isinstance(name, str) for name in names):

@@ -183,9 +183,7 @@ def test_wrong_plans_are_named(files, out, change, words):
         both()
 
 
-@pytest.mark.parametrize(
-    "text,words", [("a: [", "not valid YAML"), ("3", "is not a mapping of keys to values")]
-)
+@pytest.mark.parametrize("text,words", [("a: [", "not valid YAML"), ("3", "is not a mapping of keys to values")])
 def test_a_broken_configuration_is_named(files, out, text, words):
     Path(files["fine"]).write_text(text)
     with pytest.raises(UserError, match=rf"fine\.yaml.*: {words}"):

@@ -7,7 +7,6 @@ import pytest
 
 from lightning_tl.study.records import RESULT_COLUMNS, fingerprint, read_record, write_results
 
-
 RECORD = {"key": "mine", "seconds": 3, "checkpoint": "", "metrics": {}, "facts": {}}
 
 
