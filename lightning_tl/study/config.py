@@ -240,9 +240,9 @@ class Study:
             raise UserError("complexity needs a network: give complexity.checkpoint, or scratch: true")
         stages = {"render": self.render, "pretrain": self.pretrain, "finetune": self.finetune}
         for name, stage in stages.items():
-            axes = frozenset[str]() if stage is None else stage.axes
             if stage is not None:
                 stage.check_files(name)
+            axes = frozenset[str]() if stage is None else stage.axes
             if stage is not None and not stage.config and "config" not in axes:
                 raise UserError(f"{name} names no configuration: give {name}.config, such as {name}/digits")
             if stage is not None and (both := sorted(axes & stage.set.keys())):
