@@ -32,7 +32,7 @@ import lightning_tl.tasks  # noqa: F401  imported so that YAML can name their cl
 from lightning_tl.config_files import with_config_paths
 from lightning_tl.csv_history import keep_history
 from lightning_tl.data.batched_module import BatchedDataModule
-from lightning_tl.errors import UserError, explain, nearest, user_error
+from lightning_tl.errors import UserError, explain, memory_full, nearest, one_line, shortened, user_error
 from lightning_tl.resuming import (
     CheckTrainingState,
     ReadCheckpoints,
@@ -202,7 +202,12 @@ class RunCLI(LightningCLI):
                 "trainer.sync_batchnorm works only on GPUs: on this machine each process normalises by its own images"
             )
         show_tips_once()
-        trainer = super().instantiate_trainer(**kwargs)
+        try:
+            trainer = super().instantiate_trainer(**kwargs)
+        except (TypeError, AttributeError, KeyError, RuntimeError) as error:
+            raise UserError(
+                f"trainer: cannot be made of these values ({type(error).__name__}: {shortened(one_line(error), 300)})"
+            ) from error
         use_own_progress_bar(trainer)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = ReadCheckpoints(self.model, training=self.subcommand == "fit")
@@ -232,7 +237,13 @@ class RunCLI(LightningCLI):
             super()._run_subcommand(subcommand)
         except (UserError, OSError, MemoryError):
             raise
+        except MisconfigurationException as error:
+            raise UserError(shortened(one_line(error), 1000)) from error
         except Exception as error:
+            if isinstance(error, RuntimeError) and "shared memory" in str(error):  # of a loader process
+                raise UserError(
+                    memory_full() or f"a loader process ended: {shortened(one_line(error), 300)}"
+                ) from error
             raise restoring_error(error, str(self.config[subcommand].ckpt_path)) or error from None
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:

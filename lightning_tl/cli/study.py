@@ -11,7 +11,7 @@ from typing import Any
 
 from lightning_tl.cli.parsing import command_parser, parse
 from lightning_tl.config_files import with_config_paths, with_merged_configs
-from lightning_tl.errors import UserError, nearest
+from lightning_tl.errors import UserError, nearest, one_line, shortened
 from lightning_tl.study.config import Study
 
 ACTIONS = {
@@ -45,7 +45,11 @@ def main(argv: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         rest = ["--dry_run" if argument == "--dry-run" else argument for argument in rest]
         merged = with_merged_configs(with_config_paths(rest), Path(folder))
-        options = parser.instantiate_classes(parse(parser, merged))
+        parsed = parse(parser, merged)
+    try:
+        options = parser.instantiate_classes(parsed)
+    except (TypeError, AttributeError) as error:  # a value of another shape than its key's, which the parser let pass
+        raise UserError(f"the study cannot be made of these values: {shortened(one_line(error), 200)}") from error
     study = Study(**{name: options[name] for name in Study.__dataclass_fields__})
     if action == "run" and options.dry_run:
         from lightning_tl.study.study import dry_run

@@ -40,7 +40,8 @@ def _boxes(images: RenderedImages, index: int, side: int) -> Image.Image:
         x, y, w, h = (value * scale for value in thing["bbox"])
         color = category_color(thing["category"])
         draw.rectangle((x, y, x + w - 1, y + h - 1), outline=color)
-        label_beside(draw, (x, y, x + w, y + h), images.manifest.categories[thing["category"]], color, tile.size)
+        name = images.manifest.categories.get(thing["category"], "?")
+        label_beside(draw, (x, y, x + w, y + h), name, color, tile.size)
     return tile
 
 

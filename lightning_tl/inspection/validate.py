@@ -127,7 +127,7 @@ def _shards(manifest: Manifest, entries: list[dict[str, Any]]) -> Iterator[_Shar
         try:
             span = None if scenes is None else (int(scenes[0]), int(scenes[1]))
             views = None if views is None else int(views)
-        except (TypeError, ValueError, IndexError) as error:
+        except (TypeError, ValueError, IndexError, KeyError, OverflowError) as error:
             raise UserError(
                 f"{manifest.folder / 'manifest.json'}: shard {shard['name']} has scenes {scenes!r}, views_per_scene is "
                 f"{views!r}; they must be [first, end] and a number: render it again"

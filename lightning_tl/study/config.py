@@ -58,7 +58,16 @@ class Stage:
         Raises:
             UserError: One is neither a name nor a list of names.
         """
+        for key, kind in (("set", dict), ("product", dict), ("zip", list), ("exclude", list), ("same", list)):
+            value = getattr(self, key)
+            if not isinstance(value, kind) or (
+                key in ("zip", "exclude") and not all(isinstance(v, dict) for v in value)
+            ):
+                raise UserError(f"{where}.{key} is {shortened(repr(value))}; give its values, or leave the key out")
         for axes in (self.product, *self.zip):
+            for key, values in axes.items():
+                if not isinstance(values, list | tuple):
+                    raise UserError(f"{where}: the axis {key} is {shortened(repr(values))}; give a list of values")
             for value in axes.get("config", ()):
                 names = value if isinstance(value, list | tuple) else [value]
                 if not all(isinstance(name, str) for name in names):
@@ -231,9 +240,9 @@ class Study:
             raise UserError("complexity needs a network: give complexity.checkpoint, or scratch: true")
         stages = {"render": self.render, "pretrain": self.pretrain, "finetune": self.finetune}
         for name, stage in stages.items():
-            axes = frozenset[str]() if stage is None else stage.axes
             if stage is not None:
                 stage.check_files(name)
+            axes = frozenset[str]() if stage is None else stage.axes
             if stage is not None and not stage.config and "config" not in axes:
                 raise UserError(f"{name} names no configuration: give {name}.config, such as {name}/digits")
             if stage is not None and (both := sorted(axes & stage.set.keys())):

@@ -157,7 +157,7 @@ def _overtraining(folder: Path, analysis: dict[str, Any]) -> list[Section]:
     figures = [(folder / name, caption) for name, caption in named]
     if not figures:
         return []
-    return [Section("Does longer pre-training make the model fragile?", analysis["sentences"], figures=figures)]
+    return [Section("Does longer pre-training make the model fragile?", analysis.get("sentences", []), figures=figures)]
 
 
 def _complexity(folder: Path) -> list[Section]:

@@ -268,6 +268,7 @@ class Cut(RenderedImages):
 
     def __init__(self, folder, rows, columns):
         super().__init__(folder)
+        self.all = RenderedImages(folder)
         self.manifest = replace(self.manifest, image_size=(rows, columns))
 
     def labels(self, index):
@@ -276,7 +277,7 @@ class Cut(RenderedImages):
 
 for _name in ("rgb", "instance", "normal"):
     _whole = getattr(RenderedImages, _name)
-    setattr(Cut, _name, lambda self, i, of=_whole: of(self, i)[tuple(map(slice, self.manifest.image_size))])
+    setattr(Cut, _name, lambda self, i, of=_whole: of(self.all, i)[tuple(map(slice, self.manifest.image_size))])
 
 
 @pytest.mark.parametrize("rows,columns", [(16, 32), (32, 16)])
