@@ -23,9 +23,9 @@ import yaml
 
 from lightning_tl.study.collect import collect
 from lightning_tl.study.config import Stage, Study
+from lightning_tl.study.execution import load_records
 from lightning_tl.study.expansion import expand
 from lightning_tl.study.plan import plan
-from lightning_tl.study.schedule import load_records
 from lightning_tl.study.status import lines, table
 
 

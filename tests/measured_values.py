@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from lightning_tl.measured import Measured
+from lightning_tl.measured_value import Measured
 
 
 def series(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from lightning_tl import page as html
+from lightning_tl import html_page as html
 
 TEXT = "<script>alert('1')</script> & \"a\" < b"
 

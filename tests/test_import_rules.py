@@ -36,7 +36,7 @@ def test_who_may_import_whom():
         ("lightning_tl/laws/forms.py", "import torch", "the laws stand alone"),
         ("lightning_tl/models/weights.py", "import data_gen", "training never touches the renderer"),
         (
-            "lightning_tl/offline/options.py",
+            "lightning_tl/offline/measure_options.py",
             "import lightning_tl.callbacks",
             "then callbacks, offline and integrations",
         ),

@@ -14,13 +14,13 @@ from lightning_tl.errors import UserError
 from lightning_tl.losses.training_step import step_loss
 from lightning_tl.measure.attempts import OnError
 from lightning_tl.measure.batchnorm import Statistics
+from lightning_tl.measure.measurement_schedule import Schedule
 from lightning_tl.measure.measures import Measure
 from lightning_tl.measure.objective import LossFn
 from lightning_tl.measure.params import Groups
 from lightning_tl.measure.probe import Probe
 from lightning_tl.measure.recorder import Recorder
-from lightning_tl.measure.schedule import Schedule
-from lightning_tl.measured import Measured
+from lightning_tl.measured_value import Measured
 
 _SHARDING = ("FSDPStrategy", "DeepSpeedStrategy")
 

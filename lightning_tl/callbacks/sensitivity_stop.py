@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from lightning_tl.callbacks.sensitivity import PerturbationSensitivity
+from lightning_tl.callbacks.perturbation_sensitivity import PerturbationSensitivity
 from lightning_tl.errors import UserError, nearest
 from lightning_tl.measure.arguments import flag, number, numbers, whole
 

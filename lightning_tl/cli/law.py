@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lightning_tl.cli.parsing import command_parser, parse
-from lightning_tl.laws.options import LawOptions
+from lightning_tl.laws.law_options import LawOptions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from lightning_tl.cli.parsing import CommandParser
 from lightning_tl.errors import UserError
-from lightning_tl.offline.options import SERIES_QUANTITIES, MeasureOptions, Quantity, SeriesOptions
+from lightning_tl.offline.measure_options import SERIES_QUANTITIES, MeasureOptions, Quantity, SeriesOptions
 
 if TYPE_CHECKING:
-    from lightning_tl.measured import Measured
+    from lightning_tl.measured_value import Measured
 
 _RUN_OPTIONS = ("--model", "--data", "--trainer", "--seed_everything")
 #: Groups of values for the whole network; the others are of parameter groups.
@@ -60,7 +60,7 @@ def _checkpoints(settings: Any, options: MeasureOptions, for_the_run: list[str])
     from lightning_tl.cli.dotted import named
     from lightning_tl.cli.measure_objects import device_named, named_objects, objects_of_run
     from lightning_tl.offline.checkpoint_series import measure_checkpoint_series
-    from lightning_tl.offline.losses import loss_of
+    from lightning_tl.offline.default_loss import loss_of
 
     device = device_named(settings.device)
     loss_fn = None if settings.loss is None else loss_of(named(settings.loss, "--loss"), f"--loss {settings.loss}")

@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(f"the study cannot be made of these values: {shortened(one_line(error), 200)}") from error
     study = Study(**{name: options[name] for name in Study.__dataclass_fields__})
     if action == "run" and options.dry_run:
-        from lightning_tl.study.study import dry_run
+        from lightning_tl.study.run_study import dry_run
 
         print(dry_run(study, options.out))
         return 0
@@ -65,8 +65,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(study: Study, out: Path) -> int:
     """Run a study up to its report."""
+    from lightning_tl.study.run_study import run_study
     from lightning_tl.study.runs import in_one_line
-    from lightning_tl.study.study import run_study
 
     begun = time.monotonic()
     failures = run_study(study, out)
@@ -115,8 +115,8 @@ def _has_rows(table: Path) -> bool:
 
 def status(study: Study, out: Path, everything: bool, watch: float = 0.0) -> int:
     """Print a study's progress, once or every ``watch`` seconds until all runs have ended."""
+    from lightning_tl.study.run_study import planned
     from lightning_tl.study.status import ENDED, lines, table
-    from lightning_tl.study.study import planned
 
     while True:
         sets, runs, records = planned(study, out)

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from lightning_tl.data.digit_scenes import DigitScenes
     from lightning_tl.data.digits import Digits
     from lightning_tl.data.image_folder import ImageFolder
-    from lightning_tl.data.rendered import Rendered
     from lightning_tl.data.rendered_images import RenderedImages
+    from lightning_tl.data.rendered_module import Rendered
     from lightning_tl.data.torchvision_sets import TorchvisionDataset
     from lightning_tl.data.yolo import YoloDetection
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lightning_tl import page as html
+from lightning_tl import html_page as html
 from lightning_tl._io.atomic import write_atomically
 from lightning_tl.data.preview import contact_sheet
 from lightning_tl.data.rendered_images import RenderedImages

@@ -16,12 +16,12 @@ from lightning_tl.measure.attempts import OnError
 from lightning_tl.measure.batchnorm import Statistics
 from lightning_tl.measure.guard import random_state, seed_everything
 from lightning_tl.measure.host import Host
+from lightning_tl.measure.measurement_schedule import Schedule
 from lightning_tl.measure.measures import Measure
 from lightning_tl.measure.objective import LossFn
 from lightning_tl.measure.params import Groups
 from lightning_tl.measure.recorder import Recorder
-from lightning_tl.measure.schedule import Schedule
-from lightning_tl.measured import Measured
+from lightning_tl.measured_value import Measured
 
 
 class TransformersHost(Host):
@@ -119,7 +119,7 @@ class MeasureCallback(TrainerCallback):
         probe: A batch as the collator returns it, or an iterable of them; ``val``: the first batch of the evaluation
             data; default: the first batches of the training data in the data set's order.
         probe_batches: Number of batches.
-        log_steps: As for :class:`~lightning_tl.measure.schedule.Schedule`, also the next ones.
+        log_steps: As for :class:`~lightning_tl.measure.measurement_schedule.Schedule`, also the next ones.
         at_start: As there.
         at_epoch_end: As there.
         at_validation: As there.

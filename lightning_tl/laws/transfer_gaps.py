@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from lightning_tl.errors import UserError
-from lightning_tl.laws.decide import MODEL_COLUMNS, model_parameters
 from lightning_tl.laws.fitted_law import FittedLaw
 from lightning_tl.laws.fitting import fit
 from lightning_tl.laws.forms import Array, PowerLaw
 from lightning_tl.laws.group_fits import GroupFit, GroupResult, fitted
+from lightning_tl.laws.spending import MODEL_COLUMNS, model_parameters
 from lightning_tl.laws.wording import percent
 
 _LEAST_MODELS = 3

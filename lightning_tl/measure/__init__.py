@@ -7,7 +7,7 @@ from lightning_tl.measure.estimate import TraceEstimate
 from lightning_tl.measure.guard import measuring, untouched
 from lightning_tl.measure.hvp import Hessian, hvp
 from lightning_tl.measure.modify import ModifiedLoss, Noise, Prune, Quantise, modified_loss
-from lightning_tl.measure.noise import noise_scales
+from lightning_tl.measure.noise_scales import noise_scales
 from lightning_tl.measure.objective import Objective
 from lightning_tl.measure.params import select, snapshot
 from lightning_tl.measure.perturbation import Curve, Sensitivity, loss_along, perturbation_sensitivity

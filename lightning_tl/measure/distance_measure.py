@@ -17,7 +17,7 @@ from lightning_tl.measure.lora import merged_distance
 from lightning_tl.measure.measures import Measure, Site
 from lightning_tl.measure.params import listed, snapshot
 from lightning_tl.measure.sharded import gathered, is_sharded, reshard, split_like
-from lightning_tl.measured import Measured
+from lightning_tl.measured_value import Measured
 
 DistanceReference = str | Path | Mapping[str, Tensor] | nn.Module
 

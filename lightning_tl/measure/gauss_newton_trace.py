@@ -63,7 +63,7 @@ class GaussNewtonTrace:
         index: The micro-batch.
         layout: The groups.
         generator: Draws directions and probes; on the parameters' device.
-        scales: √Σ by parameter, from :func:`~lightning_tl.measure.noise.check_scales`: also estimate Tr ΣH.
+        scales: √Σ by parameter, from :func:`~lightning_tl.measure.noise_scales.check_scales`: also estimate Tr ΣH.
 
     Attributes:
         outputs: The outputs behind the loss; None if the loss is not one of those known: then nothing can be estimated.

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from lightning_tl.errors import UserError
 from lightning_tl.measure.arguments import choice, flag, number, numbers, whole
 from lightning_tl.measure.eigen import top_eigenvalues
-from lightning_tl.measure.noise import NOISES, NoiseKind, Reference, as_scales, initialisation, noise_scales
+from lightning_tl.measure.noise_scales import NOISES, NoiseKind, Reference, as_scales, initialisation, noise_scales
 from lightning_tl.measure.objective import LossFn, Objective
 from lightning_tl.measure.params import Groups, clean_name
 from lightning_tl.measure.perturbation import perturbation_sensitivity
 from lightning_tl.measure.start_weights import StartSpread, start_spreads
 from lightning_tl.measure.trace import METHODS, TraceMethod, hessian_trace
-from lightning_tl.measured import Measured
+from lightning_tl.measured_value import Measured
 
 _log = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ class Noise:
 
     Args:
         noise: ``init``, ``relative`` or ``isotropic``.
-        reference: For ``init``, as for :func:`~lightning_tl.measure.noise.initialisation`.
+        reference: For ``init``, as for :func:`~lightning_tl.measure.noise_scales.initialisation`.
 
     Attributes:
         doubts: Sentences on layers whose initialisation is not certain; empty until the first measurement.
@@ -167,7 +167,7 @@ class Noise:
 
 
 class TraceMeasure(Measure):
-    """The trace of the loss's Hessian; arguments as for :class:`~lightning_tl.callbacks.trace.HessianTrace`."""
+    """The trace of the loss's Hessian; arguments as for :class:`~lightning_tl.callbacks.hessian_trace.HessianTrace`."""
 
     name = "hessian"
 
@@ -259,7 +259,7 @@ class TraceMeasure(Measure):
 
 
 class SensitivityMeasure(Measure):
-    """The loss under noise; arguments as for :class:`~lightning_tl.callbacks.sensitivity.PerturbationSensitivity`."""
+    """The loss under noise; arguments as for ``PerturbationSensitivity`` (callbacks/perturbation_sensitivity.py)."""
 
     name = "sensitivity"
 

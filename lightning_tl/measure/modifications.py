@@ -65,7 +65,7 @@ class Noise(Modification):
     and whichever other parameters are measured. (Generators of CPUs and GPUs differ.)
 
     Args:
-        scales: √Σ by parameter, as from :func:`~lightning_tl.measure.noise.noise_scales`.
+        scales: √Σ by parameter, as from :func:`~lightning_tl.measure.noise_scales.noise_scales`.
         seed: Seed of z.
 
     Raises:

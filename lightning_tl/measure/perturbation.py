@@ -73,7 +73,7 @@ def perturbation_sensitivity(
 
     Args:
         objective: Loss, batches and parameters.
-        scales: √Σ by parameter, from :func:`~lightning_tl.measure.noise.noise_scales`.
+        scales: √Σ by parameter, from :func:`~lightning_tl.measure.noise_scales.noise_scales`.
         gammas: The scales γ > 0.
         draws: Number of pairs; at least 2, for a standard error.
         seed: Seed of the noise.

@@ -18,13 +18,13 @@ from lightning_tl.measure.attempts import Attempts, OnError
 from lightning_tl.measure.batchnorm import STATISTICS, Statistics
 from lightning_tl.measure.guard import Mode
 from lightning_tl.measure.host import Host
+from lightning_tl.measure.measurement_schedule import Cost, Schedule
 from lightning_tl.measure.measures import Measure, Site
 from lightning_tl.measure.mode import find_mode
 from lightning_tl.measure.objective import LossFn, Objective
 from lightning_tl.measure.params import Groups, group_names, select
 from lightning_tl.measure.probe import Probe
-from lightning_tl.measure.schedule import Cost, Schedule
-from lightning_tl.measured import Measured, logged
+from lightning_tl.measured_value import Measured, logged
 
 # The cost is told after so many steps, and warned of from this share of the training time.
 _STEPS_TO_COST = 10

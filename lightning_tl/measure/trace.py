@@ -16,7 +16,7 @@ from lightning_tl.measure.gauss_newton_trace import GaussNewtonResult, GaussNewt
 from lightning_tl.measure.hvp import Hessian, lacks_double_backward
 from lightning_tl.measure.matvec_trace import SKETCH_PRODUCTS, MatvecTrace
 from lightning_tl.measure.modify import with_fallback
-from lightning_tl.measure.noise import check_scales
+from lightning_tl.measure.noise_scales import check_scales
 from lightning_tl.measure.objective import Objective
 from lightning_tl.measure.params import Groups, Layout
 
@@ -58,9 +58,9 @@ def hessian_trace(
         objective: Loss, batches and parameters.
         products: The budget, in Hessian-vector products over all batches. Default: 24 where that makes the trace exact,
             else 8.
-        scales: √Σ by parameter, as from :func:`~lightning_tl.measure.noise.noise_scales`: one number, or one for each
-            index of the first dimension. Also estimate Tr ΣH, the rise of the loss under noise of scale γ over ½γ² to
-            second order. It is exact where Tr H is, at no further backward pass; elsewhere it costs as many products
+        scales: √Σ by parameter, as from :func:`~lightning_tl.measure.noise_scales.noise_scales`: one number, or one for
+            each index of the first dimension. Also estimate Tr ΣH, the rise of the loss under noise of scale γ over
+            ½γ² to second order. It is exact where Tr H is, at no further backward pass; elsewhere it costs as many products
             again. Tr H has the same value with and without it, unless ``tolerance`` or ``max_seconds`` end it.
         tolerance: Stop early once the standard error is below this share of the estimate; 0: spend the budget.
         max_seconds: Stop early after this time (then the result depends on the machine).

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 from lightning_tl.measure.objective import LossFn
 from lightning_tl.offline.checkpoints import SavedCheckpoints
 from lightning_tl.offline.checkpoints_plot import plot_measurements
-from lightning_tl.offline.options import MeasureOptions
+from lightning_tl.offline.measure_options import MeasureOptions
 from lightning_tl.offline.revisions import Revision
 from lightning_tl.offline.series import Result, check_names, measured_series
 from lightning_tl.offline.series_report import write_series

@@ -14,16 +14,16 @@ from torch import Tensor, nn
 from lightning_tl._io.atomic import write_atomically
 from lightning_tl.errors import UserError
 from lightning_tl.measure.checkpoint import Checkpoint, fit_names, load_checkpoint
-from lightning_tl.measure.noise import Reference
+from lightning_tl.measure.noise_scales import Reference
 from lightning_tl.measure.objective import LossFn
 from lightning_tl.measure.params import Groups, listed
-from lightning_tl.measured import Measured, measurements_table
+from lightning_tl.measured_value import Measured, measurements_table
 from lightning_tl.offline.batches import first_batches
 from lightning_tl.offline.checkpoints_plot import plot_measurements
+from lightning_tl.offline.default_loss import default_loss
 from lightning_tl.offline.loss_tables import LossTables
-from lightning_tl.offline.losses import default_loss
+from lightning_tl.offline.measure_options import MeasureOptions
 from lightning_tl.offline.measurer import Measurer
-from lightning_tl.offline.options import MeasureOptions
 
 
 def measure_checkpoints(
@@ -52,7 +52,7 @@ def measure_checkpoints(
         reference: The checkpoint from which distances and directions are taken; default: the first one.
         loss_fn: ``(module, batch) -> scalar tensor``; default: the module's ``training_step``, or the loss that the
             module returns itself (Hugging Face's, for batches with ``labels``).
-        init_reference: For ``noise="init"``, as in :func:`~lightning_tl.measure.noise.noise_scales`.
+        init_reference: For ``noise="init"``, as in :func:`~lightning_tl.measure.noise_scales.noise_scales`.
         groups: Regular expression → group name; default: by first-level module.
         run_id: For the table; default: the name of the folder that holds the checkpoints.
         loader_batches: How many batches of a DataLoader to take.

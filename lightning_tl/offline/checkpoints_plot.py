@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lightning_tl.measured import Measured
+from lightning_tl.measured_value import Measured
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from lightning_tl.errors import UserError
 from lightning_tl.measure.distance import Distance
-from lightning_tl.measure.noise import noise_scales
+from lightning_tl.measure.noise_scales import noise_scales
 from lightning_tl.measure.objective import Objective
 from lightning_tl.measure.params import select
 from lightning_tl.measure.trace import hessian_trace
-from lightning_tl.measured import Measured
+from lightning_tl.measured_value import Measured
+from lightning_tl.offline.default_loss import output_loss
 from lightning_tl.offline.hub import Place, place_of
 from lightning_tl.offline.language_models import (
     batches_of,
@@ -29,8 +30,7 @@ from lightning_tl.offline.language_models import (
 )
 from lightning_tl.offline.loss_records import loss_records
 from lightning_tl.offline.loss_tables import LossTables, loss_tables
-from lightning_tl.offline.losses import output_loss
-from lightning_tl.offline.options import MeasureOptions, SeriesOptions
+from lightning_tl.offline.measure_options import MeasureOptions, SeriesOptions
 from lightning_tl.offline.revisions import Revision, count_of, ordered, revision_of, spread
 from lightning_tl.offline.series import Result, check_names, measured_series
 from lightning_tl.offline.stored_weights import StoredWeights, streamed_distance

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from lightning_tl.measured import Measured
+from lightning_tl.measured_value import Measured
 from lightning_tl.offline.loss_tables import LossTables, mean_and_error
 
 #: Table → quantity of the loss, and of its rise. ``gamma`` of a record holds the strength: γ, bits, or the share.

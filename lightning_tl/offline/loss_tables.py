@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lightning_tl.measure.modify import Modification, Noise, Prune, Quantise, channel_dims, modified_loss
 from lightning_tl.measure.objective import Objective
-from lightning_tl.offline.options import MeasureOptions
+from lightning_tl.offline.measure_options import MeasureOptions
 
 Array = np.ndarray
 Strengths = dict[float, list[list[float]]]

@@ -12,15 +12,15 @@ from lightning_tl.losses.training_step import find_mode, quiet, step_loss
 from lightning_tl.measure.batchnorm import Statistics
 from lightning_tl.measure.distance import distance
 from lightning_tl.measure.guard import Mode
-from lightning_tl.measure.noise import Reference, noise_scales
+from lightning_tl.measure.noise_scales import Reference, noise_scales
 from lightning_tl.measure.objective import LossFn, Objective
 from lightning_tl.measure.params import Groups, select
 from lightning_tl.measure.perturbation import loss_along
 from lightning_tl.measure.trace import hessian_trace
-from lightning_tl.measured import Measured
+from lightning_tl.measured_value import Measured
 from lightning_tl.offline.loss_records import loss_records
 from lightning_tl.offline.loss_tables import LossTables, loss_tables
-from lightning_tl.offline.options import MeasureOptions
+from lightning_tl.offline.measure_options import MeasureOptions
 
 #: λ of the curves along reference → checkpoint
 LINE_STEPS = tuple(i / 8 for i in range(-4, 17))

@@ -13,7 +13,7 @@ from lightning_tl._io.atomic import remove_leftovers, write_atomically
 from lightning_tl._io.locks import lock_owner, try_lock
 from lightning_tl.errors import UserError
 from lightning_tl.measure.params import listed
-from lightning_tl.measured import Measured
+from lightning_tl.measured_value import Measured
 from lightning_tl.offline.loss_tables import LossTables
 from lightning_tl.offline.revisions import Revision
 from lightning_tl.progress import progress_bar

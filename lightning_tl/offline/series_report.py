@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning_tl import page as html
+from lightning_tl import html_page as html
 from lightning_tl._io.atomic import write_atomically
 from lightning_tl.figure_style import short
-from lightning_tl.measured import Measured, measurements_table
+from lightning_tl.measured_value import Measured, measurements_table
 from lightning_tl.offline.series import Result
 from lightning_tl.offline.series_analysis import analyse_series
 from lightning_tl.offline.series_figures import CAPTIONS, write_figures

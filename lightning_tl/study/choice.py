@@ -8,7 +8,7 @@ from typing import Any
 from lightning_tl.errors import UserError
 from lightning_tl.study.config import Choice, Study
 from lightning_tl.study.grid import Point, label
-from lightning_tl.study.planned import Run
+from lightning_tl.study.plan_items import Run
 
 # Axes within a series of pre-trainings: one value is chosen for all their values.
 _SERIES = ("data.n", "seed_everything")

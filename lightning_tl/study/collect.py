@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from lightning_tl._io.atomic import write_atomically
-from lightning_tl.measured import measurements_table
+from lightning_tl.measured_value import measurements_table
 from lightning_tl.study.expansion import Expansion
-from lightning_tl.study.planned import DataSet, Run
+from lightning_tl.study.plan_items import DataSet, Run
 from lightning_tl.study.records import RESULT_COLUMNS, write_results
 
 Records = Mapping[str, Mapping[str, Any]]

@@ -10,7 +10,7 @@ from typing import Any
 from lightning_tl._io.checksums import file_sha256
 from lightning_tl.errors import UserError
 from lightning_tl.study.config import Complexity
-from lightning_tl.study.planned import DataSet, Run
+from lightning_tl.study.plan_items import DataSet, Run
 from lightning_tl.study.records import fingerprint, load_json, write_json
 from lightning_tl.study.shapes import ComplexityEntry, Shards
 from lightning_tl.study.store import fetch_run

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from lightning_tl._io.urls import is_url
 from lightning_tl.errors import UserError, nearest, shortened
-from lightning_tl.laws.options import LawOptions
+from lightning_tl.laws.law_options import LawOptions
 from lightning_tl.study.grid import Point, excluder, points
 
 

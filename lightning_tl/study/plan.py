@@ -17,7 +17,7 @@ from lightning_tl.study.choice import chosen_value, origin
 from lightning_tl.study.config import Stage, Study
 from lightning_tl.study.expansion import Expansion, finetuning_axes
 from lightning_tl.study.grid import Point, label
-from lightning_tl.study.planned import CONFIG, DataSet, Run
+from lightning_tl.study.plan_items import CONFIG, DataSet, Run
 from lightning_tl.study.records import fingerprint, load_json
 from lightning_tl.study.shapes import Shards
 

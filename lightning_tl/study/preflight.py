@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from lightning_tl.errors import UserError, nearest, one_line
-from lightning_tl.laws.options import LawOptions
+from lightning_tl.laws.law_options import LawOptions
 from lightning_tl.study.collect import axis_columns
 from lightning_tl.study.config import Study
 from lightning_tl.study.expansion import Expansion
 from lightning_tl.study.plan import plan
-from lightning_tl.study.planned import CONFIG, DataSet, Run
+from lightning_tl.study.plan_items import CONFIG, DataSet, Run
 from lightning_tl.study.records import RESULT_COLUMNS
 
 # settings of a data module that change neither which files it reads nor how many

@@ -10,8 +10,8 @@ from typing import Any
 
 import yaml
 
+from lightning_tl import html_page as html
 from lightning_tl import markdown
-from lightning_tl import page as html
 from lightning_tl._io.atomic import write_atomically
 from lightning_tl._io.files import is_file_name
 from lightning_tl.errors import UserError, shortened

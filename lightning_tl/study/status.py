@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lightning_tl.study.planned import DataSet, Run
+from lightning_tl.study.plan_items import DataSet, Run
 from lightning_tl.study.records import read_state
 
 # A run whose state.json is older than this counts as interrupted; a training run rewrites it every second.

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from lightning_tl.study.planned import Run
+from lightning_tl.study.plan_items import Run
 
 #: Share by which validation must fall over the last quarter of a training to be called still falling.
 LEAST = 0.05

@@ -19,7 +19,7 @@ from lightning_tl._io.files import is_inside
 from lightning_tl._io.json_text import parse_json
 from lightning_tl._io.stores import delete, download, file_system, put, read_url, store_errors
 from lightning_tl.errors import StoreError, UserError, disk_full, is_disk_full, shortened
-from lightning_tl.study.planned import DataSet
+from lightning_tl.study.plan_items import DataSet
 from lightning_tl.study.records import load_json, read_state, write_json
 from lightning_tl.study.runs import Call, Outcome, do_locked, locked
 from lightning_tl.study.shapes import RunRecord, RunState, Shards, problem

@@ -4,8 +4,8 @@ from lightning_tl.tasks.base import TransferTask
 from lightning_tl.tasks.classification import Classification, MultiLabelClassification
 from lightning_tl.tasks.dense import DensePrediction
 from lightning_tl.tasks.detection import ObjectDetection
+from lightning_tl.tasks.lr_schedules import Cosine, Polynomial, Schedule, WarmupCosine
 from lightning_tl.tasks.normals import SurfaceNormals
-from lightning_tl.tasks.schedules import Cosine, Polynomial, Schedule, WarmupCosine
 from lightning_tl.tasks.segmentation import SemanticSegmentation
 
 __all__ = [

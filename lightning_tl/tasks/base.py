@@ -17,7 +17,7 @@ from torchmetrics import Metric
 
 from lightning_tl.errors import UserError
 from lightning_tl.models import KeyReport, build_backbone, load_backbone
-from lightning_tl.tasks.schedules import Schedule
+from lightning_tl.tasks.lr_schedules import Schedule
 from lightning_tl.tasks.training import TrainingControl, batch_and_images
 
 _LARGE = ("resnet50", "resnet101", "resnet152")

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from lightning_tl.tasks.schedules import Schedule
+from lightning_tl.tasks.lr_schedules import Schedule
 
 
 class TrainingControl(Callback):

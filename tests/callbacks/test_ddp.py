@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_tl.callbacks import HessianTrace, ParameterDistance, PerturbationSensitivity
 from lightning_tl.measure import Objective, hessian_trace, noise_scales, perturbation_sensitivity
-from lightning_tl.measured import Measured, logged
+from lightning_tl.measured_value import Measured, logged
 from tests.callbacks.modules import Classifier, trainer
 from tests.measured_values import only
 

@@ -10,7 +10,7 @@ from lightning.pytorch.loggers import CSVLogger
 
 from lightning_tl.callbacks import HessianTrace, ParameterDistance, PerturbationSensitivity
 from lightning_tl.measure import Objective, hessian_trace, noise_scales, perturbation_sensitivity
-from lightning_tl.measured import logged as logged_values
+from lightning_tl.measured_value import logged as logged_values
 from tests.callbacks.modules import Classifier, images, trainer
 from tests.measured_values import only, series
 

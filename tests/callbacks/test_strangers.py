@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from lightning_tl.callbacks import HessianTrace, ParameterDistance, PerturbationSensitivity
-from lightning_tl.measured import logged
+from lightning_tl.measured_value import logged
 from tests.callbacks.modules import trainer
 from tests.measure.cases import Attention
 from tests.measured_values import only

@@ -16,7 +16,7 @@ from lightning_tl.data.batch_transform import BatchTransform
 from lightning_tl.data.batched_module import Batches
 from lightning_tl.data.digits import load_digits
 from lightning_tl.data.preview import category_color, contact_sheet, image_grid
-from lightning_tl.data.rendered import largest_category, visible_categories
+from lightning_tl.data.rendered_module import largest_category, visible_categories
 from lightning_tl.data.subsets import balanced_subset, fraction_subset, split_off
 from lightning_tl.errors import UserError
 

@@ -162,7 +162,7 @@ def _rewrite(rng: Rng, shard: Path, labels: bool) -> None:
 
 
 def _read_renders(rng: Rng, root: Path) -> None:
-    from lightning_tl.data.rendered import Rendered
+    from lightning_tl.data.rendered_module import Rendered
     from lightning_tl.errors import UserError
 
     try:

@@ -12,7 +12,7 @@ import pytest
 from lightning_tl.cli.law import fit_table
 from lightning_tl.cli.main import main
 from lightning_tl.errors import UserError
-from lightning_tl.laws.options import LawOptions
+from lightning_tl.laws.law_options import LawOptions
 from lightning_tl.laws.row_filter import selected_rows
 
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from lightning_tl.errors import UserError
 from lightning_tl.measure import noise_scales, select
-from lightning_tl.measure.noise import initialisation
+from lightning_tl.measure.noise_scales import initialisation
 from lightning_tl.measure.start_weights import start_spreads
 from lightning_tl.models import build_backbone
 from lightning_tl.tasks import (

@@ -5,7 +5,7 @@ from torch import nn
 
 from lightning_tl.measure import Objective
 from lightning_tl.measure.gauss_newton_trace import GaussNewtonTrace
-from lightning_tl.measure.noise import check_scales
+from lightning_tl.measure.noise_scales import check_scales
 from lightning_tl.measure.params import Layout
 from tests.measure.cases import cross_entropy, scales_of
 

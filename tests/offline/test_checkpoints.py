@@ -11,8 +11,8 @@ from lightning_tl.callbacks import HessianTrace, ParameterDistance, Perturbation
 from lightning_tl.errors import UserError
 from lightning_tl.measure import Objective, hessian_trace, noise_scales
 from lightning_tl.offline.checkpoints import measure_checkpoints
-from lightning_tl.offline.losses import loss_of
-from lightning_tl.offline.options import MeasureOptions
+from lightning_tl.offline.default_loss import loss_of
+from lightning_tl.offline.measure_options import MeasureOptions
 from tests.callbacks.modules import Classifier, images, trainer
 from tests.measured_values import only, series
 

@@ -5,7 +5,7 @@ import math
 import matplotlib
 import pytest
 
-from lightning_tl.measured import Measured
+from lightning_tl.measured_value import Measured
 from lightning_tl.offline import checkpoints_plot
 from lightning_tl.offline.checkpoints_plot import plot_measurements
 

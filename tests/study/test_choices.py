@@ -13,7 +13,7 @@ from PIL import Image
 from sealed import BrokenSealError, Sealed, SealedFolder
 
 from lightning_tl.data.transforms import CropTransform
-from lightning_tl.study import study as module
+from lightning_tl.study import run_study as module
 from lightning_tl.study.config import Choice, Stage, Study
 from lightning_tl.study.records import load_json
 from lightning_tl.study.runs import do_run

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from lightning_tl.measured import Measured
+from lightning_tl.measured_value import Measured
 from lightning_tl.study.collect import collect
 from lightning_tl.study.plan import Run
 

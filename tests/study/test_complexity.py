@@ -15,9 +15,9 @@ from lightning_tl.models import build_backbone
 from lightning_tl.study.collect import collect
 from lightning_tl.study.complexity import measure_complexity
 from lightning_tl.study.config import Complexity, RenderStage, Stage, Study
-from lightning_tl.study.planned import DataSet, Run
+from lightning_tl.study.plan_items import DataSet, Run
 from lightning_tl.study.report_page import write_report
-from lightning_tl.study.study import run_study
+from lightning_tl.study.run_study import run_study
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import yaml
 
 from lightning_tl.cli import study as command
 from lightning_tl.errors import UserError
-from lightning_tl.study.planned import Run
+from lightning_tl.study.plan_items import Run
 from lightning_tl.study.preflight import covering
 
 RENDER = {"config": "render/digits", "val_images": 8}

@@ -19,11 +19,11 @@ from tasks.toy import Toy, trainer
 from training import STEPS, finetuning, pretraining, weights
 
 from lightning_tl.study import runs as module
-from lightning_tl.study.local import LocalEngine
+from lightning_tl.study.local_engine import LocalEngine
 from lightning_tl.study.records import read_record
 from lightning_tl.study.runs import Outcome, do_run
 from lightning_tl.tasks import SemanticSegmentation
-from lightning_tl.tasks.schedules import Cosine
+from lightning_tl.tasks.lr_schedules import Cosine
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's remarks on short runs
 
@@ -260,7 +260,7 @@ if __name__ == "__main__":
     if {early}:  # while the fork server imports the libraries
         import threading
         threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGKILL)).start()
-    from lightning_tl.study.local import LocalEngine
+    from lightning_tl.study.local_engine import LocalEngine
     from study.calls import call
     from training import pretraining
     engine = LocalEngine(2)

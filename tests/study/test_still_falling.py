@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lightning_tl.study.planned import Run
+from lightning_tl.study.plan_items import Run
 from lightning_tl.study.still_falling import last_drop, sentences, still_falling
 
 

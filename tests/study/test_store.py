@@ -25,7 +25,7 @@ from lightning_tl.study import store as module
 from lightning_tl.study.config import Stage, Study
 from lightning_tl.study.expansion import expand
 from lightning_tl.study.plan import plan
-from lightning_tl.study.planned import DataSet, Run
+from lightning_tl.study.plan_items import DataSet, Run
 from lightning_tl.study.runs import do_run
 from lightning_tl.study.store import Mirror, do_stored, fetch_renders, fetch_run, fetch_runs
 

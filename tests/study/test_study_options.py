@@ -12,7 +12,7 @@ from shipped import read
 from lightning_tl.cli import law
 from lightning_tl.cli import study as command
 from lightning_tl.errors import UserError
-from lightning_tl.laws.options import LawOptions
+from lightning_tl.laws.law_options import LawOptions
 from lightning_tl.study.config import Stage, Study
 
 

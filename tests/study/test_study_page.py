@@ -9,7 +9,7 @@ import pytest
 from shipped import planned, read
 
 from lightning_tl.cli.main import main
-from lightning_tl.laws.options import LawOptions
+from lightning_tl.laws.law_options import LawOptions
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/study.md").read_text()

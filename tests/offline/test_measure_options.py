@@ -5,9 +5,9 @@ from typing import get_args
 import pytest
 
 from lightning_tl.errors import UserError
-from lightning_tl.measure import noise
-from lightning_tl.offline import options
-from lightning_tl.offline.options import MeasureOptions
+from lightning_tl.measure import noise_scales as noise
+from lightning_tl.offline import measure_options as options
+from lightning_tl.offline.measure_options import MeasureOptions
 
 
 @pytest.mark.parametrize(

@@ -17,12 +17,12 @@ from lightning_tl.study.choice import choose
 from lightning_tl.study.collect import collect
 from lightning_tl.study.complexity import measure_complexity, named_checkpoint
 from lightning_tl.study.config import Study
+from lightning_tl.study.execution import Engine, Records, load_records, run_all
 from lightning_tl.study.expansion import Expansion, expand
 from lightning_tl.study.plan import data_sets, plan
-from lightning_tl.study.planned import DataSet, Run
+from lightning_tl.study.plan_items import DataSet, Run
 from lightning_tl.study.preflight import check_study, describe
 from lightning_tl.study.records import load_json, write_json
-from lightning_tl.study.schedule import Engine, Records, load_records, run_all
 from lightning_tl.study.shapes import StudyFacts
 from lightning_tl.study.still_falling import still_falling
 from lightning_tl.study.store import fetch_renders, fetch_runs, fetch_targets
@@ -162,10 +162,10 @@ def _plan(expansion: Expansion, out: Path, chosen: dict[str, Any] | None = None)
 
 def _engine(study: Study) -> Engine:
     if study.engine == "ray":
-        from lightning_tl.study.cluster import RayEngine
+        from lightning_tl.study.ray_engine import RayEngine
 
         return RayEngine(study.address, study.threads, study.gpus, study.workers)
-    from lightning_tl.study.local import LocalEngine
+    from lightning_tl.study.local_engine import LocalEngine
 
     return LocalEngine(study.workers or max(1, (os.cpu_count() or 1) // study.threads), study.threads)
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lightning_tl.errors import UserError
-from lightning_tl.laws.decide import Budget
 from lightning_tl.laws.forms import FORMS, Form, FormName, Loss, ResidualSpace
 from lightning_tl.laws.group_fits import Method
 from lightning_tl.laws.results_table import Columns, ScoreKind
 from lightning_tl.laws.shared_coefficient import CoefficientMode, check_coefficient
+from lightning_tl.laws.spending import Budget
 
 
 @dataclass(frozen=True)

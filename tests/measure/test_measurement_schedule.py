@@ -2,8 +2,8 @@
 
 import pytest
 
-from lightning_tl.measure import schedule as module
-from lightning_tl.measure.schedule import Cost, Schedule
+from lightning_tl.measure import measurement_schedule as module
+from lightning_tl.measure.measurement_schedule import Cost, Schedule
 
 
 def test_log_spaced_steps():

@@ -13,7 +13,7 @@ from study.small_study import records, rows, write
 from lightning_tl.cli.study import Study
 from lightning_tl.errors import UserError
 from lightning_tl.study.config import Stage
-from lightning_tl.study.study import run_study
+from lightning_tl.study.run_study import run_study
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 
-from lightning_tl.measured import MEASUREMENT_COLUMNS, Measured, logged, measurements_table
+from lightning_tl.measured_value import MEASUREMENT_COLUMNS, Measured, logged, measurements_table
 
 RECORDS = [
     Measured(step=3, quantity="hessian", group="trace", value=2.5, stderr=0.0),

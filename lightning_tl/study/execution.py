@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from lightning_tl.study.planned import Run
+from lightning_tl.study.plan_items import Run
 from lightning_tl.study.records import read_record
 from lightning_tl.study.runs import Call, Outcome
 

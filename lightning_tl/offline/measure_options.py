@@ -11,7 +11,7 @@ from lightning_tl.errors import UserError, nearest
 Quantity = Literal["distance", "trace", "sensitivity", "quantise", "prune", "direction"]
 #: What is measured on a series of language models by default: all but the loss along a line.
 SERIES_QUANTITIES: tuple[Quantity, ...] = ("distance", "trace", "sensitivity", "quantise", "prune")
-#: The same as lightning_tl.measure.noise.NoiseKind, which cannot be imported without torch.
+#: The same as lightning_tl.measure.noise_scales.NoiseKind, which cannot be imported without torch.
 NoiseKind = Literal["init", "relative", "isotropic"]
 Rest = Literal["own", "reference"]
 LineStatistics = Literal["kept", "re-estimated", "interpolated"]

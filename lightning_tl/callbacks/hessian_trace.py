@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lightning_tl.callbacks.measurement import LossMeasurement
 from lightning_tl.measure.measures import OutputLoss, TraceMeasure
-from lightning_tl.measure.noise import NoiseKind, Reference
+from lightning_tl.measure.noise_scales import NoiseKind, Reference
 from lightning_tl.measure.trace import TraceMethod
 
 
@@ -28,9 +28,9 @@ class HessianTrace(LossMeasurement):
         tolerance: Stop a measurement early once the standard error is below this share of the value.
         max_seconds: Stop a measurement early after this time (not reproducible).
         noise: ``init``, ``relative`` or ``isotropic``: also log Tr(ΣH), Σ being the variances of that noise as for
-            :class:`~lightning_tl.callbacks.sensitivity.PerturbationSensitivity`. To second order, ½γ² times that is the
-            rise of the loss under it (Springer et al. 2025, Prop. D.1). Where the trace is exact, so is this, at no
-            cost; elsewhere it takes as many products again. None: not measured.
+            :class:`~lightning_tl.callbacks.perturbation_sensitivity.PerturbationSensitivity`. To second order, ½γ²
+            times that is the rise of the loss under it (Springer et al. 2025, Prop. D.1). Where the trace is exact, so
+            is this, at no cost; elsewhere it takes as many products again. None: not measured.
         reference: For ``noise="init"``, as for that callback.
         top_eigenvalue: Also log the largest eigenvalue (up to 20 more products).
         outputs_fn: ``(module, batch) -> (outputs, targets)``: with ``output_loss``, another way to define the loss.

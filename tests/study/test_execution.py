@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from lightning_tl.study.planned import Run
+from lightning_tl.study.execution import load_records, run_all
+from lightning_tl.study.plan_items import Run
 from lightning_tl.study.runs import Outcome
-from lightning_tl.study.schedule import load_records, run_all
 
 
 def run(name: str, start: str | None = None) -> Run:

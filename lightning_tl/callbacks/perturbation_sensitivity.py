@@ -7,7 +7,7 @@ from typing import Any
 
 from lightning_tl.callbacks.measurement import LossMeasurement
 from lightning_tl.measure.measures import SensitivityMeasure
-from lightning_tl.measure.noise import NoiseKind, Reference
+from lightning_tl.measure.noise_scales import NoiseKind, Reference
 
 
 class PerturbationSensitivity(LossMeasurement):

@@ -11,10 +11,10 @@ import pytest
 
 from lightning_tl.errors import UserError
 from lightning_tl.laws.advice import DIFFERENT, MODEL, MORE, advise
-from lightning_tl.laws.decide import Budget, choices, model_parameters, next_size
 from lightning_tl.laws.forms import FullLaw
 from lightning_tl.laws.group_fits import Method, analyse
 from lightning_tl.laws.results_table import Columns, groups
+from lightning_tl.laws.spending import Budget, choices, model_parameters, next_size
 from lightning_tl.laws.transfer_gaps import gap_by_model_size
 
 SIZES = 1000 * 2.0 ** np.arange(7)
