@@ -60,8 +60,8 @@ def hessian_trace(
             else 8.
         scales: √Σ by parameter, as from :func:`~lightning_tl.measure.noise_scales.noise_scales`: one number, or one for
             each index of the first dimension. Also estimate Tr ΣH, the rise of the loss under noise of scale γ over
-            ½γ² to second order. It is exact where Tr H is, at no further backward pass; elsewhere it costs as many products
-            again. Tr H has the same value with and without it, unless ``tolerance`` or ``max_seconds`` end it.
+            ½γ² to second order. It is exact where Tr H is, at no further backward pass; elsewhere it costs as many
+            products again. Tr H has the same value with and without it, unless ``tolerance`` or ``max_seconds`` end it.
         tolerance: Stop early once the standard error is below this share of the estimate; 0: spend the budget.
         max_seconds: Stop early after this time (then the result depends on the machine).
         groups: As in :func:`~lightning_tl.measure.params.group_names`.
