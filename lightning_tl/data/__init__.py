@@ -34,7 +34,7 @@ _HOMES = {
     "DigitScenes": "digit_scenes",
     "Digits": "digits",
     "ImageFolder": "image_folder",
-    "Rendered": "rendered",
+    "Rendered": "rendered_module",
     "RenderedImages": "rendered_images",
     "TorchvisionDataset": "torchvision_sets",
     "YoloDetection": "yolo",
