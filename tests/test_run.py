@@ -313,7 +313,7 @@ def test_unknown_keys_in_files(renders, tmp_path, content, key, near):
 
 def test_a_file_that_is_no_yaml(renders, tmp_path):
     (tmp_path / "bad.yaml").write_text("trainer: [")
-    with pytest.raises(UserError, match=r"bad\.yaml, line 1, column 11: not valid YAML"):
+    with pytest.raises(UserError, match=r"bad\.yaml, line 2, column 1: not valid YAML"):
         run(pretraining(renders, tmp_path / "out", f"--config={tmp_path}/bad.yaml"))
 
 

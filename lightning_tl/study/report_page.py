@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import yaml
 from lightning_tl import html_page as html
 from lightning_tl import markdown
 from lightning_tl._io.atomic import write_atomically
-from lightning_tl._io.files import is_file_name
+from lightning_tl._io.files import is_file_name, is_inside
 from lightning_tl.errors import UserError, shortened
 from lightning_tl.laws.advice import DIFFERENT
 from lightning_tl.laws.wording import left_out_sentence
@@ -194,14 +195,11 @@ def _pictures(folder: Path) -> list[Section]:
 
 def _predictions(folder: Path) -> list[tuple[Path, str]]:
     """Return pictures of the best run of each fine-tuning task with pre-training, and without."""
-    path = folder / "results.csv"
-    if not path.is_file():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row.get("error")]
+    rows = [(error, row) for row in _rows(folder) if (error := _finite(row.get("error"))) is not None]
     best: dict[tuple[str, bool], dict[str, str]] = {}
-    for row in sorted(rows, key=lambda row: float(row["error"])):
-        best.setdefault((row.get("finetune_task", ""), row.get("pretrain_images") == "0"), row)
+    for _, row in sorted(rows, key=lambda pair: pair[0]):
+        if is_inside(row.get("run_id") or ""):  # a table may name anything
+            best.setdefault((row.get("finetune_task") or "", row.get("pretrain_images") == "0"), row)
     figures = []
     for (task, scratch), row in sorted(best.items(), key=lambda item: item[0]):
         picture = folder / "runs" / row["run_id"] / "predictions.png"
@@ -262,15 +260,30 @@ def _checkpoints(names: dict[str, list[str]]) -> list[str]:
     ]
 
 
-def _every_run(folder: Path) -> list[Section]:
+def _rows(folder: Path) -> list[dict[str, str]]:
+    """Return the rows of ``results.csv``; none where there is no such file."""
     path = folder / "results.csv"
     if not path.is_file():
         return []
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+            return list(csv.DictReader(file))
     except (ValueError, csv.Error) as error:
         raise UserError(f"{path}: is not a CSV table ({shortened(error)}); run the study again") from error
+
+
+def _finite(text: str | None) -> float | None:
+    try:
+        value = float(text or "")
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _every_run(folder: Path) -> list[Section]:
+    rows = _rows(folder)
+    if not rows:
+        return []
     # columns that hold anything; what all rows share is said once
     columns = [name for name in (rows[0] if rows else {}) if name is not None and any(row[name] for row in rows)]
     varying = [name for name in columns if len({row[name] for row in rows}) > 1 or name in ("run_id", "error")]

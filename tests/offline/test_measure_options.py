@@ -5,8 +5,8 @@ from typing import get_args
 import pytest
 
 from lightning_tl.errors import UserError
-from lightning_tl.measure import noise_scales as noise
-from lightning_tl.offline import measure_options as options
+from lightning_tl.measure.noise_scales import NoiseKind
+from lightning_tl.offline import measure_options
 from lightning_tl.offline.measure_options import MeasureOptions
 
 
@@ -33,4 +33,4 @@ def test_what_cannot_be(arguments, message):
 
 
 def test_the_kinds_of_noise_are_those_that_can_be_measured():
-    assert get_args(options.NoiseKind) == get_args(noise.NoiseKind)
+    assert get_args(measure_options.NoiseKind) == get_args(NoiseKind)

@@ -66,7 +66,6 @@ def test_manifest(split: Path) -> None:
     (shard,) = manifest["shards"]
     assert all(f'"{key}"' in PAGE for key in shard)
     assert shard["scenes"] == [0, 2]
-    assert (split / "shards" / f"{shard['name'][:6]}.tar.sha256").is_file()
 
 
 def test_members(members: dict[str, dict[str, bytes]]) -> None:
