@@ -311,7 +311,7 @@ class CheckCLI(RunCLI):
     def open_data(self) -> None:
         """List the images for training and validation, so that missing folders and too small sets are known.
 
-        A data module that is not one of ours is left alone.
+        A data module that is not one of ours is not changed.
         """
         if isinstance(self.datamodule, BatchedDataModule):
             with _quiet():

@@ -56,7 +56,7 @@ class Measurement(Callback):
 
     Values are logged by all loggers of the trainer, at the step they were measured and whatever ``log_every_n_steps``
     is, and to ``trainer.callback_metrics``. Under ``trainer.validate`` and ``trainer.test`` there is one measurement,
-    at the end. What a measurement costs, in training steps, is told after ten steps. With another module, or another
+    at the end. What a measurement costs, in training steps, is reported after ten steps. With another module or
     trainer, ``fit`` begins anew.
 
     Raises:

@@ -208,13 +208,13 @@ def _other_layout(root: Path, wanted: str) -> dict[str, tuple[str | None, str | 
         UserError: It is a folder in YOLO's format.
     """
     name = "_annotations.coco.json"
-    found = {own: folder for own, folder in _ROBOFLOW.items() if (root / folder / name).is_file()}
-    if "train" in found and ("val" in found or "test" in found):
-        found.setdefault("val", "test")  # without a validation set its test images are the test
-        if found["val"] == "test":
-            found.pop("test", None)
-        rank_zero_info(f"{root}: read as Roboflow exports COCO ({', '.join(found.values())})")
-        return {own: (found.get(own), f"{found[own]}/{name}" if own in found else None) for own in _ROBOFLOW}
+    folders = {own: folder for own, folder in _ROBOFLOW.items() if (root / folder / name).is_file()}
+    if "train" in folders and ("val" in folders or "test" in folders):
+        folders.setdefault("val", "test")  # without a validation set its test images are the test
+        if folders["val"] == "test":
+            folders.pop("test", None)
+        rank_zero_info(f"{root}: read as Roboflow exports COCO ({', '.join(folders.values())})")
+        return {own: (folders.get(own), f"{folders[own]}/{name}" if own in folders else None) for own in _ROBOFLOW}
     if any((root / file).is_file() for file in ("data.yaml", "dataset.yaml")) or (root / "labels").is_dir():
         raise UserError(f"{root / wanted}: no such file; the folder is in YOLO's format: choose --data YoloDetection")
     return None

@@ -99,16 +99,16 @@ def _panels(pixels: np.ndarray, target: Any, output: Any, names: _Names) -> tupl
         return _points(pixels, target), _points(pixels, output)
     if target.ndim == 1 and target.shape == output.shape:
         shown = [names[i] for i in torch.nonzero(target > _SURE).flatten().tolist()]
-        found = [names[i] for i in torch.nonzero(output.sigmoid() > _SURE).flatten().tolist()]
-        return _text(pixels, ", ".join(shown) or "nothing"), _text(pixels, ", ".join(found) or "nothing")
+        predicted = [names[i] for i in torch.nonzero(output.sigmoid() > _SURE).flatten().tolist()]
+        return _text(pixels, ", ".join(shown) or "nothing"), _text(pixels, ", ".join(predicted) or "nothing")
     return _text(pixels, "no picture of such a target"), _text(pixels, "")
 
 
-def _boxes(pixels: np.ndarray, found: dict[str, Tensor], names: _Names) -> Image.Image:
+def _boxes(pixels: np.ndarray, output: dict[str, Tensor], names: _Names) -> Image.Image:
     tile = _enlarged(pixels)
     draw, scale = ImageDraw.Draw(tile), _SIDE / max(pixels.shape[:2])
-    scores = found.get("scores")
-    for number, (box, label) in enumerate(zip(found["boxes"].cpu().tolist(), found["labels"].tolist(), strict=True)):
+    scores = output.get("scores")
+    for number, (box, label) in enumerate(zip(output["boxes"].cpu().tolist(), output["labels"].tolist(), strict=True)):
         left, top, right, bottom = (value * scale for value in box)
         color = category_color(int(label))
         draw.rectangle((left, top, max(left, right - 1), max(top, bottom - 1)), outline=color, width=2)

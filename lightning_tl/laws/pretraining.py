@@ -73,9 +73,9 @@ def benefit(item: GroupResult, level: float = 0.95) -> Benefit | None:
     own, scratch = group.runs[group.runs["n"] == n], group.scratch
     counts = (len(own), len(scratch))
     if isinstance(item, GroupFit) and item.scratch is not None and item.law.dof > 0:
-        found = item.scratch
-        low, high = float(found.low[-1]), float(found.high[-1])
-        return Benefit(item.label, n, float(found.ratio[-1]), low, high, item.law.level, *counts, True)
+        contrast = item.scratch
+        low, high = float(contrast.low[-1]), float(contrast.high[-1])
+        return Benefit(item.label, n, float(contrast.ratio[-1]), low, high, item.law.level, *counts, True)
     if "s" in own:
         largest = own["s"].max()
         own, scratch = own[own["s"] == largest], scratch[scratch["s"] == largest]
@@ -119,46 +119,46 @@ def first_answer(fits: Sequence[GroupResult]) -> list[str]:
     questions = list(dict.fromkeys(item.group.question for item in fits if item.group.question))
     if questions:
         return questions
-    found = [result for item in fits if (result := benefit(item)) is not None]
-    if not found:
+    benefits = [result for item in fits if (result := benefit(item)) is not None]
+    if not benefits:
         return [
             "Whether pre-training is better than none is not known: there is no run without it (size 0). Add some; in "
             "a study, by scratch: true."
         ]
-    sentences = [_verdict(found) + (f" {_grounds(found)}" if len(found) <= _MANY else "")]
-    if any(result.scratch_runs == 1 for result in found):
+    sentences = [_verdict(benefits) + (f" {_grounds(benefits)}" if len(benefits) <= _MANY else "")]
+    if any(result.scratch_runs == 1 for result in benefits):
         sentences.append(
             "Without pre-training there is one run only, so its scatter is not known"
-            + (" and is taken to be that of the others" if any(result.by_law for result in found) else "")
+            + (" and is taken to be that of the others" if any(result.by_law for result in benefits) else "")
             + ": repeat it with other seeds and draws before relying on this."
         )
     return sentences
 
 
-def _verdict(found: Sequence[Benefit]) -> str:
-    signs = [result.sign for result in found]
+def _verdict(benefits: Sequence[Benefit]) -> str:
+    signs = [result.sign for result in benefits]
     words = {-1: "better than none", 1: "worse than none"}
     if len(set(signs)) == 1:
         if signs[0]:
-            together = {1: "", 2: " with both"}.get(len(found), f" with all {len(found)}")
+            together = {1: "", 2: " with both"}.get(len(benefits), f" with all {len(benefits)}")
             return f"Pre-training is {words[signs[0]]}{together}."
-        any_of = {1: "", 2: " with either"}.get(len(found), f" with any of the {len(found)}")
+        any_of = {1: "", 2: " with either"}.get(len(benefits), f" with any of the {len(benefits)}")
         return f"Whether pre-training is better than none cannot be determined{any_of}."
-    if len(found) > _MANY:
+    if len(benefits) > _MANY:
         counts = [(signs.count(sign), text) for sign, text in ((-1, words[-1]), (1, words[1]), (0, "undetermined"))]
-        return f"Pre-training, of {len(found)} groups: {', '.join(f'{text} in {n}' for n, text in counts if n)}."
+        return f"Pre-training, of {len(benefits)} groups: {', '.join(f'{text} in {n}' for n, text in counts if n)}."
     parts = []
     for sign, text in ((-1, f"is {words[-1]} with"), (1, f"is {words[1]} with"), (0, "is undetermined with")):
-        names = [result.label for result in found if result.sign == sign]
+        names = [result.label for result in benefits if result.sign == sign]
         if names:
             parts.append(f"{text} {' and '.join(names)}")
     return f"Pre-training {', '.join(parts)}."
 
 
-def _grounds(found: Sequence[Benefit]) -> str:
+def _grounds(benefits: Sequence[Benefit]) -> str:
     texts = []
-    for result in found:
-        start = f"{result.label}, at" if len(found) > 1 else "At"
+    for result in benefits:
+        start = f"{result.label}, at" if len(benefits) > 1 else "At"
         size = lower_or_higher(result.ratio)
         change = f"{start} n = {result.n:,.0f}: error {size}{'' if size == 'unchanged' else ' than without'}"
         runs = f"{_count(result.runs)} against {_count(result.scratch_runs)} without"

@@ -60,7 +60,7 @@ class Attempts:
         Args:
             action: What to do.
             step: For the message.
-            shared: All processes take part, and exchange messages: they are told where one fails, so that none waits.
+            shared: All processes take part, and exchange messages: they learn where one fails, so that none waits.
         """
         shared = shared and self.host.world > 1
         try:
@@ -99,7 +99,7 @@ class Attempts:
         return new
 
     def _agree(self, well: bool) -> None:
-        """Tell the other processes whether this one has failed, and be told."""
+        """Tell the other processes whether this one has failed, and learn whether they have."""
         share = float(self.host.reduce(torch.tensor(1.0 if well else 0.0, device=self.device)))
         if well and share < 1:
             raise _OtherProcessFailedError("another process could not measure; see its messages")

@@ -90,12 +90,12 @@ class Rewind:
     A ``training_step`` may write to weights itself: a momentum encoder (BYOL, MoCo), the centre of DINO's loss, a
     queue, clamped weights. Evaluated again, it would start from other values, and the loss would be no function of the
     weights. What is written is found at the first evaluation. Values that the measurement has written since (perturbed
-    weights, BatchNorm's statistics) are left alone.
+    weights, BatchNorm's statistics) are kept.
 
     Args:
         module: The module.
         state: Its state on entering, with the values of its tensors.
-        leave: Modules of which attributes and buffers are left alone.
+        leave: Modules whose attributes and buffers are not restored.
         parameters: Undo what is written to parameters.
 
     Attributes:

@@ -97,8 +97,8 @@ def own_initialisation(
 class _Search:
     def __init__(self, module: nn.Module, params: Mapping[str, Tensor], start: Mapping[str, StartSpread]) -> None:
         self.module, self.params, self.start = module, params, start
-        told = [found.drawn for found in start.values() if found.spread and found.drawn is not None]
-        self.fresh = bool(told) and sum(told) > 0.9 * len(told)
+        drawn = [found.drawn for found in start.values() if found.spread and found.drawn is not None]
+        self.fresh = bool(drawn) and sum(drawn) > 0.9 * len(drawn)
         self.names = {id(p): name for name, p in params.items()}
         self.result = Initialisation()
         self.doubtful: dict[str, list[str]] = {}

@@ -1,4 +1,4 @@
-"""The layers whose gradients of single samples are known in factors, and how the factors are found.
+"""The layers whose gradients of single samples are known in factors, and how the factors are computed.
 
 Torch's layers are recognised by their class; those of other libraries (RMSNorm in all its versions, Hugging Face's
 ``Conv1D``) by name and parameters. A class may compute something else than its base class or its name says: whoever
@@ -77,19 +77,19 @@ def _linear(layer: nn.Linear, a: Tensor, g: Tensor, n: int, wanted: set[str]) ->
 
 def _transposed_linear(layer: Any, a: Tensor, g: Tensor, n: int, wanted: set[str]) -> dict[str, SampleGradients]:
     g = _positions(layer, g, n)
-    found: dict[str, SampleGradients] = {}
+    gradients: dict[str, SampleGradients] = {}
     if "weight" in wanted:
-        found["weight"] = Outer(a, g, tuple(layer.weight.shape))
-    return found | _weight_and_bias(a, g, layer, wanted - {"weight"})
+        gradients["weight"] = Outer(a, g, tuple(layer.weight.shape))
+    return gradients | _weight_and_bias(a, g, layer, wanted - {"weight"})
 
 
 def _weight_and_bias(a: Tensor, g: Tensor, layer: Any, wanted: set[str]) -> dict[str, SampleGradients]:
-    found: dict[str, SampleGradients] = {}
+    gradients: dict[str, SampleGradients] = {}
     if "bias" in wanted:
-        found["bias"] = Whole(g.sum(3).flatten(1))
+        gradients["bias"] = Whole(g.sum(3).flatten(1))
     if "weight" in wanted:
-        found["weight"] = Outer(g, a, tuple(layer.weight.shape))
-    return found
+        gradients["weight"] = Outer(g, a, tuple(layer.weight.shape))
+    return gradients
 
 
 def _patches(layer: nn.Conv2d, x: Tensor, n: int) -> Tensor | None:

@@ -216,7 +216,7 @@ class Objective:
         return torch.stack([self.batch_loss(i, graph=False).double() for i in range(len(self.batches))])
 
     def rounding(self, loss: float) -> float:
-        """Return the size of loss differences that rounding alone can make.
+        """Return the size of loss differences that rounding by itself can make.
 
         In fp32 its machine epsilon times the loss. With ``half_forward`` what the rounding of the layers does to this
         loss, |L in half precision − L in fp32| (one more pass in fp32), but at least :data:`HALF_FLOOR`.

@@ -26,7 +26,7 @@ from lightning_tl.measure.params import Groups, group_names, select
 from lightning_tl.measure.probe import Probe
 from lightning_tl.measured_value import Measured, logged
 
-# The cost is told after so many steps, and warned of from this share of the training time.
+# The cost is reported after so many steps, and warned of from this share of the training time.
 _STEPS_TO_COST = 10
 _LARGE_SHARE = 0.25
 _SECONDS_TO_PROGRESS = 10.0

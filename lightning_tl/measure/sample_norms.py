@@ -28,7 +28,7 @@ class _Call:
 
     Attributes:
         layer: The layer.
-        kind: How its gradients are found.
+        kind: How its gradients are computed.
         inputs: Its inputs.
         edge: The place of its output in the graph.
         kept: What its kind has prepared of the inputs.
@@ -133,20 +133,20 @@ class SampleNorms:
         """
         wanted = self.covered if scales is None else self.covered & scales.keys()
         several = self._several()
-        alone: list[tuple[int, Tensor]] = []
+        single: list[tuple[int, Tensor]] = []
         shared: dict[int, list[SampleGradients]] = {}
         for call, gradient in zip(self._calls, gradients, strict=True):
-            for index, found in self._gradients(call, gradient, samples, wanted).items():
-                part = found if scales is None else found.scaled(scales[index])
+            for index, factors in self._gradients(call, gradient, samples, wanted).items():
+                part = factors if scales is None else factors.scaled(scales[index])
                 if index in several:
                     shared.setdefault(index, []).append(part)
                 else:
-                    alone.append((index, part.squared_norm()))
-        alone += [(index, squared_norm(uses)) for index, uses in shared.items()]
+                    single.append((index, part.squared_norm()))
+        single += [(index, squared_norm(uses)) for index, uses in shared.items()]
         norms = torch.zeros(self._count, dtype=torch.float64)
-        if alone:
-            values = torch.stack([value.double() for _, value in alone]).cpu()
-            norms.index_add_(0, torch.tensor([index for index, _ in alone]), values)
+        if single:
+            values = torch.stack([value.double() for _, value in single]).cpu()
+            norms.index_add_(0, torch.tensor([index for index, _ in single]), values)
         return norms
 
     def totals(self, gradients: Sequence[Tensor | None], samples: int) -> dict[int, Tensor]:
@@ -163,11 +163,11 @@ class SampleNorms:
         several, uses = self._several(), dict[int, list[SampleGradients]]()
         for position, (call, gradient) in enumerate(zip(self._calls, gradients, strict=True)):
             try:
-                for index, found in self._gradients(call, gradient, samples, self.covered).items():
+                for index, factors in self._gradients(call, gradient, samples, self.covered).items():
                     if index in several:
-                        uses.setdefault(index, []).append(found)
+                        uses.setdefault(index, []).append(factors)
                     else:
-                        sums[index] = found.total()
+                        sums[index] = factors.total()
             except (RuntimeError, TypeError, IndexError) as error:  # a subclass that computes something else
                 if isinstance(error, torch.OutOfMemoryError):
                     raise
@@ -197,8 +197,8 @@ class SampleNorms:
             size = prepared.numel() * prepared.itemsize if new else 0
             if self._bytes + size <= _KEPT_BYTES:
                 call.kept, self._bytes = prepared, self._bytes + size
-        found = call.kind.gradients(call.layer, prepared, gradient, samples, set(own))
-        return {own[name]: value for name, value in found.items()}
+        by_entry = call.kind.gradients(call.layer, prepared, gradient, samples, set(own))
+        return {own[name]: value for name, value in by_entry.items()}
 
     def _own(self, call: _Call) -> dict[str, int]:
         named = call.layer.named_parameters(recurse=False)

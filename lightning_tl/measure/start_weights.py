@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# of fewer numbers than these, in so many rows, training leaves no trace that could be told from chance
+# of fewer numbers than these, in so many rows, training leaves no trace that could be distinguished from chance
 _FEWEST, _FEWEST_ROWS = 256, 8
 _SIGMAS = 5.0
 _SAMPLED = 1 << 20  # of more numbers, whole rows are left out

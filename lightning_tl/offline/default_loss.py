@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lightning_tl.errors import UserError
 from lightning_tl.measure.objective import LossFn
 
-#: By these names of its first parameter a function of module and batch is told from a criterion.
+#: By these names of its first parameter a function of module and batch is distinguished from a criterion.
 MODULE_NAMES = ("module", "model", "net", "network", "pl_module")
 
 

@@ -73,24 +73,24 @@ def chosen_revisions(place: Place, series: SeriesOptions) -> list[Revision]:
     """
     names = list(series.revisions) or place.revisions()
     per_step = None if series.tokens_per_step is None else count_of(series.tokens_per_step)
-    found = [revision_of(name, per_step) for name in names]
+    revisions = [revision_of(name, per_step) for name in names]
     if series.tokens:
         if len(series.tokens) != len(series.revisions):
             raise UserError(
                 f"--tokens has {len(series.tokens)} values for {len(series.revisions)} revisions; name the "
                 "--revisions, and give --tokens with one value for each, in their order"
             )
-        pairs = zip(found, series.tokens, strict=True)
-        found = [Revision(revision.name, revision.step, count_of(tokens)) for revision, tokens in pairs]
+        pairs = zip(revisions, series.tokens, strict=True)
+        revisions = [Revision(revision.name, revision.step, count_of(tokens)) for revision, tokens in pairs]
     elif not series.revisions:  # such as main, whose name tells nothing
-        found = [revision for revision in found if revision.budget is not None]
-        if not found:
+        revisions = [revision for revision in revisions if revision.budget is not None]
+        if not revisions:
             raise UserError(
                 f"{place.name}: no name of its {len(names)} revisions tells a step or tokens ({', '.join(names[:6])}); "
                 "name them with --revisions, and give --tokens with one value for each"
             )
-    check_names(found)
-    chosen = ordered(found)
+    check_names(revisions)
+    chosen = ordered(revisions)
     return chosen if series.spread is None else spread(chosen, series.spread)
 
 
@@ -152,8 +152,8 @@ class _LanguageSeries:
 
     def _noise(self, model: nn.Module, params: dict[str, nn.Parameter]) -> dict[str, Tensor]:
         if self._scales is None or self.options.noise != "init":  # that of the initialisation is the same for all
-            found = noise_scales(model, params, self.options.noise, seed=self.options.seed)
-            self._scales = {name: scale.clone() for name, scale in found.items()}
+            scales = noise_scales(model, params, self.options.noise, seed=self.options.seed)
+            self._scales = {name: scale.clone() for name, scale in scales.items()}
         return self._scales
 
     def _distances(self, params: dict[str, nn.Parameter], step: int, index: int) -> list[Measured]:

@@ -55,7 +55,7 @@ def sentences(analysis: SeriesAnalysis) -> list[str]:
         details.append("There is one batch: no interval covers the choice of the data (--batches 8).")
     if len(analysis.budgets) < FEW:
         details.append(
-            f"With {len(analysis.budgets)} checkpoints hardly any turn can be told from fluctuation between them; "
+            f"With {len(analysis.budgets)} checkpoints a turn can hardly be distinguished from fluctuation; "
             f"{FEW + 1} or more, evenly spaced in the logarithm of {analysis.unit}, can show one."
         )
     return details

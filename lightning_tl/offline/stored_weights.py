@@ -88,9 +88,9 @@ def _pairs(params: Mapping[str, Tensor], stored: list[str]) -> dict[str, str]:
     for prefix in sorted(firsts, key=len):
         for added in (True, False):
             renamed = {name: prefix + name if added else name.removeprefix(prefix) for name in params}
-            found = {name: known[other] for name, other in renamed.items() if other in known}
-            if len(found) > len(best):
-                best = found
+            matching = {name: known[other] for name, other in renamed.items() if other in known}
+            if len(matching) > len(best):
+                best = matching
     return best
 
 

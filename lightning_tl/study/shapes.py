@@ -190,10 +190,10 @@ def problem(content: Any, shape: Any) -> str:
     """
     if _too_deep(content):
         return "it is nested too deeply"
-    found = _differs(content, shape, "")
-    if not found and shape is RunRecord and content["checkpoint"] and not is_inside(content["checkpoint"]):
+    difference = _differs(content, shape, "")
+    if not difference and shape is RunRecord and content["checkpoint"] and not is_inside(content["checkpoint"]):
         return f"checkpoint leads out of the folder: {shortened(content['checkpoint'])}"
-    return found
+    return difference
 
 
 def _too_deep(content: Any) -> bool:
@@ -215,8 +215,8 @@ def _differs(value: Any, kind: Any, where: str) -> str:
         return ""
     origin, parts = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
-        found = [_differs(value, part, where) for part in parts]
-        return "" if "" in found else min(found, key=lambda text: (text.startswith(f"{where}: "), text))
+        differences = [_differs(value, part, where) for part in parts]
+        return "" if "" in differences else min(differences, key=lambda text: (text.startswith(f"{where}: "), text))
     if is_dataclass(kind):
         return _differs_from_dataclass(value, kind, where)
     if origin is list:
@@ -245,8 +245,8 @@ def _differs_from_dataclass(value: Any, kind: Any, where: str) -> str:
     for entry in fields(kind):
         place = f"{where}.{entry.name}" if where else entry.name
         if entry.name in value:
-            if found := _differs(value[entry.name], hints[entry.name], place):
-                return found
+            if difference := _differs(value[entry.name], hints[entry.name], place):
+                return difference
         elif entry.default is MISSING and entry.default_factory is MISSING:
             return f"{place} is missing"
     return ""

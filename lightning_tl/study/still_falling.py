@@ -59,7 +59,7 @@ def still_falling(runs: Iterable[Run], records: Mapping[str, Any], out: Path) ->
         Stage → ``{"metric", "drop", "interval": [low, high] or None, "runs"}``.
     """
     finished = [run for run in runs if run.name in records and not run.trial]
-    found: dict[str, dict[str, Any]] = {}
+    falling: dict[str, dict[str, Any]] = {}
     for stage in _STAGES:
         tables = [next((out / "runs" / run.name).rglob("metrics.csv"), None) for run in finished if run.stage == stage]
         for metric in _NAMES:
@@ -71,9 +71,9 @@ def still_falling(runs: Iterable[Run], records: Mapping[str, Any], out: Path) ->
                 half = stats.t.ppf((1 + _LEVEL) / 2, len(drops) - 1) * np.std(drops, ddof=1) / np.sqrt(len(drops))
                 interval = [mean - float(half), mean + float(half)]
             if mean >= LEAST and (interval is None or interval[0] > 0):
-                found[stage] = {"metric": metric, "drop": mean, "interval": interval, "runs": len(drops)}
+                falling[stage] = {"metric": metric, "drop": mean, "interval": interval, "runs": len(drops)}
                 break
-    return found
+    return falling
 
 
 def sentences(falling: Mapping[str, Mapping[str, Any]]) -> list[str]:
