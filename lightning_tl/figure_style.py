@@ -113,6 +113,11 @@ def headed(figure: Figure, text: str) -> None:
         figure.suptitle(text, fontsize=10, x=0.01, y=1 - 0.08 / (height + more), ha="left", va="top")
 
 
+def superscript(number: str) -> str:
+    """Return a number in raised digits, for an exponent in a text: dollar signs in texts are no formulas."""
+    return number.translate(str.maketrans("0123456789-.", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻·"))
+
+
 def save(figure: Figure, path: str | Path) -> None:
     """Write a figure; the format follows from the file's name."""
     import matplotlib as mpl

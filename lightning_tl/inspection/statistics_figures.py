@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from lightning_tl.figure_style import save
 from lightning_tl.inspection.split_statistics import SplitStats
 
 _COLORS = ("#0072b2", "#d55e00")
@@ -36,7 +37,7 @@ def class_figure(statistics: dict[str, SplitStats], path: Path) -> None:
     axes.set_ylabel("objects")
     figure.legend(loc="outside upper right", ncols=len(statistics), frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path)
+    save(figure, path)
 
 
 def histogram_figure(statistics: dict[str, SplitStats], path: Path) -> None:
@@ -60,7 +61,7 @@ def histogram_figure(statistics: dict[str, SplitStats], path: Path) -> None:
     last = figure.axes[-1]
     last.axis("off")
     last.legend(*figure.axes[0].get_legend_handles_labels(), frameon=False, loc="upper left")
-    figure.savefig(path)
+    save(figure, path)
 
 
 def _edges(name: str, values: np.ndarray) -> np.ndarray:

@@ -18,6 +18,7 @@ from lightning_tl.figure_style import (
     new_figure,
     noted,
     plain_ticks,
+    superscript,
     wrapped,
 )
 from lightning_tl.laws.forms import Array
@@ -202,7 +203,8 @@ def equation(item: GroupFit) -> str:
     if law.at_bound("alpha"):  # flat, or a single step: D and alpha say nothing
         return f"flat, {law.predict([item.largest])[0]:.2g}"
     scale = f"{law.params[law.form.parameters[0]]:.2g}"
-    return rf"{scale}·$n^{{-{law.params['alpha']:.2g}{star['alpha']}}}${gap}"
+    exponent = superscript(f"{-law.params['alpha']:.2g}")
+    return f"{scale}·n{exponent}{star['alpha']}{gap}"
 
 
 def _scales(axes: Axes, drawn: Sequence[GroupResult]) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lightning_tl.figure_style import COLOURS, MARKERS, STYLE, fitting, headed, new_figure
+from lightning_tl.figure_style import COLOURS, MARKERS, STYLE, fitting, headed, new_figure, superscript
 from lightning_tl.laws.forms import Array
 from lightning_tl.laws.group_fits import GroupFit, GroupResult, fitted
 from lightning_tl.laws.transfer_gaps import gap_by_model_size
@@ -88,7 +88,8 @@ def model_size_figure(fits: Sequence[GroupResult], title: str | None = None) -> 
             label = family.label
             if family.law is not None:
                 x = np.geomspace(family.parameters.min(), family.parameters.max(), 30)
-                label += f": ∝ parameters$^{{{-family.law.params['alpha']:.2g}}}$"
+                exponent = superscript(f"{-family.law.params['alpha']:.2g}")
+                label += f": ∝ parameters{exponent}"
                 axes.plot(x, family.law.predict(x), color=colour, linewidth=1.3)
             _intervals(axes, place, family.items, "C", colour, MARKERS[i % len(MARKERS)], label)
         axes.set_xscale("log")

@@ -147,12 +147,10 @@ def _verdict(benefits: Sequence[Benefit]) -> str:
     if len(benefits) > _MANY:
         counts = [(signs.count(sign), text) for sign, text in ((-1, words[-1]), (1, words[1]), (0, "undetermined"))]
         return f"Pre-training, of {len(benefits)} groups: {', '.join(f'{text} in {n}' for n, text in counts if n)}."
-    parts = []
-    for sign, text in ((-1, f"is {words[-1]} with"), (1, f"is {words[1]} with"), (0, "is undetermined with")):
-        names = [result.label for result in benefits if result.sign == sign]
-        if names:
-            parts.append(f"{text} {' and '.join(names)}")
-    return f"Pre-training {', '.join(parts)}."
+    names = {sign: " and ".join(result.label for result in benefits if result.sign == sign) for sign in (-1, 1, 0)}
+    known = " and ".join(f"{words[sign]} with {names[sign]}" for sign in (-1, 1) if names[sign])
+    unknown = f"; with {names[0]}, this cannot be determined" if names[0] else ""
+    return f"Pre-training is {known}{unknown}."
 
 
 def _grounds(benefits: Sequence[Benefit]) -> str:

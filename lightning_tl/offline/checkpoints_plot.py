@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lightning_tl.figure_style import save
 from lightning_tl.measured_value import Measured
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def plot_measurements(records: Sequence[Measured], path: Path) -> None:
     if along:
         _along(axes[-1], along, _select(records, "quadratic_along"))
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    save(figure, path)
 
 
 def _select(records: Sequence[Measured], quantity: str, group: str = "") -> list[Measured]:

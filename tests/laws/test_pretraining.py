@@ -90,7 +90,7 @@ def test_two_renderings_that_differ() -> None:
     )
     (sentence,) = first_answer(analyse(groups(both)))
     assert sentence.startswith(
-        "Pre-training is better than none with good, is worse than none with bad. good, at n = 100"
+        "Pre-training is better than none with good and worse than none with bad. good, at n = 100"
     )
 
 
