@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib import rcParams
 from matplotlib.colors import to_rgb
+from matplotlib.text import Text
 
 from lightning_tl.figure_style import COLOURS, save
 from lightning_tl.laws import FullLaw
-from lightning_tl.laws.curve_figures import law_figure, linearised_figure
+from lightning_tl.laws.curve_figures import equation, law_figure, linearised_figure
 from lightning_tl.laws.fine_tuning_figure import fine_tuning_figure
 from lightning_tl.laws.group_fits import analyse
 from lightning_tl.laws.law_figures import figures
@@ -60,6 +63,18 @@ def test_the_law_figure_shows_points_laws_bands_and_scratch(two) -> None:
     at = edge[np.isclose(edge[:, 0], 64)][:, 1]
     assert at.min() == pytest.approx(np.exp(low))
     assert at.max() == pytest.approx(np.exp(high))
+
+
+def test_no_text_shows_the_marks_of_a_formula(two, many, tmp_path) -> None:
+    """Dollar signs are not read as formulas, so that no text of ours may count on them."""
+    for fits in (two, many):
+        for name, figure in figures(fits).items():
+            save(figure, tmp_path / f"{name}.png")
+            texts = [text for text in figure.findobj(Text) if text.get_visible() and not text.get_parse_math()]
+            assert not [text for text in texts if "$" in text.get_text()]
+    alpha = re.search("n(⁻[⁰¹²³⁴⁵⁶⁷⁸⁹·]+)", equation(two[0]))[1]
+    number = alpha.translate(str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻·", "0123456789-."))
+    assert float(number) == pytest.approx(-two[0].law.params["alpha"], abs=0.006)
 
 
 def test_colours_stay_apart_for_colour_blind_readers() -> None:
