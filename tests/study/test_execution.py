@@ -49,7 +49,7 @@ class Pretended:
 
 def write(folder: Path, key: str, value: int) -> dict:
     folder.mkdir(parents=True, exist_ok=True)
-    record = {"key": key, "checkpoint": "best.ckpt", "value": value}
+    record = {"key": key, "checkpoint": "best.ckpt", "metrics": {}, "facts": {}, "seconds": 1.0, "value": value}
     (folder / "record.json").write_text(json.dumps(record))
     return record
 
