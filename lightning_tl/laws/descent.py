@@ -136,4 +136,5 @@ def _solved(square: Array, gradient: Array) -> Array:
         return np.linalg.solve(square, gradient[..., None])[..., 0].astype(float)
     except np.linalg.LinAlgError:
         ridge = 1e-9 * np.einsum("bii->bi", square)[..., None] * np.eye(square.shape[1])
-        return np.linalg.solve(square + ridge, gradient[..., None])[..., 0]
+        singular = np.linalg.det(square) == 0
+        return np.linalg.solve(np.where(singular[:, None, None], square + ridge, square), gradient[..., None])[..., 0]

@@ -12,9 +12,10 @@ from scipy.special import stdtr
 from lightning_tl.errors import UserError
 from lightning_tl.laws.clusters import Cells, half_width, widened
 from lightning_tl.laws.forms import Array, Form, Quantity, ResidualSpace, Sizes
-from lightning_tl.laws.least_squares import Points, Prior, Problem
+from lightning_tl.laws.least_squares import Prior, Problem
+from lightning_tl.laws.points import Points
 from lightning_tl.laws.region import Region, noise_variance, region_of, threshold
-from lightning_tl.laws.search import Search
+from lightning_tl.laws.search import Search, searched
 
 #: Sizes beyond this are reported as out of reach.
 MOST_IMAGES = 1e12
@@ -77,7 +78,7 @@ class FittedLaw:
     def __post_init__(self) -> None:
         sizes = Sizes(self.cells.n, self.cells.s, float(self.cells.n.min()), float(self.cells.s.min()))
         points = Points(sizes, self.cells.log_error, self.cells.weight, self.cells.cluster, self.shared)
-        self._search = Search(Problem(self.form, points, self.space, self.priors))
+        self._search = searched([Problem(self.form, points, self.space, self.priors)])[0]
         self.params = {name: self._natural(name, self._search.best(self._of(name))) for name in self.form.parameters}
 
     # ---- what was fitted -------------------------------------------------------------------------------------------

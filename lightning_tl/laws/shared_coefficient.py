@@ -206,7 +206,8 @@ def held_profile(law: FittedLaw, logs: Array) -> tuple[Array, Array]:
     problem, name = law.search.problem, law.form.parameters[0]
     held = Problem(law.form, problem.points, law.space, (Prior(name, 1.0), *law.priors))
     values = [np.log(p.value) if p.name in law.form.scales else p.value for p in law.priors]
-    aims = np.array([[*held.target, log, *values] for log in logs])
+    goal = held.aims(held.target)
+    aims = np.array([[*goal, log, *values] for log in logs])
     place = lowest(Space(held), aims)
     outer, plateau = Space(held).unplaced(place)
     return np.sum(held.residual(outer, plateau, aims)[0] ** 2, axis=-1), outer[:, 0]
