@@ -140,7 +140,7 @@ def _on_one_axis(searches: Sequence[Search], thresholds: Array) -> list[tuple[Ar
     if len(space.box):
         ends = np.searchsorted(of, np.arange(len(minima) + 1))
         logs = np.log(outer[:, 0])
-        axes = _pieces(space, thresholds, [logs[a:b] for a, b in zip(ends, ends[1:], strict=False)])
+        axes = _pieces(space, searches, thresholds, [logs[a:b] for a, b in zip(ends, ends[1:], strict=False)])
         axis, more_of = np.concatenate(axes), np.repeat(np.arange(len(axes)), list(map(len, axes)))
         more, rss = space.profiled(np.exp(axis)[:, None], more_of)
         keep = rss <= thresholds[more_of]
@@ -152,18 +152,24 @@ def _on_one_axis(searches: Sequence[Search], thresholds: Array) -> list[tuple[Ar
     return [(outer[of == i], plateau[of == i]) for i in range(len(searches))]
 
 
-def _pieces(space: Space, thresholds: Array, minima: Sequence[Array]) -> list[Array]:
+def _pieces(space: Space, searches: Sequence[Search], thresholds: Array, minima: Sequence[Array]) -> list[Array]:
     """Return points of the logarithmic outer axis that fill the pieces of each region: their ends to 1e-4 of the whole.
 
     Args:
         space: The places of the problems.
+        searches: Their searches; one that occurs with several thresholds is profiled once.
         thresholds: The regions' thresholds, shape (regions,).
         minima: Points of the axis that are inside each.
     """
     low, high = np.log(space.box[0])
-    axes = [np.unique(np.concatenate([np.linspace(low, high, _POINTS), inner])) for inner in minima]
-    below = _under(space, thresholds, dict(enumerate(axes)))
-    insides = [below[i] | np.isin(axis, inner) for i, (axis, inner) in enumerate(zip(axes, minima, strict=True))]
+    base = np.linspace(low, high, _POINTS)
+    rss = _profiles(space, base, searches)
+    axes = [np.unique(np.concatenate([base, inner])) for inner in minima]
+    insides = []
+    for axis, inner, values, limit in zip(axes, minima, rss, thresholds, strict=True):
+        inside = np.isin(axis, inner)
+        inside[np.searchsorted(axis, base)] |= values <= limit
+        insides.append(inside)
     for _ in range(8):
         finer = {}
         for i, (axis, inside) in enumerate(zip(axes, insides, strict=True)):
@@ -179,6 +185,15 @@ def _pieces(space: Space, thresholds: Array, minima: Sequence[Array]) -> list[Ar
             order = np.argsort(axis)
             axes[i], insides[i] = axis[order], np.concatenate([insides[i], more])[order]
     return [_spread(axis, inside) for axis, inside in zip(axes, insides, strict=True)]
+
+
+def _profiles(space: Space, axis: Array, searches: Sequence[Search]) -> Array:
+    """Return the sums of squares along the logarithmic axis for each of the searches, shape (searches, points)."""
+    first = {id(search): i for i, search in reversed(list(enumerate(searches)))}
+    own = np.array(sorted(first.values()))
+    rss = space.profiled(np.tile(np.exp(axis), len(own))[:, None], np.repeat(own, len(axis)))[1]
+    place = {int(i): row for row, i in enumerate(own)}
+    return rss.reshape(len(own), -1)[[place[first[id(search)]] for search in searches]]
 
 
 def _under(space: Space, thresholds: Array, axes: Mapping[int, Array]) -> dict[int, NDArray[np.bool_]]:
