@@ -145,11 +145,23 @@ def _error_now(item: GroupFit) -> float:
 
 
 def _pairs(fits: Sequence[GroupFit]) -> list[tuple[GroupFit, GroupFit]]:
-    pairs = [
-        (a, b)
-        for a, b in combinations(fits, 2)
-        if len(fits) <= MANY or sum(a.group.keys[name] != b.group.keys.get(name) for name in a.group.keys) == 1
+    """Return the pairs to compare: of many groups, those that differ in one column, and not more than are read."""
+    if len(fits) <= MANY:
+        return list(combinations(fits, 2))
+    alike: dict[tuple[str, tuple[str, ...]], list[int]] = {}
+    others = [
+        {name: tuple(value for key, value in item.group.keys.items() if key != name) for name in item.group.keys}
+        for item in fits
     ]
+    for i, rests in enumerate(others):
+        for name, rest in rests.items():
+            alike.setdefault((name, rest), []).append(i)
+    pairs: list[tuple[GroupFit, GroupFit]] = []
+    for i, rests in enumerate(others):
+        rivals = {j for name, rest in rests.items() for j in alike[name, rest] if j > i}
+        pairs += [(fits[i], fits[j]) for j in sorted(rivals)]
+        if len(pairs) >= _MOST_PAIRS:
+            break
     return pairs[:_MOST_PAIRS]
 
 

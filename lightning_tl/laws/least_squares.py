@@ -258,12 +258,12 @@ class Problem:
         """Return which part that falls with n would give the scale its prior's value; ``None`` without such a prior.
 
         Args:
-            outer: Outer parameters, shape (b, k).
-            plateau: Plateaus of curves that, fitted to the points, give the level of the error, shape (b,).
+            outer: Outer parameters, shape (..., k).
+            plateau: Plateaus of curves that, fitted to the points, give the level of the error, shape (...).
             aims: Aims for each, see :meth:`residual`; default the problem's own.
 
         Returns:
-            1 - share (see :func:`lightning_tl.laws.forms.split`), in [0, 1], shape (b,).
+            1 - share (see :func:`lightning_tl.laws.forms.split`), in [0, 1], shape (...).
         """
         if self._scaled is None:
             return None
@@ -271,7 +271,7 @@ class Problem:
         rest = None if aims is None else np.delete(aims, self._goal.shape[-1] + self._scaled, axis=-1)
         linear = self._unscaled.residual(outer, plateau, rest)[1]
         # With the plateau 0 all of the error falls with n: the scale's log is less by the log of the part that does.
-        whole = self._quantities[self._scaled](outer, np.zeros(len(outer)))[0]
+        whole = self._quantities[self._scaled](outer, np.zeros(outer.shape[:-1]))[0]
         needed = np.asarray(values - whole) - np.sum(linear * self._needs[..., self._scaled, :], axis=-1)
         falling: Array = np.exp(np.clip(needed, _LEAST_LOG, 0.0))
         return falling

@@ -109,16 +109,13 @@ class Space:
 
         Where the scale is held or has a prior, those at which curves through the points have that value are among them.
         """
+        problem, outer = self.problem.at(of[:, None]), outer[:, None]
+        aims = None if aims is None else aims[:, None]
         grid = np.broadcast_to(_SHARES[::thin], (len(outer), len(_SHARES[::thin])))
-        if self.problem.scale_known:
-            points, guesses = _crossed(outer, np.broadcast_to(_GUESSES, (len(outer), len(_GUESSES))))
-            each = np.repeat(np.arange(len(outer)), len(_GUESSES))
-            wanted = self.problem.at(of[each]).rest_for_scale(points, guesses, None if aims is None else aims[each])
-            grid = np.sort(np.concatenate([grid, coordinate(wanted.reshape(len(outer), -1))], axis=1), axis=1)
-        points, plateaus = _crossed(outer, grid)
-        each = np.repeat(np.arange(len(outer)), grid.shape[1])
-        residual = self.problem.at(of[each]).residual(points, plateaus, None if aims is None else aims[each])[0]
-        best = np.argmin(sum_of_squares(residual).reshape(grid.shape), axis=1)
+        wanted = problem.rest_for_scale(outer, np.broadcast_to(_GUESSES, (len(outer), len(_GUESSES))), aims)
+        if wanted is not None:
+            grid = np.sort(np.concatenate([grid, coordinate(wanted)], axis=1), axis=1)
+        best = np.argmin(sum_of_squares(problem.residual(outer, grid, aims)[0]), axis=1)
         return grid[np.arange(len(outer)), best]
 
     def distinct(self, place: Array, rss: Array, most: int, apart: float) -> tuple[Array, Array]:
@@ -173,11 +170,6 @@ class Space:
 
 def _reach(at: Array, ratios: NDArray[np.bool_]) -> tuple[Array, Array]:
     return np.where(ratios, at / 3, at - 2), np.where(ratios, at * 3, at + 2)
-
-
-def _crossed(outer: Array, plateaus: Array) -> tuple[Array, Array]:
-    """Return outer points (b, k), each with its plateaus (b, j), one after the other: (b * j, k) and (b * j,)."""
-    return np.repeat(outer, plateaus.shape[1], axis=0), plateaus.ravel()
 
 
 def lowest(space: Space, aims: Array, keep: int = 4) -> Array:

@@ -146,10 +146,14 @@ def _on_one_axis(searches: Sequence[Search], thresholds: Array) -> list[tuple[Ar
         keep = rss <= thresholds[more_of]
         outer = np.concatenate([outer, np.exp(axis[keep])[:, None]])
         plateau, of = np.concatenate([plateau, more[keep]]), np.concatenate([of, more_of[keep]])
-    if space.has_plateau:
-        filled = _filled(space, outer, plateau, thresholds[of], of)
-        outer, of, plateau = np.repeat(outer, filled.shape[1], axis=0), np.repeat(of, filled.shape[1]), filled.ravel()
-    return [(outer[of == i], plateau[of == i]) for i in range(len(searches))]
+    order = np.argsort(of, kind="stable")
+    outer, plateau, of = outer[order], plateau[order], of[order]
+    plateaus = _filled(space, outer, plateau, thresholds[of], of) if space.has_plateau else plateau[:, None]
+    ends = np.searchsorted(of, np.arange(len(searches) + 1))
+    return [
+        (np.repeat(outer[a:b], plateaus.shape[1], axis=0), plateaus[a:b].ravel())
+        for a, b in zip(ends, ends[1:], strict=False)
+    ]
 
 
 def _pieces(space: Space, searches: Sequence[Search], thresholds: Array, minima: Sequence[Array]) -> list[Array]:
