@@ -137,4 +137,5 @@ def _solved(square: Array, gradient: Array) -> Array:
     except np.linalg.LinAlgError:
         ridge = 1e-9 * np.einsum("bii->bi", square)[..., None] * np.eye(square.shape[1])
         singular = np.linalg.det(square) == 0
-        return np.linalg.solve(np.where(singular[:, None, None], square + ridge, square), gradient[..., None])[..., 0]
+        square = np.where(singular[:, None, None], square + ridge, square)
+        return np.linalg.solve(square, gradient[..., None])[..., 0].astype(float)

@@ -340,7 +340,7 @@ class Unfolded(Form):
     def nonlinear_log_error(self, outer: Array, plateau: Array, sizes: Sizes) -> Array:
         """Return the form's nonlinear part with the terms of its other linear parameters."""
         known = len(self.form.outer)
-        rest = np.einsum("...q,...mq->...m", outer[..., known:], self.form.design_matrix(sizes)[..., 1:])
+        rest: Array = np.einsum("...q,...mq->...m", outer[..., known:], self.form.design_matrix(sizes)[..., 1:])
         return self.form.nonlinear_log_error(outer[..., :known], plateau, sizes) + rest
 
     def quantity(self, name: str, sizes: Sizes) -> Quantity:

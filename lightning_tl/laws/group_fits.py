@@ -326,7 +326,7 @@ class _Held:
 
 
 def _hold_outs(form: Form, groups: Sequence[Cells], method: Method) -> dict[int, _Held]:
-    """Fit without the largest sizes, the groups together as asked; by the number of the group, where that is possible."""
+    """Fit without the largest sizes, the groups together as asked; by number, for the groups that have enough others."""
     cut = [points.n.max() if method.hold_out_from is None else method.hold_out_from for points in groups]
     rests = [points.n < limit for points, limit in zip(groups, cut, strict=True)]
     # A floor of one degree of freedom: a curve through all its points predicts with no interval.

@@ -77,13 +77,9 @@ class Space:
         of = np.zeros(len(outer), np.int64) if of is None else of
         if not self.has_plateau:
             plateau = np.zeros(len(outer))
-            return plateau, self.rss(outer, plateau, of)
+            return plateau, self.problem.at(of).rss(outer, plateau)
         place, rss = self.down(self.starts(outer, of=of, thin=1), steps=12, tolerance=1e-9, held=len(self.box), of=of)
         return place[:, -1], rss
-
-    def rss(self, outer: Array, plateau: Array, of: NDArray[np.int64]) -> Array:
-        """Return the sums of squares at outer points (b, k) and plateaus (b,)."""
-        return sum_of_squares(self.problem.at(of).residual(outer, plateau)[0])
 
     def starts(
         self, outer: Array, aims: Array | None = None, thin: int = 3, of: NDArray[np.int64] | None = None
@@ -116,7 +112,8 @@ class Space:
         if wanted is not None:
             grid = np.sort(np.concatenate([grid, coordinate(wanted)], axis=1), axis=1)
         best = np.argmin(sum_of_squares(problem.residual(outer, grid, aims)[0]), axis=1)
-        return grid[np.arange(len(outer)), best]
+        start: Array = grid[np.arange(len(outer)), best]
+        return start
 
     def distinct(self, place: Array, rss: Array, most: int, apart: float) -> tuple[Array, Array]:
         """Return places that are apart, the lowest first, at most ``most``."""

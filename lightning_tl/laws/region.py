@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,11 +97,6 @@ class Region:
         return float(np.min(self.rss + gain))
 
 
-def region_of(search: Search, threshold: float) -> Region:
-    """Return the region in which the RSS is at most ``threshold``, as points that are dense enough for its extremes."""
-    return regions_of([search], [threshold])[0]
-
-
 def regions_of(searches: Sequence[Search], thresholds: Sequence[float]) -> list[Region]:
     """Return the region of each search under its threshold; a search may occur with several.
 
@@ -140,7 +136,7 @@ def _on_one_axis(searches: Sequence[Search], thresholds: Array) -> list[tuple[Ar
     if len(space.box):
         ends = np.searchsorted(of, np.arange(len(minima) + 1))
         logs = np.log(outer[:, 0])
-        axes = _pieces(space, searches, thresholds, [logs[a:b] for a, b in zip(ends, ends[1:], strict=False)])
+        axes = _pieces(space, searches, thresholds, [logs[a:b] for a, b in pairwise(ends)])
         axis, more_of = np.concatenate(axes), np.repeat(np.arange(len(axes)), list(map(len, axes)))
         more, rss = space.profiled(np.exp(axis)[:, None], more_of)
         keep = rss <= thresholds[more_of]
@@ -150,10 +146,7 @@ def _on_one_axis(searches: Sequence[Search], thresholds: Array) -> list[tuple[Ar
     outer, plateau, of = outer[order], plateau[order], of[order]
     plateaus = _filled(space, outer, plateau, thresholds[of], of) if space.has_plateau else plateau[:, None]
     ends = np.searchsorted(of, np.arange(len(searches) + 1))
-    return [
-        (np.repeat(outer[a:b], plateaus.shape[1], axis=0), plateaus[a:b].ravel())
-        for a, b in zip(ends, ends[1:], strict=False)
-    ]
+    return [(np.repeat(outer[a:b], plateaus.shape[1], axis=0), plateaus[a:b].ravel()) for a, b in pairwise(ends)]
 
 
 def _pieces(space: Space, searches: Sequence[Search], thresholds: Array, minima: Sequence[Array]) -> list[Array]:
@@ -193,11 +186,13 @@ def _pieces(space: Space, searches: Sequence[Search], thresholds: Array, minima:
 
 def _profiles(space: Space, axis: Array, searches: Sequence[Search]) -> Array:
     """Return the sums of squares along the logarithmic axis for each of the searches, shape (searches, points)."""
-    first = {id(search): i for i, search in reversed(list(enumerate(searches)))}
-    own = np.array(sorted(first.values()))
-    rss = space.profiled(np.tile(np.exp(axis), len(own))[:, None], np.repeat(own, len(axis)))[1]
-    place = {int(i): row for row, i in enumerate(own)}
-    return rss.reshape(len(own), -1)[[place[first[id(search)]] for search in searches]]
+    first: dict[int, int] = {}
+    own = np.array([first.setdefault(id(search), i) for i, search in enumerate(searches)])
+    distinct, place = np.unique(own, return_inverse=True)
+    outer = np.tile(np.exp(axis), len(distinct))[:, None]
+    rss = space.profiled(outer, np.repeat(distinct, len(axis)))[1]
+    profiles: Array = rss.reshape(len(distinct), len(axis))[place]
+    return profiles
 
 
 def _under(space: Space, thresholds: Array, axes: Mapping[int, Array]) -> dict[int, NDArray[np.bool_]]:

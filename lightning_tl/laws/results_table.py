@@ -156,8 +156,10 @@ def _joined(frame: pd.DataFrame, names: Sequence[str]) -> pd.Series[str] | None:
     present = [name for name in names if name in frame.columns and frame[name].notna().any()]
     if not present:
         return None
-    first, *others = (frame[name].fillna("").astype(str) for name in present)
-    return first.str.cat(others, sep="/")
+    label, *others = (frame[name].fillna("").astype(str) for name in present)
+    for other in others:
+        label = label.str.cat(other, sep="/")
+    return label
 
 
 def groups(frame: pd.DataFrame, columns: Columns | None = None) -> list[Group]:

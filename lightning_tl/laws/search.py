@@ -12,6 +12,7 @@ compare it with an independent solver on thousands of random tables.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -171,7 +172,7 @@ def _searched(problems: Sequence[Problem]) -> list[Search]:
         place[last], rss[last] = space.down(place[last], steps, of=of[last])
         place, rss, of = _distinct(space, place, rss, of, _MINIMA, _SAME)
     ends = np.searchsorted(of, np.arange(count + 1))
-    return [Search(problem, place[a:b], rss[a:b]) for problem, a, b in zip(problems, ends, ends[1:], strict=False)]
+    return [Search(problem, place[a:b], rss[a:b]) for problem, (a, b) in zip(problems, pairwise(ends), strict=True)]
 
 
 def _distinct(
@@ -179,6 +180,6 @@ def _distinct(
 ) -> tuple[Array, Array, NDArray[np.int64]]:
     """Return the places of each problem that are apart, the lowest first, with their sums of squares and problems."""
     ends = np.searchsorted(of, np.arange(of[-1] + 2))
-    kept = [space.distinct(place[a:b], rss[a:b], most, apart) for a, b in zip(ends, ends[1:], strict=False)]
+    kept = [space.distinct(place[a:b], rss[a:b], most, apart) for a, b in pairwise(ends)]
     places, values = zip(*kept, strict=True)
     return np.concatenate(places), np.concatenate(values), np.repeat(np.arange(len(kept)), list(map(len, values)))
