@@ -72,7 +72,7 @@ def descend(
     place, count = place.copy(), place.shape[1]
     active = np.arange(len(place))
     here = residual(place, active)
-    rss = np.sum(here**2, axis=1)
+    rss = np.einsum("bm,bm->b", here, here)
     if not count:
         return place, rss
     damping = np.full(len(place), 1e-8)
@@ -87,7 +87,7 @@ def descend(
         nearest, furthest = np.maximum(low, reach(at)[0]), np.minimum(high, reach(at)[1])
         trial, promised = _inside(at, gradient, square, nearest, furthest)
         there = residual(trial, active)
-        after = np.sum(there**2, axis=1)
+        after = np.einsum("bm,bm->b", there, there)
         better = after < rss[active]
         # A step that is damped much promises little wherever it starts.
         free = (promised >= 0) & (damping[active] <= 1)

@@ -24,6 +24,8 @@ _WORDS = ("label", "verdict", "sentences", "reduction", "confidence")
 
 def plain(value: Any) -> Any:
     """Return nested data as JSON's own types; infinite and undefined numbers become ``null``."""
+    if value is None or isinstance(value, str):
+        return value
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, np.ndarray)):

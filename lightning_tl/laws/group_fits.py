@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -154,7 +155,7 @@ class GroupFit:
         """The group's label."""
         return self.group.label
 
-    @property
+    @cached_property
     def largest(self) -> float:
         """Largest pre-training size measured."""
         return float(self.group.runs["n"].max())
@@ -326,7 +327,7 @@ class _Held:
 
 
 def _hold_outs(form: Form, groups: Sequence[Cells], method: Method) -> dict[int, _Held]:
-    """Fit without the largest sizes, the groups together as asked; by number, for the groups that have enough others."""
+    """Fit without the largest sizes, the groups together as asked; by number of group, where enough remain."""
     cut = [points.n.max() if method.hold_out_from is None else method.hold_out_from for points in groups]
     rests = [points.n < limit for points, limit in zip(groups, cut, strict=True)]
     # A floor of one degree of freedom: a curve through all its points predicts with no interval.

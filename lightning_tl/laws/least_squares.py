@@ -30,8 +30,8 @@ _LEAST_LOG = -1e4
 #: Log scales are cut off here in linear space, where they are exponentiated and squared.
 _MOST_LOG = 300.0
 #: Arrays of a problem that stacked problems have one of each.
-_STACKED = ("_goal", "_root", "_free", "design", "_solver")
-_STACKED_WITH_PRIORS = ("_values", "_soft_roots", "_lift", "_all", "_needs")
+_STACKED = ("_goal", "_root", "design", "_solver")
+_STACKED_WITH_PRIORS = ("_values", "_soft_roots", "_lift", "_free", "_all", "_needs")
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Prior:
 
 def sum_of_squares(residuals: Array) -> Array:
     """Return the sum of squares over the last axis: (..., m) gives (...)."""
-    total: Array = np.sum(residuals**2, axis=-1)
+    total: Array = np.einsum("...m,...m->...", residuals, residuals)
     return total
 
 
@@ -109,7 +109,7 @@ class Problem:
         self.covariance: Array = np.linalg.pinv(self.design.T @ self.design).astype(float)
         self._solver = self.covariance @ self.design.T
 
-    # ---- several at once ----------------------------------------------------------------------------------------------
+    # ---- several at once --------------------------------------------------------------------------------------------
 
     @property
     def shape(self) -> tuple[Any, ...]:
@@ -237,8 +237,7 @@ class Problem:
             if held is not None and not self._free.shape[-1]:
                 return rows, held
             free = _product(rows, self._solver)
-            linear = _product(free, self._free)
-            return rows - _product(free, self.design), linear if held is None else held + linear
+            return rows - _product(free, self.design), free if held is None else held + _product(free, self._free)
         if self.priors:
             scale = self._scale(outer, plateau, values)
         else:

@@ -188,10 +188,10 @@ def _profiles(space: Space, axis: Array, searches: Sequence[Search]) -> Array:
     """Return the sums of squares along the logarithmic axis for each of the searches, shape (searches, points)."""
     first: dict[int, int] = {}
     own = np.array([first.setdefault(id(search), i) for i, search in enumerate(searches)])
-    distinct, place = np.unique(own, return_inverse=True)
+    distinct = np.unique(own)
     outer = np.tile(np.exp(axis), len(distinct))[:, None]
     rss = space.profiled(outer, np.repeat(distinct, len(axis)))[1]
-    profiles: Array = rss.reshape(len(distinct), len(axis))[place]
+    profiles: Array = rss.reshape(len(distinct), len(axis))[np.searchsorted(distinct, own)]
     return profiles
 
 
@@ -228,7 +228,8 @@ def _filled(space: Space, outer: Array, plateau: Array, threshold: Array, of: ND
     (_, widest), (_, least) = split(low), split(high)
     shares = coordinate(widest + (least - widest) * steps)
     filled = np.concatenate([shares, low + (high - low) * steps[::3], plateau[:, None]], axis=1)
-    return np.clip(filled, low, high)
+    inside: Array = np.clip(filled, low, high)
+    return inside
 
 
 # ---- several outer axes: rays from every minimum to the rim ----------------------------------------------------------
