@@ -11,16 +11,8 @@ from torch.nn.utils import prune
 
 from lightning_tl.errors import UserError
 from lightning_tl.measure import Objective, noise_scales, perturbation_sensitivity
-from lightning_tl.measure.modify import (
-    Direction,
-    Modification,
-    Noise,
-    Prune,
-    Quantise,
-    channel_dims,
-    modified_loss,
-    normal,
-)
+from lightning_tl.measure.modifications import Direction, Modification, Noise, Prune, Quantise, channel_dims, normal
+from lightning_tl.measure.modify import modified_loss
 from tests.measure.cases import Attention, cross_entropy
 
 
