@@ -11,7 +11,7 @@ processor (user + system), of it and its children.
 from __future__ import annotations
 
 import argparse
-import resource
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -70,10 +70,11 @@ def table(groups: int, seed: int = 0) -> pd.DataFrame:
 
 def measured(command: list[str]) -> tuple[float, float]:
     """Run a command; return its CPU seconds and its peak memory in MB."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, after.ru_maxrss / 1024
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"{' '.join(command)} failed")
+    return usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
 
 
 def main() -> None:

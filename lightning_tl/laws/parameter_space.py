@@ -78,7 +78,10 @@ class Space:
         if not self.has_plateau:
             plateau = np.zeros(len(outer))
             return plateau, self.problem.at(of).rss(outer, plateau)
-        place, rss = self.down(self.starts(outer, of=of, thin=1), steps=12, tolerance=1e-9, held=len(self.box), of=of)
+        thin = 1 if self.problem.scale_known else 2  # with a held scale valleys are narrow
+        place, rss = self.down(
+            self.starts(outer, of=of, thin=thin), steps=12, tolerance=1e-9, held=len(self.box), of=of
+        )
         return place[:, -1], rss
 
     def starts(

@@ -214,7 +214,8 @@ def groups(frame: pd.DataFrame, columns: Columns | None = None) -> list[Group]:
     varying = [name for name in keys.columns if keys.loc[pretrained, name].nunique() > 1]
     label_columns = _needed_for_labels(keys.loc[pretrained], varying)
     known = {columns.size, columns.score, columns.target_size, "run_id", "pretrain_run", "_line", *by, *pretrain, *draw}
-    others = table.drop(columns=[name for name in table.columns if name in known])
+    others = table.drop(columns=[name for name in table.columns if name in known]).fillna("").astype(str)
+    others = others.apply(lambda column: column.factorize()[0])  # codes are compared faster than text
     problems = _problems(data, columns)
     traits = [
         (trait, _number(table, column))
@@ -353,10 +354,11 @@ def _problems(rows: pd.DataFrame, columns: Columns) -> Any:
 def _usable(rows: pd.DataFrame, problems: Any, dropped: list[dict[str, Any]]) -> pd.DataFrame:
     """Drop rows that cannot be used, with the line and the reason."""
     bad = np.array([problem is not None for problem in problems], bool)
-    for (_, row), (said, reason) in zip(rows[bad].iterrows(), problems[bad], strict=True):
-        dropped.append({"line": int(row["line"]), "value": str(row[said]), "reason": reason})
-    dropped.sort(key=lambda item: int(item["line"]))
-    rows = rows[~bad]
+    if bad.any():
+        for (_, row), (said, reason) in zip(rows[bad].iterrows(), problems[bad], strict=True):
+            dropped.append({"line": int(row["line"]), "value": str(row[said]), "reason": reason})
+        dropped.sort(key=lambda item: int(item["line"]))
+        rows = rows[~bad]
     if "run_id" not in rows or rows["run_id"].is_unique:
         return rows
     names = [name for name in ("run_id", "n", "s", "error", "pretrain", "draw") if name in rows]
