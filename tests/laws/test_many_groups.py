@@ -130,7 +130,7 @@ def counted(monkeypatch: pytest.MonkeyPatch, run: Callable[[], object]) -> tuple
 def test_evaluations_grow_with_the_groups_and_calls_less(monkeypatch: pytest.MonkeyPatch) -> None:
     few, many = (counted(monkeypatch, lambda count=count: advise(analyse(groups(table(count))))) for count in (8, 32))  # type: ignore[misc]
     assert many[1] < 1.3 * 4 * few[1]
-    assert many[0] < 2 * few[0]  # one call serves many groups; what is asked of one fit by itself is a few
+    assert many[0] < 3 * few[0]  # one call serves many groups; what is asked of one fit by itself is a few
 
 
 def test_no_region_stays_in_memory() -> None:
