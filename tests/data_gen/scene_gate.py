@@ -1,8 +1,8 @@
 """A gate before each scene: a test decides how many scenes the workers render, and so when something happens.
 
 The gate is two named pipes. A worker writes its process id to the first when it comes to a scene, and takes a byte from
-the second, which the test fills, before it renders the scene. Both sides block, so nothing depends on time; the bound of
-``_STUCK`` seconds is only there to end a test whose workers are dead. Trainings pass the same gate before each step
+the second, which the test fills, before it renders the scene. Both sides block, so nothing depends on time; the bound
+of ``_STUCK`` seconds is only there to end a test whose workers are dead. Trainings pass the same gate before each step
 (``faults/step_gate.py``).
 """
 

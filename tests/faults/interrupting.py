@@ -53,7 +53,7 @@ class Campaign:
         folder: for gates and logs.
         seed: of all choices.
         most: the command is interrupted after 1 to so many scenes, steps and checkpoints.
-        whole: whether a command goes on by itself, and ends well, when one of its workers is killed.
+        whole: whether a command goes on by itself when one of its workers is killed; it is then interrupted again.
     """
 
     folder: Path
@@ -73,31 +73,36 @@ class Campaign:
         return self.folder / "log.txt"
 
     def interrupt(self, command: list[str]) -> bool:
-        """Run a command and interrupt it; return whether it has ended well, as when its worker was replaced."""
+        """Run a command and interrupt it; return whether it has ended well, as it has where that came too late."""
         self.rounds += 1
-        how = self._random.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-        worker_only = how != signal.SIGINT and self._random.random() < 0.4
         gate = SceneGate(self.folder / f"gate{self.rounds}")
         process = start(command, self.log, **gate.environment)
         ended = os.pidfd_open(process.pid)
         gate.open(_FREE)
-        worker: int | None = None
-        for _ in range(self._random.randint(1, self.most)):
-            worker = gate.wait_or_end(ended)
+        may_fail = False
+        while not may_fail:
+            worker: int | None = None
+            for _ in range(self._random.randint(1, self.most)):
+                worker = gate.wait_or_end(ended)
+                if worker is None:
+                    break
             if worker is None:
                 break
-        if worker is not None:
-            with suppress(ProcessLookupError):  # it has just ended
-                if how == signal.SIGINT:
-                    os.killpg(process.pid, how)  # as a terminal does
-                else:
-                    os.kill(worker if worker_only else process.pid, how)
-                whom = "a worker" if worker_only and worker != process.pid else "the command"
-                self.sent[f"{how.name} to {whom}"] += 1
+            may_fail = self._send(process.pid, worker)
         code = process.wait(_WAIT)
         os.close(ended)
         gate.close()
-        text = self.log.read_text()[-4000:]
-        assert code == 0 or worker is not None, text
-        assert code == 0 or not (self.whole and worker_only), text
+        assert code == 0 or may_fail, self.log.read_text()[-4000:]
         return code == 0
+
+    def _send(self, command: int, worker: int) -> bool:
+        """Send a signal to the command or its worker; return whether the command may end by that."""
+        how = self._random.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+        to_worker = how != signal.SIGINT and self._random.random() < 0.4 and worker != command
+        with suppress(ProcessLookupError):  # it has just ended
+            if how == signal.SIGINT:
+                os.killpg(command, how)  # as a terminal does
+            else:
+                os.kill(worker if to_worker else command, how)
+            self.sent[f"{how.name} to {'a worker' if to_worker else 'the command'}"] += 1
+        return not (to_worker and self.whole)
