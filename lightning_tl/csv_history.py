@@ -1,4 +1,4 @@
-"""Keeps `metrics.csv` when a run is resumed: Lightning's CSVLogger would delete it."""
+"""Keeps `metrics.csv` over interruptions: Lightning's CSVLogger would delete it when a run is resumed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import csv
 import io
 import warnings
 from pathlib import Path
+from typing import Any
 
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -24,10 +26,12 @@ def keep_history(logger: CSVLogger, before_step: int | None = None) -> None:
     path = Path(logger.log_dir) / "metrics.csv"
     if not path.is_file():
         return
-    with path.open(newline="") as file:
-        reader = csv.DictReader(file)
-        columns = list(reader.fieldnames or ())
-        rows = [row for row in reader if before_step is None or int(row["step"]) < before_step]
+    text = path.read_text()
+    reader = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))  # a line may have been cut by a kill
+    columns = list(reader.fieldnames or ())
+    if "step" not in columns:
+        return
+    rows = [row for row in reader if before_step is None or int(row["step"]) < before_step]
     kept = io.StringIO()
     writer = csv.DictWriter(kept, columns)
     writer.writeheader()
@@ -38,3 +42,13 @@ def keep_history(logger: CSVLogger, before_step: int | None = None) -> None:
             warnings.simplefilter("ignore")  # its warning that the file will be deleted
             experiment = logger.experiment  # deletes it
     experiment.metrics_keys = columns
+
+
+class SaveHistory(Callback):
+    """Writes `metrics.csv` with each checkpoint, so that a run resumed from it has the whole history before."""
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Write what was logged since the last writing."""
+        for logger in trainer.loggers:
+            if isinstance(logger, CSVLogger):
+                logger.save()

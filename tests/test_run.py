@@ -89,7 +89,7 @@ def test_resumed_from_the_checkpoint_after_validation(whole, renders, tmp_path):
 
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_killed_and_resumed_equals_uninterrupted(whole, renders, tmp_path, seed):
-    _, model, _ = whole
+    uninterrupted, model, _ = whole
     step = random.Random(seed).randrange(2, STEPS)
     out = tmp_path / "out"
     arguments = pretraining(renders, out, every_step(out, every=2))
@@ -99,6 +99,7 @@ def test_killed_and_resumed_equals_uninterrupted(whole, renders, tmp_path, seed)
     assert last.stem == f"step={step // 2 * 2}"
     cli = run([*arguments, f"--ckpt_path={last}"])
     assert equal(state(cli.model), model)
+    assert history(out) == history(uninterrupted)
 
 
 def test_the_saved_configuration_runs_again(whole, tmp_path):

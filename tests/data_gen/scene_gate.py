@@ -55,6 +55,14 @@ class SceneGate:
         assert ready, "no worker comes to a scene any more"
         return self._worker() if self._arrivals in ready else None
 
+    def rest(self) -> int:
+        """Return how many arrivals have not been waited for; to be called when all workers have ended."""
+        count = 0
+        while select.select([self._arrivals], [], [], 0)[0]:
+            self._worker()
+            count += 1
+        return count
+
     def _worker(self) -> int:
         return int.from_bytes(os.read(self._arrivals, _ID), "little")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,8 @@ SCENE = {"image": {"size": 24, "samples": 1}, "camera": {"views": 2}, "scenes_pe
 ENGINES = {"local": {"workers": 2}, "ray": {"workers": 2, "engine": "ray"}}
 
 
-def write(folder: Path, **more: Any) -> Path:
-    """A study of two pre-trainings and six fine-tunings on 24 rendered images."""
+def write(folder: Path, sizes: Sequence[int] = (8, 16), draws: Sequence[int] = (0, 1), **more: Any) -> Path:
+    """A study with a pre-training for each size, and fine-tunings of these and of none for each draw."""
     folder.mkdir(exist_ok=True)
     (folder / "gated.yaml").write_text(OVERLAY)
     (folder / "digits.yaml").write_text(yaml.safe_dump(SCENE))
@@ -32,12 +33,12 @@ def write(folder: Path, **more: Any) -> Path:
         "pretrain": {
             "config": ["pretrain/small_images", gated],
             "set": SMALL | steps,
-            "product": {"data.n": [8, 16]},
+            "product": {"data.n": list(sizes)},
         },
         "finetune": {
             "config": ["finetune/digits", gated],
             "set": SMALL | steps | {"data.shots": 1},
-            "zip": [{"data.draw": [0, 1], "seed_everything": [0, 1]}],
+            "zip": [{"data.draw": list(draws), "seed_everything": list(draws)}],
         },
     }
     path = folder / "study.yaml"
