@@ -9,6 +9,7 @@ from lightning.pytorch.loggers import CSVLogger
 
 from lightning_tl.csv_history import keep_history
 
+pytestmark = pytest.mark.filterwarnings("ignore")
 WHOLE = "step,loss\n0,1.5\n1,1.25\n12,0.5\n"
 
 
