@@ -44,11 +44,24 @@ def keep_history(logger: CSVLogger, before_step: int | None = None) -> None:
     experiment.metrics_keys = columns
 
 
-class SaveHistory(Callback):
-    """Writes `metrics.csv` with each checkpoint, so that a run resumed from it has the whole history before."""
+class WholeHistory(Callback):
+    """Makes the history of a resumed run that of one that was never interrupted.
+
+    It is written with each checkpoint, so that nothing before the checkpoint is missing. And its steps are counted on:
+    after resuming from the end of an epoch Lightning counts the last step twice, for loggers only.
+    """
+
+    def __init__(self) -> None:
+        self._counted = False
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Write what was logged since the last writing."""
         for logger in trainer.loggers:
             if isinstance(logger, CSVLogger):
                 logger.save()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Correct the loggers' count before the first step."""
+        if not self._counted and pl_module.automatic_optimization and len(trainer.optimizers) == 1:
+            trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
+        self._counted = True

@@ -30,7 +30,7 @@ import lightning_tl.data.torchvision_sets
 import lightning_tl.data.yolo
 import lightning_tl.tasks  # noqa: F401  imported so that YAML can name their classes without a path
 from lightning_tl.config_files import with_config_paths
-from lightning_tl.csv_history import SaveHistory, keep_history
+from lightning_tl.csv_history import WholeHistory, keep_history
 from lightning_tl.data.batched_module import BatchedDataModule
 from lightning_tl.errors import UserError, explain, memory_full, nearest, one_line, shortened, user_error
 from lightning_tl.resuming import (
@@ -195,7 +195,7 @@ class RunCLI(LightningCLI):
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = ReadCheckpoints(self.model, training=self.subcommand == "fit")
         # before the callbacks that write checkpoints, so that checkpoints hold these callbacks' state of the same step
-        trainer.callbacks[:0] = [SaveHistory(), *self.more_callbacks]  # type: ignore[attr-defined]
+        trainer.callbacks[:0] = [WholeHistory(), *self.more_callbacks]  # type: ignore[attr-defined]
         checkpoint, fitting = self.config[self.subcommand].ckpt_path, self.subcommand == "fit"
         done = self._open_checkpoint(trainer, checkpoint) if names_a_file(checkpoint) else None
         if not fitting or checkpoint:  # a new fit starts a new metrics.csv

@@ -231,6 +231,12 @@ def test_metrics_of_a_resumed_run_are_those_of_one_never_interrupted(renders, tm
     arguments = pretraining(renders, out, often, every_step(out))
     run(arguments)  # to the end, then again from the middle: what came after is not there twice
     run([*arguments, f"--ckpt_path={out}/steps/step=6.ckpt"])
+    assert history(out) == history(tmp_path / "whole")
+    # resumed from the end of an epoch
+    half = pretraining(renders, tmp_path / "half", often, f"--trainer.max_epochs={STEPS // EPOCH - 1}")
+    run(half)
+    run([*half, "--trainer.max_epochs=-1", f"--ckpt_path={tmp_path}/half/checkpoints/last.ckpt"])
+    assert history(tmp_path / "half") == history(tmp_path / "whole")
     rows = history(out)
     assert [int(row["step"]) for row in rows if row["train/loss"]] == list(range(STEPS))
     assert rows == history(tmp_path / "whole")
