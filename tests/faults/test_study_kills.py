@@ -19,6 +19,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.render, pytest.mark.timeout(3600)]
 
 SCENE = {"image": {"size": 24, "samples": 1}, "camera": {"views": 2}, "scenes_per_shard": 2, "categories": ["digits"]}
 ENGINES = {"local": {"workers": 2}, "ray": {"workers": 2, "engine": "ray"}}
+INTERRUPTIONS = {"local": 10, "ray": 5}  # a cluster takes long to start
 
 
 def write(folder: Path, sizes: Sequence[int] = (8, 16), draws: Sequence[int] = (0, 1), **more: Any) -> Path:
@@ -74,7 +75,7 @@ def test_interrupted_and_run_again(tmp_path: Path, engine: str) -> None:
     assert all(torch.isfinite(value).all() for value in weights(next(whole.rglob("last.ckpt"))).values())
     path = write(tmp_path / "study", **ENGINES[engine])
     campaign = Campaign(tmp_path / "campaign", seed=len(engine), most=30, whole=True)
-    while campaign.sent.total() < 10:
+    while campaign.sent.total() < INTERRUPTIONS[engine]:
         out = tmp_path / f"out{campaign.rounds}"
         for _ in range(4):
             if campaign.interrupt(command(path, out)):
