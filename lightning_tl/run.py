@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -224,6 +225,8 @@ class RunCLI(LightningCLI):
         except SystemExit as error:
             if isinstance(error.__context__, KeyboardInterrupt):  # which Lightning turns into an ordinary failure
                 raise KeyboardInterrupt from None
+            if self.trainer.received_sigterm:  # for which Lightning has exit code 0, as if the training were complete
+                raise SystemExit(128 + signal.SIGTERM) from None
             raise
         except MisconfigurationException as error:
             raise UserError(shortened(one_line(error), 1000)) from error

@@ -103,6 +103,16 @@ def test_ctrl_c_ends_it_as_interrupted(renders: Path, tmp_path: Path, gate: Scen
     assert "run the same command again to continue" in said
 
 
+def test_sigterm_is_no_success(renders: Path, tmp_path: Path, gate: SceneGate) -> None:
+    """Lightning ends a training at the end of the step in which the signal came."""
+    process = start(gated(renders, tmp_path), tmp_path / "log.txt", **gate.environment)
+    gate.wait(1)
+    process.terminate()
+    gate.open(1000)
+    assert process.wait() == 128 + signal.SIGTERM
+    assert not list((tmp_path / "out").glob("checkpoints/*"))
+
+
 class Deletes(Callback):
     """Deletes a folder before a step, or after the last."""
 
