@@ -84,18 +84,22 @@ def disk_full(path: str | Path | None = None, needed: int | None = None) -> str:
     return f"the disk is full{where}: free some space; run the same command again to continue"
 
 
-def memory_full() -> str | None:
-    """Return the message for a full ``/dev/shm``, which loader processes share; ``None`` if it is not full."""
-    try:
-        free = shutil.disk_usage("/dev/shm").free
-    except OSError:
-        return None
-    if free > 4 << 20:
-        return None
+def shared_memory_full() -> str:
+    """Return the message for a ``/dev/shm``, the memory that loader processes share, without room for a batch."""
+    free = shutil.disk_usage("/dev/shm").free
     return (
         f"/dev/shm, the memory that loader processes share, is full ({_mib(free)} are free): set data.num_workers to "
         "0, or give the machine more (docker run --shm-size=8g)"
     )
+
+
+def memory_full() -> str | None:
+    """Return the message for a full ``/dev/shm``; ``None`` if it is not full."""
+    try:
+        free = shutil.disk_usage("/dev/shm").free
+    except OSError:
+        return None
+    return shared_memory_full() if free <= 4 << 20 else None
 
 
 def os_error(error: OSError) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import re
+import signal
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -30,7 +31,7 @@ import lightning_tl.data.torchvision_sets
 import lightning_tl.data.yolo
 import lightning_tl.tasks  # noqa: F401  imported so that YAML can name their classes without a path
 from lightning_tl.config_files import with_config_paths
-from lightning_tl.csv_history import keep_history
+from lightning_tl.csv_history import WholeHistory, keep_history
 from lightning_tl.data.batched_module import BatchedDataModule
 from lightning_tl.errors import UserError, explain, memory_full, nearest, one_line, shortened, user_error
 from lightning_tl.resuming import (
@@ -42,6 +43,7 @@ from lightning_tl.resuming import (
 from lightning_tl.run_arguments import check_braces, check_classes, given_values, in_its_file
 from lightning_tl.run_output import show_tips_once, use_own_progress_bar
 from lightning_tl.tasks import Schedule, TransferTask
+from lightning_tl.training_folder import refuse_used_folder, training_in
 from lightning_tl.yaml_limits import limit_parsers
 
 # Interpolation is resolved after all files and overrides are merged, and absolute keys work under sub-commands.
@@ -122,26 +124,6 @@ class SaveFitConfig(SaveConfigCallback):
         self.parser.save(self.config, f"{folder}/{self.config_filename}", skip_none=False, overwrite=True)
 
 
-def refuse_used_folder(trainer: Trainer) -> None:
-    """Refuse a new training where another one's checkpoints are, which it would overwrite.
-
-    Raises:
-        UserError: There are checkpoints in a folder that the configuration names.
-    """
-    for callback in trainer.checkpoint_callbacks:
-        folder = getattr(callback, "dirpath", None)
-        if folder is None or "://" in str(folder) or not trainer.is_global_zero:
-            continue
-        found = sorted(Path(folder).glob("*.ckpt"))
-        if found:
-            last = Path(folder) / "last.ckpt"
-            raise UserError(
-                f"{folder} holds the checkpoints of an earlier training, which this one would overwrite: go on with it "
-                f"by --ckpt_path {last if last in found else found[0]}, choose another --trainer.default_root_dir, or "
-                "delete the folder"
-            )
-
-
 class RunCLI(LightningCLI):
     """LightningCLI for any module and data module. The number of classes comes from the data, where they know it."""
 
@@ -204,7 +186,9 @@ class RunCLI(LightningCLI):
         show_tips_once()
         try:
             trainer = super().instantiate_trainer(**kwargs)
-        except (TypeError, AttributeError, KeyError, RuntimeError) as error:
+        except (TypeError, AttributeError, KeyError, RuntimeError, ValueError) as error:
+            if known := isinstance(error, ValueError) and (user_error(error) or _instantiation_error(error)):
+                raise known from error
             raise UserError(
                 f"trainer: cannot be made of these values ({type(error).__name__}: {shortened(one_line(error), 300)})"
             ) from error
@@ -212,7 +196,7 @@ class RunCLI(LightningCLI):
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = ReadCheckpoints(self.model, training=self.subcommand == "fit")
         # before the callbacks that write checkpoints, so that checkpoints hold these callbacks' state of the same step
-        trainer.callbacks[:0] = self.more_callbacks  # type: ignore[attr-defined]
+        trainer.callbacks[:0] = [WholeHistory(), *self.more_callbacks]  # type: ignore[attr-defined]
         checkpoint, fitting = self.config[self.subcommand].ckpt_path, self.subcommand == "fit"
         done = self._open_checkpoint(trainer, checkpoint) if names_a_file(checkpoint) else None
         if not fitting or checkpoint:  # a new fit starts a new metrics.csv
@@ -234,8 +218,15 @@ class RunCLI(LightningCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         try:
-            super()._run_subcommand(subcommand)
+            with training_in(self.trainer) if subcommand == "fit" else nullcontext():
+                super()._run_subcommand(subcommand)
         except (UserError, OSError, MemoryError):
+            raise
+        except SystemExit as error:
+            if isinstance(error.__context__, KeyboardInterrupt):  # which Lightning turns into an ordinary failure
+                raise KeyboardInterrupt from None
+            if self.trainer.received_sigterm:  # for which Lightning has exit code 0, as if the training were complete
+                raise SystemExit(128 + signal.SIGTERM) from None
             raise
         except MisconfigurationException as error:
             raise UserError(shortened(one_line(error), 1000)) from error

@@ -89,7 +89,7 @@ def test_resumed_from_the_checkpoint_after_validation(whole, renders, tmp_path):
 
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_killed_and_resumed_equals_uninterrupted(whole, renders, tmp_path, seed):
-    _, model, _ = whole
+    uninterrupted, model, _ = whole
     step = random.Random(seed).randrange(2, STEPS)
     out = tmp_path / "out"
     arguments = pretraining(renders, out, every_step(out, every=2))
@@ -99,6 +99,7 @@ def test_killed_and_resumed_equals_uninterrupted(whole, renders, tmp_path, seed)
     assert last.stem == f"step={step // 2 * 2}"
     cli = run([*arguments, f"--ckpt_path={last}"])
     assert equal(state(cli.model), model)
+    assert history(out) == history(uninterrupted)
 
 
 def test_the_saved_configuration_runs_again(whole, tmp_path):
@@ -230,6 +231,12 @@ def test_metrics_of_a_resumed_run_are_those_of_one_never_interrupted(renders, tm
     arguments = pretraining(renders, out, often, every_step(out))
     run(arguments)  # to the end, then again from the middle: what came after is not there twice
     run([*arguments, f"--ckpt_path={out}/steps/step=6.ckpt"])
+    assert history(out) == history(tmp_path / "whole")
+    # resumed from the end of an epoch
+    half = pretraining(renders, tmp_path / "half", often, f"--trainer.max_epochs={STEPS // EPOCH - 1}")
+    run(half)
+    run([*half, "--trainer.max_epochs=-1", f"--ckpt_path={tmp_path}/half/checkpoints/last.ckpt"])
+    assert history(tmp_path / "half") == history(tmp_path / "whole")
     rows = history(out)
     assert [int(row["step"]) for row in rows if row["train/loss"]] == list(range(STEPS))
     assert rows == history(tmp_path / "whole")

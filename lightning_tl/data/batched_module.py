@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from lightning.fabric.utilities.seed import pl_worker_init_function
 from lightning.pytorch.utilities import rank_zero_warn
+from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from lightning_tl._io.processes import die_with_parent
 from lightning_tl.data.batch_transform import BatchTransform
 from lightning_tl.data.sample_order import EvalBatches, Pick, StepBatches, step_generator
-from lightning_tl.errors import UserError
+from lightning_tl.errors import UserError, one_line, shared_memory_full
 
 Batch = tuple[Tensor, Tensor]
 
@@ -103,9 +104,21 @@ class _ErrorsAsValues(Dataset[Any]):
                 "set data.n or data.fraction instead"
             )
         try:
-            return self.split[indices]
+            batch = self.split[indices]
         except UserError as error:
             return error
+        return batch if get_worker_info() is None else _shared(batch)
+
+
+def _shared(batch: Any) -> Any:
+    """Move a batch into the memory that processes share, or return the error if there is no room.
+
+    torch would do it later, in a thread: there an error is only printed, and the training waits for the batch forever.
+    """
+    try:
+        return apply_to_collection(batch, Tensor, Tensor.share_memory_)
+    except (RuntimeError, OSError) as error:
+        return UserError(shared_memory_full() if "No space left" in str(error) else one_line(error))
 
 
 class Loader(DataLoader[Any]):

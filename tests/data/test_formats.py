@@ -10,19 +10,14 @@ from PIL import Image
 from torchvision.datasets import ImageFolder as TorchvisionImageFolder
 from torchvision.transforms import v2
 
-from data.sets import CLASSES, instances, write_ade20k, write_cifar10, write_coco, write_dtd, write_folder, write_voc
-from lightning_tl.data import ADE20K, CocoDetection, ImageFolder, Rendered, RenderedImages, TorchvisionDataset
+from data.modules import both, colours, disjoint, names, ready
+from data.sets import CLASSES, instances, write_ade20k, write_coco, write_folder
+from lightning_tl.data import ADE20K, CocoDetection, ImageFolder, Rendered
 from lightning_tl.data.batch_transform import IMAGENET_MEAN, IMAGENET_STD
 from lightning_tl.data.transforms import CropTransform, ResizeTransform, ScaleCropTransform
 
 SMALL = CropTransform(size=32, eval_resize=36)
 SCALE = ScaleCropTransform(crop=32, shorter=(30, 50), eval_shorter=30)
-
-
-def colours(images):
-    """Undo the standardisation: bytes again."""
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
-    return (images * std + mean) * 255
 
 
 @pytest.fixture(scope="module")
@@ -38,11 +33,6 @@ def coco(tmp_path_factory):
 @pytest.fixture(scope="module")
 def ade20k(tmp_path_factory):
     return write_ade20k(tmp_path_factory.mktemp("ade20k"))
-
-
-def ready(data, stage="fit"):
-    data.setup(stage)
-    return data
 
 
 def all_of(loader):
@@ -84,19 +74,6 @@ def test_folder_trains_on_its_images(folder):
     assert classes.dtype == torch.int64
     data.setup("test")
     assert sum(len(targets) for _, targets in data.test_dataloader()) == 9
-
-
-def names(data):
-    return {split: {part.name(i) for i in range(len(part))} for split, part in data.splits.items()}
-
-
-def both(data):
-    """Set up for training and for the test."""
-    return ready(ready(data), "test")
-
-
-def disjoint(parts):
-    return all(not parts[a] & parts[b] for a, b in (("train", "val"), ("train", "test"), ("val", "test")))
 
 
 def test_a_folder_without_splits(tmp_path):
@@ -262,111 +239,6 @@ def test_ade20k(ade20k):
     assert {split: len(part) for split, part in parts.items()} == {"train": 5, "val": 1, "test": 3}
     assert disjoint(parts)
     assert all("/validation/" in name for name in parts["test"])
-
-
-def test_torchvision_classes(tmp_path, monkeypatch):
-    from torchvision.datasets import CIFAR10
-
-    write_cifar10(tmp_path, monkeypatch)
-    data = both(TorchvisionDataset("CIFAR10", tmp_path, transform={"size": 16, "eval_resize": 16}, fraction=0.1))
-    assert data.num_classes == 10
-    assert len(data.splits["train"]) == 20  # of 180 (two of each class), as two of each class are for validation
-    assert len(data.splits["val"]) == 20
-    assert not set(data.splits["train"].indices) & set(data.splits["val"].indices)
-    own = [data.splits["train"].sample(i)[1] for i in range(20)]
-    assert torch.bincount(torch.stack(own)).tolist() == [2] * 10
-    images, classes = next(iter(data.test_dataloader()))
-    reference = CIFAR10(tmp_path, train=False)
-    assert classes.tolist() == reference.targets
-    expected = torch.stack([v2.functional.resize(v2.functional.pil_to_tensor(image), 16) for image, _ in reference])
-    torch.testing.assert_close(colours(images), expected.float(), atol=0.01, rtol=0)
-
-
-def test_torchvision_masks(tmp_path):
-    settings = {"target": "semseg", "num_classes": 21, "transform": {"crop": 40, "shorter": [40, 40], "hflip": 0}}
-    settings["transform"]["eval_shorter"] = 40
-    data = both(TorchvisionDataset("VOCSegmentation", write_voc(tmp_path), batch_size=2, **settings))
-    assert [len(data.splits[split]) for split in ("train", "val", "test")] == [3, 1, 2]
-    assert disjoint(names(data))
-    for number, (image, mask) in enumerate(data.test_dataloader()):
-        path = tmp_path / "VOCdevkit/VOC2012/SegmentationClass" / f"2012_val{number}.png"
-        assert image.shape == (1, 3, 40, 50)
-        np.testing.assert_array_equal(mask[0].numpy(), np.asarray(Image.open(path)))
-    images, masks = next(iter(data.train_dataloader()))
-    assert images.shape == (2, 3, 40, 40)
-    assert masks.shape == (2, 40, 40)
-
-
-def test_torchvision_with_one_split(tmp_path):
-    options = {"size": 40, "image_size": [3, 40, 40], "num_classes": 4}
-    data = TorchvisionDataset("FakeData", tmp_path, options=options, num_classes=4, val_share=0.25, batch_size=5)
-    both(data)
-    assert [len(data.splits[split]) for split in ("train", "val", "test")] == [26, 10, 4]
-    assert disjoint(names(data))
-    images, classes = next(iter(data.train_dataloader()))
-    assert images.shape == (5, 3, 224, 224)
-    assert int(classes.max()) < 4
-
-
-def test_torchvision_with_three_splits(tmp_path):
-    data = both(TorchvisionDataset("DTD", write_dtd(tmp_path), fraction=0.5))
-    assert data.num_classes == 3
-    assert [len(data.splits[split]) for split in ("train", "val", "test")] == [6, 6, 9]
-    assert ["split='" + split in data.splits[split].name(0) for split in ("train", "val", "test")] == [True] * 3
-    named = {"train": {"split": "test"}, "val": {"split": "train"}, "test": {"split": "val"}}
-    data = both(TorchvisionDataset("DTD", tmp_path, **named))
-    assert [len(data.splits[split]) for split in ("train", "val", "test")] == [9, 12, 6]
-    del named["test"]  # then the data set's validation split is the test
-    data = both(TorchvisionDataset("DTD", tmp_path, **named))
-    assert [len(data.splits[split]) for split in ("train", "val", "test")] == [6, 3, 12]
-
-
-def test_rendered_boxes(renders):
-    data = ready(Rendered(renders, n=20, target="objdet", transform={"size": 64, "hflip": 0}, batch_size=4))
-    images, targets = (list(chain.from_iterable(parts)) for parts in zip(*data.val_dataloader(), strict=True))
-    stored = RenderedImages(renders / "val")
-    for index, (image, target) in enumerate(zip(images, targets, strict=True)):
-        assert image.shape == (3, 64, 64)
-        assert int(target["image_id"]) == index
-        mask, instances_ = stored.category(index), stored.instance(index)
-        assert len(target["boxes"]) == len(np.unique(instances_)) - 1
-        for box, label, area in zip(target["boxes"], target["labels"], target["area"], strict=True):
-            left, top, right, bottom = (box / 2).int().tolist()
-            category = {1: 1, 2: 2, 3: 4}[int(label)]
-            inside = mask[top:bottom, left:right] == category
-            assert int(area) == 4 * inside.sum() or inside.sum() * 4 > int(area)  # another of its kind may be there
-            assert inside.any(0)[[0, -1]].all()  # the box is tight
-            assert inside.any(1)[[0, -1]].all()
-
-
-def test_rendered_masks(renders):
-    transform = {"eval_shorter": 32, "crop": 24, "shorter": [24, 48]}
-    data = ready(Rendered(renders, target="semseg", transform=transform, batch_size=4, eval_batch_size=24))
-    assert data.num_classes == 4
-    _, masks = next(iter(data.val_dataloader()))
-    stored = RenderedImages(renders / "val")
-    expected = np.stack([np.array([0, 1, 2, 9, 3])[stored.category(i)] for i in range(24)])
-    np.testing.assert_array_equal(masks.numpy(), expected)
-    assert masks.dtype == torch.int64
-    images, masks = next(iter(data.train_dataloader()))
-    assert images.shape == (4, 3, 24, 24)
-    assert masks.shape == (4, 24, 24)
-
-
-def test_rendered_normals(renders):
-    transform = {"eval_shorter": 32, "crop": 24, "shorter": [24, 48]}
-    data = ready(Rendered(renders, target="normal", transform=transform, batch_size=4, eval_batch_size=24))
-    assert data.num_classes == 3
-    assert data.transform.hflip == 0
-    _, normals = next(iter(data.val_dataloader()))
-    stored = RenderedImages(renders / "val")
-    valid = np.stack([stored.instance(i) > 0 for i in range(24)])
-    np.testing.assert_array_equal(normals.abs().sum(1).numpy() > 0, valid)
-    torch.testing.assert_close(normals.norm(dim=1), torch.from_numpy(valid).float())
-    facing = normals.movedim(1, -1)[torch.from_numpy(valid)]
-    assert facing[:, 2].min() > 0.999  # the shapes face the camera
-    images, normals = next(iter(data.train_dataloader()))
-    assert images.shape == normals.shape == (4, 3, 24, 24)
 
 
 MODULES = {

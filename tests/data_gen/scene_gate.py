@@ -1,8 +1,9 @@
 """A gate before each scene: a test decides how many scenes the workers render, and so when something happens.
 
-The gate is two named pipes. A worker reports on the first that it has come to a scene, and takes a byte from the
-second, which the test fills, before it renders the scene. Both sides block, so nothing depends on time; the bound of
-``_STUCK`` seconds is only there to end a test whose workers are dead.
+The gate is two named pipes. A worker writes its process id to the first when it comes to a scene, and takes a byte from
+the second, which the test fills, before it renders the scene. Both sides block, so nothing depends on time; the bound
+of ``_STUCK`` seconds is only there to end a test whose workers are dead. Trainings pass the same gate before each step
+(``faults/step_gate.py``).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 
 _ENVIRONMENT = "FAKE_GATE"
 _STUCK = 240
+_ID = 4  # bytes of a process id; so few are written and read as one
 
 
 class SceneGate:
@@ -39,11 +41,30 @@ class SceneGate:
         """Let this many more scenes be rendered."""
         os.write(self._permits, b"." * scenes)
 
-    def wait(self, arrivals: int) -> None:
-        """Wait until workers have come to this many more scenes."""
+    def wait(self, arrivals: int) -> list[int]:
+        """Wait until workers have come to this many more scenes; return their process ids in order."""
+        workers = []
         for _ in range(arrivals):
             assert select.select([self._arrivals], [], [], _STUCK)[0], "no worker comes to a scene any more"
-            os.read(self._arrivals, 1)
+            workers.append(self._worker())
+        return workers
+
+    def wait_or_end(self, process: int) -> int | None:
+        """Wait for one arrival; return the worker's process id, or None if the process (a pidfd) has ended."""
+        ready = select.select([self._arrivals, process], [], [], _STUCK)[0]
+        assert ready, "no worker comes to a scene any more"
+        return self._worker() if self._arrivals in ready else None
+
+    def rest(self) -> int:
+        """Return how many arrivals have not been waited for; to be called when all workers have ended."""
+        count = 0
+        while select.select([self._arrivals], [], [], 0)[0]:
+            self._worker()
+            count += 1
+        return count
+
+    def _worker(self) -> int:
+        return int.from_bytes(os.read(self._arrivals, _ID), "little")
 
     def close(self) -> None:
         """Close the pipes."""
@@ -56,7 +77,8 @@ def pass_gate() -> None:
     folder = os.environ.get(_ENVIRONMENT)
     if folder is None:
         return
-    for name, act in (("arrivals", lambda pipe: os.write(pipe, b".")), ("permits", lambda pipe: os.read(pipe, 1))):
+    own = os.getpid().to_bytes(_ID, "little")
+    for name, act in (("arrivals", lambda pipe: os.write(pipe, own)), ("permits", lambda pipe: os.read(pipe, 1))):
         pipe = os.open(Path(folder) / name, os.O_RDWR)
         try:
             act(pipe)

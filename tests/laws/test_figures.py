@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
@@ -75,6 +76,17 @@ def test_no_text_shows_the_marks_of_a_formula(two, many, tmp_path) -> None:
     alpha = re.search("n(⁻[⁰¹²³⁴⁵⁶⁷⁸⁹·]+)", equation(two[0]))[1]
     number = alpha.translate(str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻·", "0123456789-."))
     assert float(number) == pytest.approx(-two[0].law.params["alpha"], abs=0.006)
+
+
+@pytest.mark.parametrize("name", [r"$\nope{$", "a$b$c", "$", r"\$x$", "$$"])
+def test_names_with_dollar_signs_are_shown_as_they_are(name, tmp_path) -> None:
+    fits = analyse(groups(results({name: falling(0.4, 0.3), "b": flat(0.12)}, 0.1275, seed=1)))
+    for kind, figure in figures(fits).items():
+        named = any(name in text.get_text() for text in figure.findobj(Text) if text.get_visible())
+        assert named or kind not in ("law", "law_linearised")
+        save(figure, tmp_path / f"{kind}.svg")  # raises where a name is read as a formula that is none
+        written = ElementTree.parse(tmp_path / f"{kind}.svg").iter("{http://www.w3.org/2000/svg}text")
+        assert named == any(name in "".join(text.itertext()) for text in written)
 
 
 def test_colours_stay_apart_for_colour_blind_readers() -> None:
