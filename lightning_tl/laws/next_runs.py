@@ -1,0 +1,108 @@
+"""Which run to do next: the one that makes a wrong decision less likely by the most, for what it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lightning_tl.errors import UserError
+from lightning_tl.laws.candidates import Candidate, Costs, open_candidates
+from lightning_tl.laws.posterior import Points, Prior, points_of_group
+from lightning_tl.laws.proposals import Proposal, stop
+from lightning_tl.laws.questions import Question
+from lightning_tl.laws.results_table import Group
+from lightning_tl.laws.run_choice import Study
+from lightning_tl.laws.stopping import Decision, Look, count_looks, threshold
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Where a study stands, and what to run next.
+
+    Attributes:
+        question: What is asked.
+        decisions: One per group, or one where the groups have one answer together.
+        proposals: Every affordable candidate, the best first; "stop" first where the study is done.
+        batch: The runs to start now, chosen together; none where the study is done.
+        looks: History of the looks, this one included, to be handed in next time.
+    """
+
+    question: Question
+    decisions: tuple[Decision, ...]
+    proposals: tuple[Proposal, ...]
+    batch: tuple[Proposal, ...]
+    looks: tuple[Look, ...]
+
+    @property
+    def done(self) -> bool:
+        """Whether the study stops: every question is decided, or nothing is left to run."""
+        return all(decision.state != "open" for decision in self.decisions)
+
+
+def next_runs(
+    groups: Sequence[Group],
+    question: Question,
+    candidates: Sequence[Candidate],
+    costs: Costs | None = None,
+    *,
+    confidence: float = 0.9,
+    looks: Sequence[Look] = (),
+    batch: int = 1,
+    prior: Prior | None = None,
+) -> Plan:
+    """Say whether a question is decided, and if not, which runs to do next.
+
+    The same table, candidates and looks give the same plan, to the bit.
+
+    Args:
+        groups: The runs so far, as :func:`~.results_table.groups` returns them; a group may have none.
+        question: What is to be decided.
+        candidates: The runs that may be done; those that are in the table are left out.
+        costs: What runs cost; default: each the same.
+        confidence: Promised share of right decisions.
+        looks: The ``looks`` of the plan made before.
+        batch: Number of runs to start together.
+        prior: What is taken for likely before any run.
+
+    Returns:
+        Decisions, the ranked proposals, and the batch to start.
+
+    Raises:
+        UserError: An argument is out of range, or a candidate does not fit the table.
+    """
+    points = [points_of_group(group) for group in groups]
+    return plan(
+        points, question, open_candidates(candidates, groups), costs or Costs(), confidence, looks, batch, prior
+    )
+
+
+def plan(
+    points: Sequence[Points],
+    question: Question,
+    candidates: Sequence[Candidate],
+    costs: Costs,
+    confidence: float = 0.9,
+    looks: Sequence[Look] = (),
+    batch: int = 1,
+    prior: Prior | None = None,
+) -> Plan:
+    """Do :func:`next_runs` for points, of which no candidate is one."""
+    if batch < 1:
+        raise UserError(f"batch is {batch}; give how many runs to start together, 1 or more")
+    study = Study(points, question, candidates, prior or Prior())
+    runs = int(sum(item.runs.sum() + len(item.scratch) for item in points))
+    count = count_looks(looks, runs)
+    limit = threshold(confidence, count)
+    stand = study.stand(limit)
+    unanswered = [group for group, item in enumerate(stand) if not item.decided]
+    affordable = [item for item in study.options if costs.budget is None or study.cost(item, costs) <= costs.budget]
+    options = [item for item in affordable if question.joint or item.group in unanswered]
+    if all(item.decided for item in stand):
+        options = []
+    proposals = study.ranked(options, costs, limit)
+    decisions = tuple(study.decision(item, limit, count, options) for item in stand)
+    done = all(item.state != "open" for item in decisions)
+    chosen = () if done else study.batch(options, costs, limit, batch)
+    look = Look(runs, min(item.confidence for item in decisions))
+    history = (*(item for item in looks if item.runs != runs), look)
+    return Plan(question, decisions, (*stop(decisions, done), *proposals), chosen, history)

@@ -1,0 +1,87 @@
+"""A run that is proposed, and why, in a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from lightning_tl.laws.candidates import Candidate
+from lightning_tl.laws.lookahead import Outlook
+from lightning_tl.laws.posterior import Points
+from lightning_tl.laws.stopping import Decision
+from lightning_tl.laws.wording import percent
+
+Kind = Literal["size", "seed", "draw", "group", "stop"]
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A run that is proposed.
+
+    Attributes:
+        candidate: The run; ``None`` for "stop".
+        kind: A new size, a repeated seed at a size, another draw of shots, a group without runs, or stop.
+        gain: Expected drop in the probability of a wrong decision.
+        cost: What it costs.
+        gain_per_cost: What it is ranked by.
+        settles: Probability that the question is decided after it.
+        why: Its ground in one sentence.
+    """
+
+    candidate: Candidate | None
+    kind: Kind
+    gain: float
+    cost: float
+    gain_per_cost: float
+    settles: float
+    why: str
+
+
+@dataclass(frozen=True)
+class Option:
+    """Runs that differ only in their label: one gain for all of them.
+
+    Attributes:
+        group: Number of the group.
+        kind: What they are.
+        place: Which of the group's points a draw is added to; -1 for a new pre-training run.
+        candidates: The runs, the one to do first first.
+    """
+
+    group: int
+    kind: Kind
+    place: int
+    candidates: tuple[Candidate, ...]
+
+    @property
+    def first(self) -> Candidate:
+        """The run to do first."""
+        return self.candidates[0]
+
+
+def ground(option: Option, points: Points, gain: float, ahead: Outlook) -> str:
+    """Say why a run is proposed."""
+    n = f"n = {option.first.n:,.0f}"
+    repeats = int((points.n == option.first.n).sum())
+    what = {
+        "size": f"A first run at {n}",
+        "seed": f"Pre-training no. {repeats + 1} at {n}",
+        "draw": f"Another draw of shots for the pre-training at {n}",
+        "group": f"A first run of {points.label}, at {n}",
+    }[option.kind]
+    if not gain and not ahead.settles:
+        return f"{what} says nothing by itself, but the next runs need it."
+    return (
+        f"{what} is expected to lower the probability of a wrong answer from {percent(ahead.wrong + gain)} to "
+        f"{percent(ahead.wrong)}; it decides the question with a probability of {percent(ahead.settles)}."
+    )
+
+
+def stop(decisions: Sequence[Decision], done: bool) -> tuple[Proposal, ...]:
+    """Return the proposal to stop, where the study is done."""
+    if not done:
+        return ()
+    undecided = [item for item in decisions if item.state != "decided"]
+    why = "Every question is decided." if not undecided else "No run that is allowed and affordable is left."
+    return (Proposal(None, "stop", 0.0, 0.0, 0.0, 0.0, why),)

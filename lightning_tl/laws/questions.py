@@ -1,0 +1,255 @@
+"""The questions that a study may be run for, and the probability that each answer to them is right.
+
+Each answer has, for each particle of one group, a probability that it is right, given what is known of the other
+groups. That is all that the choice of the next run needs (:mod:`~lightning_tl.laws.next_runs`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+from scipy.special import ndtr
+
+from lightning_tl.errors import UserError
+from lightning_tl.laws.advice import DIFFERENT, FACTOR, MORE, WORTHWHILE
+from lightning_tl.laws.forms import Array
+from lightning_tl.laws.posterior import Posterior, grid, shape_of
+
+QuestionName = Literal["more", "best", "target", "negative"]
+
+
+class Question(Protocol):
+    """What a study is to decide. With ``joint`` the groups have one answer together, else each its own."""
+
+    @property
+    def name(self) -> QuestionName:
+        """Its name on the command line."""
+
+    @property
+    def joint(self) -> bool:
+        """Whether the groups have one answer together."""
+
+    @property
+    def of_shape(self) -> bool:
+        """Whether only the form of a curve matters, not where it lies: then a first run says nothing."""
+
+    @property
+    def at(self) -> float:
+        """Pre-training size that it is asked for."""
+
+    def answers(self, posterior: Posterior) -> tuple[str, ...]:
+        """Return the answers, K of them."""
+
+    def right(self, posterior: Posterior, group: int) -> Array:
+        """Return the probability that each answer is right for each particle of a group, shape (K, S, P)."""
+
+    def weight(self, posterior: Posterior, group: int) -> Array:
+        """Return the probability of each particle of a group, shape (S, P)."""
+
+
+def plain_weight(posterior: Posterior, group: int) -> Array:
+    """Return the probability of each particle of a group by the posterior, shape (S, P)."""
+    item = posterior.groups[group]
+    weight: Array = np.broadcast_to(posterior.weight[:, None] / item.alpha.shape[1], item.alpha.shape)
+    return weight
+
+
+@dataclass(frozen=True)
+class MoreOrDifferent:
+    """Do ``factor`` times the images lower the error by the share ``worthwhile`` or more? As in the verdict of ``law``.
+
+    Both answers are equally likely a priori, whatever the sizes: the prior of alpha and share by itself would make
+    "differently" the likelier, the larger ``at`` is.
+
+    Attributes:
+        at: The size from which on, usually the largest that the study may reach.
+        factor: How many times the images.
+        worthwhile: Share of the error that they must take away.
+        zone: Indifference: where they take away between ``worthwhile`` less and plus this share of it, either answer
+            counts as right.
+    """
+
+    at: float
+    factor: float = FACTOR
+    worthwhile: float = WORTHWHILE
+    zone: float = 0.2
+    name: QuestionName = "more"
+    joint: bool = False
+    of_shape: bool = True
+
+    def __post_init__(self) -> None:
+        _check_size(self.at)
+        if not 0 <= self.zone < 1:
+            raise UserError(f"zone is {self.zone:g}; give a share of the reduction from 0 to below 1, such as 0.2")
+
+    def answers(self, posterior: Posterior) -> tuple[str, ...]:
+        """Return "render more" and "render differently"."""
+        return (MORE, DIFFERENT)
+
+    def _reduction(self, alpha: Array, share: Array, n_ref: float) -> Array:
+        near, far = (shape_of(alpha, share, n / n_ref) for n in (self.at, self.factor * self.at))
+        reduction: Array = -np.expm1(far - near)
+        return reduction
+
+    def right(self, posterior: Posterior, group: int) -> Array:
+        """See :meth:`Question.right`."""
+        item = posterior.groups[group]
+        reduction = self._reduction(item.alpha, item.share, item.n_ref)
+        least, most = ((1 + side * self.zone) * self.worthwhile for side in (-1, 1))
+        different = reduction <= most if self.zone else reduction < most
+        return np.stack([reduction >= least, different]).astype(float)
+
+    def weight(self, posterior: Posterior, group: int) -> Array:
+        """See :meth:`Question.weight`."""
+        item = posterior.groups[group]
+        likely = min(max(self._prior(item.n_ref, posterior.prior.alpha), 1e-3), 1 - 1e-3)
+        more = self._reduction(item.alpha, item.share, item.n_ref) >= self.worthwhile
+        weight: Array = plain_weight(posterior, group) * np.where(more, 0.5 / likely, 0.5 / (1 - likely))
+        return weight / float(weight.sum())
+
+    def _prior(self, n_ref: float, alphas: tuple[float, float]) -> float:
+        """Return the probability of "more" by the prior of alpha and share."""
+        alpha, share, log_prior = grid(*alphas)
+        return float(np.exp(log_prior)[self._reduction(alpha, share, n_ref) >= self.worthwhile].sum())
+
+
+@dataclass(frozen=True)
+class TargetError:
+    """Is the error at a size (the largest that the budget reaches) at most a target?
+
+    Attributes:
+        at: The size.
+        target: The error, in (0, 1).
+    """
+
+    at: float
+    target: float
+    name: QuestionName = "target"
+    joint: bool = False
+    of_shape: bool = False
+
+    def __post_init__(self) -> None:
+        _check_size(self.at)
+        if not 0 < self.target < 1:
+            raise UserError(f"target error {self.target:g} is not between 0 and 1; an error of 10 % is 0.1")
+
+    def answers(self, posterior: Posterior) -> tuple[str, ...]:
+        """Return "reaches it" and "does not reach it"."""
+        return ("reached", "not reached")
+
+    def weight(self, posterior: Posterior, group: int) -> Array:
+        """See :meth:`Question.weight`."""
+        return plain_weight(posterior, group)
+
+    def right(self, posterior: Posterior, group: int) -> Array:
+        """See :meth:`Question.right`."""
+        item = posterior.groups[group]
+        below = _probability_below(np.log(self.target) - item.log_error(self.at), item.points.draw_variance)
+        return np.stack([below, 1 - below])
+
+
+@dataclass(frozen=True)
+class NegativeTransfer:
+    """Is the error at a size above the error without pre-training?
+
+    Attributes:
+        at: The size.
+    """
+
+    at: float
+    name: QuestionName = "negative"
+    joint: bool = False
+    of_shape: bool = False
+
+    def __post_init__(self) -> None:
+        _check_size(self.at)
+
+    def answers(self, posterior: Posterior) -> tuple[str, ...]:
+        """Return "better than none" and "worse than none"."""
+        return ("better than none", "worse than none")
+
+    def weight(self, posterior: Posterior, group: int) -> Array:
+        """See :meth:`Question.weight`."""
+        return plain_weight(posterior, group)
+
+    def right(self, posterior: Posterior, group: int) -> Array:
+        """See :meth:`Question.right`."""
+        item = posterior.groups[group]
+        scratch = item.points.scratch
+        if not len(scratch):
+            raise UserError(
+                f"{item.points.label} has no run without pre-training (size 0), so negative transfer cannot be "
+                "decided; add some (in a study, by scratch: true)"
+            )
+        variance = (posterior.noise**2 + (item.points.run_variance or 0.0)) / len(scratch)
+        below = _probability_below(scratch.mean() - item.log_error(self.at), variance[:, None])
+        return np.stack([below, 1 - below])
+
+
+@dataclass(frozen=True)
+class BestGroup:
+    """Which group has the lowest error at a size?
+
+    Attributes:
+        at: The size.
+        within: A group counts as right whose error is at most this share above the lowest.
+    """
+
+    at: float
+    within: float = 0.02
+    name: QuestionName = "best"
+    joint: bool = True
+    of_shape: bool = False
+
+    def __post_init__(self) -> None:
+        _check_size(self.at)
+        if not 0 <= self.within < 1:
+            raise UserError(f"within is {self.within:g}; give a share of the error from 0 to below 1, such as 0.02")
+
+    def answers(self, posterior: Posterior) -> tuple[str, ...]:
+        """Return the groups' labels."""
+        return tuple(item.points.label for item in posterior.groups)
+
+    def weight(self, posterior: Posterior, group: int) -> Array:
+        """See :meth:`Question.weight`."""
+        return plain_weight(posterior, group)
+
+    def right(self, posterior: Posterior, group: int) -> Array:
+        """See :meth:`Question.right`."""
+        slack = np.log1p(self.within)
+        error = np.stack([item.log_error(self.at) for item in posterior.groups])  # (k, S, P)
+        count, noises, size = error.shape
+        order = np.sort(error, axis=2)
+        right = np.empty((count, noises, size))
+        others = [j for j in range(count) if j != group]
+        for s in range(noises):
+            own = error[group, s]
+            right[group, s] = np.prod([_above(order[j, s], own - slack) for j in others], axis=0)
+            for j in others:
+                rivals = [i for i in others if i != j]
+                holds = np.ones(size)
+                for i in rivals:
+                    holds = holds * _above(order[i, s], order[j, s] - slack)
+                summed = np.concatenate([[0.0], np.cumsum(holds)]) / size
+                right[j, s] = summed[np.searchsorted(order[j, s], own + slack, side="right")]
+        return right
+
+
+def _above(ordered: Array, value: Array) -> Array:
+    """Return the share of ordered draws that are at or above each value."""
+    return 1 - np.searchsorted(ordered, value, side="left") / len(ordered)
+
+
+def _probability_below(margin: Array, variance: Array | float) -> Array:
+    """Return the probability that a normal deviation of this variance is at most a margin."""
+    spread = np.sqrt(variance)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        probability: Array = np.where(spread > 0, ndtr(margin / spread), (margin >= 0).astype(float))
+    return probability
+
+
+def _check_size(size: float) -> None:
+    if not (np.isfinite(size) and size > 0):
+        raise UserError(f"the question is asked for n = {size:g}; give a number of images over 0")

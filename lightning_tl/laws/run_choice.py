@@ -1,0 +1,219 @@
+"""A study at one look: where its questions stand, and which run would bring the most for its cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.special import ndtri
+
+from lightning_tl.laws.candidates import Candidate, Costs, place_of
+from lightning_tl.laws.forms import Array
+from lightning_tl.laws.lookahead import Outlook, current, new_draw, new_run, outlook
+from lightning_tl.laws.posterior import Particles, Points, Prior, combined, level_centre, particles
+from lightning_tl.laws.proposals import Kind, Option, Proposal, ground
+from lightning_tl.laws.questions import Question
+from lightning_tl.laws.stopping import LEAST_RUNS, Decision, State, why
+
+#: Where no run lowers the probability of a wrong answer by this much by itself, runs are ranked by what they would
+#: contribute together: by the drop in the probability that an answer drawn by its probability is wrong.
+_LEAST_GAIN = 0.005
+#: Imagined outcomes of the runs of a batch that are chosen before the next one.
+_FANTASIES = 6
+#: Irrational steps that spread the imagined outcomes.
+_STEPS = (0.7548776662466927, 0.5698402909980532)
+#: Drops in the probability of a wrong answer and in the doubt, and what is expected.
+Value = tuple[float, float, Outlook]
+
+
+@dataclass(frozen=True)
+class Stand:
+    """Where one question stands: the groups' together, or one group's."""
+
+    group: int
+    probability: Array
+    decided: bool
+
+
+class World:
+    """The posterior of some points, and what one more run is expected to bring."""
+
+    def __init__(self, points: Sequence[Points], own: Sequence[Particles], question: Question, prior: Prior) -> None:
+        self.points, self.own, self.question, self.prior = list(points), list(own), question, prior
+        self.posterior = combined(own, prior)
+        self._right: dict[int, tuple[Array, Array]] = {}
+
+    def right(self, group: int) -> tuple[Array, Array]:
+        """Return the probability that each answer is right for each particle, and the particles' weights."""
+        if group not in self._right:
+            self._right[group] = (
+                self.question.right(self.posterior, group),
+                self.question.weight(self.posterior, group),
+            )
+        return self._right[group]
+
+    def outcome(self, option: Option) -> tuple[Array, Array]:
+        """Return mean (S, P) and spread (S,) of the log error of a run."""
+        item, noise = self.posterior.groups[option.group], self.posterior.noise
+        if option.kind == "draw":
+            return new_draw(item, noise, option.place)
+        return new_run(item, noise, option.first.n)
+
+    def outlook(self, option: Option, limit: float) -> tuple[float, float, Outlook]:
+        """Return the drops in the probability of a wrong answer and in the doubt, and what is expected."""
+        right, weight = self.right(option.group)
+        probability = current(right, weight)
+        ahead = outlook(right, weight, *self.outcome(option), limit)
+        doubt = 1 - float((probability**2).sum() / max(probability.sum(), 1e-300))
+        first = self.question.of_shape and not len(self.points[option.group].n)
+        if first:  # a first run says where a curve lies, and nothing of how it falls
+            return 0.0, 0.0, ahead
+        return max(float(1 - probability.max()) - ahead.wrong, 0.0), max(doubt - ahead.doubt, 0.0), ahead
+
+
+class Study:
+    """A study at one look: its points, what could be run, and what that would bring."""
+
+    def __init__(
+        self, points: Sequence[Points], question: Question, candidates: Sequence[Candidate], prior: Prior
+    ) -> None:
+        self.points, self.question, self.prior = list(points), question, prior
+        sizes = [float(n) for item in points for n in item.n] + [item.n for item in candidates]
+        self.n_ref = min(sizes, default=question.at)
+        self.centre = level_centre(points, prior)
+        self.options = self._options(candidates)
+        self.world = self._world(self.points, [self._particles(item) for item in self.points])
+
+    def _particles(self, points: Points) -> Particles:
+        return particles(points, self.prior, self.n_ref, self.centre)
+
+    def _world(self, points: Sequence[Points], own: Sequence[Particles]) -> World:
+        return World(points, own, self.question, self.prior)
+
+    def _options(self, candidates: Sequence[Candidate]) -> list[Option]:
+        place = {item.label: i for i, item in enumerate(self.points)}
+        alike: dict[tuple[int, Kind, int, float], list[Candidate]] = {}
+        some = any(len(item.n) for item in self.points)
+        for item in candidates:
+            group = place[item.group]
+            points = self.points[group]
+            kind: Kind = "draw" if item.draw is not None else "seed" if item.n in points.n else "size"
+            if some and not len(points.n):
+                kind = "group"
+            at = place_of(item, points) if kind == "draw" else -1
+            alike.setdefault((group, kind, at, float(item.n)), []).append(item)
+        return [Option(group, kind, at, tuple(items)) for (group, kind, at, _), items in alike.items()]
+
+    def cost(self, option: Option, costs: Costs, largest: float | None = None) -> float:
+        """Return what a run costs."""
+        own = float(self.points[option.group].n.max(initial=0.0)) if largest is None else largest
+        return costs.of(option.first, own)
+
+    def stand(self, limit: float) -> list[Stand]:
+        """Return where each question stands."""
+        groups = range(1 if self.question.joint else len(self.points))
+        result = []
+        for group in groups:
+            probability = current(*self.world.right(group))
+            enough = self.question.joint or len(self.points[group].n) >= LEAST_RUNS
+            result.append(Stand(group, probability, bool(enough and probability.max() >= limit)))
+        return result
+
+    def decision(self, stand: Stand, limit: float, looks: int, options: Sequence[Option]) -> Decision:
+        """Return where a question stands as users read it."""
+        names = self.question.answers(self.world.posterior)
+        best = int(np.argmax(stand.probability))
+        left = [item for item in options if self.question.joint or item.group == stand.group]
+        state: State = "decided" if stand.decided else "open" if left else "exhausted"
+        confidence = float(stand.probability[best])
+        label = "" if self.question.joint else self.points[stand.group].label
+        shares = {name: float(share) for name, share in zip(names, stand.probability, strict=True)}
+        return Decision(
+            label, state, names[best], confidence, limit, looks, shares, why(state, confidence, limit, looks)
+        )
+
+    def ranked(self, options: Sequence[Option], costs: Costs, limit: float) -> list[Proposal]:
+        """Return a proposal for each option, the best first."""
+        values = [self.world.outlook(option, limit) for option in options]
+        prices = [self.cost(option, costs) for option in options]
+        return [self._proposal(options[i], values[i], prices[i]) for i in _order(options, values, prices)]
+
+    def _proposal(self, option: Option, value: tuple[float, float, Outlook], cost: float) -> Proposal:
+        gain, _, ahead = value
+        why = ground(option, self.points[option.group], gain, ahead)
+        return Proposal(option.first, option.kind, gain, cost, gain / cost, ahead.settles, why)
+
+    def batch(self, options: Sequence[Option], costs: Costs, limit: float, size: int) -> tuple[Proposal, ...]:
+        """Return runs to start together: each the best, given that those before it are done with unknown outcome."""
+        worlds = [self.world]
+        left, money = list(options), costs.budget
+        largest = [float(item.n.max(initial=0.0)) for item in self.points]
+        chosen: list[Proposal] = []
+        while left and len(chosen) < size:
+            prices = [self.cost(option, costs, largest[option.group]) for option in left]
+            values = [_mean([world.outlook(option, limit) for world in worlds]) for option in left]
+            order = [i for i in _order(left, values, prices) if money is None or prices[i] <= money]
+            if not order:
+                break
+            option, cost = left[order[0]], prices[order[0]]
+            chosen.append(self._proposal(option, values[order[0]], cost))
+            money = None if money is None else money - cost
+            largest[option.group] = max(largest[option.group], option.first.n)
+            rest = replace(option, candidates=option.candidates[1:])
+            left = [rest if item is option else item for item in left if item is not option or rest.candidates]
+            if len(chosen) < size:
+                worlds = self._imagined(worlds, option, len(chosen))
+        return tuple(chosen)
+
+    def _imagined(self, worlds: Sequence[World], option: Option, step: int) -> list[World]:
+        """Return worlds in which a run has been done, with outcomes spread over what is expected."""
+        count = _FANTASIES
+        starts = [worlds[i % len(worlds)] for i in range(count)]
+        result = []
+        for i, world in enumerate(starts):
+            mean, spread = world.outcome(option)
+            noise = int(np.searchsorted(np.cumsum(world.posterior.weight), (i + 0.5) / count * (1 - 1e-12)))
+            part = int(((i + 1) * _STEPS[0] * step) % 1 * mean.shape[1])
+            value = mean[noise, part] + spread[noise] * ndtri(((i + 1) * _STEPS[1] * step) % 1)
+            points = list(world.points)
+            points[option.group] = _with_run(points[option.group], option, float(value))
+            own = list(world.own)
+            own[option.group] = self._particles(points[option.group])
+            result.append(self._world(points, own))
+        return result
+
+
+def _with_run(points: Points, option: Option, value: float) -> Points:
+    """Return a group's points with one more run of this log error."""
+    if option.kind == "draw":
+        runs, level = points.runs.copy(), points.log_error.copy()
+        level[option.place] += (value - level[option.place]) / (runs[option.place] + 1)
+        runs[option.place] += 1
+        return replace(points, runs=runs, log_error=level)
+    return replace(
+        points,
+        n=np.append(points.n, option.first.n),
+        log_error=np.append(points.log_error, value),
+        runs=np.append(points.runs, 1.0),
+        seeds=(*points.seeds, option.first.seed) if points.seeds else (),
+    )
+
+
+def _mean(values: Sequence[Value]) -> Value:
+    outlooks = [value[2] for value in values]
+    parts = ([getattr(item, name) for item in outlooks] for name in ("wrong", "doubt", "settles"))
+    wrong, doubt, settles = (float(np.mean(part)) for part in parts)
+    return (
+        float(np.mean([value[0] for value in values])),
+        float(np.mean([value[1] for value in values])),
+        Outlook(wrong, doubt, settles),
+    )
+
+
+def _order(options: Sequence[Option], values: Sequence[Value], prices: Sequence[float]) -> list[int]:
+    """Return the options in order: by gain per cost, by the drop in doubt where no run gains by itself, by cost, n."""
+    least = max((value[0] for value in values), default=0.0) >= _LEAST_GAIN
+    gains = [value[0] if least else value[1] for value in values]
+    keys = [(-gain / price, price, option.first.n) for option, gain, price in zip(options, gains, prices, strict=True)]
+    return sorted(range(len(options)), key=lambda i: keys[i])
