@@ -32,6 +32,9 @@ class Candidate:
     seed: str = "0"
     draw: str | None = None
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "n", float(self.n))
+
 
 @dataclass(frozen=True)
 class Costs:

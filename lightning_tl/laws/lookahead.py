@@ -15,7 +15,7 @@ from lightning_tl.laws.forms import Array
 from lightning_tl.laws.posterior import Particles
 
 #: Bins for the run's outcome.
-_BINS = 160
+_BINS = 144
 #: Share of the noise that is the fine-tuning's where the table does not show it.
 UNKNOWN_SHARE = 0.5
 
@@ -57,22 +57,24 @@ def outlook(right: Array, weight: Array, mean: Array, spread: Array, threshold: 
 def outcomes(right: Array, weight: Array, mean: Array, spread: Array) -> tuple[Array, Array]:
     """Return, for bins of the outcome, its probability together with each answer being right (K, bins), and its own."""
     noises, count = mean.shape
-    low, high = float((mean - 4 * spread[:, None]).min()), float((mean + 4 * spread[:, None]).max())
+    # Particles are draws, so that a run's scatter must cover a few of them: else each would be known by its outcome.
+    smooth = np.maximum(spread, 3 * np.ptp(mean, axis=1) / count)
+    margin = 4.5 * smooth[:, None]
+    low, high = float((mean - margin).min()), float((mean + margin).max())
     width = (high - low) / _BINS
+    smooth = np.maximum(smooth, 0.6 * width)
     place = np.minimum(((mean - low) / width).astype(np.int64), _BINS - 1) + _BINS * np.arange(noises)[:, None]
     flat = place.ravel()
     values = np.concatenate([right, np.ones((1, noises, count))]) * weight
     binned = np.stack([np.bincount(flat, row.ravel(), _BINS * noises) for row in values])
     binned = binned.reshape(len(values), noises, _BINS)
-    # Particles are draws, so that a run's scatter must cover a few of them: else each would be known by its outcome.
-    apart = 3 * np.ptp(mean, axis=1) / count
-    smooth = np.maximum(np.maximum(spread, apart), 0.6 * width)
-    steps = np.arange(_BINS)
-    distance = np.abs(steps[:, None] - steps)
     smeared = np.zeros((len(values), _BINS))
     for s in range(noises):
-        kernel = np.exp(-0.5 * (steps * width / smooth[s]) ** 2)[distance]
-        smeared += (binned[:, s] / kernel.sum(axis=1)) @ kernel
+        reach = int(np.ceil(4 * smooth[s] / width))
+        kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) * width / smooth[s]) ** 2)
+        kernel /= kernel.sum()
+        for row, total in zip(binned[:, s], smeared, strict=True):
+            total += np.convolve(row, kernel)[reach : reach + _BINS]
     return smeared[:-1], smeared[-1]
 
 

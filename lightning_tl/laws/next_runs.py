@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lightning_tl.errors import UserError
 from lightning_tl.laws.candidates import Candidate, Costs, open_candidates
+from lightning_tl.laws.law_check import LawCheck, check_law
 from lightning_tl.laws.posterior import Points, Prior, points_of_group
 from lightning_tl.laws.proposals import Proposal, stop
 from lightning_tl.laws.questions import Question
 from lightning_tl.laws.results_table import Group
-from lightning_tl.laws.run_choice import Study
+from lightning_tl.laws.run_choice import Study, smallest_size
 from lightning_tl.laws.stopping import Decision, Look, count_looks, threshold
 
 
@@ -25,6 +26,7 @@ class Plan:
         proposals: Every affordable candidate, the best first; "stop" first where the study is done.
         batch: The runs to start now, chosen together; none where the study is done.
         looks: History of the looks, this one included, to be handed in next time.
+        checks: For each group, whether its runs contradict the law that the answers rest on.
     """
 
     question: Question
@@ -32,6 +34,7 @@ class Plan:
     proposals: tuple[Proposal, ...]
     batch: tuple[Proposal, ...]
     looks: tuple[Look, ...]
+    checks: tuple[LawCheck, ...] = ()
 
     @property
     def done(self) -> bool:
@@ -71,9 +74,10 @@ def next_runs(
         UserError: An argument is out of range, or a candidate does not fit the table.
     """
     points = [points_of_group(group) for group in groups]
-    return plan(
-        points, question, open_candidates(candidates, groups), costs or Costs(), confidence, looks, batch, prior
-    )
+    left, prior = open_candidates(candidates, groups), prior or Prior()
+    made = plan(points, question, left, costs or Costs(), confidence, looks, batch, prior)
+    n_ref = smallest_size(points, question, left)
+    return replace(made, checks=tuple(check_law(item, points, prior, n_ref) for item in points))
 
 
 def plan(

@@ -161,29 +161,39 @@ def particles(points: Points, prior: Prior, n_ref: float, centre: float, count: 
         centre: Log error about which the level at ``n_ref`` is likely a priori.
         count: Particles for each value of the noise.
     """
+    points_of = tuple(tuple(map(float, values)) for values in (points.n, points.log_error, points.extra))
+    return Particles(points, n_ref, *_drawn(points_of, prior, n_ref, centre, count))
+
+
+@lru_cache(maxsize=256)
+def _drawn(
+    points: tuple[tuple[float, ...], ...], prior: Prior, n_ref: float, centre: float, count: int
+) -> tuple[Array, Array, Array, Array]:
+    """Return alpha, share, level (S, P) and the log evidence (S,)."""
+    n, y, extra = (np.array(values) for values in points)
     alpha, share, log_prior = grid(*prior.alpha)
-    shift = np.stack([_column(*prior.alpha, float(n) / n_ref) for n in points.n]) if len(points.n) else np.zeros((0, 1))
-    rest = points.log_error[:, None] - shift - centre
+    shift = np.stack([_column(*prior.alpha, size / n_ref) for size in n]) if len(n) else np.zeros((0, 1))
+    rest = y[:, None] - shift - centre
     stratum = (np.arange(count) + 0.5) / count
     normal = ndtri((np.arange(1, count + 1) * _GOLDEN) % 1)
     chosen, levels, evidence = [], [], []
     for noise in prior.noise_values:
-        weight = 1 / (noise**2 + points.extra)
+        weight = 1 / (noise**2 + extra)
         total = float(weight.sum())
         precision = total + prior.spread**-2
         mean = weight @ rest  # (G,) times the sum of weights
         misfit = weight @ rest**2 - mean**2 / precision
         log_density = log_prior - misfit / 2 if len(weight) else log_prior
-        log_sum = float(logsumexp(log_density))
+        peak = float(log_density.max())
+        cumulative = np.cumsum(np.exp(log_density - peak))
         constant = np.log(weight / (2 * np.pi)).sum() / 2 - np.log(prior.spread**2 * precision) / 2
-        evidence.append(log_sum + float(constant))
-        cumulative = np.cumsum(np.exp(log_density - log_sum))
+        evidence.append(peak + float(np.log(cumulative[-1]) + constant))
         place = np.minimum(np.searchsorted(cumulative, stratum * cumulative[-1]), len(cumulative) - 1)
         chosen.append(place)
         at = mean[place] / precision if len(weight) else np.zeros(count)
         levels.append(centre + at + normal / np.sqrt(precision))
     picked = np.stack(chosen)
-    return Particles(points, n_ref, alpha[picked], share[picked], np.stack(levels), np.array(evidence))
+    return alpha[picked], share[picked], np.stack(levels), np.array(evidence)
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,11 @@ class Option:
         """The run to do first."""
         return self.candidates[0]
 
+    @property
+    def key(self) -> tuple[int, Kind, int, float]:
+        """What tells it from the others."""
+        return self.group, self.kind, self.place, self.first.n
+
 
 def ground(option: Option, points: Points, gain: float, ahead: Outlook) -> str:
     """Say why a run is proposed."""

@@ -15,7 +15,7 @@ from scipy.special import ndtr
 from lightning_tl.errors import UserError
 from lightning_tl.laws.advice import DIFFERENT, FACTOR, MORE, WORTHWHILE
 from lightning_tl.laws.forms import Array
-from lightning_tl.laws.posterior import Posterior, grid, shape_of
+from lightning_tl.laws.posterior import Particles, Posterior, grid, shape_of
 
 QuestionName = Literal["more", "best", "target", "negative"]
 
@@ -42,17 +42,17 @@ class Question(Protocol):
     def answers(self, posterior: Posterior) -> tuple[str, ...]:
         """Return the answers, K of them."""
 
-    def right(self, posterior: Posterior, group: int) -> Array:
-        """Return the probability that each answer is right for each particle of a group, shape (K, S, P)."""
+    def right(self, posterior: Posterior) -> Array:
+        """Return, for each particle of each group, the probability that each answer is right, shape (G, K, S, P)."""
 
-    def weight(self, posterior: Posterior, group: int) -> Array:
-        """Return the probability of each particle of a group, shape (S, P)."""
+    def weight(self, posterior: Posterior) -> Array:
+        """Return the probability of each particle of each group, shape (G, S, P)."""
 
 
-def plain_weight(posterior: Posterior, group: int) -> Array:
-    """Return the probability of each particle of a group by the posterior, shape (S, P)."""
-    item = posterior.groups[group]
-    weight: Array = np.broadcast_to(posterior.weight[:, None] / item.alpha.shape[1], item.alpha.shape)
+def plain_weight(posterior: Posterior) -> Array:
+    """Return the probability of each particle of each group by the posterior, shape (G, S, P)."""
+    shape = (len(posterior.groups), *posterior.groups[0].alpha.shape)
+    weight: Array = np.broadcast_to(posterior.weight[:, None] / shape[2], shape)
     return weight
 
 
@@ -93,21 +93,23 @@ class MoreOrDifferent:
         reduction: Array = -np.expm1(far - near)
         return reduction
 
-    def right(self, posterior: Posterior, group: int) -> Array:
+    def right(self, posterior: Posterior) -> Array:
         """See :meth:`Question.right`."""
-        item = posterior.groups[group]
-        reduction = self._reduction(item.alpha, item.share, item.n_ref)
+        reduction = self._of_particles(posterior)
         least, most = ((1 + side * self.zone) * self.worthwhile for side in (-1, 1))
         different = reduction <= most if self.zone else reduction < most
-        return np.stack([reduction >= least, different]).astype(float)
+        return np.stack([reduction >= least, different], axis=1).astype(float)
 
-    def weight(self, posterior: Posterior, group: int) -> Array:
+    def weight(self, posterior: Posterior) -> Array:
         """See :meth:`Question.weight`."""
-        item = posterior.groups[group]
-        likely = min(max(self._prior(item.n_ref, posterior.prior.alpha), 1e-3), 1 - 1e-3)
-        more = self._reduction(item.alpha, item.share, item.n_ref) >= self.worthwhile
-        weight: Array = plain_weight(posterior, group) * np.where(more, 0.5 / likely, 0.5 / (1 - likely))
-        return weight / float(weight.sum())
+        likely = min(max(self._prior(posterior.groups[0].n_ref, posterior.prior.alpha), 1e-3), 1 - 1e-3)
+        more = self._of_particles(posterior) >= self.worthwhile
+        weight = plain_weight(posterior) * np.where(more, 0.5 / likely, 0.5 / (1 - likely))
+        even: Array = weight / weight.sum(axis=(1, 2), keepdims=True)
+        return even
+
+    def _of_particles(self, posterior: Posterior) -> Array:
+        return np.stack([self._reduction(item.alpha, item.share, item.n_ref) for item in posterior.groups])
 
     def _prior(self, n_ref: float, alphas: tuple[float, float]) -> float:
         """Return the probability of "more" by the prior of alpha and share."""
@@ -139,15 +141,17 @@ class TargetError:
         """Return "reaches it" and "does not reach it"."""
         return ("reached", "not reached")
 
-    def weight(self, posterior: Posterior, group: int) -> Array:
+    def weight(self, posterior: Posterior) -> Array:
         """See :meth:`Question.weight`."""
-        return plain_weight(posterior, group)
+        return plain_weight(posterior)
 
-    def right(self, posterior: Posterior, group: int) -> Array:
+    def right(self, posterior: Posterior) -> Array:
         """See :meth:`Question.right`."""
-        item = posterior.groups[group]
-        below = _probability_below(np.log(self.target) - item.log_error(self.at), item.points.draw_variance)
-        return np.stack([below, 1 - below])
+        goal = np.log(self.target)
+        below = np.stack(
+            [_probability_below(goal - item.log_error(self.at), item.points.draw_variance) for item in posterior.groups]
+        )
+        return np.stack([below, 1 - below], axis=1)
 
 
 @dataclass(frozen=True)
@@ -170,22 +174,24 @@ class NegativeTransfer:
         """Return "better than none" and "worse than none"."""
         return ("better than none", "worse than none")
 
-    def weight(self, posterior: Posterior, group: int) -> Array:
+    def weight(self, posterior: Posterior) -> Array:
         """See :meth:`Question.weight`."""
-        return plain_weight(posterior, group)
+        return plain_weight(posterior)
 
-    def right(self, posterior: Posterior, group: int) -> Array:
+    def right(self, posterior: Posterior) -> Array:
         """See :meth:`Question.right`."""
-        item = posterior.groups[group]
+        below = np.stack([self._better(item, posterior.noise) for item in posterior.groups])
+        return np.stack([below, 1 - below], axis=1)
+
+    def _better(self, item: Particles, noise: Array) -> Array:
         scratch = item.points.scratch
         if not len(scratch):
             raise UserError(
                 f"{item.points.label} has no run without pre-training (size 0), so negative transfer cannot be "
                 "decided; add some (in a study, by scratch: true)"
             )
-        variance = (posterior.noise**2 + (item.points.run_variance or 0.0)) / len(scratch)
-        below = _probability_below(scratch.mean() - item.log_error(self.at), variance[:, None])
-        return np.stack([below, 1 - below])
+        variance = (noise**2 + (item.points.run_variance or 0.0)) / len(scratch)
+        return _probability_below(scratch.mean() - item.log_error(self.at), variance[:, None])
 
 
 @dataclass(frozen=True)
@@ -212,34 +218,35 @@ class BestGroup:
         """Return the groups' labels."""
         return tuple(item.points.label for item in posterior.groups)
 
-    def weight(self, posterior: Posterior, group: int) -> Array:
+    def weight(self, posterior: Posterior) -> Array:
         """See :meth:`Question.weight`."""
-        return plain_weight(posterior, group)
+        return plain_weight(posterior)
 
-    def right(self, posterior: Posterior, group: int) -> Array:
+    def right(self, posterior: Posterior) -> Array:
         """See :meth:`Question.right`."""
-        slack = np.log1p(self.within)
-        error = np.stack([item.log_error(self.at) for item in posterior.groups])  # (k, S, P)
-        count, noises, size = error.shape
-        order = np.sort(error, axis=2)
-        right = np.empty((count, noises, size))
-        others = [j for j in range(count) if j != group]
-        for s in range(noises):
-            own = error[group, s]
-            right[group, s] = np.prod([_above(order[j, s], own - slack) for j in others], axis=0)
-            for j in others:
-                rivals = [i for i in others if i != j]
-                holds = np.ones(size)
-                for i in rivals:
-                    holds = holds * _above(order[i, s], order[j, s] - slack)
-                summed = np.concatenate([[0.0], np.cumsum(holds)]) / size
-                right[j, s] = summed[np.searchsorted(order[j, s], own + slack, side="right")]
-        return right
+        return _best(posterior, self.at, float(np.log1p(self.within)))
 
 
-def _above(ordered: Array, value: Array) -> Array:
-    """Return the share of ordered draws that are at or above each value."""
-    return 1 - np.searchsorted(ordered, value, side="left") / len(ordered)
+def _best(posterior: Posterior, at: float, slack: float) -> Array:
+    """Return, for each particle of each group g, the probability that each group j is best, shape (g, j, S, P)."""
+    error = np.sort(np.stack([item.log_error(at) for item in posterior.groups]), axis=2)
+    count, noises, size = error.shape
+    above = np.ones((count, count, noises, size))  # of particle (j, s, p): the probability that group i is above it
+    for j in range(count):
+        for i in range(count):
+            for s in range(noises if i != j else 0):
+                above[j, i, s] = 1 - np.searchsorted(error[i, s], error[j, s] - slack, side="left") / size
+    right = np.empty((count, count, noises, size))
+    for g, item in enumerate(posterior.groups):
+        own = item.log_error(at)
+        place = np.argsort(np.argsort(own, axis=1, kind="stable"), axis=1)
+        right[g, g] = np.take_along_axis(np.prod(above[g], axis=0), place, axis=1)
+        rest = np.prod(np.delete(above, g, axis=1), axis=1)  # group j against all but g
+        summed = np.concatenate([np.zeros((count, noises, 1)), np.cumsum(rest, axis=2)], axis=2) / size
+        for j in range(count):
+            for s in range(noises if j != g else 0):
+                right[g, j, s] = summed[j, s, np.searchsorted(error[j, s], own[s] + slack, side="right")]
+    return right
 
 
 def _probability_below(margin: Array, variance: Array | float) -> Array:

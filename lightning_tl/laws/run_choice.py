@@ -14,7 +14,7 @@ from lightning_tl.laws.lookahead import Outlook, current, new_draw, new_run, out
 from lightning_tl.laws.posterior import Particles, Points, Prior, combined, level_centre, particles
 from lightning_tl.laws.proposals import Kind, Option, Proposal, ground
 from lightning_tl.laws.questions import Question
-from lightning_tl.laws.stopping import LEAST_RUNS, Decision, State, why
+from lightning_tl.laws.stopping import Decision, State, enough_runs, why
 
 #: Where no run lowers the probability of a wrong answer by this much by itself, runs are ranked by what they would
 #: contribute together: by the drop in the probability that an answer drawn by its probability is wrong.
@@ -42,16 +42,9 @@ class World:
     def __init__(self, points: Sequence[Points], own: Sequence[Particles], question: Question, prior: Prior) -> None:
         self.points, self.own, self.question, self.prior = list(points), list(own), question, prior
         self.posterior = combined(own, prior)
-        self._right: dict[int, tuple[Array, Array]] = {}
-
-    def right(self, group: int) -> tuple[Array, Array]:
-        """Return the probability that each answer is right for each particle, and the particles' weights."""
-        if group not in self._right:
-            self._right[group] = (
-                self.question.right(self.posterior, group),
-                self.question.weight(self.posterior, group),
-            )
-        return self._right[group]
+        self.right, self.weight = question.right(self.posterior), question.weight(self.posterior)
+        self.probability = [current(right, weight) for right, weight in zip(self.right, self.weight, strict=True)]
+        self._values: dict[tuple[int, Kind, int, float], Value] = {}
 
     def outcome(self, option: Option) -> tuple[Array, Array]:
         """Return mean (S, P) and spread (S,) of the log error of a run."""
@@ -60,16 +53,23 @@ class World:
             return new_draw(item, noise, option.place)
         return new_run(item, noise, option.first.n)
 
-    def outlook(self, option: Option, limit: float) -> tuple[float, float, Outlook]:
-        """Return the drops in the probability of a wrong answer and in the doubt, and what is expected."""
-        right, weight = self.right(option.group)
-        probability = current(right, weight)
-        ahead = outlook(right, weight, *self.outcome(option), limit)
+    def value(self, option: Option, limit: float) -> Value:
+        """Return what one more run is expected to bring, where answers with this probability are decided."""
+        if option.key not in self._values:
+            self._values[option.key] = self._value(option, limit)
+        return self._values[option.key]
+
+    def _value(self, option: Option, limit: float) -> Value:
+        probability = self.probability[option.group]
+        wrong = float(1 - probability.max())
         doubt = 1 - float((probability**2).sum() / max(probability.sum(), 1e-300))
-        first = self.question.of_shape and not len(self.points[option.group].n)
-        if first:  # a first run says where a curve lies, and nothing of how it falls
-            return 0.0, 0.0, ahead
-        return max(float(1 - probability.max()) - ahead.wrong, 0.0), max(doubt - ahead.doubt, 0.0), ahead
+        runs = len(self.points[option.group].n)
+        if self.question.of_shape and not runs:  # a first run says where a curve lies, and nothing of how it falls
+            return 0.0, 0.0, Outlook(wrong, doubt, 0.0)
+        ahead = outlook(self.right[option.group], self.weight[option.group], *self.outcome(option), limit)
+        if not enough_runs(self.question.joint, runs + (option.kind != "draw")):
+            ahead = replace(ahead, settles=0.0)
+        return max(wrong - ahead.wrong, 0.0), max(doubt - ahead.doubt, 0.0), ahead
 
 
 class Study:
@@ -79,8 +79,7 @@ class Study:
         self, points: Sequence[Points], question: Question, candidates: Sequence[Candidate], prior: Prior
     ) -> None:
         self.points, self.question, self.prior = list(points), question, prior
-        sizes = [float(n) for item in points for n in item.n] + [item.n for item in candidates]
-        self.n_ref = min(sizes, default=question.at)
+        self.n_ref = smallest_size(points, question, candidates)
         self.centre = level_centre(points, prior)
         self.options = self._options(candidates)
         self.world = self._world(self.points, [self._particles(item) for item in self.points])
@@ -102,7 +101,7 @@ class Study:
             if some and not len(points.n):
                 kind = "group"
             at = place_of(item, points) if kind == "draw" else -1
-            alike.setdefault((group, kind, at, float(item.n)), []).append(item)
+            alike.setdefault((group, kind, at, item.n), []).append(item)
         return [Option(group, kind, at, tuple(items)) for (group, kind, at, _), items in alike.items()]
 
     def cost(self, option: Option, costs: Costs, largest: float | None = None) -> float:
@@ -115,8 +114,8 @@ class Study:
         groups = range(1 if self.question.joint else len(self.points))
         result = []
         for group in groups:
-            probability = current(*self.world.right(group))
-            enough = self.question.joint or len(self.points[group].n) >= LEAST_RUNS
+            probability = self.world.probability[group]
+            enough = enough_runs(self.question.joint, len(self.points[group].n))
             result.append(Stand(group, probability, bool(enough and probability.max() >= limit)))
         return result
 
@@ -135,7 +134,7 @@ class Study:
 
     def ranked(self, options: Sequence[Option], costs: Costs, limit: float) -> list[Proposal]:
         """Return a proposal for each option, the best first."""
-        values = [self.world.outlook(option, limit) for option in options]
+        values = [self.world.value(option, limit) for option in options]
         prices = [self.cost(option, costs) for option in options]
         return [self._proposal(options[i], values[i], prices[i]) for i in _order(options, values, prices)]
 
@@ -152,7 +151,7 @@ class Study:
         chosen: list[Proposal] = []
         while left and len(chosen) < size:
             prices = [self.cost(option, costs, largest[option.group]) for option in left]
-            values = [_mean([world.outlook(option, limit) for world in worlds]) for option in left]
+            values = [_mean([world.value(option, limit) for world in worlds]) for option in left]
             order = [i for i in _order(left, values, prices) if money is None or prices[i] <= money]
             if not order:
                 break
@@ -182,6 +181,12 @@ class Study:
             own[option.group] = self._particles(points[option.group])
             result.append(self._world(points, own))
         return result
+
+
+def smallest_size(points: Sequence[Points], question: Question, candidates: Sequence[Candidate]) -> float:
+    """Return the smallest size of a study: measured, or open."""
+    sizes = [float(n) for item in points for n in item.n] + [item.n for item in candidates]
+    return min(sizes, default=question.at)
 
 
 def _with_run(points: Points, option: Option, value: float) -> Points:

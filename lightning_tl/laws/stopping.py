@@ -69,6 +69,11 @@ def threshold(confidence: float, looks: int) -> float:
     return 1 - (1 - confidence) * 0.6
 
 
+def enough_runs(joint: bool, runs: int) -> bool:
+    """Return whether a group's own question may be decided on so many pre-training runs."""
+    return joint or runs >= LEAST_RUNS
+
+
 def count_looks(looks: Sequence[Look], runs: int) -> int:
     """Return the number of looks, the one at a table of so many runs included; a second look at one table is none."""
     return len({look.runs for look in looks} | {runs})
