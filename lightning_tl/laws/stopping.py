@@ -1,4 +1,13 @@
-"""When a question counts as decided, and what looking often costs."""
+"""When a question counts as decided, and what looking often costs.
+
+The confidence of an answer is its posterior probability. Averaged over the prior, that is the share of right answers
+whatever rule ends the study: the posterior is a martingale, so looking often costs nothing there. It does cost where
+the truth is not drawn from the prior, above all where the noise is larger than was likely a priori: after few runs the
+noise is hardly known, and the first looks are those that go wrong. So the first looks ask for more, as O'Brien and
+Fleming's boundary does (Biometrics 1979): the probability of a wrong answer must be at most 0.6 of the promised one at
+the first look and 0.06 more of it at each further look, up to all of it. The two numbers were calibrated by simulation
+(``benchmarks/decide.py more``) and hold for looks after every run.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +19,15 @@ from lightning_tl.errors import UserError
 from lightning_tl.laws.wording import sure
 
 State = Literal["decided", "open", "exhausted"]
+#: Share of the promised probability of a wrong answer that the first look may use, and what each further look adds.
+_FIRST, _STEP = 0.6, 0.06
 #: Pre-training runs of a group without which its own question is not decided: two sizes cannot contradict a law.
 LEAST_RUNS = 3
 
 
 @dataclass(frozen=True)
 class Look:
-    """One look at the results, after which the study could have stopped.
+    """One look at the results at which an answer could have been decided.
 
     Attributes:
         runs: Runs in the table, fine-tunings and runs without pre-training included.
@@ -57,7 +68,7 @@ def threshold(confidence: float, looks: int) -> float:
 
     Args:
         confidence: Promised share of right decisions.
-        looks: Number of looks so far, this one included.
+        looks: Number of looks so far at which it could have been decided, this one included.
 
     Raises:
         UserError: The confidence is not in [0.5, 1).
@@ -66,7 +77,7 @@ def threshold(confidence: float, looks: int) -> float:
         raise UserError(
             f"confidence is {confidence:g}; give a share of right decisions from 0.5 to below 1, such as 0.9"
         )
-    return 1 - (1 - confidence) * 0.6
+    return 1 - (1 - confidence) * min(_FIRST + _STEP * (looks - 1), 1.0)
 
 
 def enough_runs(joint: bool, runs: int) -> bool:
