@@ -55,7 +55,7 @@ def propose(results: Path, out: Path, options: NextOptions) -> int:
     taken = {curve.label for curve in curves}
     curves += [group_without_runs(label) for label in names(options.groups) or () if label not in taken]
     candidates = default_candidates(curves, options.sizes(), options.repeats)
-    question = options.asked(curves, [item.n for item in candidates])
+    question = options.asked(curves)
     plan = next_runs(
         curves,
         question,

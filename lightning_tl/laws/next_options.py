@@ -29,7 +29,7 @@ class NextOptions:
     Attributes:
         question: more: more images of a rendering, or another one? best: which group has the lowest error? target: is a
             target error reached? negative: is pre-training worse than none?
-        at: Size in images that the question is asked for (default: the largest size of the table and the candidates;
+        at: Size in images that the question is asked for (default: the largest size of the table and of --candidates;
             for best and target with a cost per image and a budget, the largest plus the images that it buys).
         candidates: Sizes that may be run: n1,n2,… (default: those of the table, doublings between them, and twice the
             largest).
@@ -88,8 +88,10 @@ class NextOptions:
         """Return the sizes that may be run, where they are named.
 
         Raises:
-            UserError: One is not a number of images.
+            UserError: One is not a number of images, or there is none that may be repeated.
         """
+        if self.repeats < 1:
+            raise UserError(f"repeats is {self.repeats}; give how many new seeds may be run at each size, 1 or more")
         try:
             sizes = tuple(float(text) for text in names(self.candidates) or ())
         except ValueError:
@@ -106,18 +108,17 @@ class NextOptions:
             raise UserError(f"noise is {self.noise:g}; give the relative scatter of the error, such as 0.02")
         return Prior(noise=(self.noise, self.noise))
 
-    def asked(self, groups: Sequence[Group], sizes: Sequence[float]) -> Question:
+    def asked(self, groups: Sequence[Group]) -> Question:
         """Return the question.
 
         Args:
             groups: The groups of the table.
-            sizes: Sizes that may be run.
 
         Raises:
             UserError: What the question needs is missing or out of range.
         """
         measured = [float(n) for group in groups for n in group.runs["n"]]
-        at = self.at or max([*measured, *sizes])
+        at = max([*measured, *self.sizes()]) if self.at is None else self.at
         if self.at is None and self.question in ("best", "target") and self.budget and self.cost_per_image:
             at = max(measured, default=0.0) + float(np.floor(self.budget / self.cost_per_image)) or at
         if self.question == "more":

@@ -50,7 +50,7 @@ def rows(plan: Plan) -> list[dict[str, Any]]:
     table = []
     for rank, item in enumerate([*plan.batch, *(p for p in plan.proposals if p.candidate not in started)], start=1):
         where = asdict(item.candidate) if item.candidate else dict.fromkeys(("group", "n", "seed", "draw"))
-        numbers = {name: getattr(item, name) for name in ("gain", "cost", "gain_per_cost", "settles")}
+        numbers = {name: getattr(item, name) for name in ("gain", "insight", "cost", "gain_per_cost", "settles")}
         batch = rank if rank <= len(started) else None
         table.append({"rank": rank, "batch": batch, "kind": item.kind, **where, **numbers, "why": item.why})
     return table
@@ -101,15 +101,17 @@ def terminal_text(plan: Plan) -> str:
 
 
 def _table(proposals: Sequence[Proposal]) -> str:
-    head = ["", "group", "n", "seed", "draw", "P(wrong) falls by", "decides with", "cost"]
+    head = ["", "group", "n", "seed", "draw", "P(wrong) falls by", "doubt by", "decides with", "cost"]
     body = []
     for item in proposals:
         run = item.candidate
         if run is None:
-            body.append([item.kind, *["-"] * 7])
+            body.append([item.kind, *["-"] * 8])
             continue
-        gain, settles = f"{100 * item.gain:.1f} %", f"{100 * item.settles:.0f} %"
-        body.append([item.kind, run.group, f"{run.n:,.0f}", run.seed, run.draw or "-", gain, settles, f"{item.cost:g}"])
+        gain, insight, settles = (f"{100 * value:.1f} %" for value in (item.gain, item.insight, item.settles))
+        body.append(
+            [item.kind, run.group, f"{run.n:,.0f}", run.seed, run.draw or "-", gain, insight, settles, f"{item.cost:g}"]
+        )
     width = [max(len(row[i]) for row in [head, *body]) for i in range(len(head))]
     lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, width, strict=True)).rstrip() for row in [head, *body]]
     lines.insert(1, "  ".join("-" * w for w in width))

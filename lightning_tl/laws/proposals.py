@@ -13,6 +13,9 @@ from lightning_tl.laws.stopping import Decision
 from lightning_tl.laws.wording import percent
 
 Kind = Literal["size", "seed", "draw", "group", "stop"]
+#: Where no run lowers the probability of a wrong answer by this much by itself, runs are ranked by what they would
+#: contribute together: by the drop in the probability that an answer drawn by its probability is wrong.
+LEAST_GAIN = 0.005
 
 
 @dataclass(frozen=True)
@@ -22,9 +25,11 @@ class Proposal:
     Attributes:
         candidate: The run; ``None`` for "stop".
         kind: A new size, a repeated seed at a size, another draw of shots, a group without runs, or stop.
-        gain: Expected drop in the probability of a wrong decision.
+        gain: Expected drop in the probability of a wrong answer.
+        insight: Expected drop in the probability that an answer drawn by its probability is wrong. Any information
+            lowers it, also where no single run can change the likeliest answer.
         cost: What it costs.
-        gain_per_cost: What it is ranked by.
+        gain_per_cost: What it is ranked by; where no run has a gain of half a percent, insight per cost is.
         settles: Probability that the question is decided after it.
         why: Its ground in one sentence.
     """
@@ -32,10 +37,26 @@ class Proposal:
     candidate: Candidate | None
     kind: Kind
     gain: float
+    insight: float
     cost: float
     gain_per_cost: float
     settles: float
     why: str
+
+
+@dataclass(frozen=True)
+class Value:
+    """What one more run is expected to bring.
+
+    Attributes:
+        gain: Expected drop in the probability of a wrong answer.
+        insight: Expected drop in the probability that an answer drawn by its probability is wrong.
+        ahead: What is expected after it.
+    """
+
+    gain: float
+    insight: float
+    ahead: Outlook
 
 
 @dataclass(frozen=True)
@@ -65,9 +86,9 @@ class Option:
         return self.group, self.kind, self.place, self.first.n
 
 
-def ground(option: Option, points: Points, gain: float, ahead: Outlook) -> str:
+def ground(option: Option, points: Points, value: Value) -> str:
     """Say why a run is proposed."""
-    n = f"n = {option.first.n:,.0f}"
+    n, ahead = f"n = {option.first.n:,.0f}", value.ahead
     repeats = int((points.n == option.first.n).sum())
     what = {
         "size": f"A first run at {n}",
@@ -75,10 +96,15 @@ def ground(option: Option, points: Points, gain: float, ahead: Outlook) -> str:
         "draw": f"Another draw of shots for the pre-training at {n}",
         "group": f"A first run of {points.label}, at {n}",
     }[option.kind]
-    if not gain and not ahead.settles:
+    if not value.insight and not ahead.settles:
         return f"{what} says nothing by itself, but the next runs need it."
+    if value.gain < LEAST_GAIN:
+        return (
+            f"{what} is not expected to change the likeliest answer by itself, but lowers the doubt in it by "
+            f"{percent(value.insight)}; it decides the question with a probability of {percent(ahead.settles)}."
+        )
     return (
-        f"{what} is expected to lower the probability of a wrong answer from {percent(ahead.wrong + gain)} to "
+        f"{what} is expected to lower the probability of a wrong answer from {percent(ahead.wrong + value.gain)} to "
         f"{percent(ahead.wrong)}; it decides the question with a probability of {percent(ahead.settles)}."
     )
 
@@ -89,4 +115,4 @@ def stop(decisions: Sequence[Decision], done: bool) -> tuple[Proposal, ...]:
         return ()
     undecided = [item for item in decisions if item.state != "decided"]
     why = "Every question is decided." if not undecided else "No run that is allowed and affordable is left."
-    return (Proposal(None, "stop", 0.0, 0.0, 0.0, 0.0, why),)
+    return (Proposal(None, "stop", 0.0, 0.0, 0.0, 0.0, 0.0, why),)

@@ -12,19 +12,16 @@ from lightning_tl.laws.candidates import Candidate, Costs, place_of
 from lightning_tl.laws.forms import Array
 from lightning_tl.laws.lookahead import Outlook, current, new_draw, new_run, outlook
 from lightning_tl.laws.posterior import Particles, Points, Prior, combined, level_centre, particles
-from lightning_tl.laws.proposals import Kind, Option, Proposal, ground
+from lightning_tl.laws.proposals import LEAST_GAIN, Kind, Option, Proposal, Value, ground
 from lightning_tl.laws.questions import Question
 from lightning_tl.laws.stopping import Decision, State, enough_runs, why
 
-#: Where no run lowers the probability of a wrong answer by this much by itself, runs are ranked by what they would
-#: contribute together: by the drop in the probability that an answer drawn by its probability is wrong.
-_LEAST_GAIN = 0.005
 #: Imagined outcomes of the runs of a batch that are chosen before the next one.
 _FANTASIES = 6
 #: Irrational steps that spread the imagined outcomes.
 _STEPS = (0.7548776662466927, 0.5698402909980532)
-#: Drops in the probability of a wrong answer and in the doubt, and what is expected.
-Value = tuple[float, float, Outlook]
+#: Gains under this are rounding.
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -65,11 +62,12 @@ class World:
         doubt = 1 - float((probability**2).sum() / max(probability.sum(), 1e-300))
         runs = len(self.points[option.group].n)
         if self.question.of_shape and not runs:  # a first run says where a curve lies, and nothing of how it falls
-            return 0.0, 0.0, Outlook(wrong, doubt, 0.0)
+            return Value(0.0, 0.0, Outlook(wrong, doubt, 0.0))
         ahead = outlook(self.right[option.group], self.weight[option.group], *self.outcome(option), limit)
         if not enough_runs(self.question.joint, runs + (option.kind != "draw")):
             ahead = replace(ahead, settles=0.0)
-        return max(wrong - ahead.wrong, 0.0), max(doubt - ahead.doubt, 0.0), ahead
+        gain, insight = (drop if drop > _ROUNDING else 0.0 for drop in (wrong - ahead.wrong, doubt - ahead.doubt))
+        return Value(gain, insight, ahead)
 
 
 class Study:
@@ -138,10 +136,10 @@ class Study:
         prices = [self.cost(option, costs) for option in options]
         return [self._proposal(options[i], values[i], prices[i]) for i in _order(options, values, prices)]
 
-    def _proposal(self, option: Option, value: tuple[float, float, Outlook], cost: float) -> Proposal:
-        gain, _, ahead = value
-        why = ground(option, self.points[option.group], gain, ahead)
-        return Proposal(option.first, option.kind, gain, cost, gain / cost, ahead.settles, why)
+    def _proposal(self, option: Option, value: Value, cost: float) -> Proposal:
+        why = ground(option, self.points[option.group], value)
+        per_cost = value.gain / cost
+        return Proposal(option.first, option.kind, value.gain, value.insight, cost, per_cost, value.ahead.settles, why)
 
     def batch(self, options: Sequence[Option], costs: Costs, limit: float, size: int) -> tuple[Proposal, ...]:
         """Return runs to start together: each the best, given that those before it are done with unknown outcome."""
@@ -206,19 +204,15 @@ def _with_run(points: Points, option: Option, value: float) -> Points:
 
 
 def _mean(values: Sequence[Value]) -> Value:
-    outlooks = [value[2] for value in values]
-    parts = ([getattr(item, name) for item in outlooks] for name in ("wrong", "doubt", "settles"))
-    wrong, doubt, settles = (float(np.mean(part)) for part in parts)
-    return (
-        float(np.mean([value[0] for value in values])),
-        float(np.mean([value[1] for value in values])),
-        Outlook(wrong, doubt, settles),
-    )
+    """Return the mean over imagined outcomes."""
+    wrong, doubt, settles = np.mean([[v.ahead.wrong, v.ahead.doubt, v.ahead.settles] for v in values], axis=0)
+    gain, insight = np.mean([[v.gain, v.insight] for v in values], axis=0)
+    return Value(float(gain), float(insight), Outlook(float(wrong), float(doubt), float(settles)))
 
 
 def _order(options: Sequence[Option], values: Sequence[Value], prices: Sequence[float]) -> list[int]:
-    """Return the options in order: by gain per cost, by the drop in doubt where no run gains by itself, by cost, n."""
-    least = max((value[0] for value in values), default=0.0) >= _LEAST_GAIN
-    gains = [value[0] if least else value[1] for value in values]
+    """Return the options in order: by gain per cost, or insight per cost where none gains by itself; by cost; by n."""
+    gaining = any(value.gain >= LEAST_GAIN for value in values)
+    gains = [value.gain if gaining else value.insight for value in values]
     keys = [(-gain / price, price, option.first.n) for option, gain, price in zip(options, gains, prices, strict=True)]
     return sorted(range(len(options)), key=lambda i: keys[i])

@@ -92,10 +92,10 @@ def count_looks(looks: Sequence[Look], runs: int) -> int:
 
 def why(state: State, confidence: float, limit: float, looks: int) -> str:
     """Say on what a decision rests, or why there is none yet."""
-    times = f"{looks} look{'s' * (looks != 1)}"
+    times = f"{looks} looks ask" if looks > 1 else "1 look asks"
     if state == "decided":
-        return f"Confidence {sure(confidence)}, at least the {100 * limit:.1f} % that {times} ask for."
+        return f"Confidence {sure(confidence)}, at least the {100 * limit:.1f} % that {times} for."
     rest = "no run that is allowed and affordable is left" if state == "exhausted" else "more runs are needed"
-    return (
-        f"Confidence {sure(confidence)}, below the {100 * limit:.1f} % that {times} ask for or on too few runs; {rest}."
-    )
+    if confidence >= limit:
+        return f"Confidence {sure(confidence)}, but on fewer than {LEAST_RUNS} pre-training runs; {rest}."
+    return f"Confidence {sure(confidence)}, below the {100 * limit:.1f} % that {times} for; {rest}."
