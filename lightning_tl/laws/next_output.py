@@ -96,7 +96,10 @@ def terminal_text(plan: Plan) -> str:
     shown = list(plan.batch) or list(plan.proposals[:1])
     rest = [item for item in plan.proposals if item.candidate not in [done.candidate for done in shown]]
     lines += ["", _table([*shown, *rest][:_SHOWN]), ""]
-    lines += [f"{'Stop' if item.candidate is None else 'Next'}: {item.why}" for item in shown]
+    for i, run in enumerate(shown):
+        start = "Stop" if run.candidate is None else "With it" if i else "Next"
+        name = f"{run.candidate.group}. " if run.candidate and len(plan.decisions) > 1 else ""
+        lines.append(f"{start}: {name}{run.why}")
     return "\n".join(lines)
 
 

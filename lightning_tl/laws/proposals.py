@@ -9,7 +9,7 @@ from typing import Literal
 from lightning_tl.laws.candidates import Candidate
 from lightning_tl.laws.lookahead import Outlook
 from lightning_tl.laws.posterior import Points
-from lightning_tl.laws.stopping import Decision
+from lightning_tl.laws.stopping import LEAST_RUNS, Decision
 from lightning_tl.laws.wording import percent
 
 Kind = Literal["size", "seed", "draw", "group", "stop"]
@@ -86,16 +86,17 @@ class Option:
         return self.group, self.kind, self.place, self.first.n
 
 
-def ground(option: Option, points: Points, value: Value) -> str:
-    """Say why a run is proposed."""
+def ground(option: Option, points: Points, value: Value, lacking: bool) -> str:
+    """Say why a run is proposed; ``lacking``: the answer is sure enough, but rests on too few runs."""
     n, ahead = f"n = {option.first.n:,.0f}", value.ahead
-    repeats = int((points.n == option.first.n).sum())
     what = {
         "size": f"A first run at {n}",
-        "seed": f"Pre-training no. {repeats + 1} at {n}",
+        "seed": f"A repeated pre-training at {n}",
         "draw": f"Another draw of shots for the pre-training at {n}",
         "group": f"A first run of {points.label}, at {n}",
     }[option.kind]
+    if lacking:
+        return f"{what}: the answer for {points.label} is sure enough, but needs {LEAST_RUNS} pre-training runs."
     if not value.insight and not ahead.settles:
         return f"{what} says nothing by itself, but the next runs need it."
     if value.gain < LEAST_GAIN:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,7 +14,7 @@ from lightning_tl.laws.lookahead import Outlook, current, new_draw, new_run, out
 from lightning_tl.laws.posterior import Particles, Points, Prior, combined, level_centre, particles
 from lightning_tl.laws.proposals import LEAST_GAIN, Kind, Option, Proposal, Value, ground
 from lightning_tl.laws.questions import Question
-from lightning_tl.laws.stopping import Decision, State, enough_runs, why
+from lightning_tl.laws.stopping import Decision, State, missing_runs, why
 
 #: Imagined outcomes of the runs of a batch that are chosen before the next one.
 _FANTASIES = 6
@@ -64,7 +64,7 @@ class World:
         if self.question.of_shape and not runs:  # a first run says where a curve lies, and nothing of how it falls
             return Value(0.0, 0.0, Outlook(wrong, doubt, 0.0))
         ahead = outlook(self.right[option.group], self.weight[option.group], *self.outcome(option), limit)
-        if not enough_runs(self.question.joint, runs + (option.kind != "draw")):
+        if missing_runs(self.question.joint, runs + (option.kind != "draw")):
             ahead = replace(ahead, settles=0.0)
         gain, insight = (drop if drop > _ROUNDING else 0.0 for drop in (wrong - ahead.wrong, doubt - ahead.doubt))
         return Value(gain, insight, ahead)
@@ -113,7 +113,7 @@ class Study:
         result = []
         for group in groups:
             probability = self.world.probability[group]
-            enough = enough_runs(self.question.joint, len(self.points[group].n))
+            enough = not missing_runs(self.question.joint, len(self.points[group].n))
             result.append(Stand(group, probability, bool(enough and probability.max() >= limit)))
         return result
 
@@ -130,14 +130,22 @@ class Study:
             label, state, names[best], confidence, limit, looks, shares, why(state, confidence, limit, looks)
         )
 
+    def lacking(self, limit: float) -> dict[int, int]:
+        """Return, for groups whose answer is sure enough but rests on too few runs, how many more they need."""
+        missing = {group: missing_runs(self.question.joint, len(item.n)) for group, item in enumerate(self.points)}
+        sure = [group for group, shares in enumerate(self.world.probability) if shares.max() >= limit]
+        return {group: missing[group] for group in sure if missing[group]}
+
     def ranked(self, options: Sequence[Option], costs: Costs, limit: float) -> list[Proposal]:
         """Return a proposal for each option, the best first."""
         values = [self.world.value(option, limit) for option in options]
         prices = [self.cost(option, costs) for option in options]
-        return [self._proposal(options[i], values[i], prices[i]) for i in _order(options, values, prices)]
+        lacking = self.lacking(limit)
+        order = _order(options, values, prices, lacking)
+        return [self._proposal(options[i], values[i], prices[i], options[i].group in lacking) for i in order]
 
-    def _proposal(self, option: Option, value: Value, cost: float) -> Proposal:
-        why = ground(option, self.points[option.group], value)
+    def _proposal(self, option: Option, value: Value, cost: float, lacking: bool) -> Proposal:
+        why = ground(option, self.points[option.group], value, lacking)
         per_cost = value.gain / cost
         return Proposal(option.first, option.kind, value.gain, value.insight, cost, per_cost, value.ahead.settles, why)
 
@@ -146,18 +154,19 @@ class Study:
         worlds = [self.world]
         left, money = list(options), costs.budget
         largest = [float(item.n.max(initial=0.0)) for item in self.points]
-        chosen: list[Proposal] = []
+        lacking, chosen = self.lacking(limit), list[Proposal]()
         while left and len(chosen) < size:
             prices = [self.cost(option, costs, largest[option.group]) for option in left]
             values = [_mean([world.value(option, limit) for world in worlds]) for option in left]
-            order = [i for i in _order(left, values, prices) if money is None or prices[i] <= money]
+            order = [i for i in _order(left, values, prices, lacking) if money is None or prices[i] <= money]
             if not order:
                 break
             option, cost = left[order[0]], prices[order[0]]
-            chosen.append(self._proposal(option, values[order[0]], cost))
+            chosen.append(self._proposal(option, values[order[0]], cost, option.group in lacking))
             money = None if money is None else money - cost
             largest[option.group] = max(largest[option.group], option.first.n)
-            rest = replace(option, candidates=option.candidates[1:])
+            lacking = {g: count - (g == option.group) for g, count in lacking.items() if count > (g == option.group)}
+            rest = replace(option, kind="draw" if option.kind == "draw" else "seed", candidates=option.candidates[1:])
             left = [rest if item is option else item for item in left if item is not option or rest.candidates]
             if len(chosen) < size:
                 worlds = self._imagined(worlds, option, len(chosen))
@@ -210,9 +219,18 @@ def _mean(values: Sequence[Value]) -> Value:
     return Value(float(gain), float(insight), Outlook(float(wrong), float(doubt), float(settles)))
 
 
-def _order(options: Sequence[Option], values: Sequence[Value], prices: Sequence[float]) -> list[int]:
-    """Return the options in order: by gain per cost, or insight per cost where none gains by itself; by cost; by n."""
+def _order(
+    options: Sequence[Option], values: Sequence[Value], prices: Sequence[float], lacking: Collection[int]
+) -> list[int]:
+    """Return the options in order: by gain per cost, or insight per cost where none gains by itself; by cost; by n.
+
+    Before all of these come groups that only lack a few runs to be decided, by insight per cost.
+    """
     gaining = any(value.gain >= LEAST_GAIN for value in values)
-    gains = [value.gain if gaining else value.insight for value in values]
-    keys = [(-gain / price, price, option.first.n) for option, gain, price in zip(options, gains, prices, strict=True)]
-    return sorted(range(len(options)), key=lambda i: keys[i])
+
+    def key(i: int) -> tuple[bool, float, float, bool, float]:
+        first = options[i].group in lacking
+        gain = values[i].gain if gaining and not first else values[i].insight
+        return not first, -gain / prices[i], prices[i], options[i].kind != "size", options[i].first.n
+
+    return sorted(range(len(options)), key=key)

@@ -80,9 +80,9 @@ def threshold(confidence: float, looks: int) -> float:
     return 1 - (1 - confidence) * min(_FIRST + _STEP * (looks - 1), 1.0)
 
 
-def enough_runs(joint: bool, runs: int) -> bool:
-    """Return whether a group's own question may be decided on so many pre-training runs."""
-    return joint or runs >= LEAST_RUNS
+def missing_runs(joint: bool, runs: int) -> int:
+    """Return how many pre-training runs a group needs besides these before its own question may be decided."""
+    return 0 if joint else max(LEAST_RUNS - runs, 0)
 
 
 def count_looks(looks: Sequence[Look], runs: int) -> int:

@@ -65,6 +65,14 @@ def test_two_runs_decide_nothing_of_a_curve() -> None:
     assert made.looks == ()
 
 
+def test_a_group_that_only_lacks_runs_comes_first() -> None:
+    """Its answer is sure, so no run has a gain; yet the study would not end without them."""
+    two = points("flat", [1000.0, 64000.0], [0.3, 0.3])
+    made = plan([UNSURE, two], ASKED, candidates("a", "flat"), Costs(), batch=2, prior=Prior(noise=(0.03, 0.03)))
+    assert [item.candidate.group for item in made.batch] == ["flat", "a"]
+    assert made.batch[0].why.endswith(": the answer for flat is sure enough, but needs 3 pre-training runs.")
+
+
 def test_a_decided_group_gets_no_more_runs() -> None:
     steep = points("steep", SIZES, [0.3, 0.2, 0.13, 0.09])
     prior = Prior(noise=(0.03, 0.03))
