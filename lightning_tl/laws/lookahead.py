@@ -79,8 +79,8 @@ def outcomes(right: Array, weight: Array, mean: Array, spread: Array) -> tuple[A
 
 
 def new_run(item: Particles, noise: Array, n: float) -> tuple[Array, Array]:
-    """Return mean (S, P) and spread (S,) of the log error of a new pre-training run with one fine-tuning."""
-    return item.log_error(n), np.sqrt(noise**2 + (item.points.run_variance or 0.0))
+    """Return mean (S, P) and spread (S,) of the log error of a new pre-training run, fine-tuned as often as usual."""
+    return item.log_error(n), np.sqrt(noise**2 + (item.points.run_variance or 0.0) / item.points.usual_runs)
 
 
 def new_draw(item: Particles, noise: Array, place: int) -> tuple[Array, Array]:

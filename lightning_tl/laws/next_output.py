@@ -95,7 +95,7 @@ def terminal_text(plan: Plan) -> str:
     lines += [f"  {check.sentence}" for check in plan.checks if check.sentence]
     shown = list(plan.batch) or list(plan.proposals[:1])
     rest = [item for item in plan.proposals if item.candidate not in [done.candidate for done in shown]]
-    lines += ["", _table([*shown, *rest][:_SHOWN]), ""]
+    lines += [""] if plan.done else ["", _table([*shown, *rest][:_SHOWN]), ""]
     for i, run in enumerate(shown):
         start = "Stop" if run.candidate is None else "With it" if i else "Next"
         name = f"{run.candidate.group}. " if run.candidate and len(plan.decisions) > 1 else ""
@@ -109,7 +109,6 @@ def _table(proposals: Sequence[Proposal]) -> str:
     for item in proposals:
         run = item.candidate
         if run is None:
-            body.append([item.kind, *["-"] * 8])
             continue
         gain, insight, settles = (f"{100 * value:.1f} %" for value in (item.gain, item.insight, item.settles))
         body.append(

@@ -91,6 +91,11 @@ class Points:
         """Variance of each point besides the pre-training's own, shape (m,)."""
         return (self.run_variance or 0.0) / self.runs
 
+    @property
+    def usual_runs(self) -> float:
+        """Fine-tunings of a pre-training run, on average; 1 where there is none yet."""
+        return float(self.runs.mean()) if len(self.runs) else 1.0
+
 
 def points_of_group(group: Group) -> Points:
     """Return a group's runs as points: fine-tunings of one pre-training averaged, the luck of draws removed."""

@@ -207,7 +207,7 @@ def _with_run(points: Points, option: Option, value: float) -> Points:
         points,
         n=np.append(points.n, option.first.n),
         log_error=np.append(points.log_error, value),
-        runs=np.append(points.runs, 1.0),
+        runs=np.append(points.runs, points.usual_runs),
         seeds=(*points.seeds, option.first.seed) if points.seeds else (),
     )
 
