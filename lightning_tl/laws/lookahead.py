@@ -16,6 +16,8 @@ from lightning_tl.laws.posterior import Particles
 
 #: Bins for the run's outcome.
 _BINS = 144
+#: Answers that are less likely right than this are left out: no run makes them the likeliest.
+_UNLIKELY = 1e-4
 #: Share of the noise that is the fine-tuning's where the table does not show it.
 UNKNOWN_SHARE = 0.5
 
@@ -55,8 +57,13 @@ def outlook(right: Array, weight: Array, mean: Array, spread: Array, threshold: 
 
 
 def outcomes(right: Array, weight: Array, mean: Array, spread: Array) -> tuple[Array, Array]:
-    """Return, for bins of the outcome, its probability together with each answer being right (K, bins), and its own."""
+    """Return, for bins of the outcome, its probability together with each answer being right (K, bins), and its own.
+
+    Answers that are hardly possible are left out of K.
+    """
     noises, count = mean.shape
+    likely = current(right, weight) > _UNLIKELY
+    right = right[likely] if likely.any() else right[:1]
     # Particles are draws, so that a run's scatter must cover a few of them: else each would be known by its outcome.
     smooth = np.maximum(spread, 3 * np.ptp(mean, axis=1) / count)
     margin = 4.5 * smooth[:, None]

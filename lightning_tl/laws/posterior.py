@@ -27,7 +27,7 @@ from lightning_tl.laws.results_table import Group
 #: Grid over alpha and over the share of C.
 _ALPHAS, _SHARES = 160, 128
 #: Values of the noise with less of the posterior than this are left out.
-_LEAST = 1e-4
+_LEAST = 1e-3
 _GOLDEN = (5**0.5 - 1) / 2
 
 

@@ -229,24 +229,36 @@ class BestGroup:
 
 def _best(posterior: Posterior, at: float, slack: float) -> Array:
     """Return, for each particle of each group g, the probability that each group j is best, shape (g, j, S, P)."""
-    error = np.sort(np.stack([item.log_error(at) for item in posterior.groups]), axis=2)
-    count, noises, size = error.shape
-    above = np.ones((count, count, noises, size))  # of particle (j, s, p): the probability that group i is above it
-    for j in range(count):
-        for i in range(count):
-            for s in range(noises if i != j else 0):
-                above[j, i, s] = 1 - np.searchsorted(error[i, s], error[j, s] - slack, side="left") / size
+    own = np.stack([item.log_error(at) for item in posterior.groups])
+    count, noises, size = own.shape
     right = np.empty((count, count, noises, size))
-    for g, item in enumerate(posterior.groups):
-        own = item.log_error(at)
-        place = np.argsort(np.argsort(own, axis=1, kind="stable"), axis=1)
-        right[g, g] = np.take_along_axis(np.prod(above[g], axis=0), place, axis=1)
-        rest = np.prod(np.delete(above, g, axis=1), axis=1)  # group j against all but g
-        summed = np.concatenate([np.zeros((count, noises, 1)), np.cumsum(rest, axis=2)], axis=2) / size
-        for j in range(count):
-            for s in range(noises if j != g else 0):
-                right[g, j, s] = summed[j, s, np.searchsorted(error[j, s], own[s] + slack, side="right")]
+    for s in range(noises):
+        error = np.sort(own[:, s], axis=1)
+        merged = np.sort(error, axis=None)
+        member = np.argsort(error, axis=None, kind="stable") // size
+        below = np.zeros((count, count * size + 1))  # how many draws of each group are among the first of all
+        below[:, 1:] = np.cumsum(member == np.arange(count)[:, None], axis=1)
+        # of draw p of group j: the probability that group i is not below it by more than the slack
+        above = 1 - below[:, np.searchsorted(merged, error - slack, side="left")].transpose(1, 0, 2) / size
+        above[np.arange(count), np.arange(count)] = 1
+        against = _products_without_one(above)  # (j, g, P): group j's draws against all but g
+        summed = np.concatenate([np.zeros((count, count, 1)), np.cumsum(against, axis=2)], axis=2) / size
+        place = below[:, np.searchsorted(merged, own[:, s] + slack, side="right")].astype(np.int64)  # (j, g, P)
+        shares = np.take_along_axis(summed, place, axis=2).transpose(1, 0, 2)
+        order = np.argsort(np.argsort(own[:, s], axis=1, kind="stable"), axis=1)
+        groups = np.arange(count)
+        shares[groups, groups] = np.take_along_axis(np.prod(above, axis=1), order, axis=1)
+        right[:, :, s] = shares
     return right
+
+
+def _products_without_one(values: Array) -> Array:
+    """Return, along the second axis, the product of all entries but each one."""
+    ones = np.ones_like(values[:, :1])
+    before = np.cumprod(np.concatenate([ones, values[:, :-1]], axis=1), axis=1)
+    after = np.cumprod(np.concatenate([ones, values[:, :0:-1]], axis=1), axis=1)[:, ::-1]
+    product: Array = before * after
+    return product
 
 
 def _probability_below(margin: Array, variance: Array | float) -> Array:
