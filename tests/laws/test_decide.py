@@ -59,7 +59,7 @@ def test_answers_are_those_of_the_truth(decide) -> None:
 
 def test_best_of_eight(decide) -> None:
     rng, done = np.random.default_rng(11), []
-    for _ in range(6):
+    for _ in range(5):
         curves = decide.close(rng)
         own = np.random.default_rng(rng.integers(2**32))
         done.append(decide.best_of(curves, 0.02, own, Prior(), most=28))
