@@ -3,6 +3,7 @@
     python benchmarks/decide.py more            # more or different, against the grid of seven sizes 1000·2^k
     python benchmarks/decide.py other           # the same, where the curves are no such law
     python benchmarks/decide.py boundary        # the same, where ten times the images take away 5 to 20 %
+    python benchmarks/decide.py questions       # is a target reached; is pre-training worse than none
     python benchmarks/decide.py best            # which of eight groups has the lowest error at 64,000 images
 
 Worlds have a known truth. A curve is ``error = 0.3 (c + (1 - c) (n / 1000)^-alpha)`` with alpha uniform in 0.1 to 1 and
@@ -16,7 +17,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import stats
@@ -27,7 +28,7 @@ from lightning_tl.laws.forms import Array
 from lightning_tl.laws.law_check import check_law
 from lightning_tl.laws.next_runs import plan
 from lightning_tl.laws.posterior import Points, Prior
-from lightning_tl.laws.questions import BestGroup, MoreOrDifferent
+from lightning_tl.laws.questions import BestGroup, MoreOrDifferent, NegativeTransfer, Question, TargetError
 from lightning_tl.laws.stopping import Look
 
 SIZES = 1000 * 2.0 ** np.arange(7)
@@ -129,27 +130,59 @@ def study(
     confidence: float = CONFIDENCE,
     most: int = MOST_RUNS,
 ) -> Outcome:
-    """Run a sequential study of one curve."""
+    """Run a sequential study of "more or different"."""
     question, truth = MoreOrDifferent(LARGEST), reduction(curve)
+    answer, runs = sequential(curve, question, noise, rng, prior, confidence, most)
+    flagged = check_law(runs, [runs], prior, float(SIZES[0])).flagged
+    return _outcome(answer, truth, question, len(runs.n), flagged)
+
+
+def sequential(
+    curve: Curve,
+    question: Question,
+    noise: float,
+    rng: np.random.Generator,
+    prior: Prior,
+    confidence: float = CONFIDENCE,
+    most: int = MOST_RUNS,
+    scratch: Array | None = None,
+) -> tuple[str | None, Points]:
+    """Run what is proposed until the question is decided, and return the answer and the runs."""
     n: list[float] = []
     y: list[float] = []
     looks: tuple[Look, ...] = ()
     while True:
         left = [Candidate("a", size, str(len(n))) for size in SIZES]
         costs = Costs(budget=float(most - len(n)))
-        now = plan([points("a", n, y)], question, left, costs, confidence, looks, prior=prior)
+        runs = points("a", n, y)
+        if scratch is not None:
+            runs = replace(runs, scratch=scratch)
+        now = plan([runs], question, left, costs, confidence, looks, prior=prior)
         looks = now.looks
         if now.done:
-            break
+            decision = now.decisions[0]
+            return decision.answer if decision.state == "decided" else None, runs
         chosen = now.batch[0].candidate
         assert chosen is not None
         n.append(chosen.n)
         y.append(measured(curve, chosen.n, noise, rng))
-    decision = now.decisions[0]
-    answer = decision.answer if decision.state == "decided" else None
-    runs = points("a", n, y)
-    flagged = check_law(runs, [runs], prior, float(SIZES[0])).flagged
-    return _outcome(answer, truth, question, len(n), flagged)
+
+
+def against(kind: str, curve: Curve, noise: float, rng: np.random.Generator, prior: Prior) -> Outcome:
+    """Ask whether the error at 64,000 reaches a target, or is above that of three runs without pre-training.
+
+    Target and error without pre-training are the true error times exp(0.1 z), z normal: near enough to be hard.
+    """
+    near = float(curve(np.array([LARGEST]))[0] * np.exp(0.1 * rng.standard_normal()))
+    below = bool(curve(np.array([LARGEST]))[0] <= near)
+    if kind == "target":
+        answer, runs = sequential(curve, TargetError(LARGEST, near), noise, rng, prior)
+        right = answer == ("reached" if below else "not reached")
+    else:
+        scratch = np.log(near) + noise * rng.standard_normal(3)
+        answer, runs = sequential(curve, NegativeTransfer(LARGEST), noise, rng, prior, scratch=scratch)
+        right = answer == ("better than none" if below else "worse than none")
+    return Outcome(answer, right, False, len(runs.n))
 
 
 def grid(curve: Curve, noise: float, rng: np.random.Generator, confidence: float = CONFIDENCE) -> Outcome:
@@ -282,6 +315,24 @@ def more(
     show(HEAD, rows)
 
 
+def questions(worlds: int, noises: Sequence[float], seed: int) -> None:
+    """Print a row for each other question on one curve and noise."""
+    rows = []
+    for kind in ("target", "negative"):
+        for noise in noises:
+            rng, start, results = np.random.default_rng(seed), time.process_time(), []
+            for _ in range(worlds):
+                curve = law_curve(rng)
+                results.append(against(kind, curve, noise, np.random.default_rng(rng.integers(2**32)), Prior()))
+            decided = [item for item in results if item.answer is not None]
+            runs = np.array([item.runs for item in results])
+            cells = [kind, f"{100 * noise:g} %", share(len(decided), worlds)]
+            cells += [share(sum(item.wrong for item in decided), len(decided)), f"{runs.mean():.2f}"]
+            rows.append([*cells, f"{np.quantile(runs, 0.9):.0f}", f"{time.process_time() - start:.0f} s"])
+            print(" ".join(rows[-1]), flush=True)
+    show(["question", "noise", "decided", "wrong, of these", "runs, mean", "90 % of studies", "time"], rows)
+
+
 def best(worlds: int, noises: Sequence[float], seed: int) -> None:
     """Print a row per noise: the sequential study with at most half the grid's runs, and the grid."""
     rows = []
@@ -310,13 +361,16 @@ def best(worlds: int, noises: Sequence[float], seed: int) -> None:
 def main() -> None:
     """Run one of the simulations."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["more", "other", "boundary", "best"])
+    parser.add_argument("what", choices=["more", "other", "boundary", "questions", "best"])
     parser.add_argument("--worlds", type=int, default=1000)
     parser.add_argument("--noise", type=float, nargs="+", default=[0.005, 0.02, 0.05])
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     if given.what == "best":
         best(given.worlds, given.noise, given.seed)
+        return
+    if given.what == "questions":
+        questions(given.worlds, given.noise, given.seed)
         return
     kinds = {
         "more": {"laws": law_curve},

@@ -51,6 +51,7 @@ def next_runs(
     confidence: float = 0.9,
     looks: Sequence[Look] = (),
     batch: int = 1,
+    running: Sequence[Candidate] = (),
     prior: Prior | None = None,
 ) -> Plan:
     """Say whether a question is decided, and if not, which runs to do next.
@@ -65,6 +66,7 @@ def next_runs(
         confidence: Promised share of right decisions.
         looks: The ``looks`` of the plan made before.
         batch: Number of runs to start together.
+        running: Runs that have been started and are not in the table yet: the batch is chosen to go with them.
         prior: What is taken for likely before any run.
 
     Returns:
@@ -75,8 +77,9 @@ def next_runs(
     """
     points = [points_of_group(group) for group in groups]
     left, prior = open_candidates(candidates, groups), prior or Prior()
-    made = plan(points, question, left, costs or Costs(), confidence, looks, batch, prior)
-    n_ref = smallest_size(points, question, left)
+    started = open_candidates(running, groups)
+    made = plan(points, question, left, costs or Costs(), confidence, looks, batch, started, prior)
+    n_ref = smallest_size(points, question, [*left, *started])
     return replace(made, checks=tuple(check_law(item, points, prior, n_ref) for item in points))
 
 
@@ -88,12 +91,13 @@ def plan(
     confidence: float = 0.9,
     looks: Sequence[Look] = (),
     batch: int = 1,
+    running: Sequence[Candidate] = (),
     prior: Prior | None = None,
 ) -> Plan:
     """Do :func:`next_runs` for points, of which no candidate is one."""
     if batch < 1:
         raise UserError(f"batch is {batch}; give how many runs to start together, 1 or more")
-    study = Study(points, question, candidates, prior or Prior())
+    study = Study(points, question, candidates, prior or Prior(), running)
     runs = int(sum(item.runs.sum() + len(item.scratch) for item in points))
     count = count_looks(looks, runs)
     limit = threshold(confidence, count)
@@ -104,7 +108,7 @@ def plan(
     if all(item.decided for item in stand):
         options = []
     proposals = study.ranked(options, costs, limit)
-    decisions = tuple(study.decision(item, limit, count, options) for item in stand)
+    decisions = tuple(study.decision(item, limit, count, [*options, *study.running]) for item in stand)
     done = all(item.state != "open" for item in decisions)
     chosen = () if done else study.batch(options, costs, limit, batch)
     history = tuple(item for item in looks if item.runs != runs)

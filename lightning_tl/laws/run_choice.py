@@ -74,12 +74,18 @@ class Study:
     """A study at one look: its points, what could be run, and what that would bring."""
 
     def __init__(
-        self, points: Sequence[Points], question: Question, candidates: Sequence[Candidate], prior: Prior
+        self,
+        points: Sequence[Points],
+        question: Question,
+        candidates: Sequence[Candidate],
+        prior: Prior,
+        running: Sequence[Candidate] = (),
     ) -> None:
         self.points, self.question, self.prior = list(points), question, prior
-        self.n_ref = smallest_size(points, question, candidates)
+        self.n_ref = smallest_size(points, question, [*candidates, *running])
         self.centre = level_centre(points, prior)
-        self.options = self._options(candidates)
+        self.options = self._options([item for item in candidates if item not in running])
+        self.running = [option for item in running for option in self._options([item])]
         self.world = self._world(self.points, [self._particles(item) for item in self.points])
 
     def _particles(self, points: Points) -> Particles:
@@ -155,6 +161,10 @@ class Study:
         left, money = list(options), costs.budget
         largest = [float(item.n.max(initial=0.0)) for item in self.points]
         lacking, chosen = self.lacking(limit), list[Proposal]()
+        for step, option in enumerate(self.running):
+            worlds = self._imagined(worlds, option, len(options) + step)
+            largest[option.group] = max(largest[option.group], option.first.n)
+            lacking = _one_less(lacking, option.group)
         while left and len(chosen) < size:
             prices = [self.cost(option, costs, largest[option.group]) for option in left]
             values = [_mean([world.value(option, limit) for world in worlds]) for option in left]
@@ -165,7 +175,7 @@ class Study:
             chosen.append(self._proposal(option, values[order[0]], cost, option.group in lacking))
             money = None if money is None else money - cost
             largest[option.group] = max(largest[option.group], option.first.n)
-            lacking = {g: count - (g == option.group) for g, count in lacking.items() if count > (g == option.group)}
+            lacking = _one_less(lacking, option.group)
             rest = replace(option, kind="draw" if option.kind == "draw" else "seed", candidates=option.candidates[1:])
             left = [rest if item is option else item for item in left if item is not option or rest.candidates]
             if len(chosen) < size:
@@ -210,6 +220,11 @@ def _with_run(points: Points, option: Option, value: float) -> Points:
         runs=np.append(points.runs, points.usual_runs),
         seeds=(*points.seeds, option.first.seed) if points.seeds else (),
     )
+
+
+def _one_less(lacking: dict[int, int], group: int) -> dict[int, int]:
+    """Return how many runs groups lack once one of them has one more."""
+    return {one: count - (one == group) for one, count in lacking.items() if count > (one == group)}
 
 
 def _mean(values: Sequence[Value]) -> Value:
