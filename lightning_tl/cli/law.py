@@ -7,7 +7,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lightning_tl.cli.parsing import command_parser, parse
+from lightning_tl.cli.parsing import command_parser, parse, with_underscores
 from lightning_tl.laws.law_options import LawOptions
 
 if TYPE_CHECKING:
@@ -38,8 +38,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("results", type=Path, help="CSV with one row per fine-tuning run, such as our results.csv")
     parser.add_argument("--out", type=Path | None, help="folder to write into (default: beside the table)")
     parser.add_class_arguments(LawOptions)
-    arguments = [_with_underscores(argument) for argument in (sys.argv[1:] if argv is None else argv)]
-    settings = parse(parser, arguments)
+    arguments = sys.argv[1:] if argv is None else argv
+    settings = parse(parser, [with_underscores(item, LawOptions.__dataclass_fields__) for item in arguments])
     options = LawOptions(**{field.name: settings[field.name] for field in fields(LawOptions)})
     return fit_table(settings.results, settings.out or settings.results.parent, options)
 
@@ -68,14 +68,6 @@ def fit_table(results: Path, out: Path, options: LawOptions) -> int:
     _print_advice(fits, advice)
     print("\nwrote " + ", ".join(str(path) for path in paths))
     return 0 if fitted(fits) else 1
-
-
-def _with_underscores(argument: str) -> str:
-    """Return an option's name as the parser has it: ``--fix-d=shared`` becomes ``--fix_d=shared``."""
-    name, equals, value = argument.partition("=")
-    option = name.removeprefix("--").replace("-", "_")
-    known = name.startswith("--") and option in LawOptions.__dataclass_fields__
-    return f"--{option}{equals}{value}" if known else argument
 
 
 def _draw(fits: Sequence[GroupResult], out: Path, suffix: str) -> list[Path]:

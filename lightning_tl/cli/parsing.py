@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, NoReturn
 
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
@@ -42,3 +43,10 @@ def parse(parser: ArgumentParser, argv: list[str] | None) -> Namespace:
     """
     limit_parsers()
     return parser.parse_args(None if argv is None else with_config_paths(argv))
+
+
+def with_underscores(argument: str, options: Collection[str]) -> str:
+    """Return one of these options as the parser has it: ``--fix-d=shared`` becomes ``--fix_d=shared``."""
+    name, equals, value = argument.partition("=")
+    option = name.removeprefix("--").replace("-", "_")
+    return f"--{option}{equals}{value}" if name.startswith("--") and option in options else argument

@@ -91,9 +91,9 @@ class LawOptions:
             size=self.size,
             score=self.score,
             score_is=self.score_is,
-            by=_names(self.by),
+            by=names(self.by),
             target_size=self.target_size or ("finetune_images" if self.law_form().uses_s else None),
-            cluster=_names(self.cluster),
+            cluster=names(self.cluster),
             model_size=self.model_size,
             complexity=self.complexity,
             where=self.where,
@@ -103,7 +103,7 @@ class LawOptions:
         """Return how groups are fitted."""
         return Method(
             coefficient=self.fix_d,
-            share_by=_names(self.share_by) or (),
+            share_by=names(self.share_by) or (),
             space=self.space,
             loss=self.loss,
             level=self.level,
@@ -125,5 +125,6 @@ class LawOptions:
         return Budget(self.cost_per_image, self.budget)
 
 
-def _names(text: str | None) -> tuple[str, ...] | None:
+def names(text: str | None) -> tuple[str, ...] | None:
+    """Return the names in a list with commas; ``None`` for none."""
     return None if text is None else tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))

@@ -39,6 +39,7 @@ print("imported:", *(name for name in {HEAVY} if name in sys.modules))
         ["dataset", "--help"],
         ["dataset", "preview", "--help"],
         ["law", "--help"],
+        ["next", "--help"],
         ["measure", "--help"],
         ["report", "--help"],
     ],

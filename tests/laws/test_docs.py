@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from lightning_tl.cli import next as next_command
 from lightning_tl.cli.law import main
 
 PAGE = Path(__file__).parents[2] / "docs" / "laws.md"
@@ -26,6 +27,8 @@ def test_the_page_runs(page: str, tmp_path, monkeypatch, capsys) -> None:
     assert (tmp_path / "law.svg").stat().st_size > 1000
     for command in re.findall(r"^lightning-tl law ((?:results|table)\.csv.*)$", page, flags=re.MULTILINE):
         assert main([*shlex.split(command), "--plots", "none"]) == 0
+    for command in re.findall(r"^lightning-tl next (results\.csv.*)$", page, flags=re.MULTILINE):
+        assert next_command.main(shlex.split(command)) == 0
     said = capsys.readouterr().out
     for quoted in re.findall(r"```text\n(.*?)```", page, flags=re.DOTALL):
         for line in filter(None, quoted.splitlines()):
@@ -33,8 +36,9 @@ def test_the_page_runs(page: str, tmp_path, monkeypatch, capsys) -> None:
 
 
 def test_options_on_the_page_exist(page: str, capsys) -> None:
-    with pytest.raises(SystemExit):
-        main(["--help"])
+    for command in (main, next_command.main):
+        with pytest.raises(SystemExit):
+            command(["--help"])
     known = capsys.readouterr().out
     for option in re.findall(r"`(--[a-z][a-z-]*)", page):
         assert f"--{option[2:].replace('-', '_')} " in known  # hyphens may stand for underscores
