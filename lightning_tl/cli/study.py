@@ -93,17 +93,24 @@ def _conclude(study: Study, out: Path, failures: dict[str, str]) -> None:
         return
     if study.law is not None:
         law.fit_table(out / "results.csv", out, study.law)
-    from lightning_tl.study.records import load_json
+    from lightning_tl.study.facts import read_facts
     from lightning_tl.study.still_falling import sentences
 
-    for line in sentences(load_json(out / "study.json", missing={}).get("still_falling", {})):
+    facts = read_facts(out / "study.json")
+    for line in sentences(facts.get("still_falling", {})):
         print(f"\n{line}")
+    if study.until is not None and facts.get("steps"):
+        from lightning_tl.study.step_figure import draw
+        from lightning_tl.study.step_words import answer
+
+        draw(facts["steps"], out)
+        print("\n".join(["", *answer(facts["steps"])]))
     if study.analysis is not None:
         from lightning_tl.study.overtraining import conclude
 
         record = conclude(out, **asdict(study.overtraining))
         print("\n".join([*record["answer"], "", *record["sentences"]]))
-    if study.law is not None or study.analysis is not None:
+    if study.law is not None or study.analysis is not None or study.until is not None:
         report.main([str(out)])
 
 
@@ -117,12 +124,14 @@ def status(study: Study, out: Path, everything: bool, watch: float = 0.0) -> int
     """Print a study's progress, once or every ``watch`` seconds until all runs have ended."""
     from lightning_tl.study.run_study import planned
     from lightning_tl.study.status import ENDED, lines, table
+    from lightning_tl.study.step_words import begins, stands
 
     while True:
-        sets, runs, records = planned(study, out)
-        states: list[Any] = lines(runs, records, out)
+        known = planned(study, out)
+        states: list[Any] = lines(known.runs, known.records, out)
         clear = "\x1b[2J\x1b[H" if watch and sys.stdout.isatty() else ""
-        print(clear + table(sets, states, out, everything), flush=True)
-        if not watch or (states and all(line.state in ENDED for line in states)):
+        steps = [*stands(known.steps[-1]), *begins(known.steps[-1])] if known.steps else []
+        print(clear + "\n".join([table(known.sets, states, out, everything), *steps]), flush=True)
+        if not watch or (known.ended and states and all(line.state in ENDED for line in states)):
             return 1 if any(line.state == "failed" for line in states) else 0
         time.sleep(watch)
