@@ -14,8 +14,8 @@ from torchvision.ops import box_area, box_iou
 from lightning_tl.tasks.image_results import Array, ImageResults, mean_of_real
 
 # rounded to float32, as torchmetrics does: a recall of exactly 0.3 counts as below 0.3
-_OVERLAPS = np.linspace(0.5, 0.95, 10, dtype=np.float32).astype(np.float64)
-_RECALLS = np.linspace(0, 1, 101, dtype=np.float32).astype(np.float64)
+_OVERLAPS = np.array(torch.linspace(0.5, 0.95, 10).tolist())
+_RECALLS = np.array(torch.linspace(0, 1, 101).tolist())
 _MOST = 100  # detections of a class in an image that COCO counts
 
 
