@@ -21,7 +21,7 @@ from scipy.special import chdtri
 from lightning_tl.laws import FittedLaw, FullLaw, PowerLaw, TransferLaw, fit
 from lightning_tl.laws.bootstrap import bootstrap
 from lightning_tl.laws.clusters import cells
-from lightning_tl.laws.region import region_of
+from lightning_tl.laws.region import regions_of
 from lightning_tl.laws.shared_coefficient import fit_together
 
 SIZES = 1000 * 2.0 ** np.arange(7)
@@ -51,7 +51,7 @@ def show(head: list[str], rows: list[list[str]]) -> None:
 
 def bounded(law: FittedLaw, name: str, limit: float) -> bool:
     """Whether a likelihood-ratio analysis with this limit on the RSS bounds a parameter on both sides."""
-    region = region_of(law.search, limit)
+    region = regions_of([law.search], [limit])[0]
     low, high = region.extent(law.search.problem.form.quantity(name, law.search.problem.sizes))
     return bool(np.isfinite(low)) if name == "C" else low > 1.001e-3 and high < 9.99
 

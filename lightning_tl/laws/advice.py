@@ -11,7 +11,7 @@ import numpy as np
 
 from lightning_tl.laws.compare import Comparison, compare, log_ratio
 from lightning_tl.laws.fitted_law import ImagesNeeded
-from lightning_tl.laws.group_fits import GroupFit, GroupResult, fitted
+from lightning_tl.laws.group_fits import FACTOR, WORTHWHILE, GroupFit, GroupResult, fitted
 from lightning_tl.laws.pretraining import first_answer
 from lightning_tl.laws.spending import MODEL_COLUMNS, RENDER_COLUMNS, Budget, Choice, NextSize, choices, next_size
 from lightning_tl.laws.transfer_gaps import trait_sentences
@@ -27,10 +27,6 @@ from lightning_tl.laws.wording import (
     sure,
 )
 
-#: For every curve: what would this many times the images change?
-FACTOR = 10.0
-#: Share of the error that they must take away to be worth rendering.
-WORTHWHILE = 0.10
 #: Least confidence for a verdict; below it the text says that the data cannot tell.
 CONFIDENT = 0.80
 #: More groups than this are counted in the first lines instead of named.
@@ -145,15 +141,27 @@ def _rivals(fits: Sequence[GroupFit]) -> list[list[GroupFit]]:
 
 
 def _error_now(item: GroupFit) -> float:
-    return item.law.log_level(item.largest, item.s)[0]
+    return item.law.log_error(item.largest, item.s)
 
 
 def _pairs(fits: Sequence[GroupFit]) -> list[tuple[GroupFit, GroupFit]]:
-    pairs = [
-        (a, b)
-        for a, b in combinations(fits, 2)
-        if len(fits) <= MANY or sum(a.group.keys[name] != b.group.keys.get(name) for name in a.group.keys) == 1
+    """Return the pairs to compare: of many groups, those that differ in one column, and not more than are read."""
+    if len(fits) <= MANY:
+        return list(combinations(fits, 2))
+    alike: dict[tuple[str, tuple[str, ...]], list[int]] = {}
+    others = [
+        {name: tuple(value for key, value in item.group.keys.items() if key != name) for name in item.group.keys}
+        for item in fits
     ]
+    for i, rests in enumerate(others):
+        for name, rest in rests.items():
+            alike.setdefault((name, rest), []).append(i)
+    pairs: list[tuple[GroupFit, GroupFit]] = []
+    for i, rests in enumerate(others):
+        rivals = {j for name, rest in rests.items() for j in alike[name, rest] if j > i}
+        pairs += [(fits[i], fits[j]) for j in sorted(rivals)]
+        if len(pairs) >= _MOST_PAIRS:
+            break
     return pairs[:_MOST_PAIRS]
 
 
@@ -179,10 +187,8 @@ def _group(
     budget: Budget | None,
 ) -> GroupAdvice:
     law = item.law
-    far = FACTOR * item.largest
-    change, (down, up) = law.log_ratio(item.largest, far, item.s)
+    change, (down, up), confidence = item.outlook.change, item.outlook.interval, item.outlook.confidence
     reduction = (float(1 - np.exp(change)), float(1 - np.exp(up)), float(1 - np.exp(down)))
-    confidence = law.probability_of_reduction(item.largest, far, WORTHWHILE, item.s)
     needed = law.images_needed(target, item.s) if target is not None else None
     ways = choices(item, fits, budget) if budget is not None and law.dof > 0 else []
     better = ways[0] if ways and _is_better(item, ways[0], fits, budget) else None

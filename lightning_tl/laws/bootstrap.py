@@ -80,7 +80,7 @@ def bootstrap(law: FittedLaw, count: int = 1000, seed: int = 0) -> Bootstrap:
     if problem.linear_space:
         targets = np.maximum(targets, fitted * 1e-3)
     outer, plateau = search.refitted(targets)
-    linear = problem.residual(outer, plateau, targets)[1]
+    linear = problem.residual(outer, plateau, problem.aims(targets))[1]
     luck = _draws(law.cells.offsets, count, rng)
     samples = {}
     for name in law.form.parameters:

@@ -72,7 +72,7 @@ def descend(
     place, count = place.copy(), place.shape[1]
     active = np.arange(len(place))
     here = residual(place, active)
-    rss = np.sum(here**2, axis=1)
+    rss = np.einsum("bm,bm->b", here, here)
     if not count:
         return place, rss
     damping = np.full(len(place), 1e-8)
@@ -87,7 +87,7 @@ def descend(
         nearest, furthest = np.maximum(low, reach(at)[0]), np.minimum(high, reach(at)[1])
         trial, promised = _inside(at, gradient, square, nearest, furthest)
         there = residual(trial, active)
-        after = np.sum(there**2, axis=1)
+        after = np.einsum("bm,bm->b", there, there)
         better = after < rss[active]
         # A step that is damped much promises little wherever it starts.
         free = (promised >= 0) & (damping[active] <= 1)
@@ -136,4 +136,6 @@ def _solved(square: Array, gradient: Array) -> Array:
         return np.linalg.solve(square, gradient[..., None])[..., 0].astype(float)
     except np.linalg.LinAlgError:
         ridge = 1e-9 * np.einsum("bii->bi", square)[..., None] * np.eye(square.shape[1])
-        return np.linalg.solve(square + ridge, gradient[..., None])[..., 0]
+        singular = np.linalg.det(square) == 0
+        square = np.where(singular[:, None, None], square + ridge, square)
+        return np.linalg.solve(square, gradient[..., None])[..., 0].astype(float)

@@ -18,11 +18,14 @@ from lightning_tl.laws.fitted_law import FittedLaw
 from lightning_tl.laws.group_fits import GroupFit, GroupResult, UnfittedGroup, fitted
 from lightning_tl.laws.wording import comparison_sentence, up_to
 
+_RUN_COLUMNS = ("run_id", "n", "s", "error", "pretrain", "draw", "line")
 _WORDS = ("label", "verdict", "sentences", "reduction", "confidence")
 
 
 def plain(value: Any) -> Any:
     """Return nested data as JSON's own types; infinite and undefined numbers become ``null``."""
+    if value is None or isinstance(value, str):
+        return value
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, np.ndarray)):
@@ -79,14 +82,7 @@ def group_record(item: GroupResult, advice: GroupAdvice | None = None) -> dict[s
         "power_law": None,
         "scratch": None,
         "hold_out": None,
-        "runs": [
-            {
-                name: row[name]
-                for name in ("run_id", "n", "s", "error", "pretrain", "draw", "line")
-                if name in group.runs
-            }
-            for _, row in group.runs.iterrows()
-        ],
+        "runs": group.runs[[name for name in _RUN_COLUMNS if name in group.runs]].to_dict("records"),
         "dropped": group.dropped,
         "notes": item.notes,
         "traits": group.traits,
@@ -206,9 +202,20 @@ def write(
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     paths = {"json": folder / "fits.json", "csv": folder / "fits.csv"}
-    paths["json"].write_text(json.dumps(manifest(fits, advice, settings or {}), indent=1) + "\n", encoding="utf-8")
+    paths["json"].write_text(_by_lines(manifest(fits, advice, settings or {})), encoding="utf-8")
     pd.DataFrame(rows(fits)).to_csv(paths["csv"], index=False)
     return paths
+
+
+def _by_lines(record: dict[str, Any]) -> str:
+    """Return JSON with one line for each entry, and for each element of lists of records: one for each group."""
+    lines = []
+    for name, value in record.items():
+        text = json.dumps(value)
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            text = "[\n  " + ",\n  ".join(map(json.dumps, value)) + "\n ]"
+        lines.append(f" {json.dumps(name)}: {text}")
+    return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 def _cell(law: FittedLaw, name: str) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import InitVar, dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -12,14 +13,15 @@ from scipy.special import stdtr
 from lightning_tl.errors import UserError
 from lightning_tl.laws.clusters import Cells, half_width, widened
 from lightning_tl.laws.forms import Array, Form, Quantity, ResidualSpace, Sizes
-from lightning_tl.laws.least_squares import Points, Prior, Problem
-from lightning_tl.laws.region import Region, noise_variance, region_of, threshold
-from lightning_tl.laws.search import Search
+from lightning_tl.laws.least_squares import Prior, Problem
+from lightning_tl.laws.points import Points
+from lightning_tl.laws.region import Region, noise_variance, regions_of, threshold
+from lightning_tl.laws.search import Search, searched
 
 #: Sizes beyond this are reported as out of reach.
 MOST_IMAGES = 1e12
 #: Level of the region that probabilities are read from.
-_WIDE = 0.999
+WIDE = 0.999
 #: A parameter is identified where its interval of this level excludes each limit of its range, a one-sided test at
 #: 10 %. For seven points and more it is passed wherever a chi-square likelihood-ratio test at 5 % is.
 IDENTIFIED = 0.80
@@ -60,6 +62,7 @@ class FittedLaw:
         priors: Parameters held, or known from elsewhere.
         shared: Variance that points of one pre-training run share, over that of each by itself (full law).
         pooled: Residual variance and degrees of freedom taken from several groups, ``None``: from this one.
+        found: The search of these points, where it has been made together with others (see :meth:`many`).
         params: Parameters by name; errors are fractions, sizes are images.
     """
 
@@ -70,15 +73,36 @@ class FittedLaw:
     priors: tuple[Prior, ...] = ()
     shared: float = 0.0
     pooled: tuple[float, int] | None = None
+    found: InitVar[Search | None] = None
     params: dict[str, float] = field(init=False)
     _search: Search = field(init=False, repr=False)
     _regions: dict[float, Region] = field(init=False, repr=False, default_factory=dict)
+    _intervals: dict[tuple[str, float], Interval] = field(init=False, repr=False, default_factory=dict)
+    _log_levels: dict[tuple[float, float | None, float], Interval] = field(init=False, repr=False, default_factory=dict)
 
-    def __post_init__(self) -> None:
-        sizes = Sizes(self.cells.n, self.cells.s, float(self.cells.n.min()), float(self.cells.s.min()))
-        points = Points(sizes, self.cells.log_error, self.cells.weight, self.cells.cluster, self.shared)
-        self._search = Search(Problem(self.form, points, self.space, self.priors))
+    def __post_init__(self, found: Search | None) -> None:
+        own = (self.form, self.cells, self.space, self.priors, self.shared)
+        self._search = found or searched([_problem(*own)])[0]
         self.params = {name: self._natural(name, self._search.best(self._of(name))) for name in self.form.parameters}
+
+    @classmethod
+    def many(
+        cls,
+        form: Form,
+        groups: Sequence[Cells],
+        level: float,
+        space: ResidualSpace,
+        priors: Sequence[tuple[Prior, ...]],
+        shared: Sequence[float],
+        pooled: tuple[float, int] | None = None,
+    ) -> list[FittedLaw]:
+        """Return the laws of many groups, searched for together; see the attributes."""
+        each = list(zip(groups, priors, shared, strict=True))
+        searches = searched([_problem(form, cells, space, held, variance) for cells, held, variance in each])
+        return [
+            cls(form, cells, level, space, held, variance, pooled, search)
+            for (cells, held, variance), search in zip(each, searches, strict=True)
+        ]
 
     # ---- what was fitted -------------------------------------------------------------------------------------------
 
@@ -172,10 +196,12 @@ class FittedLaw:
 
     def region(self, level: float) -> Region:
         """Return the confidence region of this level, once computed."""
-        if level not in self._regions:
-            limit = threshold(self._search.rss, self.noise**2, self.dof, level)
-            self._regions[level] = region_of(self._search, limit)
+        prepare_regions([(self, level)])
         return self._regions[level]
+
+    def forget_regions(self) -> None:
+        """Free the memory of regions once the questions are asked; an interval that was asked for stays known."""
+        self._regions.clear()
 
     def _natural(self, name: str, value: float) -> float:
         return float(np.exp(value)) if name in self.form.scales else value
@@ -200,7 +226,12 @@ class FittedLaw:
         """
         if name not in self.form.parameters:
             raise UserError(f"no parameter {name!r} in {self.form.formula}; it has {', '.join(self.form.parameters)}")
-        level = level or self.level
+        key = (name, level or self.level)
+        if key not in self._intervals:
+            self._intervals[key] = self._interval(*key)
+        return self._intervals[key]
+
+    def _interval(self, name: str, level: float) -> Interval:
         if any(prior.fixed and prior.name == name for prior in self.priors):
             return self.params[name], self.params[name]
         if self.dof < 1:
@@ -282,12 +313,18 @@ class FittedLaw:
             return self._search.best(change), (-np.inf, np.inf)
         return self._search.best(change), self.region(level or self.level).extent(change)
 
+    def log_error(self, n: float, s: float | None = None) -> float:
+        """Return log law(n)."""
+        return self._search.best(self._log_error(n, s))
+
     def log_level(self, n: float, s: float | None = None, level: float | None = None) -> tuple[float, Interval]:
         """Return log law(n) and its interval for the draws at hand (their luck not included)."""
-        quantity = self._log_error(n, s)
+        quantity, key = self._log_error(n, s), (n, s, level or self.level)
         if self.dof < 1:
             return self._search.best(quantity), (-np.inf, np.inf)
-        return self._search.best(quantity), self.region(level or self.level).extent(quantity)
+        if key not in self._log_levels:
+            self._log_levels[key] = self.region(key[2]).extent(quantity)
+        return self._search.best(quantity), self._log_levels[key]
 
     def probability_above(self, name: str, value: float) -> float:
         """Return the confidence that parameter ``name`` is above ``value``.
@@ -311,7 +348,7 @@ class FittedLaw:
         if self.dof < 1:
             return np.nan
         centre = self._search.best(quantity)
-        rise = max(self.region(_WIDE).least_rss(quantity, goal) - self._search.rss, 0.0)
+        rise = max(self.region(WIDE).least_rss(quantity, goal) - self._search.rss, 0.0)
         root, dof = np.sqrt(rise) / self.noise, float(self.dof)
         if draws and len(self.cells.offsets) and np.isfinite(centre) and 0 < root < np.inf:
             # The miss in units of both sources' spread, with Satterthwaite's degrees of freedom.
@@ -386,6 +423,20 @@ class FittedLaw:
             lower, upper = outer[name]
             return value <= lower * 1.001 or value >= upper * 0.999
         return value == 0 or not np.isfinite(value)
+
+
+def _problem(form: Form, cells: Cells, space: ResidualSpace, priors: tuple[Prior, ...], shared: float) -> Problem:
+    sizes = Sizes(cells.n, cells.s, float(cells.n.min()), float(cells.s.min()))
+    return Problem(form, Points(sizes, cells.log_error, cells.weight, cells.cluster, shared), space, priors)
+
+
+def prepare_regions(asked: Iterable[tuple[FittedLaw, float]]) -> None:
+    """Compute the confidence regions of many laws together, each at a level, where they are not known yet."""
+    new = {(id(law), level): (law, level) for law, level in asked if level not in law._regions}
+    limits = [threshold(law.search.rss, law.noise**2, law.dof, level) for law, level in new.values()]
+    regions = regions_of([law.search for law, _ in new.values()], limits)
+    for (law, level), region in zip(new.values(), regions, strict=True):
+        law._regions[level] = region
 
 
 def _crossing(sizes: Array, error: Array, target: float) -> float:

@@ -15,8 +15,10 @@ Source of the forms: Mikami et al., *A Scaling Law for Syn2real Transfer*, arXiv
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import copy
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -71,6 +73,30 @@ class Sizes:
     s: Array
     n_ref: float
     s_ref: float
+
+    @cached_property
+    def log_n(self) -> Array:
+        """log(n / n_ref), shape (m,); of stacked sizes (p, m)."""
+        return np.log(self.n / self.n_ref)
+
+    @cached_property
+    def log_s(self) -> Array:
+        """log(s / s_ref), shape (m,); of stacked sizes (p, m)."""
+        return np.log(self.s / self.s_ref)
+
+    @staticmethod
+    def stacked(several: Sequence[Sizes]) -> Sizes:
+        """Return sizes of several problems as one, of which :meth:`rows` takes logs; references are the first's."""
+        return several[0]._with([sizes.log_n for sizes in several], [sizes.log_s for sizes in several])
+
+    def rows(self, which: NDArray[np.int64]) -> Sizes:
+        """Return the logs of these of stacked sizes, shape (b, m)."""
+        return self._with(self.log_n[which], self.log_s[which])
+
+    def _with(self, log_n: ArrayLike, log_s: ArrayLike) -> Sizes:
+        sizes = copy.copy(self)
+        vars(sizes).update(log_n=np.asarray(log_n), log_s=np.asarray(log_s))
+        return sizes
 
     def at(self, n: ArrayLike, s: ArrayLike | None = None) -> Sizes:
         """Return other sizes with the same references; without ``s``, at the smallest fine-tuning size."""
@@ -127,7 +153,7 @@ class Form:
 
 def _decay(outer: Array, plateau: Array, sizes: Sizes) -> Array:
     """Return p + (1 - p) (n / n_ref)^-alpha, p being the plateau's share, shape (..., m)."""
-    decay = np.exp(-outer[..., :1] * np.log(sizes.n / sizes.n_ref))
+    decay = np.exp(-outer[..., :1] * sizes.log_n)
     share, rest = split(plateau)
     return share[..., None] + rest[..., None] * decay
 
@@ -161,11 +187,11 @@ class PowerLaw(Form):
 
     def design_matrix(self, sizes: Sizes) -> Array:
         """Return ones and -log(n / n_ref)."""
-        return np.stack([np.ones_like(sizes.n), -np.log(sizes.n / sizes.n_ref)], axis=1)
+        return np.stack([np.ones_like(sizes.log_n), -sizes.log_n], axis=-1)
 
     def nonlinear_log_error(self, outer: Array, plateau: Array, sizes: Sizes) -> Array:
         """Return zeros: everything is linear."""
-        return np.zeros((*plateau.shape, len(sizes.n)))
+        return np.zeros((*plateau.shape, sizes.log_n.shape[-1]))
 
     def quantity(self, name: str, sizes: Sizes) -> Quantity:
         """See :meth:`Form.quantity`."""
@@ -193,7 +219,7 @@ class TransferLaw(Form):
 
     def design_matrix(self, sizes: Sizes) -> Array:
         """Return ones: in log space only log D is linear."""
-        return np.ones((len(sizes.n), 1))
+        return np.ones((*sizes.log_n.shape, 1))
 
     def nonlinear_log_error(self, outer: Array, plateau: Array, sizes: Sizes) -> Array:
         """Return log(p + (1 - p) (n / n_ref)^-alpha), p being the plateau's share."""
@@ -242,8 +268,8 @@ class FullLaw(Form):
 
     def design_matrix(self, sizes: Sizes) -> Array:
         """Return ones and, without a floor, -log(s / s_ref)."""
-        ones = np.ones_like(sizes.s)
-        return ones[:, None] if self.floor else np.stack([ones, -np.log(sizes.s / sizes.s_ref)], axis=1)
+        ones = np.ones_like(sizes.log_s)
+        return ones[..., None] if self.floor else np.stack([ones, -sizes.log_s], axis=-1)
 
     def nonlinear_log_error(self, outer: Array, plateau: Array, sizes: Sizes) -> Array:
         """Return log(p + (1 - p) (n / n_ref)^-alpha), with a floor the log of the whole sum."""
@@ -251,7 +277,7 @@ class FullLaw(Form):
         if not self.floor:
             return np.log(decay)
         floor, rest = split(outer[..., 2])
-        error = rest[..., None] * decay * np.exp(-outer[..., 1:2] * np.log(sizes.s / sizes.s_ref)) + floor[..., None]
+        error = rest[..., None] * decay * np.exp(-outer[..., 1:2] * sizes.log_s) + floor[..., None]
         return np.log(np.maximum(error, 1e-300))
 
     def quantity(self, name: str, sizes: Sizes) -> Quantity:
@@ -309,17 +335,13 @@ class Unfolded(Form):
 
     def design_matrix(self, sizes: Sizes) -> Array:
         """Return ones: the scale."""
-        return self.form.design_matrix(sizes)[:, :1]
+        return self.form.design_matrix(sizes)[..., :1]
 
     def nonlinear_log_error(self, outer: Array, plateau: Array, sizes: Sizes) -> Array:
         """Return the form's nonlinear part with the terms of its other linear parameters."""
         known = len(self.form.outer)
-        return (
-            self.form.nonlinear_log_error(outer[..., :known], plateau, sizes) + outer[..., known:] @ self._rest(sizes).T
-        )
-
-    def _rest(self, sizes: Sizes) -> Array:
-        return self.form.design_matrix(sizes)[:, 1:]
+        rest: Array = np.einsum("...q,...mq->...m", outer[..., known:], self.form.design_matrix(sizes)[..., 1:])
+        return self.form.nonlinear_log_error(outer[..., :known], plateau, sizes) + rest
 
     def quantity(self, name: str, sizes: Sizes) -> Quantity:
         """See :meth:`Form.quantity`."""

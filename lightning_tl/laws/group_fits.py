@@ -4,20 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lightning_tl.errors import UserError
 from lightning_tl.laws.bootstrap import Bootstrap, bootstrap
-from lightning_tl.laws.clusters import Cells, cells, half_width, widened
-from lightning_tl.laws.fitted_law import FittedLaw
-from lightning_tl.laws.fitting import fit_cells, points_of
-from lightning_tl.laws.forms import Array, Form, FullLaw, Loss, PowerLaw, ResidualSpace, TransferLaw
+from lightning_tl.laws.clusters import Cells
+from lightning_tl.laws.fitted_law import IDENTIFIED, WIDE, FittedLaw, Interval, prepare_regions
+from lightning_tl.laws.fitting import fit_many, points_of
+from lightning_tl.laws.forms import Array, Form, Loss, PowerLaw, ResidualSpace, TransferLaw
 from lightning_tl.laws.results_table import Group
+from lightning_tl.laws.scratch import Scratch, scratch_contrast
 from lightning_tl.laws.shared_coefficient import CoefficientMode, Settings, fit_together
 
+#: For every curve: what would this many times the images change?
+FACTOR = 10.0
+#: Share of the error that they must take away to be worth rendering.
+WORTHWHILE = 0.10
+#: Groups whose confidence regions are in memory at once.
+_AT_ONCE = 64
 _SAME = 1e-4  # of the logarithm of errors that differ in nothing
 
 
@@ -105,46 +112,18 @@ class HoldOut:
 
 
 @dataclass(frozen=True)
-class Scratch:
-    """The runs without pre-training, against the law.
+class Outlook:
+    """What :data:`FACTOR` times the largest size would change.
 
     Attributes:
-        error: Their error (geometric mean).
-        stderr: Standard error of it over runs; nan for one run.
-        runs: How many.
-        sizes: The sizes measured, ascending.
-        ratio: log(law(n) / scratch) at each size.
-        low: Lower ends of its intervals.
-        high: Upper ends.
-        measured: log(measured error / scratch) at each size.
+        change: log(law there / law at the largest size).
+        interval: Its interval.
+        confidence: Confidence that it lowers the error by :data:`WORTHWHILE` or more; nan where nothing is known.
     """
 
-    error: float
-    stderr: float
-    runs: int
-    sizes: Array
-    ratio: Array
-    low: Array
-    high: Array
-    measured: Array
-
-    @property
-    def helps_from(self) -> float | None:
-        """Smallest measured size from which on pre-training is below scratch with the interval's confidence."""
-        helping = self.high < 0
-        if not helping[-1]:
-            return None
-        return float(self.sizes[len(helping) - int(np.argmin(helping[::-1])) if not helping.all() else 0])
-
-    @property
-    def harmful(self) -> Array:
-        """Measured sizes at which the law is above scratch with the interval's confidence: negative transfer."""
-        return self.sizes[self.low > 0]
-
-    @property
-    def above(self) -> Array:
-        """Measured sizes whose error is above scratch, noise or not."""
-        return self.sizes[self.measured > 0]
+    change: float
+    interval: Interval
+    confidence: float
 
 
 @dataclass
@@ -154,6 +133,7 @@ class GroupFit:
     Attributes:
         group: The group.
         law: Its law.
+        outlook: What many more images would change.
         power: The power law, the baseline (``None`` for the full law).
         scratch: Its runs without pre-training; ``None`` where there are none, and for the full law.
         hold_out: How well smaller sizes predict larger ones; ``None`` where too few points remain.
@@ -163,6 +143,7 @@ class GroupFit:
 
     group: Group
     law: FittedLaw
+    outlook: Outlook
     power: FittedLaw | None = None
     scratch: Scratch | None = None
     hold_out: HoldOut | None = None
@@ -174,7 +155,7 @@ class GroupFit:
         """The group's label."""
         return self.group.label
 
-    @property
+    @cached_property
     def largest(self) -> float:
         """Largest pre-training size measured."""
         return float(self.group.runs["n"].max())
@@ -241,21 +222,50 @@ def analyse(groups: Sequence[Group], form: Form | None = None, method: Method | 
     for members in _families(groups, list(points), method.share_by):
         family = [points[i] for i in members]
         laws = fit_together(form, family, method.coefficient, method.settings)
-        for i, law, hold_out in zip(members, laws, _hold_outs(form, family, method), strict=True):
-            results[i] = _surrounded(groups[i], law, hold_out, method)
+        held = _hold_outs(form, family, method)
+        powers = (
+            [None] * len(laws)
+            if form.uses_s
+            else fit_many(PowerLaw(), [law.cells for law in laws], **vars(method.settings))
+        )
+        for start in range(0, len(members), _AT_ONCE):
+            chunk = range(start, min(start + _AT_ONCE, len(members)))
+            prepare_regions(
+                (laws[i], level) for i in chunk for level in (method.level, IDENTIFIED, WIDE) if laws[i].dof > 0
+            )
+            prepare_regions((held[i].law, held[i].level) for i in chunk if i in held)
+            for i in chunk:
+                hold_out = _hold_out(held[i], method) if i in held else None
+                results[members[i]] = _surrounded(groups[members[i]], laws[i], powers[i], hold_out, method)
     return [results[i] for i in range(len(groups))]
 
 
-def _surrounded(group: Group, law: FittedLaw, hold_out: HoldOut | None, method: Method) -> GroupFit:
-    """Return a group's law with its baselines and the bootstrap."""
-    power = scratch = boot = None
-    if not law.form.uses_s:
-        power = fit_cells(PowerLaw(), law.cells, **vars(method.settings))
-        scratch = None if group.scratch.empty else scratch_contrast(group, law)
+def _surrounded(
+    group: Group, law: FittedLaw, power: FittedLaw | None, hold_out: HoldOut | None, method: Method
+) -> GroupFit:
+    """Return a group's law with its baselines and the bootstrap.
+
+    What every report asks of the law's regions is asked here, so that they need not stay in memory.
+    """
+    scratch = scratch_contrast(group, law) if not (law.form.uses_s or group.scratch.empty) else None
+    boot = None
     if method.resamples and len(law.cells.n) > len(law.form.parameters):
         boot = bootstrap(law, method.resamples, method.seed)
     notes = [*group.notes, *filter(None, [_rising(law)])]
-    return GroupFit(group, law, power, scratch, hold_out, boot, notes)
+    item = GroupFit(group, law, _outlook(group, law), power, scratch, hold_out, boot, notes)
+    for name in law.form.parameters:
+        law.interval(name)
+        law.unidentified(name)
+    law.forget_regions()
+    return item
+
+
+def _outlook(group: Group, law: FittedLaw) -> Outlook:
+    largest = float(group.runs["n"].max())
+    s = float(law.cells.s.max()) if law.form.uses_s else None
+    law.log_level(FACTOR * largest, s)
+    change, interval = law.log_ratio(largest, FACTOR * largest, s)
+    return Outlook(change, interval, law.probability_of_reduction(largest, FACTOR * largest, WORTHWHILE, s))
 
 
 def _families(groups: Sequence[Group], usable: list[int], share_by: tuple[str, ...]) -> list[list[int]]:
@@ -297,8 +307,27 @@ def _rising(law: FittedLaw) -> str | None:
     )
 
 
-def _hold_outs(form: Form, groups: Sequence[Cells], method: Method) -> list[HoldOut | None]:
-    """Fit without the largest sizes, the groups together as asked, and compare with what was measured there."""
+@dataclass(frozen=True)
+class _Held:
+    """A law fitted to the smaller sizes, its power law, and what it is compared with.
+
+    Attributes:
+        law: The law.
+        power: The power law of the same points; ``None`` for the full law.
+        after: The points held out.
+        pairs: Their sizes n and s, shape (h, 2).
+        level: Level of intervals that hold all outcomes together.
+    """
+
+    law: FittedLaw
+    power: FittedLaw | None
+    after: Cells
+    pairs: Array
+    level: float
+
+
+def _hold_outs(form: Form, groups: Sequence[Cells], method: Method) -> dict[int, _Held]:
+    """Fit without the largest sizes, the groups together as asked; by number of group, where enough remain."""
     cut = [points.n.max() if method.hold_out_from is None else method.hold_out_from for points in groups]
     rests = [points.n < limit for points, limit in zip(groups, cut, strict=True)]
     # A floor of one degree of freedom: a curve through all its points predicts with no interval.
@@ -307,83 +336,41 @@ def _hold_outs(form: Form, groups: Sequence[Cells], method: Method) -> list[Hold
         for i, (points, rest) in enumerate(zip(groups, rests, strict=True))
         if rest.sum() > len(form.parameters) and (~rest).any() and len(np.unique(points.n[rest])) > 2
     ]
-    result: list[HoldOut | None] = [None] * len(groups)
     if form.uses_s:
         usable = [i for i in usable if len(np.unique(groups[i].s[rests[i]])) > 1]
     before = [groups[i].where(rests[i]) for i in usable]
-    if before:
-        for i, law in zip(usable, fit_together(form, before, method.coefficient, method.settings), strict=True):
-            result[i] = _hold_out(law, groups[i].where(~rests[i]), method)
-    return result
+    if not before:
+        return {}
+    laws = fit_together(form, before, method.coefficient, method.settings)
+    powers = (
+        [None] * len(laws)
+        if form.uses_s
+        else fit_many(PowerLaw(), [law.cells for law in laws], **vars(method.settings))
+    )
+    held = {}
+    for i, law, power in zip(usable, laws, powers, strict=True):
+        after = groups[i].where(~rests[i])
+        pairs = np.unique(np.stack([after.n, after.s], axis=1), axis=0)
+        # All outcomes at once: of six, one would often lie outside intervals that hold each by itself.
+        held[i] = _Held(law, power, after, pairs, 1 - (1 - method.level) / len(pairs))
+    return held
 
 
-def _hold_out(law: FittedLaw, after: Cells, method: Method) -> HoldOut:
-    pairs = np.unique(np.stack([after.n, after.s], axis=1), axis=0)
-    observed = [np.exp(after.log_error[(after.n == n) & (after.s == s)].mean()) for n, s in pairs]
-    # All outcomes at once: of six, one would often lie outside intervals that hold each by itself.
-    level = 1 - (1 - method.level) / len(pairs)
-    low, high = law.predict_interval(pairs[:, 0], pairs[:, 1], level, same_draws=True)
-    power = None if isinstance(law.form, FullLaw) else fit_cells(PowerLaw(), law.cells, **vars(method.settings))
+def _hold_out(held: _Held, method: Method) -> HoldOut:
+    """Compare the prediction with what was measured."""
+    law, after, (n, s) = held.law, held.after, held.pairs.T
+    observed = [np.exp(after.log_error[(after.n == size) & (after.s == other)].mean()) for size, other in held.pairs]
+    low, high = law.predict_interval(n, s, held.level, same_draws=True)
+    law.forget_regions()
     return HoldOut(
         law=law,
-        power_law=power,
-        n=pairs[:, 0],
-        s=pairs[:, 1],
+        power_law=held.power,
+        n=n,
+        s=s,
         observed=np.array(observed),
-        predicted=law.predict(pairs[:, 0], pairs[:, 1]),
+        predicted=law.predict(n, s),
         low=low,
         high=high,
-        power=np.full(len(pairs), np.nan) if power is None else power.predict(pairs[:, 0]),
+        power=np.full(len(n), np.nan) if held.power is None else held.power.predict(n),
         asked=method.hold_out_from is not None,
     )
-
-
-def scratch_contrast(group: Group, law: FittedLaw) -> Scratch:
-    """Compare the law with the runs without pre-training, paired by draw where both have the same draws.
-
-    The law's own uncertainty comes from its fit. Scratch adds its residual: with paired draws the variance of a run
-    once sizes and draws are accounted for, or the scatter over draws of (scratch - pre-trained) where that is larger
-    (draws may matter less once pre-trained).
-    """
-    y = np.log(group.scratch["error"].to_numpy(float))
-    pooled_level, variance, dof = float(y.mean()), np.nan, 0
-    stderr = float(np.exp(y.mean()) * y.std(ddof=1) / np.sqrt(len(y))) if len(y) > 1 else np.nan
-    if "draw" in group.runs and len(law.cells.offsets) > 1:
-        shared = group.scratch["draw"].isin(set(group.runs["draw"])).to_numpy()
-        if shared.sum() > 1:
-            pooled_level, variance, dof = _paired_scratch(group, y, shared)
-    if not dof and len(y) > 1:
-        variance, dof = float(np.var(y, ddof=1) / len(y)), len(y) - 1
-    if not dof:  # one scratch run: its noise is taken to be a pre-training run's
-        variance, dof = law.log_noise**2, law.dof
-    sizes = np.unique(law.cells.n)
-    extra = half_width(variance, dof, law.level)
-    rows = []
-    for size in sizes:
-        estimate, (low, high) = law.log_level(float(size))
-        low, high = widened(low, estimate, high, extra)
-        measured = law.cells.log_error[law.cells.n == size].mean()
-        rows.append([value - pooled_level for value in (estimate, low, high, measured)])
-    ratio, lows, highs, measures = np.array(rows).T
-    return Scratch(float(np.exp(pooled_level)), stderr, len(y), sizes, ratio, lows, highs, measures)
-
-
-def _paired_scratch(group: Group, y: Array, shared: NDArray[np.bool_]) -> tuple[float, float, int]:
-    """Return scratch's level for the mean draw, its variance relative to the law, and degrees of freedom."""
-    draws = [*group.runs["draw"], *group.scratch["draw"][shared]]
-    n = np.concatenate([group.runs["n"].to_numpy(float), np.zeros(int(shared.sum()))])
-    values = np.concatenate([np.log(group.runs["error"].to_numpy(float)), y[shared]])
-    seeds = None
-    if "pretrain" in group.runs:  # scratch runs share nothing but their draw: one cell of their own
-        seeds = [*group.runs["pretrain"], *["scratch"] * int(shared.sum())]
-    both = cells(n, values, pretrain=seeds, draw=draws)
-    at_zero = both.n == 0
-    count = float(both.runs[at_zero].sum())
-    pooled = both.residual_variance / count * (1 + 1 / max((~at_zero).sum(), 1)) if both.residual_dof else np.nan
-    gaps = []
-    for draw in dict.fromkeys(group.scratch["draw"][shared]):
-        same = np.array([label == draw for label in draws])
-        if (same & (n > 0)).any():
-            gaps.append(values[same & (n == 0)].mean() - values[same & (n > 0)].mean())
-    own = float(np.var(gaps, ddof=1) / len(gaps)) if len(gaps) > 1 else 0.0
-    return float(both.log_error[at_zero].mean()), float(np.fmax(pooled, own)), both.residual_dof

@@ -5,15 +5,23 @@ In log space (the default, Mikami et al. §4.1) the residual is
 ``error - scale * exp(nonlinear_log_error)``, with the scale solved. Points may be weighted; points that share a
 pre-training run may be correlated (then residuals are whitened). A prior on a parameter is one more row of the problem,
 which serves for partially pooled coefficients; a parameter that is held is substituted, so that it holds exactly.
+
+Points of equal sizes enter by their mean alone, with one constant row for their scatter about it: the sum of squares is
+the same, and costs as much as there are sizes. Problems of one shape can be stacked, to be evaluated in one call.
 """
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lightning_tl.laws.forms import Array, Form, Quantity, ResidualSpace, Sizes, Unfolded
+from lightning_tl.laws.points import Means, Points
 
 #: A prior of this weight or more holds its parameter.
 FIXED = 1e6
@@ -21,6 +29,9 @@ FIXED = 1e6
 _LEAST_LOG = -1e4
 #: Log scales are cut off here in linear space, where they are exponentiated and squared.
 _MOST_LOG = 300.0
+#: Arrays of a problem that stacked problems have one of each.
+_STACKED = ("_goal", "_root", "design", "_solver")
+_STACKED_WITH_PRIORS = ("_values", "_soft_roots", "_lift", "_free", "_all", "_needs")
 
 
 @dataclass(frozen=True)
@@ -43,33 +54,14 @@ class Prior:
         return self.weight >= FIXED
 
 
-@dataclass(frozen=True)
-class Points:
-    """What a law is fitted to.
-
-    Attributes:
-        sizes: Sizes, shape (m,).
-        log_error: Log errors, shape (m,).
-        weight: Weights of the squared residuals, shape (m,).
-        cluster: Which points share a pre-training run, integers of shape (m,), or ``None`` where each has its own.
-        shared: Variance that a cluster's points share over the variance of each by itself.
-    """
-
-    sizes: Sizes
-    log_error: Array
-    weight: Array
-    cluster: Array | None = None
-    shared: float = 0.0
-
-
 def sum_of_squares(residuals: Array) -> Array:
     """Return the sum of squares over the last axis: (..., m) gives (...)."""
-    total: Array = np.sum(residuals**2, axis=-1)
+    total: Array = np.einsum("...m,...m->...", residuals, residuals)
     return total
 
 
 class Problem:
-    """Sums of squares of one fit.
+    """Sums of squares of one fit, or of several that are stacked (see :meth:`stacked`).
 
     Args:
         form: The law.
@@ -84,14 +76,18 @@ class Problem:
         self.linear_space = space == "linear"
         self.form = Unfolded(form) if self.linear_space else form
         self.points = points
-        self.sizes = points.sizes
+        self._means = Means(points)
+        self.sizes = self._means.sizes
         self.target = np.exp(points.log_error) if self.linear_space else points.log_error
         self.priors = priors
+        self.stack_size: int | None = None
         self._values = np.array([self._inner(prior) for prior in priors])
-        self._root = np.sqrt(points.weight)
+        self._root = self._means.root
         self._mix = self._whitening()
+        self._goal = self.aims(self.target)
         self._quantities = [self.form.quantity(prior.name, self.sizes) for prior in priors]
-        self._soft = [(i, float(np.sqrt(prior.weight))) for i, prior in enumerate(priors) if not prior.fixed]
+        self._soft = [i for i, prior in enumerate(priors) if not prior.fixed]
+        self._soft_roots = np.array([np.sqrt(priors[i].weight) for i in self._soft])
         self._fixed = [i for i, prior in enumerate(priors) if prior.fixed]
         # How each prior's parameter depends on the linear ones: the same at every grid point.
         everywhere = np.ones((1, len(self.form.outer))), np.full(1, 0.5)
@@ -104,7 +100,7 @@ class Problem:
         self._all = self._whiten(self.form.design_matrix(self.sizes).T).T
         self._needs = needs
         # One residual for each point, and one for each soft prior.
-        soft = [root * needs[i] @ self._free for i, root in self._soft]
+        soft = [root * needs[i] @ self._free for i, root in zip(self._soft, self._soft_roots, strict=True)]
         scale = [i for i, prior in enumerate(priors) if prior.name == form.parameters[0]] if form.has_plateau else []
         self._scaled = scale[0] if scale else None
         if scale:
@@ -113,15 +109,62 @@ class Problem:
         self.covariance: Array = np.linalg.pinv(self.design.T @ self.design).astype(float)
         self._solver = self.covariance @ self.design.T
 
+    # ---- several at once --------------------------------------------------------------------------------------------
+
+    @property
+    def shape(self) -> tuple[Any, ...]:
+        """What problems must have in common to be stacked."""
+        own = () if self._mix is None else (id(self),)
+        references = (self.sizes.n_ref, self.sizes.s_ref) if self.priors else ()
+        held = tuple((prior.name, prior.fixed) for prior in self.priors)
+        return (self.form.formula, self.linear_space, len(self._root), held, references, own)
+
+    @staticmethod
+    def stacked(problems: Sequence[Problem]) -> Problem:
+        """Return problems of one :attr:`shape` as one, to be evaluated at rows that :meth:`at` picks."""
+        if len(problems) == 1:
+            return problems[0]
+        stack = copy.copy(problems[0])
+        stack.stack_size = len(problems)
+        for name in stack._stacked_arrays():
+            setattr(stack, name, np.stack([getattr(problem, name) for problem in problems]))
+        stack.sizes = Sizes.stacked([problem.sizes for problem in problems])
+        if stack._scaled is not None:
+            stack._unscaled = Problem.stacked([problem._unscaled for problem in problems])
+        return stack
+
+    def at(self, which: NDArray[np.int64]) -> Problem:
+        """Return the problems of these numbers, one for each row that is evaluated; a single problem is itself."""
+        if self.stack_size is None:
+            return self
+        rows = copy.copy(self)
+        for name in self._stacked_arrays():
+            setattr(rows, name, getattr(self, name)[which])
+        rows.sizes = self.sizes.rows(which)
+        if rows._scaled is not None:
+            rows._unscaled = self._unscaled.at(which)
+        return rows
+
+    def _stacked_arrays(self) -> tuple[str, ...]:
+        return (*_STACKED, *(_STACKED_WITH_PRIORS if self.priors else ()))
+
     def _inner(self, prior: Prior) -> float:
         return float(np.log(prior.value)) if prior.name in self.form.scales else prior.value
 
-    def _wanted(self, target: Array | None) -> tuple[Array, Array]:
-        """Return the points' target (..., m) and the priors' values (..., priors)."""
-        if target is None:
-            return self.target, self._values
-        count = len(self.target)
-        return target[..., :count], target[..., count:] if target.shape[-1] > count else self._values
+    def aims(self, targets: Array) -> Array:
+        """Return what residuals are taken from, for targets (..., runs): whitened means, and the scatter about them."""
+        means, scatter = self._means.of(targets)
+        aims = self._whiten(means)
+        if scatter is not None:
+            aims[..., -1] = scatter
+        return aims
+
+    def _wanted(self, aims: Array | None) -> tuple[Array, Array]:
+        """Return the points' aims (..., m) and the priors' values (..., priors)."""
+        if aims is None:
+            return self._goal, self._values
+        count = self._goal.shape[-1]
+        return aims[..., :count], aims[..., count:] if aims.shape[-1] > count else self._values
 
     def _whitening(self) -> Array | None:
         """Return what is taken off each residual: a share of its cluster's sum (the root of I + shared J, inverted)."""
@@ -144,33 +187,30 @@ class Problem:
 
     def _fixed_part(self, outer: Array, plateau: Array, values: Array) -> Array:
         """Return the part of the linear parameters that held parameters determine, shape (..., q)."""
-        held = np.zeros(len(self._free))
-        for lift, i in zip(self._lift.T, self._fixed, strict=True):
-            held = held + self._missing(i, outer, plateau, values)[..., None] * lift
+        held: Array = np.zeros(self._free.shape[-2])
+        for column, i in enumerate(self._fixed):
+            held = held + self._missing(i, outer, plateau, values)[..., None] * self._lift[..., column]
         return held
 
-    def rows(self, outer: Array, plateau: Array, target: Array | None = None, held: Array | None = None) -> Array:
+    def _rows(self, outer: Array, plateau: Array, aims: Array, values: Array, held: Array | None) -> Array:
         """Return whitened rows of the problem, before the linear parameters are solved.
 
-        In log space these are ``target - nonlinear_log_error`` less the part that fixed priors determine, with one more
-        row for each soft prior; in linear space they are ``exp(nonlinear_log_error)``.
+        In log space these are the aims less ``nonlinear_log_error`` less the part that fixed priors determine, with one
+        more row for each soft prior; in linear space they are ``exp(nonlinear_log_error)``.
         """
         nonlinear = self.form.nonlinear_log_error(outer, plateau, self.sizes)
         if self.linear_space:
             return self._whiten(np.exp(nonlinear))
-        wanted, values = self._wanted(target)
-        rows = self._whiten(wanted - nonlinear)
-        if not self.priors:
-            return rows
-        if self._fixed:
-            held = self._fixed_part(outer, plateau, values) if held is None else held
-            rows = rows - held @ self._all.T
+        rows = aims - self._whiten(nonlinear)
+        if held is not None:
+            rows = rows - _product(held, self._all)
         if not self._soft:
             return rows
         soft = []
-        for i, root in self._soft:
+        for place, i in enumerate(self._soft):
             missing = self._missing(i, outer, plateau, values)
-            soft.append(root * (missing if held is None else missing - held @ self._needs[i]))
+            root = self._soft_roots[..., place]
+            soft.append(root * (missing if held is None else missing - np.sum(held * self._needs[..., i, :], axis=-1)))
         return np.concatenate(
             [rows, *(np.broadcast_to(row[..., None], (*rows.shape[:-1], 1)) for row in soft)], axis=-1
         )
@@ -179,21 +219,25 @@ class Problem:
         """Return the held scale in linear space."""
         return np.exp(np.minimum(self._missing(0, outer, plateau, values), _MOST_LOG))
 
-    def residual(self, outer: Array, plateau: Array, target: Array | None = None) -> tuple[Array, Array]:
+    def residual(self, outer: Array, plateau: Array, aims: Array | None = None) -> tuple[Array, Array]:
         """Return the residuals (..., m) and the linear parameters (..., q) at grid points.
 
         In linear space the linear parameter is the log of the scale.
+
+        Args:
+            outer: Outer parameters, shape (..., k).
+            plateau: Plateaus, shape (...).
+            aims: What :meth:`aims` gives for other targets, with the values of priors appended where they differ too;
+                shape (..., m) or (..., m + priors).
         """
-        points, values = self._wanted(target)
+        wanted, values = self._wanted(aims)
         held = self._fixed_part(outer, plateau, values) if self._fixed and not self.linear_space else None
-        rows = self.rows(outer, plateau, target, held)
+        rows = self._rows(outer, plateau, wanted, values, held)
         if not self.linear_space:
-            if held is not None and not self._free.shape[1]:
+            if held is not None and not self._free.shape[-1]:
                 return rows, held
-            free = rows @ self._solver.T
-            linear = free @ self._free.T
-            return rows - free @ self.design.T, linear if held is None else held + linear
-        wanted = self._whiten(points)
+            free = _product(rows, self._solver)
+            return rows - _product(free, self.design), free if held is None else held + _product(free, self._free)
         if self.priors:
             scale = self._scale(outer, plateau, values)
         else:
@@ -209,44 +253,27 @@ class Problem:
         """Whether the scale of the part that falls with n is held or has a prior."""
         return self._scaled is not None
 
-    def rest_for_scale(self, outer: Array, plateaus: Array, target: Array | None = None) -> Array | None:
+    def rest_for_scale(self, outer: Array, plateau: Array, aims: Array | None = None) -> Array | None:
         """Return which part that falls with n would give the scale its prior's value; ``None`` without such a prior.
 
         Args:
-            outer: Outer parameters, shape (p, k).
-            plateaus: Plateaus whose curves, fitted to the points, give the level of the error, shape (j,).
-            target: A target for each outer point, shape (p, m); default the problem's own.
+            outer: Outer parameters, shape (..., k).
+            plateau: Plateaus of curves that, fitted to the points, give the level of the error, shape (...).
+            aims: Aims for each, see :meth:`residual`; default the problem's own.
 
         Returns:
-            1 - share (see :func:`lightning_tl.laws.forms.split`), in [0, 1], shape (p, j).
+            1 - share (see :func:`lightning_tl.laws.forms.split`), in [0, 1], shape (...).
         """
         if self._scaled is None:
             return None
-        values = self._wanted(target)[1][..., self._scaled]
-        rest = None if target is None else np.delete(target, len(self.target) + self._scaled, axis=-1)[:, None, :]
-        points = np.broadcast_to(outer[:, None, :], (len(outer), len(plateaus), outer.shape[1]))
-        shares = np.broadcast_to(plateaus, points.shape[:2])
-        linear = self._unscaled.residual(points, shares, rest)[1]
+        values = self._wanted(aims)[1][..., self._scaled]
+        rest = None if aims is None else np.delete(aims, self._goal.shape[-1] + self._scaled, axis=-1)
+        linear = self._unscaled.residual(outer, plateau, rest)[1]
         # With the plateau 0 all of the error falls with n: the scale's log is less by the log of the part that does.
-        whole = self._quantities[self._scaled](outer, np.zeros(len(outer)))[0]
-        needed = np.asarray(values - whole)[:, None] - linear @ self._needs[self._scaled]
+        whole = self._quantities[self._scaled](outer, np.zeros(outer.shape[:-1]))[0]
+        needed = np.asarray(values - whole) - np.sum(linear * self._needs[..., self._scaled, :], axis=-1)
         falling: Array = np.exp(np.clip(needed, _LEAST_LOG, 0.0))
         return falling
-
-    def rss_many(self, outer: Array, plateau: Array, targets: Array) -> Array:
-        """Return the sums of squares (g, b) of b targets (b, m) at g grid points, by one matrix product."""
-        rows = self.rows(outer, plateau, np.zeros(len(self.target)))
-        wanted = self._whiten(targets)
-        if self.linear_space and self.priors:
-            rows = rows * self._scale(outer, plateau, self._values)[:, None]
-            return sum_of_squares(wanted) - 2 * rows @ wanted.T + sum_of_squares(rows)[:, None]
-        if self.linear_space:
-            return sum_of_squares(wanted) - (rows @ wanted.T) ** 2 / sum_of_squares(rows)[:, None]
-        if self._soft:
-            wanted = np.concatenate([wanted, np.zeros((len(targets), len(self._soft)))], axis=1)
-        wanted = wanted - (wanted @ self._solver.T) @ self.design.T
-        rows = rows - (rows @ self._solver.T) @ self.design.T
-        return sum_of_squares(wanted) + 2 * rows @ wanted.T + sum_of_squares(rows)[:, None]
 
     # ---- how the sum of squares grows with a quantity, at a grid point ----------------------------------------------
 
@@ -258,7 +285,7 @@ class Problem:
         """Return the weight of the squared scale in linear space, shape (g,); infinite where it is held."""
         if self.priors:
             return np.full(plateau.shape, np.inf)
-        return sum_of_squares(self.rows(outer, plateau))
+        return sum_of_squares(self._rows(outer, plateau, self._goal, self._values, None))
 
     def reach(
         self, quantity: Quantity, outer: Array, plateau: Array, linear: Array, slack: Array, extra: float = 0.0
@@ -306,3 +333,9 @@ class Problem:
                 there = np.exp(value - offset) - np.exp(linear[..., 0])
                 gain = self._information(outer, plateau) * there**2
         return np.where(miss <= 0, 0.0, gain)
+
+
+def _product(vectors: Array, matrix: Array) -> Array:
+    """Return vectors (..., r) times a matrix (f, r), or each times its own (..., f, r); shape (..., f)."""
+    result: Array = vectors @ matrix.T if matrix.ndim == 2 else np.einsum("...r,...fr->...f", vectors, matrix)
+    return result

@@ -23,15 +23,16 @@ def mixed(runs: pd.DataFrame, others: pd.DataFrame) -> list[str]:
 
     Args:
         runs: The runs of one curve: n, error, and s where known.
-        others: The table's columns that have no other role, for the same runs.
+        others: The table's columns that have no other role, for the same runs; without missing values.
     """
     if len(runs) < 2 * _LEAST_RUNS:
         return []
-    cell = runs.groupby([name for name in ("n", "s") if name in runs]).ngroup().to_numpy()
+    sizes = runs[[name for name in ("n", "s") if name in runs]].to_numpy(float)
+    cell = np.unique(sizes, axis=0, return_inverse=True)[1].ravel()
     logs = _centred(np.log(runs["error"].to_numpy(float))[:, None], cell)[:, 0]
     names = []
     for name in others.columns:
-        codes, _ = others[name].fillna("").astype(str).factorize()
+        codes, _ = others[name].factorize()
         counts = np.bincount(codes)
         if len(counts) < 2 or counts.min() < _LEAST_RUNS:
             continue

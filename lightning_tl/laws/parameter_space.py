@@ -23,15 +23,19 @@ _RESTS = np.concatenate(
 _SHARES = coordinate(_RESTS)
 #: Shares whose curves, fitted to the points, show which level a held scale has to reach.
 _GUESSES = coordinate(np.array([1.0, 0.9, 0.5, 0.1, 0.01, 0.0]))
+#: Numbers held at once while plateaus are tried: few enough for a processor's cache.
+_AT_ONCE = 60_000
 #: Grid of outer parameters: points along each axis, by the number of axes.
 _GRID = {0: 1, 1: 48, 2: 16, 3: 8}
 
 
 class Space:
-    """The places of a problem.
+    """The places of a problem, or of several of one shape at once.
+
+    Where there are several, the number of its problem is given for each place (``of``, shape (b,)).
 
     Args:
-        problem: The problem.
+        problem: The problem, or several that are stacked.
     """
 
     def __init__(self, problem: Problem) -> None:
@@ -68,43 +72,51 @@ class Space:
         ]
         return np.array(list(product(*axes)))
 
-    def _plateaus(self, outer: Array, target: Array | None = None, thin: int = 1) -> Array:
-        """Return plateaus to try at outer points (p, k), ascending, shape (p, j).
-
-        Where the scale is held or has a prior, those at which curves through the points have that value are among them.
-        """
-        shares = np.broadcast_to(_SHARES[::thin], (len(outer), len(_SHARES[::thin])))
-        wanted = self.problem.rest_for_scale(outer, _GUESSES, target)
-        if wanted is None:
-            return shares
-        return np.sort(np.concatenate([shares, coordinate(wanted)], axis=1), axis=1)
-
-    def profiled(self, outer: Array) -> tuple[Array, Array]:
-        """Return the best plateau and its sum of squares at outer points (p, k), each of shape (p,)."""
+    def profiled(self, outer: Array, of: NDArray[np.int64] | None = None) -> tuple[Array, Array]:
+        """Return the best plateau and its sum of squares at outer points (b, k), each of shape (b,)."""
+        of = np.zeros(len(outer), np.int64) if of is None else of
         if not self.has_plateau:
             plateau = np.zeros(len(outer))
-            return plateau, self._rss(outer, plateau[:, None])[:, 0]
-        place, rss = self.down(self.starts(outer, thin=1), steps=12, tolerance=1e-9, held=len(self.box))
+            return plateau, self.problem.at(of).rss(outer, plateau)
+        thin = 1 if self.problem.scale_known else 2  # with a held scale valleys are narrow
+        place, rss = self.down(
+            self.starts(outer, of=of, thin=thin), steps=12, tolerance=1e-9, held=len(self.box), of=of
+        )
         return place[:, -1], rss
 
-    def starts(self, outer: Array, target: Array | None = None, thin: int = 3) -> Array:
-        """Return places at outer points (p, k) whose plateau is about the best, shape (p, d).
+    def starts(
+        self, outer: Array, aims: Array | None = None, thin: int = 3, of: NDArray[np.int64] | None = None
+    ) -> Array:
+        """Return places at outer points (b, k) whose plateau is about the best, shape (b, d).
 
         Args:
             outer: Outer points.
-            target: A target for each, shape (p, m); default the problem's own.
+            aims: An aim for each, shape (b, m); default the problem's own (see :meth:`Problem.residual`).
             thin: Try every ``thin``-th share.
+            of: Number of each one's problem.
         """
         if not self.has_plateau:
             return outer
-        grid = self._plateaus(outer, target, thin)
-        best = np.argmin(self._rss(outer, grid, target), axis=1)
-        return self.places(outer, grid[np.arange(len(outer)), best])
+        of = np.zeros(len(outer), np.int64) if of is None else of
+        size = max(_AT_ONCE // (len(_SHARES) * self.problem.sizes.log_n.shape[-1]), 1)
+        pieces = [slice(start, start + size) for start in range(0, len(outer), size)]
+        best = [self._start(outer[i], None if aims is None else aims[i], thin, of[i]) for i in pieces]
+        return self.places(outer, np.concatenate(best))
 
-    def _rss(self, outer: Array, plateau: Array, target: Array | None = None) -> Array:
-        """Return the sums of squares at plateaus (p, j) of outer points (p, k)."""
-        points = np.broadcast_to(outer[:, None, :], (*plateau.shape, outer.shape[1]))
-        return sum_of_squares(self.problem.residual(points, plateau, None if target is None else target[:, None])[0])
+    def _start(self, outer: Array, aims: Array | None, thin: int, of: NDArray[np.int64]) -> Array:
+        """Return the best of the plateaus that are tried at outer points (b, k), shape (b,).
+
+        Where the scale is held or has a prior, those at which curves through the points have that value are among them.
+        """
+        problem, outer = self.problem.at(of[:, None]), outer[:, None]
+        aims = None if aims is None else aims[:, None]
+        grid = np.broadcast_to(_SHARES[::thin], (len(outer), len(_SHARES[::thin])))
+        wanted = problem.rest_for_scale(outer, np.broadcast_to(_GUESSES, (len(outer), len(_GUESSES))), aims)
+        if wanted is not None:
+            grid = np.sort(np.concatenate([grid, coordinate(wanted)], axis=1), axis=1)
+        best = np.argmin(sum_of_squares(problem.residual(outer, grid, aims)[0]), axis=1)
+        start: Array = grid[np.arange(len(outer)), best]
+        return start
 
     def distinct(self, place: Array, rss: Array, most: int, apart: float) -> tuple[Array, Array]:
         """Return places that are apart, the lowest first, at most ``most``."""
@@ -118,7 +130,13 @@ class Space:
         return place[kept], rss[kept]
 
     def down(
-        self, place: Array, steps: int, tolerance: float = 1e-13, targets: Array | None = None, held: int = 0
+        self,
+        place: Array,
+        steps: int,
+        tolerance: float = 1e-13,
+        aims: Array | None = None,
+        held: int = 0,
+        of: NDArray[np.int64] | None = None,
     ) -> tuple[Array, Array]:
         """Follow places (b, d) down; return where they end and their sums of squares.
 
@@ -126,8 +144,9 @@ class Space:
             place: Starts.
             steps: Most steps.
             tolerance: See :func:`~.descent.descend`.
-            targets: A target for each, shape (b, m); default the problem's own.
+            aims: An aim for each, shape (b, m); default the problem's own.
             held: How many coordinates, from the first, stay where they are.
+            of: Number of each one's problem.
         """
         fixed, (low, high) = place[:, :held], self.limits()
 
@@ -135,9 +154,8 @@ class Space:
             return np.concatenate([fixed[which], at], axis=1) if held else at
 
         def residual(at: Array, which: NDArray[np.int64]) -> Array:
-            return self.problem.residual(*self.unplaced(whole(at, which)), None if targets is None else targets[which])[
-                0
-            ]
+            problem = self.problem if of is None else self.problem.at(of[which])
+            return problem.residual(*self.unplaced(whole(at, which)), None if aims is None else aims[which])[0]
 
         def reach(at: Array) -> tuple[Array, Array]:
             return _reach(at, self.ratios[held:])
@@ -154,22 +172,22 @@ def _reach(at: Array, ratios: NDArray[np.bool_]) -> tuple[Array, Array]:
     return np.where(ratios, at / 3, at - 2), np.where(ratios, at * 3, at + 2)
 
 
-def lowest(space: Space, targets: Array, keep: int = 4) -> Array:
-    """Return the place of the lowest minimum for each of many targets, shape (b, d).
+def lowest(space: Space, aims: Array, keep: int = 4) -> Array:
+    """Return the place of the lowest minimum for each of many aims, shape (b, d).
 
     Args:
-        space: The places.
-        targets: Targets, shape (b, m), with the priors' values appended where (b, m + priors); neighbours are alike.
-        keep: How many minima of each target are followed to the end.
+        space: The places of one problem.
+        aims: Aims, shape (b, m), with the priors' values appended where (b, m + priors); neighbours are alike.
+        keep: How many minima of each aim are followed to the end.
     """
-    count, outer = len(targets), space.grid({1: 24, 2: 8, 3: 5}.get(len(space.box)))
+    count, outer = len(aims), space.grid({1: 24, 2: 8, 3: 5}.get(len(space.box)))
     if not len(space.limits()[0]):
         return np.zeros((count, 0))
-    # Every third target is searched over the grid, the others from the minima of their neighbours.
+    # Every third aim is searched over the grid, the others from the minima of their neighbours.
     anchors = np.unique(np.append(np.arange(0, count, 3), count - 1))
-    aims = np.repeat(targets[anchors], len(outer), axis=0)
+    anchored = np.repeat(aims[anchors], len(outer), axis=0)
     points = np.tile(outer, (len(anchors), 1))
-    place, rss = space.down(space.starts(points, aims), steps=6, tolerance=1e-4, targets=aims)
+    place, rss = space.down(space.starts(points, anchored), steps=6, tolerance=1e-4, aims=anchored)
     order = np.argsort(rss.reshape(len(anchors), -1), axis=1)[:, :keep]
     place = place.reshape(len(anchors), len(outer), -1)[np.arange(len(anchors))[:, None], order]
     before = np.searchsorted(anchors, np.arange(count), side="right") - 1
@@ -177,7 +195,7 @@ def lowest(space: Space, targets: Array, keep: int = 4) -> Array:
     starts = np.concatenate([place[before], place[after]], axis=1)
     count_per_aim = starts.shape[1]
     reached, rss = space.down(
-        starts.reshape(count * count_per_aim, -1), steps=60, targets=np.repeat(targets, count_per_aim, axis=0)
+        starts.reshape(count * count_per_aim, -1), steps=60, aims=np.repeat(aims, count_per_aim, axis=0)
     )
     best = np.argmin(rss.reshape(count, count_per_aim), axis=1)
     lowest_places: Array = reached.reshape(count, count_per_aim, -1)[np.arange(count), best]

@@ -56,7 +56,7 @@ def benefit(item: GroupResult, level: float = 0.95) -> Benefit | None:
     """Compare a group's largest size with the runs without pre-training.
 
     Where there is a law with a degree of freedom left, its error is compared (see
-    :func:`~.group_fits.scratch_contrast`); else the runs at the largest size: by a paired t interval where both have
+    :func:`~.scratch.scratch_contrast`); else the runs at the largest size: by a paired t interval where both have
     at least two draws in common, by one with a pooled variance otherwise.
 
     Args:

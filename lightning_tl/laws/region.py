@@ -10,7 +10,9 @@ classical interval for a linear model, which holds its level for few points; a c
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +20,9 @@ from scipy.special import stdtrit
 
 from lightning_tl.laws.descent import slopes
 from lightning_tl.laws.forms import WHOLE, Array, Quantity, coordinate, split
-from lightning_tl.laws.search import Search
+from lightning_tl.laws.least_squares import Problem
+from lightning_tl.laws.parameter_space import Space
+from lightning_tl.laws.search import Search, batches
 
 #: Noise in log error under this is taken for rounding: no measured error rate is known to one part in a million.
 _NOISE_FLOOR = 1e-6
@@ -93,9 +97,23 @@ class Region:
         return float(np.min(self.rss + gain))
 
 
-def region_of(search: Search, threshold: float) -> Region:
-    """Return the region in which the RSS is at most ``threshold``, as points that are dense enough for its extremes."""
-    outer, plateau = _on_one_axis(search, threshold) if len(search.box) < 2 else _on_rays(search, threshold)
+def regions_of(searches: Sequence[Search], thresholds: Sequence[float]) -> list[Region]:
+    """Return the region of each search under its threshold; a search may occur with several.
+
+    Searches whose problems have one shape are treated together.
+    """
+    found: dict[int, Region] = {}
+    for members in batches([search.problem for search in searches]):
+        chosen = [searches[i] for i in members]
+        limits = np.array([thresholds[i] for i in members])
+        rays = len(chosen[0].box) > 1
+        places = list(map(_on_rays, chosen, limits)) if rays else _on_one_axis(chosen, limits)
+        for i, search, (outer, plateau) in zip(members, chosen, places, strict=True):
+            found[i] = _region(search, outer, plateau, float(thresholds[i]))
+    return [found[i] for i in range(len(searches))]
+
+
+def _region(search: Search, outer: Array, plateau: Array, threshold: float) -> Region:
     residual, linear = search.problem.residual(outer, plateau)
     rss = np.sum(residual**2, axis=-1)
     # Rounding at the rim must not drop the points that define it.
@@ -106,63 +124,112 @@ def region_of(search: Search, threshold: float) -> Region:
 # ---- no outer axis, or one: the region is a set of intervals of it, each filled with plateaus ------------------------
 
 
-def _on_one_axis(search: Search, threshold: float) -> tuple[Array, Array]:
-    inside = search.minima[search.minima_rss <= threshold]
-    outer, plateau = search.unplaced(inside if len(inside) else search.minima[:1])
-    if len(search.box):
-        axis = _pieces(search, threshold, np.log(outer[:, 0]))
-        more, rss = search.profiled(np.exp(axis)[:, None])
-        keep = rss <= threshold
+def _on_one_axis(searches: Sequence[Search], thresholds: Array) -> list[tuple[Array, Array]]:
+    """Return the outer points and the plateaus of each region."""
+    space = Space(Problem.stacked([search.problem for search in searches]))
+    minima = []
+    for search, threshold in zip(searches, thresholds, strict=True):
+        inside = search.minima[search.minima_rss <= threshold]
+        minima.append(inside if len(inside) else search.minima[:1])
+    of = np.repeat(np.arange(len(minima)), list(map(len, minima)))
+    outer, plateau = space.unplaced(np.concatenate(minima))
+    if len(space.box):
+        ends = np.searchsorted(of, np.arange(len(minima) + 1))
+        logs = np.log(outer[:, 0])
+        axes = _pieces(space, searches, thresholds, [logs[a:b] for a, b in pairwise(ends)])
+        axis, more_of = np.concatenate(axes), np.repeat(np.arange(len(axes)), list(map(len, axes)))
+        more, rss = space.profiled(np.exp(axis)[:, None], more_of)
+        keep = rss <= thresholds[more_of]
         outer = np.concatenate([outer, np.exp(axis[keep])[:, None]])
-        plateau = np.concatenate([plateau, more[keep]])
-    return _filled(search, outer, plateau, threshold) if search.has_plateau else (outer, plateau)
+        plateau, of = np.concatenate([plateau, more[keep]]), np.concatenate([of, more_of[keep]])
+    order = np.argsort(of, kind="stable")
+    outer, plateau, of = outer[order], plateau[order], of[order]
+    plateaus = _filled(space, outer, plateau, thresholds[of], of) if space.has_plateau else plateau[:, None]
+    ends = np.searchsorted(of, np.arange(len(searches) + 1))
+    return [(np.repeat(outer[a:b], plateaus.shape[1], axis=0), plateaus[a:b].ravel()) for a, b in pairwise(ends)]
 
 
-def _pieces(search: Search, threshold: float, minima: Array) -> Array:
-    """Return points of the logarithmic outer axis that fill the pieces of a region: their ends to 1e-4 of the whole."""
-    low, high = np.log(search.box[0])
-    axis = np.unique(np.concatenate([np.linspace(low, high, _POINTS), minima]))
-    inside = (search.profiled(np.exp(axis)[:, None])[1] <= threshold) | np.isin(axis, minima)
+def _pieces(space: Space, searches: Sequence[Search], thresholds: Array, minima: Sequence[Array]) -> list[Array]:
+    """Return points of the logarithmic outer axis that fill the pieces of each region: their ends to 1e-4 of the whole.
+
+    Args:
+        space: The places of the problems.
+        searches: Their searches; one that occurs with several thresholds is profiled once.
+        thresholds: The regions' thresholds, shape (regions,).
+        minima: Points of the axis that are inside each.
+    """
+    low, high = np.log(space.box[0])
+    base = np.linspace(low, high, _POINTS)
+    rss = _profiles(space, base, searches)
+    axes = [np.unique(np.concatenate([base, inner])) for inner in minima]
+    insides = []
+    for axis, inner, values, limit in zip(axes, minima, rss, thresholds, strict=True):
+        inside = np.isin(axis, inner)
+        inside[np.searchsorted(axis, base)] |= values <= limit
+        insides.append(inside)
     for _ in range(8):
-        rims = np.flatnonzero(inside[1:] != inside[:-1])
-        reach = np.ptp(axis[inside])
-        rims = rims[axis[rims + 1] - axis[rims] > 1e-4 * reach + 1e-9]
-        if not len(rims):
+        finer = {}
+        for i, (axis, inside) in enumerate(zip(axes, insides, strict=True)):
+            rims = np.flatnonzero(inside[1:] != inside[:-1])
+            rims = rims[axis[rims + 1] - axis[rims] > 1e-4 * np.ptp(axis[inside]) + 1e-9]
+            if len(rims):
+                steps = (axis[rims + 1] - axis[rims])[:, None] * np.linspace(0, 1, 14)[1:-1]
+                finer[i] = (axis[rims, None] + steps).ravel()
+        if not finer:
             break
-        new = (axis[rims, None] + (axis[rims + 1] - axis[rims])[:, None] * np.linspace(0, 1, 14)[1:-1]).ravel()
-        inside = np.concatenate([inside, search.profiled(np.exp(new)[:, None])[1] <= threshold])
-        axis = np.concatenate([axis, new])
-        order = np.argsort(axis)
-        axis, inside = axis[order], inside[order]
+        for i, more in _under(space, thresholds, finer).items():
+            axis = np.concatenate([axes[i], finer[i]])
+            order = np.argsort(axis)
+            axes[i], insides[i] = axis[order], np.concatenate([insides[i], more])[order]
+    return [_spread(axis, inside) for axis, inside in zip(axes, insides, strict=True)]
+
+
+def _profiles(space: Space, axis: Array, searches: Sequence[Search]) -> Array:
+    """Return the sums of squares along the logarithmic axis for each of the searches, shape (searches, points)."""
+    first: dict[int, int] = {}
+    own = np.array([first.setdefault(id(search), i) for i, search in enumerate(searches)])
+    distinct = np.unique(own)
+    outer = np.tile(np.exp(axis), len(distinct))[:, None]
+    rss = space.profiled(outer, np.repeat(distinct, len(axis)))[1]
+    profiles: Array = rss.reshape(len(distinct), len(axis))[np.searchsorted(distinct, own)]
+    return profiles
+
+
+def _under(space: Space, thresholds: Array, axes: Mapping[int, Array]) -> dict[int, NDArray[np.bool_]]:
+    """Return which points of regions' axes have a plateau under the region's threshold."""
+    of = np.repeat(list(axes), list(map(len, axes.values())))
+    under = space.profiled(np.exp(np.concatenate(list(axes.values())))[:, None], of)[1] <= thresholds[of]
+    return {i: under[of == i] for i in axes}
+
+
+def _spread(axis: Array, inside: NDArray[np.bool_]) -> Array:
+    """Return points spread over each of the pieces of an axis that are inside."""
     first = np.flatnonzero(inside & ~np.concatenate([[False], inside[:-1]]))
     last = np.flatnonzero(inside & ~np.concatenate([inside[1:], [False]]))
     per_axis = max(_POINTS // len(first), 25)
     return np.concatenate([np.linspace(axis[a], axis[b], per_axis) for a, b in zip(first, last, strict=True)])
 
 
-def _filled(search: Search, outer: Array, plateau: Array, threshold: float) -> tuple[Array, Array]:
-    """Return outer points repeated, with plateaus that fill the range under the threshold for each."""
-
-    def rss(at: Array) -> Array:
-        return search.problem.rss(outer, at)
-
-    limits = []
-    for end in (0.0, WHOLE):
-        good, bad = plateau.copy(), np.full_like(plateau, end)
-        good = np.where(rss(bad) <= threshold, end, good)
-        for _ in range(30):
-            middle = (good + bad) / 2
-            fits = rss(middle) <= threshold
-            good, bad = np.where(fits, middle, good), np.where(fits, bad, middle)
-        limits.append(good[:, None])
-    low, high = limits
+def _filled(space: Space, outer: Array, plateau: Array, threshold: Array, of: NDArray[np.int64]) -> Array:
+    """Return plateaus that fill the range under the threshold at each outer point, shape (points, j)."""
+    count = len(outer)
+    both, twice = np.concatenate([outer, outer]), np.concatenate([of, of])
+    problem, most = space.problem.at(twice), np.concatenate([threshold, threshold])
+    good, bad = np.concatenate([plateau, plateau]), np.repeat([0.0, WHOLE], count)
+    good = np.where(problem.rss(both, bad) <= most, bad, good)
+    for _ in range(30):
+        middle = (good + bad) / 2
+        fits = problem.rss(both, middle) <= most
+        good, bad = np.where(fits, middle, good), np.where(fits, bad, middle)
+    low, high = good[:count, None], good[count:, None]
     # Denser towards both ends, where extremes of C and of predictions lie; even in shares, and in coordinates where a
     # held D leaves only shares near 1.
     steps = (1 - np.cos(np.linspace(0, np.pi, 31))) / 2
-    (_, most), (_, least) = split(low), split(high)
-    shares = coordinate(most + (least - most) * steps)
+    (_, widest), (_, least) = split(low), split(high)
+    shares = coordinate(widest + (least - widest) * steps)
     filled = np.concatenate([shares, low + (high - low) * steps[::3], plateau[:, None]], axis=1)
-    return np.repeat(outer, filled.shape[1], axis=0), np.clip(filled, low, high).ravel()
+    inside: Array = np.clip(filled, low, high)
+    return inside
 
 
 # ---- several outer axes: rays from every minimum to the rim ----------------------------------------------------------

@@ -156,7 +156,10 @@ def _joined(frame: pd.DataFrame, names: Sequence[str]) -> pd.Series[str] | None:
     present = [name for name in names if name in frame.columns and frame[name].notna().any()]
     if not present:
         return None
-    return frame[present].fillna("").astype(str).agg("/".join, axis=1)
+    label, *others = (frame[name].fillna("").astype(str) for name in present)
+    for other in others:
+        label = label.str.cat(other, sep="/")
+    return label
 
 
 def groups(frame: pd.DataFrame, columns: Columns | None = None) -> list[Group]:
@@ -211,7 +214,8 @@ def groups(frame: pd.DataFrame, columns: Columns | None = None) -> list[Group]:
     varying = [name for name in keys.columns if keys.loc[pretrained, name].nunique() > 1]
     label_columns = _needed_for_labels(keys.loc[pretrained], varying)
     known = {columns.size, columns.score, columns.target_size, "run_id", "pretrain_run", "_line", *by, *pretrain, *draw}
-    others = table.drop(columns=[name for name in table.columns if name in known])
+    others = table.drop(columns=[name for name in table.columns if name in known]).fillna("").astype(str)
+    others = others.apply(lambda column: column.factorize()[0])  # codes are compared faster than text
     problems = _problems(data, columns)
     traits = [
         (trait, _number(table, column))
@@ -219,13 +223,14 @@ def groups(frame: pd.DataFrame, columns: Columns | None = None) -> list[Group]:
         if column in table.columns
     ]
     rows_of, scratch_of = _rows_by_key(text, pretrained), _rows_by_key(text, ~pretrained)
-    scratch_keys = np.array(list(scratch_of), dtype=object).reshape(-1, text.shape[1])
-    scratch_rows = [np.array(rows) for rows in scratch_of.values()]
+    # A scratch run's empty cell (it has no pre-training task) fits any value.
+    patterns = list(dict.fromkeys(tuple(value != "" for value in values) for values in scratch_of))
     curves = []
     for values, places in rows_of.items():
-        # A scratch run's empty cell (it has no pre-training task) fits any value.
-        fits = ((scratch_keys == np.array(values, dtype=object)) | (scratch_keys == "")).all(axis=1)
-        from_scratch = np.sort(np.concatenate([np.empty(0, int), *(scratch_rows[i] for i in np.flatnonzero(fits))]))
+        masked = dict.fromkeys(
+            tuple(v if f else "" for v, f in zip(values, filled, strict=True)) for filled in patterns
+        )
+        from_scratch = np.array(sorted(row for key in masked for row in scratch_of.get(key, ())), int)
         named = dict(zip(keys.columns, values, strict=True))
         title = " / ".join(named[name] for name in label_columns if named[name])
         title = title or (f"no {varying[0]}" if varying else next((value for value in values if value), "all runs"))
@@ -266,7 +271,9 @@ def _values(column: pd.Series[str]) -> pd.Series[str]:
     numbers = pd.to_numeric(column, errors="coerce")
     if numbers.notna().sum() < column.notna().sum():
         return column.fillna("").astype(str)
-    return numbers.map(lambda value: "" if np.isnan(value) else f"{value:.15g}")
+    codes, distinct = numbers.factorize()
+    text = np.array([*(f"{value:.15g}" for value in distinct), ""], object)
+    return pd.Series(text[codes], column.index)  # the code of a missing value is -1
 
 
 def _cluster(columns: Sequence[str]) -> list[tuple[str, str]]:
@@ -347,10 +354,11 @@ def _problems(rows: pd.DataFrame, columns: Columns) -> Any:
 def _usable(rows: pd.DataFrame, problems: Any, dropped: list[dict[str, Any]]) -> pd.DataFrame:
     """Drop rows that cannot be used, with the line and the reason."""
     bad = np.array([problem is not None for problem in problems], bool)
-    for (_, row), (said, reason) in zip(rows[bad].iterrows(), problems[bad], strict=True):
-        dropped.append({"line": int(row["line"]), "value": str(row[said]), "reason": reason})
-    dropped.sort(key=lambda item: int(item["line"]))
-    rows = rows[~bad]
+    if bad.any():
+        for (_, row), (said, reason) in zip(rows[bad].iterrows(), problems[bad], strict=True):
+            dropped.append({"line": int(row["line"]), "value": str(row[said]), "reason": reason})
+        dropped.sort(key=lambda item: int(item["line"]))
+        rows = rows[~bad]
     if "run_id" not in rows or rows["run_id"].is_unique:
         return rows
     names = [name for name in ("run_id", "n", "s", "error", "pretrain", "draw") if name in rows]

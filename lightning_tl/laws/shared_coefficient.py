@@ -22,7 +22,7 @@ import numpy as np
 from lightning_tl.errors import UserError
 from lightning_tl.laws.clusters import Cells
 from lightning_tl.laws.fitted_law import FittedLaw
-from lightning_tl.laws.fitting import fit_cells
+from lightning_tl.laws.fitting import fit_cells, fit_many
 from lightning_tl.laws.forms import Array, Form, Loss, ResidualSpace
 from lightning_tl.laws.least_squares import FIXED, Prior, Problem
 from lightning_tl.laws.parameter_space import Space, lowest
@@ -71,16 +71,16 @@ def fit_together(
     name = form.parameters[0]
     check_coefficient(form, coefficient, settings.space)
     if isinstance(coefficient, (int, float)):
-        return [_with_coefficient(form, points, float(coefficient), settings) for points in groups]
+        return _with_coefficient(form, groups, float(coefficient), settings)
     if coefficient == "free" or (coefficient != "auto" and len(groups) < 2):
-        return [fit_cells(form, points, **vars(settings)) for points in groups]
+        return fit_many(form, groups, **vars(settings))
     if coefficient == "auto":
         value = alternate(form, groups, settings.space)[0]
-        return [_with_coefficient(form, points, value, settings) for points in groups]
+        return _with_coefficient(form, groups, value, settings)
     if coefficient == "median":
-        own = [fit_cells(form, points, **vars(settings)).params[name] for points in groups]
+        own = [law.params[name] for law in fit_many(form, groups, **vars(settings))]
         value = float(np.exp(np.median(np.log(np.clip(own, *_COEFFICIENT_RANGE)))))
-        return [_with_coefficient(form, points, value, settings) for points in groups]
+        return _with_coefficient(form, groups, value, settings)
     spread = 0.0 if coefficient == "shared" else choose_spread(form, groups, settings)
     return _pooled(form, groups, spread, settings, _curves(form, groups))
 
@@ -101,8 +101,8 @@ def check_coefficient(form: Form, coefficient: CoefficientMode | float, space: R
         raise UserError(f"{name} {coefficient} needs --space log; in linear space it is free, auto, median or a number")
 
 
-def _with_coefficient(form: Form, points: Cells, value: float, settings: Settings) -> FittedLaw:
-    return fit_cells(form, points, priors=(Prior(form.parameters[0], value),), **vars(settings))
+def _with_coefficient(form: Form, groups: Sequence[Cells], value: float, settings: Settings) -> list[FittedLaw]:
+    return fit_many(form, groups, priors=[(Prior(form.parameters[0], value),)] * len(groups), **vars(settings))
 
 
 # ---- the paper's alternation -----------------------------------------------------------------------------------------
@@ -132,7 +132,7 @@ def alternate(
     """
     if "alpha" not in form.outer:
         raise UserError(f"{form.formula} has no alpha to alternate with; fit {form.parameters[0]} free")
-    free = [fit_cells(form, points, space=space) for points in groups]
+    free = fit_many(form, groups, space=space)
     # Along the valley of alpha and D a round moves little, so there are thousands of them: both halves are tabulated,
     # over everything first, then again around where the rounds have led.
     ends = [float(np.log(end)) for end in form.outer["alpha"]]
@@ -206,7 +206,8 @@ def held_profile(law: FittedLaw, logs: Array) -> tuple[Array, Array]:
     problem, name = law.search.problem, law.form.parameters[0]
     held = Problem(law.form, problem.points, law.space, (Prior(name, 1.0), *law.priors))
     values = [np.log(p.value) if p.name in law.form.scales else p.value for p in law.priors]
-    aims = np.array([[*held.target, log, *values] for log in logs])
+    goal = held.aims(held.target)
+    aims = np.array([[*goal, log, *values] for log in logs])
     place = lowest(Space(held), aims)
     outer, plateau = Space(held).unplaced(place)
     return np.sum(held.residual(outer, plateau, aims)[0] ** 2, axis=-1), outer[:, 0]
@@ -253,10 +254,10 @@ def _curves(form: Form, groups: Sequence[Cells]) -> _Curves:
 
     if "alpha" not in form.outer:
         raise UserError(f"{form.formula} shares no coefficient; use free or a number")
-    free = [fit_cells(form, points) for points in groups]
+    free = fit_many(form, groups)
     if "beta" in form.log_linear:
         priors = _common_beta(free)
-        free = [fit_cells(form, points, priors=(prior,)) for points, prior in zip(groups, priors, strict=True)]
+        free = fit_many(form, groups, priors=[(prior,) for prior in priors])
     dof = sum(max(law.dof, 0) for law in free)
     variance = max(sum(law.search.rss for law in free) / max(dof, 1), 1e-12)
     guesses = [np.log(law.params[form.parameters[0]]) for law in free]
@@ -290,7 +291,7 @@ def _pooled(
 ) -> list[FittedLaw]:
     """Fit every group with its log coefficient spread around a common one (0: equal, infinite: free)."""
     if curves is None or np.isinf(spread):
-        return [fit_cells(form, points, **vars(settings)) for points in groups]
+        return fit_many(form, groups, **vars(settings))
     name, logs = form.parameters[0], curves.logs
     if spread == 0:
         return _equal(groups, curves, name, settings)
@@ -298,10 +299,7 @@ def _pooled(
     away = weight * (logs[None] - grid[:, None]) ** 2
     penalised = np.sum([np.min(row[None] + away, axis=1) for row in curves.rss], axis=0)
     prior = Prior(name, float(np.exp(grid[int(np.argmin(penalised))])), min(weight, FIXED / 2))
-    return [
-        fit_cells(form, points, priors=(prior, *law.priors), **vars(settings))
-        for points, law in zip(groups, curves.free, strict=True)
-    ]
+    return fit_many(form, groups, priors=[(prior, *law.priors) for law in curves.free], **vars(settings))
 
 
 def _equal(groups: Sequence[Cells], curves: _Curves, name: str, settings: Settings) -> list[FittedLaw]:

@@ -23,6 +23,8 @@ from lightning_tl.study.runs import in_one_line
 from lightning_tl.study.shapes import ComplexityEntry, Fits, OvertrainingRecord, StudyFacts, problem
 from lightning_tl.study.still_falling import sentences
 
+#: Rows of results.csv that the page shows; a browser takes long for more.
+_MOST_ROWS = 2000
 TITLE = "Is this pre-training worth anything?"
 # The law command's figures, as far as it drew them.
 LAW_FIGURES = {
@@ -288,12 +290,14 @@ def _every_run(folder: Path) -> list[Section]:
     columns = [name for name in (rows[0] if rows else {}) if name is not None and any(row[name] for row in rows)]
     varying = [name for name in columns if len({row[name] for row in rows}) > 1 or name in ("run_id", "error")]
     common = [f"{name} {rows[0][name]}" for name in columns if name not in varying]
+    shown = rows[:_MOST_ROWS]
+    first = f"the first {len(shown)} of " if len(shown) < len(rows) else ""
     return [
         Section(
             "Every run",
             notes=[f"In all of them: {', '.join(common)}."] if common else [],
-            table=(varying, [[row[name] for name in varying] for row in rows]),
-            folded=f"{len(rows)} rows of results.csv",
+            table=(varying, [[row[name] for name in varying] for row in shown]),
+            folded=f"{first}{len(rows)} rows of results.csv",
         )
     ]
 
