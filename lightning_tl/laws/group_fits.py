@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -287,7 +287,8 @@ def _points(group: Group, form: Form) -> Cells:
             "or it is too coarse; fine-tune longer, or at another learning rate"
         )
     s = runs["s"].to_numpy(float) if "s" in runs else None
-    return points_of(form, runs["n"], runs["error"], s, group.labels("pretrain"), group.labels("draw"))
+    points = points_of(form, runs["n"], runs["error"], s, group.labels("pretrain"), group.labels("draw"))
+    return points if group.images is None else replace(points, image_variance=group.images.variance)
 
 
 def _rising(law: FittedLaw) -> str | None:

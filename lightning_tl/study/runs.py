@@ -167,7 +167,8 @@ def _train(call: Call, folder: Path, keep: Callable[[], None]) -> dict[str, Any]
             metrics |= _numbers(cli.trainer.validate(cli.model, cli.datamodule, verbose=False))
         saved = cli.trainer.checkpoint_callback
         best = getattr(saved, "best_model_path", "") or getattr(saved, "last_model_path", "")
-        facts, replicates = _facts(cli), []
+        facts = _facts(cli)
+        replicates: list[float] = []
         callbacks = cli.trainer.callbacks  # type: ignore[attr-defined]
         history = [record for item in callbacks if isinstance(item, Measurement) for record in item.history]
         if call.test_at == "best":
