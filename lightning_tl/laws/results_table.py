@@ -227,7 +227,8 @@ def groups(frame: pd.DataFrame, columns: Columns | None = None, replicates: Repl
     known = {columns.size, columns.score, columns.target_size, "run_id", "pretrain_run", "_line", *by, *pretrain, *draw}
     known |= {_STDERR, _TEST_SET}
     others = table.drop(columns=[name for name in table.columns if name in known]).fillna("").astype(str)
-    others = others.apply(lambda column: column.factorize()[0])  # codes are compared faster than text
+    # Codes are compared faster than text.
+    others = pd.DataFrame({name: others[name].factorize()[0] for name in others}, index=others.index)
     problems = _problems(data, columns)
     traits = [
         (trait, _number(table, column))
