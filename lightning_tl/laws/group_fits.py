@@ -263,6 +263,7 @@ def _surrounded(
 def _outlook(group: Group, law: FittedLaw) -> Outlook:
     largest = float(group.runs["n"].max())
     s = float(law.cells.s.max()) if law.form.uses_s else None
+    law.log_level(largest, s)
     law.log_level(FACTOR * largest, s)
     change, interval = law.log_ratio(largest, FACTOR * largest, s)
     return Outlook(change, interval, law.probability_of_reduction(largest, FACTOR * largest, WORTHWHILE, s))

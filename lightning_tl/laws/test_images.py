@@ -23,15 +23,18 @@ class TestImages:
     """How uncertain the level of some runs is because the test images are a sample.
 
     Attributes:
-        variance: Variance of their mean log error.
+        variance: Variance of their mean log error. Only what the runs have in common: what the images do to each by
+            itself is part of the scatter about the law.
         test_set: What names the test images; empty where the table does not say, or where they differ.
         shift: Their mean log error on each bootstrap sample of the images, less its mean, shape (R,); ``None`` where
             only standard errors are known. The runs are then taken to err on the same images, the worst case.
+        own: Variance of ``shift`` by what the images do to each run by itself.
     """
 
     variance: float
     test_set: str = ""
     shift: Array | None = None
+    own: float = 0.0
 
 
 def read_replicates(results: Path) -> dict[str, Array]:
@@ -74,8 +77,11 @@ def of_runs(runs: pd.DataFrame, replicates: Replicates) -> TestImages | None:
     drawn = [replicates.get(str(run)) for run in runs["run_id"]] if "run_id" in runs else [None]
     found = [values for values in drawn if values is not None]
     if test_set and len(found) == len(runs) and len({len(values) for values in found}) == 1:
-        mean = np.log(np.stack(found)).mean(0)
-        return TestImages(float(mean.var(ddof=1)), test_set, mean - mean.mean())
+        logs = np.log(np.stack(found))
+        shift = logs.mean(0) - logs.mean()
+        apart = logs - logs.mean(1, keepdims=True) - shift
+        own = float(apart.var(ddof=1) / (len(logs) - 1)) if len(logs) > 1 else 0.0
+        return TestImages(max(float(shift.var(ddof=1)) - own, 0.0), test_set, shift, own)
     if "error_stderr" not in runs:
         return None
     relative = (runs["error_stderr"] / runs["error"]).to_numpy(float)
@@ -90,7 +96,8 @@ def variance_of_difference(first: TestImages | None, second: TestImages | None) 
     Image by image where both were tested on the same ones, which makes it smaller; else as of independent samples.
     """
     if first is not None and second is not None and paired(first, second):
-        return float((first.shift - second.shift).var(ddof=1))  # type: ignore[operator]
+        variance = float((first.shift - second.shift).var(ddof=1))  # type: ignore[operator]
+        return max(variance - first.own - second.own, 0.0)
     return sum(images.variance for images in (first, second) if images is not None)
 
 
