@@ -58,8 +58,10 @@ def fit_table(results: Path, out: Path, options: LawOptions) -> int:
     from lightning_tl.laws.fits_output import terminal_table, write
     from lightning_tl.laws.group_fits import analyse, fitted
     from lightning_tl.laws.results_table import groups, read_table
+    from lightning_tl.laws.test_images import read_replicates
 
-    fits = analyse(groups(read_table(results), options.columns()), options.law_form(), options.method())
+    curves = groups(read_table(results), options.columns(), read_replicates(results))
+    fits = analyse(curves, options.law_form(), options.method())
     advice = advise(fits, options.target_error, options.spending())
     paths = list(write(fits, advice, out, {"results": str(results), **asdict(options)}).values())
     if options.plots != "none":

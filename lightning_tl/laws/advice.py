@@ -10,6 +10,7 @@ from itertools import combinations
 import numpy as np
 
 from lightning_tl.laws.compare import Comparison, compare, log_ratio
+from lightning_tl.laws.error_sources import error_sources, sources_sentence
 from lightning_tl.laws.fitted_law import ImagesNeeded
 from lightning_tl.laws.group_fits import FACTOR, WORTHWHILE, GroupFit, GroupResult, fitted
 from lightning_tl.laws.pretraining import first_answer
@@ -207,6 +208,8 @@ def _group(
         advice.sentences.append(scratch_sentence(item.scratch, law))
     if item.hold_out is not None:
         advice.sentences.append(f"Check: {hold_out_sentence(item, item.hold_out)}")
+    if (sources := error_sources(item)) is not None:
+        advice.sentences.append(sources_sentence(sources))
     advice.next_size = next_size(item, FACTOR, budget)
     if advice.next_size is not None:
         advice.sentences.append(_next(advice.next_size))

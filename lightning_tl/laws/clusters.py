@@ -4,7 +4,8 @@ The model of log error is ``law(n, s) + draw + pretraining + residual``. Draws t
 design) shift the whole curve: they leave alpha as it is and make the level (D, C, predictions) uncertain. Runs on one
 pre-training run share its luck, so they are one point. Draw offsets are therefore removed by least squares, the runs
 of each pre-training run are averaged into a *cell*, and the law is fitted to the cells, whose scatter about it measures
-the pre-training noise. What the draws add to the level's uncertainty is put back afterwards (:func:`widened`).
+the pre-training noise. What the draws, and the
+choice of the test images, add to the level's uncertainty is put back afterwards (:func:`widened`).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import fdtrc, stdtrit
+from scipy.special import fdtrc, ndtri, stdtrit
 
 from lightning_tl.laws.forms import Array
 
@@ -40,6 +41,7 @@ class Cells:
         draw_dof: Degrees of freedom of ``draw_variance``.
         residual_variance: Variance of log error within cells once draws are removed; nan without degrees of freedom.
         residual_dof: Its degrees of freedom.
+        image_variance: Variance of the level in log error because the test images are a sample; 0 where unknown.
     """
 
     n: Array
@@ -54,6 +56,12 @@ class Cells:
     draw_dof: int
     residual_variance: float
     residual_dof: int
+    image_variance: float = 0.0
+
+    def level_half_width(self, level: float, draw_variance: float | None = None) -> float:
+        """Return the half-width of what draws and test images add to the level of log error, as a t interval."""
+        variance = self.draw_variance if draw_variance is None else draw_variance
+        return level_half_width(variance, self.draw_dof, self.image_variance, level)
 
     def where(self, keep: NDArray[np.bool_]) -> Cells:
         """Return some of the cells, with the draw offsets estimated from all."""
@@ -171,6 +179,12 @@ def _without_draws(n: Array, y: Array, member: Array, draws: NDArray[np.int64] |
 def half_width(variance: float, dof: int, level: float) -> float:
     """Return the half-width of a two-sided t interval; infinite where the variance has no degrees of freedom."""
     return float(stdtrit(dof, (1 + level) / 2)) * np.sqrt(variance) if dof > 0 else np.inf
+
+
+def level_half_width(draw_variance: float, draw_dof: int, image_variance: float, level: float) -> float:
+    """Return the half-width of what draws (a t interval) and test images (a normal one) add to a level."""
+    of_draws = half_width(draw_variance, draw_dof, level) if draw_variance > 0 else 0.0
+    return float(np.hypot(of_draws, ndtri((1 + level) / 2) * np.sqrt(image_variance)))
 
 
 def widened(low: float, centre: float, high: float, extra: float) -> tuple[float, float]:

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lightning_tl.laws.clusters import half_width, widened
+from lightning_tl.laws.clusters import level_half_width, widened
 from lightning_tl.laws.fitted_law import Interval
 from lightning_tl.laws.group_fits import GroupFit
+from lightning_tl.laws.test_images import paired, variance_of_difference
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,9 @@ class Comparison:
         alpha: Difference of the pre-training rates.
         gap: Difference of the transfer gaps C.
         paired: Number of draws that both share (0: compared as independent).
+        same_images: Whether both were tested on the same images, and are compared image by image.
+        wider_unpaired: How much wider the interval of ``log_ratio`` would be with test images of their own, as a
+            factor; 1 where it makes no difference.
     """
 
     first: str
@@ -50,6 +54,8 @@ class Comparison:
     alpha: Difference | None
     gap: Difference | None
     paired: int
+    same_images: bool = False
+    wider_unpaired: float = 1.0
 
 
 def _draw_shift(a: GroupFit, b: GroupFit) -> tuple[float, int, int]:
@@ -64,12 +70,21 @@ def _draw_shift(a: GroupFit, b: GroupFit) -> tuple[float, int, int]:
     return a.law.cells.draw_variance + b.law.cells.draw_variance, min(dof, default=0), 0
 
 
-def log_ratio(a: GroupFit, n_a: float, b: GroupFit, n_b: float) -> Difference:
-    """Return log(law a at n_a / law b at n_b) with its interval, paired by draw."""
+def log_ratio(a: GroupFit, n_a: float, b: GroupFit, n_b: float, image_variance: float | None = None) -> Difference:
+    """Return log(law a at n_a / law b at n_b) with its interval, paired by draw and by test image.
+
+    Args:
+        a: A fitted group.
+        n_a: Its size.
+        b: Another.
+        n_b: Its size.
+        image_variance: What the test images add; default: as they were tested.
+    """
     first, (low_a, high_a) = a.law.log_level(n_a, a.s)
     second, (low_b, high_b) = b.law.log_level(n_b, b.s)
     variance, dof, _ = _draw_shift(a, b)
-    extra = half_width(variance, dof, a.law.level) if variance > 0 else 0.0
+    images = variance_of_difference(a.group.images, b.group.images) if image_variance is None else image_variance
+    extra = level_half_width(variance, dof, images, a.law.level)
     low, high = _less((low_a, first, high_a), (low_b, second, high_b))
     return Difference(first - second, widened(low, first - second, high, extra))
 
@@ -97,5 +112,13 @@ def compare(a: GroupFit, b: GroupFit) -> Comparison:
                 low, high = law.interval(name)
                 sides.append((low, law.params[name], high))
             differences[name] = Difference(sides[0][1] - sides[1][1], _less(sides[0], sides[1]))
-    paired = _draw_shift(a, b)[2]
-    return Comparison(a.label, b.label, n, log_ratio(a, n, b, n), differences["alpha"], differences["C"], paired)
+    ratio = log_ratio(a, n, b, n)
+    same_images, wider = paired(a.group.images, b.group.images), 1.0
+    if same_images:
+        apart = sum(group.images.variance for group in (a.group, b.group) if group.images)
+        unpaired = log_ratio(a, n, b, n, apart).interval
+        wider = (unpaired[1] - unpaired[0]) / (ratio.interval[1] - ratio.interval[0])
+    draws = _draw_shift(a, b)[2]
+    return Comparison(
+        a.label, b.label, n, ratio, differences["alpha"], differences["C"], draws, same_images, float(wider)
+    )

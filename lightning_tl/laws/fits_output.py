@@ -14,6 +14,7 @@ import numpy as np
 import lightning_tl
 from lightning_tl.laws.advice import Advice, GroupAdvice
 from lightning_tl.laws.compare import Comparison
+from lightning_tl.laws.error_sources import error_sources
 from lightning_tl.laws.fitted_law import FittedLaw
 from lightning_tl.laws.group_fits import GroupFit, GroupResult, UnfittedGroup, fitted
 from lightning_tl.laws.wording import comparison_sentence, up_to
@@ -91,6 +92,8 @@ def group_record(item: GroupResult, advice: GroupAdvice | None = None) -> dict[s
         record["reason"] = item.reason
     else:
         record |= _fit_record(item)
+        sources = error_sources(item)
+        record["error_sources"] = None if sources is None else vars(sources)
     if advice:
         record["advice"] = {name: getattr(advice, name) for name in _WORDS}
         record["images_needed"] = vars(advice.images_needed) if advice.images_needed else None
@@ -151,7 +154,8 @@ def manifest(fits: Sequence[GroupResult], advice: Advice, settings: dict[str, An
 
 def _comparison(pair: Comparison) -> dict[str, Any]:
     record: dict[str, Any] = {"sentence": comparison_sentence(pair), "first": pair.first, "second": pair.second}
-    record |= {"n": pair.n, "paired_draws": pair.paired}
+    record |= {"n": pair.n, "paired_draws": pair.paired, "same_test_images": pair.same_images}
+    record["wider_unpaired"] = pair.wider_unpaired
     for name in ("log_ratio", "alpha", "gap"):
         difference = getattr(pair, name)
         record[name] = None if difference is None else vars(difference)

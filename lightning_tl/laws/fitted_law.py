@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from scipy.special import stdtr
 
 from lightning_tl.errors import UserError
-from lightning_tl.laws.clusters import Cells, half_width, widened
+from lightning_tl.laws.clusters import Cells, widened
 from lightning_tl.laws.forms import Array, Form, Quantity, ResidualSpace, Sizes
 from lightning_tl.laws.least_squares import Prior, Problem
 from lightning_tl.laws.points import Points
@@ -146,7 +146,7 @@ class FittedLaw:
 
     @cached_property
     def stderr(self) -> dict[str, float]:
-        """Standard errors from the Jacobian (as in the paper), the draws' share of the level included.
+        """Standard errors from the Jacobian (as in the paper), with what draws and test images add to the level.
 
         They describe the curvature at the optimum and no more: with few points, prefer :meth:`interval`.
         """
@@ -166,9 +166,9 @@ class FittedLaw:
         scale = np.where(size > 0, size, 1)
         covariance = np.linalg.pinv((jacobian / scale).T @ (jacobian / scale)) / np.outer(scale, scale) * self.noise**2
         moved = set(self.form.levels) - held
-        draw = self.cells.draw_variance
+        shift = self.cells.draw_variance + self.cells.image_variance
         return {
-            name: float(np.sqrt(covariance[i, i] + (draw * self.params[name] ** 2 if name in moved else 0)))
+            name: float(np.sqrt(covariance[i, i] + (shift * self.params[name] ** 2 if name in moved else 0)))
             for i, name in enumerate(self.form.parameters)
         }
 
@@ -206,9 +206,6 @@ class FittedLaw:
     def _natural(self, name: str, value: float) -> float:
         return float(np.exp(value)) if name in self.form.scales else value
 
-    def _draw_half(self, level: float) -> float:
-        return half_width(self.cells.draw_variance, self.cells.draw_dof, level)
-
     # ---- answers ---------------------------------------------------------------------------------------------------
 
     def interval(self, name: str, level: float | None = None) -> Interval:
@@ -238,12 +235,10 @@ class FittedLaw:
             return 0.0, np.inf
         region = self.region(level)
         low, high = region.extent(self._of(name))
-        if name in self.form.levels and len(self.cells.offsets):
+        shift = self.cells.level_half_width(level)
+        if name in self.form.levels and shift > 0:
             centre = self._search.best(self._of(name))
-            if np.isfinite(centre):
-                low, high = widened(low, centre, high, self._draw_half(level))
-            else:
-                high += self._draw_half(level)
+            low, high = widened(low, centre, high, shift) if np.isfinite(centre) else (low, high + shift)
         low, high = self._natural(name, low), self._natural(name, high)
         for i, (other, (lower, upper)) in enumerate(self._search.problem.form.outer.items()):
             # At the edge of the grid there is no bound; the scale D n^-alpha has then none either.
@@ -260,7 +255,8 @@ class FittedLaw:
 
     def band(self, n: ArrayLike, s: ArrayLike | None = None, level: float | None = None) -> tuple[Array, Array]:
         """Return the interval of the law itself (the mean error) at sizes ``n``: two arrays of shape (m,)."""
-        return self._limits(n, s, level, extra=0.0, draw_variance=self.cells.draw_variance)
+        shift = self.cells.level_half_width(level or self.level)
+        return self._limits(n, s, level, extra=0.0, shift=shift)
 
     def predict_interval(
         self, n: ArrayLike, s: ArrayLike | None = None, level: float | None = None, *, same_draws: bool = False
@@ -271,23 +267,24 @@ class FittedLaw:
             n: Pre-training sizes in images.
             s: Fine-tuning sizes in images, for laws that use them.
             level: Confidence level, default the fit's.
-            same_draws: The new runs are fine-tuned on the draws already seen, and averaged as these were; else it is
-                one run on a draw of its own.
+            same_draws: The new runs are fine-tuned on the draws already seen, averaged as these were, and tested on
+                the same images; else it is one run on a draw of its own, and its error that on images of any number.
 
         Returns:
             Lower and upper ends, each of shape (m,).
         """
-        extra, variance = 1.0 + self.shared, 0.0
+        extra, shift = 1.0 + self.shared, 0.0
         if not same_draws:
             variance = self.cells.draw_variance * (1 + len(self.cells.offsets))
             if self.cells.residual_dof > 0 and self.space == "log" and self.dof > 0:
                 # Points are means over several runs; one run has more noise than a mean.
                 share = 1 - 1 / float(self.cells.runs.mean())
                 extra += self.cells.residual_variance * share / self.noise**2
-        return self._limits(n, s, level, extra=extra, draw_variance=variance)
+            shift = self.cells.level_half_width(level or self.level, variance)
+        return self._limits(n, s, level, extra=extra, shift=shift)
 
     def _limits(
-        self, n: ArrayLike, s: ArrayLike | None, level: float | None, *, extra: float, draw_variance: float
+        self, n: ArrayLike, s: ArrayLike | None, level: float | None, *, extra: float, shift: float
     ) -> tuple[Array, Array]:
         level = level or self.level
         sizes = np.atleast_1d(np.asarray(n, float))
@@ -295,12 +292,11 @@ class FittedLaw:
             return np.zeros_like(sizes), np.full_like(sizes, np.inf)
         targets = np.broadcast_to(np.asarray(self.cells.s.min() if s is None else s, float), sizes.shape)
         region = self.region(level)
-        wider = half_width(draw_variance, self.cells.draw_dof, level) if draw_variance > 0 else 0.0
         ends = []
         for size, target in zip(sizes, targets, strict=True):
             quantity = self._log_error(size, target)
             low, high = region.extent(quantity, extra)
-            ends.append(widened(low, self._search.best(quantity), high, wider))
+            ends.append(widened(low, self._search.best(quantity), high, shift))
         low_high = np.exp(np.array(ends))
         return low_high[:, 0], low_high[:, 1]
 
@@ -344,17 +340,19 @@ class FittedLaw:
         """Return the confidence that the law at ``n`` images is above ``error``."""
         return self._confidence_above(self._log_error(n, s), float(np.log(error)), True)
 
-    def _confidence_above(self, quantity: Quantity, goal: float, draws: bool) -> float:
+    def _confidence_above(self, quantity: Quantity, goal: float, of_level: bool) -> float:
         if self.dof < 1:
             return np.nan
         centre = self._search.best(quantity)
         rise = max(self.region(WIDE).least_rss(quantity, goal) - self._search.rss, 0.0)
         root, dof = np.sqrt(rise) / self.noise, float(self.dof)
-        if draws and len(self.cells.offsets) and np.isfinite(centre) and 0 < root < np.inf:
-            # The miss in units of both sources' spread, with Satterthwaite's degrees of freedom.
-            spread, draw = ((goal - centre) / root) ** 2, self.cells.draw_variance
-            dof = (spread + draw) ** 2 / (spread**2 / dof + draw**2 / max(self.cells.draw_dof, 1))
-            root = abs(goal - centre) / np.sqrt(spread + draw)
+        draw, images = self.cells.draw_variance, self.cells.image_variance
+        if of_level and draw + images > 0 and np.isfinite(centre) and 0 < root < np.inf:
+            # The miss in units of all sources' spread, with Satterthwaite's degrees of freedom.
+            spread = ((goal - centre) / root) ** 2
+            total = spread + draw + images
+            dof = total**2 / (spread**2 / dof + draw**2 / max(self.cells.draw_dof, 1))
+            root = abs(goal - centre) / np.sqrt(total)
         return float(stdtr(dof, root if centre > goal else -root))
 
     def images_needed(self, target: float, s: float | None = None, level: float | None = None) -> ImagesNeeded:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -263,6 +263,7 @@ def _surrounded(
 def _outlook(group: Group, law: FittedLaw) -> Outlook:
     largest = float(group.runs["n"].max())
     s = float(law.cells.s.max()) if law.form.uses_s else None
+    law.log_level(largest, s)
     law.log_level(FACTOR * largest, s)
     change, interval = law.log_ratio(largest, FACTOR * largest, s)
     return Outlook(change, interval, law.probability_of_reduction(largest, FACTOR * largest, WORTHWHILE, s))
@@ -287,7 +288,8 @@ def _points(group: Group, form: Form) -> Cells:
             "or it is too coarse; fine-tune longer, or at another learning rate"
         )
     s = runs["s"].to_numpy(float) if "s" in runs else None
-    return points_of(form, runs["n"], runs["error"], s, group.labels("pretrain"), group.labels("draw"))
+    points = points_of(form, runs["n"], runs["error"], s, group.labels("pretrain"), group.labels("draw"))
+    return points if group.images is None else replace(points, image_variance=group.images.variance)
 
 
 def _rising(law: FittedLaw) -> str | None:

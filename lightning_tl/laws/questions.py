@@ -13,8 +13,9 @@ import numpy as np
 from scipy.special import ndtr
 
 from lightning_tl.errors import UserError
-from lightning_tl.laws.advice import DIFFERENT, FACTOR, MORE, WORTHWHILE
+from lightning_tl.laws.advice import DIFFERENT, MORE
 from lightning_tl.laws.forms import Array
+from lightning_tl.laws.group_fits import FACTOR, WORTHWHILE
 from lightning_tl.laws.posterior import Particles, Posterior, grid, shape_of
 
 QuestionName = Literal["more", "best", "target", "negative"]

@@ -14,6 +14,7 @@ from lightning_tl.laws.fitting import LEAST_ERROR, LEAST_SIZE, MOST_SIZE
 from lightning_tl.laws.mixed_curves import mixed
 from lightning_tl.laws.row_filter import selected_rows
 from lightning_tl.laws.score_kind import accuracy_question
+from lightning_tl.laws.test_images import Replicates, TestImages, of_runs
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,6 +36,7 @@ GROUP_COLUMNS = (
 
 
 _TASK = "finetune_task"
+_STDERR, _TEST_SET = "error_stderr", "test_set"
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,8 @@ class Group:
         notes: What to know of the rows that were kept.
         question: Whether the errors are accuracies, asked where it seems so; else empty.
         traits: Numbers that belong to the curve as a whole: ``model_size``, ``complexity`` where the table has them.
+        images: How the choice of the test images moves ``runs``; ``None`` where unknown.
+        scratch_images: The same for ``scratch``.
     """
 
     label: str
@@ -94,6 +98,8 @@ class Group:
     notes: list[str] = field(default_factory=list)
     question: str = ""
     traits: dict[str, float] = field(default_factory=dict)
+    images: TestImages | None = None
+    scratch_images: TestImages | None = None
 
     def labels(self, column: str) -> list[str] | None:
         """Return the labels of ``pretrain`` or ``draw`` for each run, or ``None`` where the table does not say."""
@@ -162,12 +168,13 @@ def _joined(frame: pd.DataFrame, names: Sequence[str]) -> pd.Series[str] | None:
     return label
 
 
-def groups(frame: pd.DataFrame, columns: Columns | None = None) -> list[Group]:
+def groups(frame: pd.DataFrame, columns: Columns | None = None, replicates: Replicates | None = None) -> list[Group]:
     """Split a table into its curves.
 
     Args:
         frame: The table, as :func:`read_table` or pandas give it.
         columns: Which column is what; default our own ``results.csv``.
+        replicates: Run → its error on bootstrap samples of the test images.
 
     Returns:
         The groups in order of their first row. Rows that cannot be used are in each group's ``dropped``.
@@ -192,6 +199,10 @@ def groups(frame: pd.DataFrame, columns: Columns | None = None) -> list[Group]:
     data["error"] = _errors(_number(table, columns.score), columns)
     data["said"] = table[columns.score].astype(str)
     data["size_said"] = table[columns.size].astype(str)
+    if _STDERR in table:
+        data[_STDERR] = _number(table, _STDERR)
+    if _TEST_SET in table:
+        data[_TEST_SET] = table[_TEST_SET].fillna("").astype(str)
     if columns.target_size:
         data["s"] = _number(table, columns.target_size)
     pretrain, draw = columns.pretrain, columns.draw
@@ -214,6 +225,7 @@ def groups(frame: pd.DataFrame, columns: Columns | None = None) -> list[Group]:
     varying = [name for name in keys.columns if keys.loc[pretrained, name].nunique() > 1]
     label_columns = _needed_for_labels(keys.loc[pretrained], varying)
     known = {columns.size, columns.score, columns.target_size, "run_id", "pretrain_run", "_line", *by, *pretrain, *draw}
+    known |= {_STDERR, _TEST_SET}
     others = table.drop(columns=[name for name in table.columns if name in known]).fillna("").astype(str)
     # Codes are compared faster than text.
     others = pd.DataFrame({name: others[name].factorize()[0] for name in others}, index=others.index)
@@ -241,6 +253,7 @@ def groups(frame: pd.DataFrame, columns: Columns | None = None) -> list[Group]:
                 group.traits[trait] = float(np.nanmean(numbers[places]))
         group.runs = _usable(group.runs, problems.take(places), group.dropped)
         group.scratch = _usable(group.scratch, problems.take(from_scratch), group.dropped)
+        group.images, group.scratch_images = (of_runs(runs, replicates or {}) for runs in (group.runs, group.scratch))
         if columns.score_is == "error":
             group.question = accuracy_question(group.runs, group.scratch, columns.score, columns.size)
         if names := mixed(group.runs, others.loc[group.runs.index]):

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_tl.laws.clusters import cells, half_width, widened
+from lightning_tl.laws.clusters import cells, level_half_width, widened
 from lightning_tl.laws.fitted_law import FittedLaw
 from lightning_tl.laws.forms import Array
 from lightning_tl.laws.results_table import Group
+from lightning_tl.laws.test_images import variance_of_difference
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Scratch:
 
 
 def scratch_contrast(group: Group, law: FittedLaw) -> Scratch:
-    """Compare the law with the runs without pre-training, paired by draw where both have the same draws.
+    """Compare the law with the runs without pre-training, paired by draw and test image where both have the same.
 
     The law's own uncertainty comes from its fit. Scratch adds its residual: with paired draws the variance of a run
     once sizes and draws are accounted for, or the scatter over draws of (scratch - pre-trained) where that is larger
@@ -75,7 +76,8 @@ def scratch_contrast(group: Group, law: FittedLaw) -> Scratch:
     if not dof:  # one scratch run: its noise is taken to be a pre-training run's
         variance, dof = law.log_noise**2, law.dof
     sizes = np.unique(law.cells.n)
-    extra = half_width(variance, dof, law.level)
+    images = variance_of_difference(group.images, group.scratch_images)
+    extra = level_half_width(variance, dof, images, law.level)
     rows = []
     for size in sizes:
         estimate, (low, high) = law.log_level(float(size))

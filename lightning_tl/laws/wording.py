@@ -199,4 +199,9 @@ def comparison_sentence(pair: Comparison) -> str:
     for name, difference in (("alpha", pair.alpha), ("C", pair.gap)):
         if difference is not None:
             text += f"; difference of {name} {with_interval(difference)}"
-    return f"{text}{f'; paired over {pair.paired} draws' if pair.paired else ''}."
+    text += f"; paired over {pair.paired} draws" if pair.paired else ""
+    if pair.same_images:
+        text += "; paired by test image"
+        if pair.wider_unpaired > 1.005:
+            text += f" (unpaired, the interval would be {percent(pair.wider_unpaired - 1)} wider)"
+    return f"{text}."

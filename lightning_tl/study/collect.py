@@ -1,4 +1,4 @@
-"""From records to tables: results.csv, one row per fine-tuning; measurements.csv, one row per measured value."""
+"""From records to tables: one row per fine-tuning, per measured value, and per tested run (bootstrap samples)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lightning_tl._io.atomic import write_atomically
 from lightning_tl.measured_value import measurements_table
 from lightning_tl.study.expansion import Expansion
 from lightning_tl.study.plan_items import DataSet, Run
-from lightning_tl.study.records import RESULT_COLUMNS, write_results
+from lightning_tl.study.records import RESULT_COLUMNS, write_results, write_table
 
 Records = Mapping[str, Mapping[str, Any]]
 Traits = Mapping[str, Mapping[str, Any]]
@@ -24,7 +24,7 @@ _KNOWN = {"render", "config", "data.n", "data.draw", "data.seed", "data.fraction
 def collect(
     runs: Sequence[Run], sets: Sequence[DataSet], records: Records, out: Path, traits: Traits | None = None
 ) -> None:
-    """Write ``results.csv`` and ``measurements.csv``.
+    """Write ``results.csv``, ``measurements.csv`` and ``error_replicates.csv``.
 
     Args:
         runs: All runs of the study; those without a record are left out.
@@ -38,6 +38,8 @@ def collect(
     extra = sorted({key for row in rows for key in row} - set(RESULT_COLUMNS))
     write_results(out / "results.csv", rows, extra)
     write_atomically(out / "measurements.csv", measurements_table(measurement_rows(runs, records)))
+    columns, drawn = replicate_rows(runs, records)
+    write_table(out / "error_replicates.csv", columns, drawn)
 
 
 def axis_columns(expansion: Expansion) -> set[str]:
@@ -84,6 +86,8 @@ def _row(run: Run, record: Mapping[str, Any], start: Mapping[str, Any] | None) -
         "metric": facts.get("metric"),
         "score": _rounded(metrics.get("test/score")),
         "error": _rounded(metrics.get("test/error")),
+        "error_stderr": _rounded(metrics.get("test/error_stderr")),
+        "test_set": facts.get("test_set"),
         "val_error": _rounded(metrics.get("val/error")),
         "finetune_loss": _rounded(metrics.get("test/loss")),
         "val_finetune_loss": _rounded(metrics.get("val/loss")),
@@ -114,6 +118,20 @@ def measurement_rows(runs: Iterable[Run], records: Records) -> Iterable[dict[str
         if run.name in records:
             for row in records[run.name].get("measurements", ()):
                 yield {"run_id": run.name, **row}
+
+
+def replicate_rows(runs: Iterable[Run], records: Records) -> tuple[list[str], list[dict[str, Any]]]:
+    """Return the columns and rows of ``error_replicates.csv``: the error of each tested run on each bootstrap sample.
+
+    Column ``r`` is of the same sample of test images for all runs that were tested on the same images.
+    """
+    rows = []
+    for run in runs:
+        values = records.get(run.name, {}).get("error_replicates", ())
+        if values:
+            rows.append({"run_id": run.name, **{str(r): value for r, value in enumerate(values, start=1)}})
+    most = max(map(len, rows), default=1) - 1
+    return ["run_id", *(str(r + 1) for r in range(most))], rows
 
 
 def _rounded(value: float | None) -> float | None:

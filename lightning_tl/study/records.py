@@ -33,6 +33,8 @@ RESULT_COLUMNS = (
     "metric",
     "score",
     "error",
+    "error_stderr",
+    "test_set",
     "val_error",
     "finetune_loss",
     "val_finetune_loss",

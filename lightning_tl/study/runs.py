@@ -146,6 +146,7 @@ def locked(call: Call) -> Iterator[bool]:
 def _train(call: Call, folder: Path, keep: Callable[[], None]) -> dict[str, Any]:
     from lightning_tl.callbacks.measurement import Measurement
     from lightning_tl.run import run
+    from lightning_tl.study.image_results import save_image_results
     from lightning_tl.study.pictures import save_predictions, save_target
 
     checkpoint = _resumable(folder, call.key)
@@ -167,6 +168,7 @@ def _train(call: Call, folder: Path, keep: Callable[[], None]) -> dict[str, Any]
         saved = cli.trainer.checkpoint_callback
         best = getattr(saved, "best_model_path", "") or getattr(saved, "last_model_path", "")
         facts = _facts(cli)
+        replicates: list[float] = []
         callbacks = cli.trainer.callbacks  # type: ignore[attr-defined]
         history = [record for item in callbacks if isinstance(item, Measurement) for record in item.history]
         if call.test_at == "best":
@@ -175,6 +177,8 @@ def _train(call: Call, folder: Path, keep: Callable[[], None]) -> dict[str, Any]
         if call.test:
             save_target(cli.datamodule, facts, Path(call.targets))
             metrics |= _numbers(cli.trainer.test(cli.model, cli.datamodule, verbose=False))
+            tested_on, replicates = save_image_results(cli.model, folder)
+            facts |= tested_on
             save_predictions(cli.model, cli.datamodule, folder / "predictions.png")
         for name, value in metrics.items():
             if not math.isfinite(value):
@@ -188,6 +192,7 @@ def _train(call: Call, folder: Path, keep: Callable[[], None]) -> dict[str, Any]
         "checkpoint": str(Path(best).resolve().relative_to(folder.resolve())) if best else "",
         "metrics": metrics,
         "facts": facts,
+        "error_replicates": replicates,
         "measurements": [record.row() for record in history],
         "seconds": round(time.perf_counter() - begun, 3),
     }

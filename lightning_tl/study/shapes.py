@@ -46,6 +46,7 @@ class RunRecord:
     facts: dict[str, str | float | bool | None]
     seconds: float
     measurements: list[_Measurement] = field(default_factory=list)
+    error_replicates: list[float] = field(default_factory=list)
 
 
 @dataclass

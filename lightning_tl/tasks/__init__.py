@@ -4,6 +4,7 @@ from lightning_tl.tasks.base import TransferTask
 from lightning_tl.tasks.classification import Classification, MultiLabelClassification
 from lightning_tl.tasks.dense import DensePrediction
 from lightning_tl.tasks.detection import ObjectDetection
+from lightning_tl.tasks.image_results import ImageResults, MeanScores, SumScores
 from lightning_tl.tasks.lr_schedules import Cosine, Polynomial, Schedule, WarmupCosine
 from lightning_tl.tasks.normals import SurfaceNormals
 from lightning_tl.tasks.segmentation import SemanticSegmentation
@@ -12,11 +13,14 @@ __all__ = [
     "Classification",
     "Cosine",
     "DensePrediction",
+    "ImageResults",
+    "MeanScores",
     "MultiLabelClassification",
     "ObjectDetection",
     "Polynomial",
     "Schedule",
     "SemanticSegmentation",
+    "SumScores",
     "SurfaceNormals",
     "TransferTask",
     "WarmupCosine",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -17,6 +18,7 @@ from torchmetrics import Metric
 
 from lightning_tl.errors import UserError
 from lightning_tl.models import KeyReport, build_backbone, load_backbone
+from lightning_tl.tasks.image_results import ImageResults
 from lightning_tl.tasks.lr_schedules import Schedule
 from lightning_tl.tasks.training import TrainingControl, batch_and_images
 
@@ -32,7 +34,8 @@ class TransferTask(pl.LightningModule):
     ``forward``, and keeps its backbone at ``self.backbone``.
 
     Logged: ``train/loss``; for each stage in ``val`` and ``test`` ``<stage>/loss``, ``<stage>/score`` and
-    ``<stage>/error`` = 1 - score, and further values of the metric.
+    ``<stage>/error`` = 1 - score, and further values of the metric; ``test/error_stderr``, the standard error over test
+    images by bootstrap, where the task defines ``build_image_results``.
 
     The callback :class:`~lightning_tl.tasks.training.TrainingControl`, which every run gets, seeds each batch and sets
     the length of the training.
@@ -84,6 +87,7 @@ class TransferTask(pl.LightningModule):
         self.init_from, self.optimizer = init_from, optimizer
         self.scheduler, self.schedule = scheduler, schedule
         self.key_report: KeyReport | None = None
+        self.image_results: ImageResults | None = None
         self._checked: set[str] = set()
         self.configure_models()
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
@@ -136,6 +140,10 @@ class TransferTask(pl.LightningModule):
         """
         raise TypeError(f"{type(self).__name__} must define build_metric()")
 
+    def build_image_results(self) -> ImageResults | None:
+        """Return what collects the score's parts of each test image, or None: then the score has no standard error."""
+        return None
+
     def check_batch(self, images: Any, targets: Any, stage: str) -> None:
         """Raise a ``UserError`` if the first batch of a stage does not fit the task."""
 
@@ -172,6 +180,8 @@ class TransferTask(pl.LightningModule):
         )
         if not training:
             self._score(stage).update(outputs, targets)
+        if stage == "test" and self.image_results is not None:
+            self.image_results.update(outputs, targets)
         return loss
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
@@ -225,9 +235,17 @@ class TransferTask(pl.LightningModule):
         """Log ``val/score`` and ``val/error``."""
         self._log_scores("val")
 
+    def on_test_epoch_start(self) -> None:
+        """Collect anew what the score needs of each image; not where several processes share the images."""
+        self.image_results = self.build_image_results() if self.trainer.world_size == 1 else None
+
     def on_test_epoch_end(self) -> None:
-        """Log ``test/score`` and ``test/error``."""
+        """Log ``test/score`` and ``test/error``, and the error's standard error over test images."""
         self._log_scores("test")
+        if self.image_results is not None and self.image_results.count > 1:
+            stderr = float(np.nanstd(self.image_results.replicates(), ddof=1))
+            if np.isfinite(stderr):
+                self.log("test/error_stderr", stderr)
 
     def configure_optimizers(self) -> Any:
         """Return the optimiser and, where there is one, the schedule, stepped after every training step.

@@ -11,8 +11,9 @@ from torchmetrics import Metric
 from lightning_tl.errors import UserError
 from lightning_tl.models import build_backbone, feature_maps, map_channels
 from lightning_tl.models.faster_rcnn import FasterRCNNHead
-from lightning_tl.tasks.average_precision import BoxAveragePrecision
+from lightning_tl.tasks.average_precision import BoxAveragePrecision, BoxMatches
 from lightning_tl.tasks.base import TransferTask, wrong_batch
+from lightning_tl.tasks.image_results import ImageResults
 
 _KEYS = ("boxes", "labels", "iscrowd", "area", "image_id")
 
@@ -65,6 +66,10 @@ class ObjectDetection(TransferTask):
     def build_metric(self) -> Metric:
         """Return COCO's mean average precision."""
         return BoxAveragePrecision()
+
+    def build_image_results(self) -> ImageResults:
+        """Return which boxes of each image are right, at each of COCO's overlaps."""
+        return BoxMatches(self.num_classes)
 
     def forward(self, images: Any) -> list[dict[str, Tensor]]:
         """Return for each image ``boxes`` ``[n, 4]`` (xyxy in px), ``labels`` ``[n]`` and ``scores`` ``[n]``.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -11,6 +12,7 @@ from torchmetrics import Metric
 
 from lightning_tl.tasks.base import wrong_batch
 from lightning_tl.tasks.dense import DensePrediction
+from lightning_tl.tasks.image_results import Array, ImageResults, SumScores
 
 _BINS = 18_000  # of the angles between 0° and 180°: the median is exact to 0.01°
 THRESHOLDS = (11.25, 22.5, 30.0)  # Fouhey et al., Data-Driven 3D Primitives for Single Image Understanding, 2013
@@ -19,6 +21,16 @@ THRESHOLDS = (11.25, 22.5, 30.0)  # Fouhey et al., Data-Driven 3D Primitives for
 def has_normal(targets: Tensor) -> Tensor:
     """Return which pixels of ``[B, 3, H, W]`` have a normal: bool ``[B, H, W]``. No normal is all zeros."""
     return targets.square().sum(1) > 0.25
+
+
+def angles(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Return the angles in degrees between two fields ``[B, 3, H, W]``: ``[B, H, W]``.
+
+    By the arc tangent: the arc cosine is wrong by up to 0.04° at small angles in float32.
+    """
+    predicted, true = (F.normalize(x.float(), dim=1) for x in (outputs, targets))
+    across = torch.linalg.cross(predicted, true, dim=1).norm(dim=1)
+    return torch.rad2deg(torch.atan2(across, (predicted * true).sum(1)))
 
 
 class SurfaceNormals(DensePrediction):
@@ -54,6 +66,10 @@ class SurfaceNormals(DensePrediction):
         """Return the angular errors."""
         return AngularErrors()
 
+    def build_image_results(self) -> ImageResults:
+        """Return the sum of the angles, and the number of pixels, of each image."""
+        return _AngleSums()
+
     def check_batch(self, images: Any, targets: Any, stage: str) -> None:
         """Refuse what are no images with normals ``[B, 3, H, W]``."""
         fits = isinstance(images, Tensor) and isinstance(targets, Tensor) and targets.is_floating_point()
@@ -84,9 +100,7 @@ class AngularErrors(Metric):
     def update(self, outputs: Tensor, targets: Tensor) -> None:
         """Add outputs ``[B, 3, H, W]`` of any length and unit targets ``[B, 3, H, W]``, zeros being no normal."""
         valid = has_normal(targets)
-        predicted, true = (F.normalize(x.float(), dim=1).movedim(1, -1)[valid] for x in (outputs, targets))
-        # by the arc tangent: the arc cosine is wrong by up to 0.04° at small angles in float32
-        angle = torch.rad2deg(torch.atan2(torch.linalg.cross(predicted, true).norm(dim=1), (predicted * true).sum(1)))
+        angle = angles(outputs, targets)[valid]
         self.counts += torch.bincount((angle * (_BINS / 180)).long().clamp(0, _BINS - 1), minlength=_BINS)
         self.within += torch.stack([(angle < threshold).sum() for threshold in THRESHOLDS])
         self.total += angle.double().sum()
@@ -99,3 +113,14 @@ class AngularErrors(Metric):
         median = torch.where(pixels > 0, (below + 0.5) * (180 / _BINS), torch.nan).float()
         shares = {f"within_{t:g}": (self.within[i] / pixels).float() for i, t in enumerate(THRESHOLDS)}
         return {"score": 1 - mean / 180, "mean_angle": mean, "median_angle": median, **shares}
+
+
+class _AngleSums(SumScores):
+    def sums(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        valid = has_normal(targets)
+        total = torch.where(valid, angles(outputs, targets), 0).double().sum((1, 2))
+        return torch.stack([total, valid.sum((1, 2)).double()], 1)
+
+    def from_sums(self, sums: Array) -> Array:
+        total, pixels = sums.T
+        return np.asarray(1 - np.divide(total, pixels, out=np.full_like(total, np.nan), where=pixels > 0) / 180)

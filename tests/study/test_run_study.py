@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import random
@@ -11,12 +12,14 @@ import subprocess
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from study.small_study import SMALL, records, rows, run, write
 
 from lightning_tl.cli import study as command
 from lightning_tl.errors import UserError
+from lightning_tl.tasks.image_results import bootstrap_weights
 
 
 def kill_after(command: list[str], out: Path, more: int) -> None:
@@ -71,6 +74,23 @@ def test_the_table(finished):
             assert float(row[column]) == pytest.approx(logged[metric], rel=1e-6)
         assert row["finetune_loss"] != row["val_finetune_loss"]
     assert {row["draw_seed"] for row in found} == {"0", "1"}
+
+
+def test_errors_over_test_images(finished):
+    """Against what is kept of each image; runs on the same test images have the same hash and the same samples."""
+    _, out, _ = finished
+    with (out / "error_replicates.csv").open(newline="") as file:
+        replicates = {row.pop("run_id"): np.array(list(row.values()), float) for row in csv.DictReader(file)}
+    found = rows(out)
+    assert replicates.keys() == {row["run_id"] for row in found}
+    assert len({row["test_set"] for row in found}) == 1
+    for row in found:
+        with np.load(out / "runs" / row["run_id"] / "test_images.npz") as kept:
+            right = kept["sums"][:, 0]
+        assert float(row["score"]) == pytest.approx(right.mean(), abs=1e-6)
+        weights = bootstrap_weights(len(right), len(replicates[row["run_id"]]))
+        assert replicates[row["run_id"]] == pytest.approx(1 - weights @ right / len(right), abs=1e-6)
+        assert float(row["error_stderr"]) == pytest.approx(replicates[row["run_id"]].std(ddof=1), rel=1e-4)
 
 
 def test_killed_and_run_again_it_ends_with_the_same_table(finished, tmp_path):

@@ -1,0 +1,67 @@
+"""Where the uncertainty of an error comes from: pre-training runs, draws of fine-tuning images, test images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import stdtrit
+
+from lightning_tl.laws.group_fits import GroupFit
+
+_ADVICE = {
+    "the scatter of runs about the curve": "more pre-training seeds or sizes narrow it most",
+    "draws of fine-tuning images": "more draws narrow it most",
+    "test images": "more test images narrow it most",
+}
+
+
+@dataclass(frozen=True)
+class ErrorSources:
+    """Variances of the law's log error at a size, by source.
+
+    Attributes:
+        n: The size in images, the largest measured.
+        variances: Source → variance. Draws are among them where the table has several, test images where it has
+            ``error_stderr``.
+    """
+
+    n: float
+    variances: dict[str, float]
+
+    @property
+    def stderr(self) -> float:
+        """Standard error of the log error, of all sources together."""
+        return float(np.sqrt(sum(self.variances.values())))
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Source → its share of the variance."""
+        total = sum(self.variances.values())
+        return {name: variance / total for name, variance in self.variances.items()}
+
+
+def error_sources(item: GroupFit) -> ErrorSources | None:
+    """Split the uncertainty of a group's error at its largest size; ``None`` where only one source is known."""
+    law, cells = item.law, item.law.cells
+    _, (low, high) = law.log_level(item.largest, item.s)
+    if law.dof < 1 or not np.isfinite(high - low) or high <= low:
+        return None
+    of_runs, of_draws, of_images = _ADVICE
+    variances = {of_runs: float(((high - low) / 2 / stdtrit(law.dof, (1 + law.level) / 2)) ** 2)}
+    if len(cells.offsets):
+        variances[of_draws] = cells.draw_variance
+    if cells.image_variance > 0:
+        variances[of_images] = cells.image_variance
+    return ErrorSources(item.largest, variances) if len(variances) > 1 else None
+
+
+def sources_sentence(sources: ErrorSources) -> str:
+    """Say how uncertain the error is, by source, and what narrows it."""
+    shares = sources.shares
+    parts = [f"{100 * share:.0f} % from {name}" for name, share in shares.items()]
+    most = max(shares, key=lambda name: shares[name])
+    return (
+        f"The error at n = {sources.n:,.0f} has a relative standard error of {100 * sources.stderr:.1f} %. Of its "
+        f"variance {', '.join(parts[:-1])} and {parts[-1]}; {_ADVICE[most]}."
+    )
