@@ -120,7 +120,9 @@ def curves_of(expansion: Expansion) -> Curves:
     tuned = {number for number, _ in expansion.finetune}
     for number, item in enumerate(candidates):
         if number not in tuned:
-            raise UserError(f"until: the pre-training {item.group} n = {item.n:,.0f} has no fine-tuning: exclude it")
+            raise UserError(f"until: the pre-training {item.group}, n = {item.n:,.0f} has no fine-tuning: exclude it")
+        if item in candidates[:number]:
+            raise UserError(f"until: two pre-trainings are both {item.group}, n = {item.n:,.0f}, seed {item.seed}")
     curves = Curves(until, expansion, tuple(dict.fromkeys(item.group for item in candidates)), tuple(candidates))
     _check_reach(curves)
     return curves
@@ -129,7 +131,10 @@ def curves_of(expansion: Expansion) -> Curves:
 def candidate(point: Point) -> Candidate:
     """Return the candidate of a pre-training's axes, with ``render``."""
     series = {key: value for key, value in point.items() if key not in (*_REPEATS, "data.n")}
-    return Candidate(label(series) or "pretrained", point["data.n"], label(_only(point, _REPEATS)) or "0")
+    seeds = [str(value) for value in _only(point, _REPEATS).values()] or ["0"]
+    return Candidate(
+        label(series) or "pretrained", point["data.n"], "-".join(seeds if len(set(seeds)) > 1 else seeds[:1])
+    )
 
 
 def _check_reach(curves: Curves) -> None:

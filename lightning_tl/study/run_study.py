@@ -159,7 +159,8 @@ def dry_run(study: Study, out: Path) -> str:
     text = describe(draft, sets, set(load_records(draft.distinct(), out)), out)
     if curves is None:
         return text
-    return "\n".join([*candidate_lines(curves, steps_so_far(curves, out), workers(study)), text])
+    lines = candidate_lines(curves, steps_so_far(curves, out), workers(study))
+    return "\n".join([*lines, "if none of them can be left out:", text])
 
 
 def steps_so_far(curves: Curves, out: Path) -> list[Step]:

@@ -24,12 +24,9 @@ def _end(step: Step) -> str:
 
 def begins(step: Step) -> list[str]:
     """Say which pre-trainings a step begins, and why."""
-    return [f"Next: {item['group']}, n = {item['n']:,.0f}, {_seed(item)}: {item['why']}" for item in step["batch"]]
-
-
-def _seed(item: Mapping[str, Any]) -> str:
-    seed = str(item["seed"])
-    return f"seed {seed}" if seed.isdecimal() else seed
+    return [
+        f"Next: {item['group']}, n = {item['n']:,.0f}, seed {item['seed']}: {item['why']}" for item in step["batch"]
+    ]
 
 
 def _answer(decision: Mapping[str, Any]) -> str:
@@ -41,15 +38,15 @@ def answer(steps: Steps) -> list[str]:
     if not steps.get("taken") or not steps["taken"][-1]["decisions"]:
         return []
     last, own, grid = steps["taken"][-1], steps["spent"], steps["grid"]
-    looks = max(decision["looks"] for decision in last["decisions"])
-    after = f"after {looks} look{'s' * (looks > 1)}, with {own['runs']} of {grid['runs']} pre-trainings"
+    number = sum(bool(step["decisions"]) for step in steps["taken"])
+    after = f"at look {number}, with {own['runs']} of {grid['runs']} pre-trainings"
     given = "; ".join(f"{_answer(item)} (confidence {sure(item['confidence'])})" for item in last["decisions"])
     if last["done"] and last["reason"] == "decided":
         first = f"Decided {after}: {given}."
     elif last["done"]:
-        first = f"Not decided {after}, as {last['reason']}. The likeliest answers so far: {given}."
+        first = f"Not decided {after}: {last['reason']}. The likeliest answers so far: {given}."
     else:
-        first = f"Not decided yet, {after}: {given}."
+        first = f"Not decided yet {after}: {given}."
     return [f"{steps['asked']} {first}", grid_sentence(own, grid), *last["notes"]]
 
 
@@ -69,15 +66,19 @@ def _duration(hours: float) -> str:
 
 
 def table(steps: Steps) -> tuple[list[str], list[list[object]]]:
-    """Return the path of the decision as a table: its head, and one row per step."""
-    head = ["step", "pre-trainings", "cost", "confidence", "asked for", "then begun"]
-    rows, count = list[list[object]](), 0
-    for number, step in enumerate(steps["taken"], start=1):
+    """Return the path of the decision as a table: its head, and one row per step.
+
+    What a step begins before there are results is chosen without a look.
+    """
+    head = ["look", "pre-trainings", "cost", "confidence", "asked for", "then begun"]
+    rows, count, looks = list[list[object]](), 0, 0
+    for step in steps["taken"]:
         decisions = step["decisions"]
+        looks += bool(decisions)
         least = min(decisions, key=lambda item: item["confidence"], default=None)
         known = [sure(least["confidence"]), f"{100 * least['threshold']:.1f} %"] if least else ["-", "-"]
-        batch = ", ".join(f"{item['group']} n = {item['n']:,.0f} ({_seed(item)})" for item in step["batch"])
-        rows.append([number, count, f"{step['cost']:,.6g}", *known, batch or _end(step)])
+        batch = ", ".join(f"{item['group']} n = {item['n']:,.0f} (seed {item['seed']})" for item in step["batch"])
+        rows.append([looks or "-", count, f"{step['cost']:,.6g}", *known, batch or _end(step)])
         count += len(step["batch"])
     return head, rows
 

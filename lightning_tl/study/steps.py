@@ -113,7 +113,7 @@ def next_step(curves: Curves, steps: Sequence[Step], groups: Sequence[Group], si
     return _step(curves, steps, batch, runs, hours) | {
         "done": plan.done or not batch,
         "reason": reason,
-        "decisions": [asdict(item) for item in plan.decisions],
+        "decisions": [asdict(item) for item in plan.decisions] if before else [],  # else they are only the prior
         "looks": [asdict(item) for item in plan.looks],
         "notes": [item.sentence for item in plan.checks if item.flagged],
     }
