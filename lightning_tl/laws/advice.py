@@ -11,8 +11,8 @@ import numpy as np
 
 from lightning_tl.laws.compare import Comparison, compare, log_ratio
 from lightning_tl.laws.error_sources import error_sources, sources_sentence
-from lightning_tl.laws.fitted_law import ImagesNeeded
 from lightning_tl.laws.group_fits import FACTOR, WORTHWHILE, GroupFit, GroupResult, fitted
+from lightning_tl.laws.images_needed import ImagesNeeded
 from lightning_tl.laws.pretraining import first_answer
 from lightning_tl.laws.spending import MODEL_COLUMNS, RENDER_COLUMNS, Budget, Choice, NextSize, choices, next_size
 from lightning_tl.laws.transfer_gaps import trait_sentences

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from lightning_tl.laws.compare import Comparison, Difference
-from lightning_tl.laws.fitted_law import IDENTIFIED, FittedLaw, ImagesNeeded
+from lightning_tl.laws.fitted_law import IDENTIFIED, FittedLaw
 from lightning_tl.laws.group_fits import GroupFit, HoldOut
+from lightning_tl.laws.images_needed import ImagesNeeded
 from lightning_tl.laws.scratch import Scratch
 
 _LINES = 10  # of the file that are named for each reason
