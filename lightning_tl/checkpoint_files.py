@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import pickle
+import re
 import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -19,7 +21,7 @@ from lightning_tl.errors import UserError, shortened
 
 
 def read_checkpoint(place: str | Path) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU; only plain types and tensors are unpickled.
+    """Read a checkpoint onto the CPU; only plain types, ``argparse.Namespace`` and tensors are unpickled.
 
     Args:
         place: Path, ``file://`` URL, ``http(s)://`` URL, or URL on a store that fsspec supports.
@@ -31,16 +33,21 @@ def read_checkpoint(place: str | Path) -> dict[str, Any]:
     with _local(place, name) as path:
         _check_archive(path, name)
         try:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            with torch.serialization.safe_globals([argparse.Namespace]):  # hyper-parameters of many projects
+                content = torch.load(path, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
             raise UserError(
-                f"{name}: holds more than plain types and tensors, or is damaged ({_first_line(error)}): nothing in it "
-                "is executed; save only its state_dict with torch.save"
+                f"{name}: holds more than plain types and tensors, or is damaged{_refused_type(error)}; nothing was "
+                "executed; where you trust the file, write its weights into another: "
+                "torch.save(torch.load(path, weights_only=False)['state_dict'], 'weights.pt')"
             ) from error
         except Exception as error:  # torch.load fails in many ways on other files: KeyError, EOFError, …
             raise UserError(f"{name}: damaged or not a checkpoint ({_first_line(error)})") from error
     if not isinstance(content, Mapping):
-        raise UserError(f"{name}: holds a {type(content).__name__}, not a state dict")
+        raise UserError(
+            f"{name}: holds a {type(content).__name__}, not a state dict; write one: "
+            "torch.save(model.state_dict(), path)"
+        )
     return dict(content)
 
 
@@ -73,3 +80,9 @@ def _check_archive(path: Path, name: str) -> None:
 
 def _first_line(error: Exception) -> str:
     return shortened(f"{type(error).__name__}: {error}".splitlines()[0], 160)
+
+
+def _refused_type(error: Exception) -> str:
+    """Return the type that torch refused to unpickle, in brackets; nothing where its message names none."""
+    named = re.search(r"(?:GLOBAL|class) ([\w.]+)", str(error))
+    return f" ({named[1]})" if named else ""

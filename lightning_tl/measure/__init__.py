@@ -6,7 +6,8 @@ from lightning_tl.measure.eigen import Eigenvalues, top_eigenvalues
 from lightning_tl.measure.estimate import TraceEstimate
 from lightning_tl.measure.guard import measuring, untouched
 from lightning_tl.measure.hvp import Hessian, hvp
-from lightning_tl.measure.modify import ModifiedLoss, Noise, Prune, Quantise, modified_loss
+from lightning_tl.measure.modifications import Noise, Prune, Quantise
+from lightning_tl.measure.modify import ModifiedLoss, modified_loss
 from lightning_tl.measure.noise_scales import noise_scales
 from lightning_tl.measure.objective import Objective
 from lightning_tl.measure.params import select, snapshot

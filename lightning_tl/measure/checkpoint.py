@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
+from lightning_tl._io.files import check_regular
+from lightning_tl.checkpoint_files import read_checkpoint
 from lightning_tl.errors import UserError
 from lightning_tl.measure.params import clean_name, listed
 
@@ -54,34 +54,21 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
 def read_checkpoint_file(path: str | Path) -> Mapping[str, Any]:
     """Return the content of a checkpoint file, ``.safetensors`` or written by ``torch.save``, on the CPU.
 
-    Nothing in the file is executed: only tensors, plain types and ``argparse.Namespace`` (hyper-parameters) are read.
+    Nothing in the file is executed.
 
     Raises:
-        UserError: The file is missing, cannot be read this way, or does not hold keys and values.
+        UserError: As :func:`~lightning_tl.checkpoint_files.read_checkpoint`; a ``.safetensors`` file is damaged.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: {'is a folder, not a checkpoint file' if path.is_dir() else 'no such file'}")
-    content: Any
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file  # a package of timm's, which only such files need
+    if Path(path).suffix != ".safetensors":
+        return read_checkpoint(path)
+    from safetensors import SafetensorError  # a package of timm's, which only such files need
+    from safetensors.torch import load_file
 
-            content = load_file(path)
-        else:
-            with torch.serialization.safe_globals([argparse.Namespace]):
-                content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise UserError(
-            f"{path}: not a checkpoint that torch.load(weights_only=True) reads ({_first_line(error)}); where you "
-            "trust the file, write its weights into another: "
-            "torch.save(torch.load(path, weights_only=False)['state_dict'], 'weights.pt')"
-        ) from error
-    if not isinstance(content, Mapping):
-        raise UserError(
-            f"{path}: holds a {type(content).__name__}, not weights; save the state dict: "
-            "torch.save(model.state_dict(), path)"
-        )
+    check_regular(Path(path), f"checkpoint {path}")
+    try:
+        content: Mapping[str, Any] = load_file(path)
+    except SafetensorError as error:
+        raise UserError(f"checkpoint {path}: damaged or not a checkpoint ({error})") from error
     return content
 
 
@@ -142,7 +129,3 @@ def _tensors(state: Any) -> dict[str, Tensor]:
     if not isinstance(state, Mapping):
         return {}
     return {clean_name(str(name)): value for name, value in state.items() if isinstance(value, Tensor)}
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

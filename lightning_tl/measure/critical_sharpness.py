@@ -10,7 +10,8 @@ from torch import Tensor
 
 from lightning_tl.errors import UserError
 from lightning_tl.measure.arguments import number, whole
-from lightning_tl.measure.modify import Direction, applying, with_fallback
+from lightning_tl.measure.modifications import Direction
+from lightning_tl.measure.modify import applying, with_fallback
 from lightning_tl.measure.objective import Objective
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_tl.measure.estimate import Samples, TraceEstimate, combine
-from lightning_tl.measure.modify import normal
+from lightning_tl.measure.modifications import normal
 from lightning_tl.measure.objective import Objective
 from lightning_tl.measure.params import Layout
 from lightning_tl.measure.sharded import norm

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from lightning_tl.errors import UserError
 from lightning_tl.measure.measures import Measure, Site
-from lightning_tl.measure.modify import Modification, Prune, Quantise, channel_dims, modified_loss
+from lightning_tl.measure.modifications import Modification, Prune, Quantise, channel_dims
+from lightning_tl.measure.modify import modified_loss
 from lightning_tl.measured_value import Measured
 
 

@@ -14,34 +14,9 @@ import torch
 from torch import Tensor
 
 from lightning_tl.errors import UserError
-from lightning_tl.measure.modifications import (
-    Direction,
-    Modification,
-    Noise,
-    Prune,
-    Quantise,
-    channel_dims,
-    check_gammas,
-    normal,
-)
+from lightning_tl.measure.modifications import Modification
 from lightning_tl.measure.objective import Objective
 from lightning_tl.measure.virtual import CannotSubstitute
-
-__all__ = [
-    "Direction",
-    "Modification",
-    "ModifiedLoss",
-    "Noise",
-    "Prune",
-    "Quantise",
-    "applying",
-    "channel_dims",
-    "check_gammas",
-    "modified_loss",
-    "normal",
-    "over_batches",
-    "with_fallback",
-]
 
 T = TypeVar("T")
 
@@ -85,7 +60,7 @@ def modified_loss(
 
     Args:
         objective: Loss, batches and parameters.
-        modification: :class:`Noise`, :class:`Quantise`, :class:`Prune`, :class:`Direction` or one's own.
+        modification: of :mod:`~lightning_tl.measure.modifications`, or one's own.
         strengths: The strengths.
         draws: Number of draws, at least 2, for a random modification.
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from lightning_tl.errors import UserError
 from lightning_tl.measure.hvp import Hessian
-from lightning_tl.measure.modify import Direction, Noise, applying, check_gammas, modified_loss, with_fallback
+from lightning_tl.measure.modifications import Direction, Noise, check_gammas
+from lightning_tl.measure.modify import applying, modified_loss, with_fallback
 from lightning_tl.measure.objective import Objective
 
 __all__ = ["Curve", "Sensitivity", "check_gammas", "loss_along", "perturbation_sensitivity"]

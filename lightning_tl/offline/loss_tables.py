@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from lightning_tl.measure.modify import Modification, Noise, Prune, Quantise, channel_dims, modified_loss
+from lightning_tl.measure.modifications import Modification, Noise, Prune, Quantise, channel_dims
+from lightning_tl.measure.modify import modified_loss
 from lightning_tl.measure.objective import Objective
 from lightning_tl.offline.measure_options import MeasureOptions
 

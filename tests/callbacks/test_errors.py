@@ -98,7 +98,7 @@ def test_setups_that_cannot_be_measured():
     refused(ParameterDistance(groups={"bode": "x"}), "'bode' matches no parameter")
     refused(HessianTrace(include="nothing"), "no parameter of Classifier is left")
     refused(ParameterDistance("absent.ckpt"), "absent.ckpt: no such file")
-    refused(ParameterDistance("."), r"\.: is a folder, not a checkpoint file")
+    refused(ParameterDistance("."), r"checkpoint \.: a folder, not a file")
     refused(HessianTrace(probe=iter(())), "the data loader gave no batch")
     refused(HessianTrace(probe=torch.zeros(2, 1, 8, 8, device="meta")), "tensors of the meta device")
 

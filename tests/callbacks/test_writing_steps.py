@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from lightning_tl.callbacks import HessianTrace, ParameterDistance, PerturbationSensitivity
 from lightning_tl.losses.training_step import step_loss
 from lightning_tl.measure import Objective, hessian_trace, perturbation_sensitivity
-from lightning_tl.measure.modify import Noise
+from lightning_tl.measure.modifications import Noise
 from tests.callbacks.modules import trainer
 
 

@@ -62,7 +62,7 @@ def single(rng: np.random.Generator, scene: int, view: int) -> dict[str, bytes]:
 
 @pytest.fixture
 def outside(tmp_path: Path) -> Path:
-    """A folder beside the data set with a file and an empty folder, both to be left alone."""
+    """A folder beside the data set with a file and an empty folder, neither of which may be changed."""
     (tmp_path / "x" / "empty").mkdir(parents=True)
     (tmp_path / "x" / "mine.txt").write_text("mine")
     return tmp_path

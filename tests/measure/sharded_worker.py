@@ -22,7 +22,8 @@ from lightning_tl.measure import (
     perturbation_sensitivity,
     select,
 )
-from lightning_tl.measure.modify import Noise, Prune, Quantise, channel_dims, modified_loss
+from lightning_tl.measure.modifications import Noise, Prune, Quantise, channel_dims
+from lightning_tl.measure.modify import modified_loss
 
 
 def llama() -> nn.Module:

@@ -47,7 +47,7 @@ def test_safetensors(tmp_path):
     save_file(module.state_dict(), tmp_path / "a.safetensors")
     assert torch.equal(load_checkpoint(tmp_path / "a.safetensors").weights["bias"], module.bias)
     (tmp_path / "b.safetensors").write_text("hello")
-    with pytest.raises(UserError, match=r"b.safetensors: not a checkpoint"):
+    with pytest.raises(UserError, match=r"b.safetensors: damaged or not a checkpoint"):
         load_checkpoint(tmp_path / "b.safetensors")
 
 
@@ -93,13 +93,13 @@ class Unsafe:
 @pytest.mark.parametrize(
     "content, message",
     [
-        ("hello", r"weights.ckpt: not a checkpoint that torch.load\(weights_only=True\) reads"),
-        ({"state_dict": {}, "hyper_parameters": Unsafe()}, "weights.ckpt: not a checkpoint"),
+        ("hello", "weights.ckpt: damaged or not a checkpoint"),
+        ({"state_dict": {}, "hyper_parameters": Unsafe()}, "trust the file, write its weights"),
         (
             {"epoch": 3},
             "weights.ckpt: holds no weights, neither at the top nor under state_dict, model_.*has the keys epoch",
         ),
-        ([torch.ones(1)], "weights.ckpt: holds a list, not weights; save the state dict"),
+        ([torch.ones(1)], "weights.ckpt: holds a list, not a state dict; write one"),
         ({"state_dict": [1]}, "weights.ckpt: holds no weights"),
     ],
 )

@@ -11,7 +11,8 @@ from torch import nn
 
 from lightning_tl.errors import UserError
 from lightning_tl.measure import Objective, hessian_trace
-from lightning_tl.measure.modify import Noise, modified_loss
+from lightning_tl.measure.modifications import Noise
+from lightning_tl.measure.modify import modified_loss
 from lightning_tl.measure.objective import HALF_FLOOR
 
 

@@ -10,7 +10,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from lightning_tl.measure import Objective, hessian_trace, noise_scales, perturbation_sensitivity
-from lightning_tl.measure.modify import Prune, Quantise, modified_loss
+from lightning_tl.measure.modifications import Prune, Quantise
+from lightning_tl.measure.modify import modified_loss
 
 
 class Peak(TorchDispatchMode):

@@ -11,16 +11,8 @@ from torch.nn.utils import prune
 
 from lightning_tl.errors import UserError
 from lightning_tl.measure import Objective, noise_scales, perturbation_sensitivity
-from lightning_tl.measure.modify import (
-    Direction,
-    Modification,
-    Noise,
-    Prune,
-    Quantise,
-    channel_dims,
-    modified_loss,
-    normal,
-)
+from lightning_tl.measure.modifications import Direction, Modification, Noise, Prune, Quantise, channel_dims, normal
+from lightning_tl.measure.modify import modified_loss
 from tests.measure.cases import Attention, cross_entropy
 
 
@@ -92,13 +84,13 @@ def test_normal_numbers_are_normal_and_depend_on_the_name_only():
 def test_noise_of_a_parameter_does_not_depend_on_the_others():
     weight = torch.randn(3, 4)
     scale = torch.tensor(0.5)
-    alone = Noise({"w": scale}, seed=3)("w", weight, 0.1, draw=2)
+    by_itself = Noise({"w": scale}, seed=3)("w", weight, 0.1, draw=2)
     among = Noise({"v": scale, "w": scale}, seed=3)
     with among.reusing():
         among("v", torch.randn(5), 0.1, draw=2)
-        assert torch.equal(among("w", weight, 0.1, draw=2), alone)
+        assert torch.equal(among("w", weight, 0.1, draw=2), by_itself)
         assert torch.equal(among("w", weight, 0.1, draw=1), Noise({"w": scale}, seed=3)("w", weight, 0.1, draw=1))
-        assert torch.equal(among("w", weight, 0.1, draw=2), alone)
+        assert torch.equal(among("w", weight, 0.1, draw=2), by_itself)
 
 
 def model(tied=False):

@@ -9,7 +9,8 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from lightning_tl.measure import Objective, noise_scales, perturbation_sensitivity
-from lightning_tl.measure.modify import Direction, modified_loss
+from lightning_tl.measure.modifications import Direction
+from lightning_tl.measure.modify import modified_loss
 from lightning_tl.measure.virtual import CannotSubstitute, virtual, writes_refused
 from tests.measure.cases import Attention
 

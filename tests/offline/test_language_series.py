@@ -183,7 +183,7 @@ def files(out):
 
 
 def test_a_killed_series_goes_on_where_it_was_killed(saved, tmp_path, monkeypatch):
-    """No checkpoint is loaded twice, and all files are the same, to the byte, as of a run that was left alone."""
+    """No checkpoint is loaded twice, and all files are the same, to the byte, as of an undisturbed run."""
     more = ["--revisions", *NAMES[:4], "--gammas", "1", "--quantities", "sensitivity", "distance"]
     command = ["measure", "--model", f"hf:{saved / 'fragile'}", "--text", str(saved / "text.txt"), *SMALL, *more]
     arguments = [sys.executable, "-c", KILLED, *command, "--out", str(tmp_path / "killed")]
