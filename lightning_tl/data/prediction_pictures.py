@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lightning_tl._io.atomic import replacing
 from lightning_tl.data.image_geometry import IGNORED
-from lightning_tl.data.preview import category_color, label_beside, visible_pixels
+from lightning_tl.data.preview import category_color, free_place, visible_pixels
 
 _SIDE = 256  # longer side of an image on a sheet, pixels
 _TEXT, _GAP = 14, 6
@@ -108,12 +108,19 @@ def _boxes(pixels: np.ndarray, output: dict[str, Tensor], names: _Names) -> Imag
     tile = _enlarged(pixels)
     draw, scale = ImageDraw.Draw(tile), _SIDE / max(pixels.shape[:2])
     scores = output.get("scores")
-    for number, (box, label) in enumerate(zip(output["boxes"].cpu().tolist(), output["labels"].tolist(), strict=True)):
-        left, top, right, bottom = (value * scale for value in box)
-        color = category_color(int(label))
-        draw.rectangle((left, top, max(left, right - 1), max(top, bottom - 1)), outline=color, width=2)
+    boxes = [tuple(value * scale for value in box) for box in output["boxes"].cpu().tolist()]
+    taken: list[tuple[float, ...]] = []
+    for box, label in zip(boxes, output["labels"].tolist(), strict=True):
+        left, top, right, bottom = box
+        corners = (left, top, max(left, right - 1), max(top, bottom - 1))
+        draw.rectangle(corners, outline=category_color(int(label)), width=2)
+    for number, (box, label) in enumerate(zip(boxes, output["labels"].tolist(), strict=True)):
         name = names[int(label) - 1] + (f" {float(scores[number]):.2f}" if scores is not None else "")
-        label_beside(draw, (left, top, right, bottom), name, color, tile.size)
+        width, height = (round(value) + 2 for value in draw.textbbox((0, 0), name)[2:])
+        x, y = free_place((width, height), box, tile.size, taken, boxes)
+        taken.append((x, y, x + width, y + height))
+        draw.rectangle((x, y, x + width - 1, y + height - 1), fill=category_color(int(label)))
+        draw.text((x + 1, y), name, fill="black")
     return tile
 
 

@@ -198,6 +198,8 @@ def _baselines(axes: Axes, drawn: Sequence[GroupResult]) -> None:
 def equation(item: GroupFit) -> str:
     """Return a law with its numbers; a star marks what is not identified, a bound that is not a number a word."""
     law = item.law
+    if law.dof < 1:  # any numbers fit
+        return f"{len(np.unique(law.cells.n))} sizes, no law"
     star = {name: "" if law.unidentified(name) is None else "*" for name in law.form.parameters}
     gap = f" + {law.params['C']:.2g}{star['C']}" if "C" in law.params else ""
     if law.at_bound("alpha"):  # flat, or a single step: D and alpha say nothing
@@ -234,7 +236,7 @@ def linearised_figure(fits: Sequence[GroupResult], title: str | None = None) -> 
     import matplotlib as mpl
 
     bent = [item for item in fitted(fits) if {"C", "gamma"} & set(item.law.params)]
-    drawn = [item for item in bent if not item.law.at_bound("alpha")][:_MOST_FACETS]
+    drawn = [item for item in bent if item.law.dof > 0 and not item.law.at_bound("alpha")][:_MOST_FACETS]
     with mpl.rc_context(STYLE):
         together = len(drawn) <= TOGETHER
         if together:

@@ -36,8 +36,10 @@ def figures(fits: Sequence[GroupResult]) -> dict[str, Figure]:
     """
     drawn = {"law": law_figure(fits)}
     laws = fitted(fits)
-    # where alpha is at its bound there is no straight line to show
-    if any({"C", "gamma"} & set(item.law.params) and not item.law.at_bound("alpha") for item in laws):
+    # where alpha is at its bound, or any law goes through the points, there is no straight line to show
+    if any(
+        {"C", "gamma"} & set(item.law.params) and item.law.dof > 0 and not item.law.at_bound("alpha") for item in laws
+    ):
         drawn["law_linearised"] = linearised_figure(laws)
     if laws:
         drawn["law_parameters"] = parameter_figure(laws)

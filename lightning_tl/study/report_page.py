@@ -252,9 +252,12 @@ def _what_was_run(facts: dict[str, Any]) -> list[Section]:
 def _checkpoints(names: dict[str, list[str]]) -> list[str]:
     """Say which network of each stage counts."""
     meanings = {"best.ckpt": "of the best validation", "last.ckpt": "after the last step"}
-    uses = {"pretrain": "Fine-tuning starts from the pre-trained network", "finetune": "Tested is the network"}
+    uses = {
+        "pretrain": "Fine-tuning starts from the pre-trained network {}.",
+        "finetune": "The network {} is tested.",
+    }
     return [
-        f"{use} {' or '.join(meanings.get(name, f'in {name}') for name in names[stage])}."
+        use.format(" or ".join(meanings.get(name, f"in {name}") for name in names[stage]))
         for stage, use in uses.items()
         if names.get(stage)
     ]

@@ -107,7 +107,7 @@ def test_answers_first_and_escapes(page):
 def test_which_networks_count(page):
     text = page.read_text(encoding="utf-8")
     assert "Fine-tuning starts from the pre-trained network of the best validation." in text
-    assert "Tested is the network after the last step or in &lt;script&gt;" in text
+    assert "The network after the last step or in &lt;script&gt;" in text
 
 
 def test_only_fits_are_needed(page, tmp_path):
