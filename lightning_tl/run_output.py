@@ -87,7 +87,7 @@ def quieten_lightning() -> None:
 
 
 def saved_checkpoints(trainer: Trainer) -> list[str]:
-    """Return the checkpoints that a training has left, one per callback that writes them; paths as one would type them."""
+    """Return the checkpoints that a training has left, one per callback that writes them, as one would type them."""
     paths = [getattr(callback, "best_model_path", "") for callback in trainer.checkpoint_callbacks]
     found = [path for path in dict.fromkeys(paths) if path and ("://" in path or Path(path).is_file())]
     here = Path.cwd()

@@ -80,7 +80,7 @@ def excluder(exclude: Sequence[Mapping[str, Any]], known: Sequence[Point], where
 
 
 def label(point: Mapping[str, Any]) -> str:
-    """Return a short name of a point that is valid as a file name: its values, numbers after the last part of their key.
+    """Return a short name of a point that is valid as a file name: its values, numbers after their key's last part.
 
     Of a point without values it is empty.
     """
