@@ -35,7 +35,11 @@ def test_the_right_number_of_classes_may_be_given(renders: Path, tmp_path: Path)
 
 
 def test_far_fewer_classes_than_asked_for_are_noticed(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
-    ADE20K(write_ade20k(tmp_path, classes=5)).setup("fit")
+    root = write_ade20k(tmp_path, classes=5)
+    words = r"data.num_classes is not given, and the largest class in 6 masks of .* is 5, where ADE20K has 150 classes"
+    with pytest.raises(UserError, match=words):
+        ADE20K(root).setup("fit")
+    ADE20K(root, num_classes=150).setup("fit")
     (warning,) = [str(item.message) for item in recwarn if "num_classes" in str(item.message)]
     assert "data.num_classes is 150, but the largest class in 6 masks of" in warning
     assert warning.endswith("is 5: if there are no more, set data.num_classes to 5")

@@ -19,7 +19,8 @@ from lightning_tl.inspection.statistics_figures import class_figure, histogram_f
 _NARROW_COUNT = 8  # images on a contact sheet for narrow screens, one below the other
 _MEANING = (
     "Mean ± standard deviation over images or objects. Brightness and its standard deviation in an image "
-    "(contrast) are on a scale of 0 to 255. The side of a box is that of a square of its area, as a share of the image's."
+    "(contrast) are on a scale of 0 to 255. The side of a box is that of a square of its area, as a share of "
+    "the image's."
 )
 
 

@@ -140,7 +140,7 @@ def _verdict(benefits: Sequence[Benefit]) -> str:
     words = {-1: "better than none", 1: "worse than none"}
     if len(set(signs)) == 1:
         if signs[0]:
-            together = {1: "", 2: " in both cases"}.get(len(benefits), f" in all {len(benefits)} cases")
+            together = {1: "", 2: " with both"}.get(len(benefits), f" with all {len(benefits)}")
             return f"Pre-training is {words[signs[0]]}{together}."
         any_of = {1: "", 2: " in either case"}.get(len(benefits), f" in any of the {len(benefits)} cases")
         return f"Whether pre-training is better than none cannot be determined{any_of}."
