@@ -118,6 +118,15 @@ def superscript(number: str) -> str:
     return number.translate(str.maketrans("0123456789-.", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻·"))
 
 
+def number(value: float, digits: int = 3) -> str:
+    """Return a number with so many digits: 0.0123, 12,300, 1.23×10⁷; never 1.23e+07."""
+    text = f"{value:.{digits}g}"
+    mantissa, _, exponent = text.partition("e")
+    if not exponent:
+        return text
+    return f"{float(text):,.0f}" if 0 < int(exponent) < 6 else f"{mantissa}×10{superscript(str(int(exponent)))}"
+
+
 def save(figure: Figure, path: str | Path) -> None:
     """Write a figure; the format follows from the file's name."""
     import matplotlib as mpl

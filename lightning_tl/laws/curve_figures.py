@@ -17,6 +17,7 @@ from lightning_tl.figure_style import (
     is_narrow,
     new_figure,
     noted,
+    number,
     plain_ticks,
     superscript,
     wrapped,
@@ -201,10 +202,10 @@ def equation(item: GroupFit) -> str:
     if law.dof < 1:  # any numbers fit
         return f"{len(np.unique(law.cells.n))} sizes, no law"
     star = {name: "" if law.unidentified(name) is None else "*" for name in law.form.parameters}
-    gap = f" + {law.params['C']:.2g}{star['C']}" if "C" in law.params else ""
+    gap = f" + {number(law.params['C'], 2)}{star['C']}" if "C" in law.params else ""
     if law.at_bound("alpha"):  # flat, or a single step: D and alpha say nothing
         return f"flat, {law.predict([item.largest])[0]:.2g}"
-    scale = f"{law.params[law.form.parameters[0]]:.2g}"
+    scale = number(law.params[law.form.parameters[0]], 2)
     exponent = superscript(f"{-law.params['alpha']:.2g}")
     return f"{scale}·n{exponent}{star['alpha']}{gap}"
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lightning_tl.figure_style import superscript
+from lightning_tl.figure_style import number, superscript
 from lightning_tl.laws.compare import Comparison, Difference
 from lightning_tl.laws.fitted_law import IDENTIFIED, FittedLaw, ImagesNeeded
 from lightning_tl.laws.group_fits import GroupFit, HoldOut, Scratch
@@ -77,7 +77,7 @@ def confidence_level(law: FittedLaw) -> str:
 
 def up_to(high: float) -> str:
     """Return the upper end of an interval in words."""
-    return f"to {high:.3g}" if np.isfinite(high) else "upwards"
+    return f"to {number(high)}" if np.isfinite(high) else "upwards"
 
 
 def gap_sentences(law: FittedLaw) -> list[str]:
@@ -95,12 +95,13 @@ def gap_sentences(law: FittedLaw) -> list[str]:
             if low <= 0 or not np.isfinite(high):  # identified, though not with this much confidence
                 lower, upper = law.interval(name, IDENTIFIED)
                 ends += f", {percent(IDENTIFIED)} interval {lower:.3g} {up_to(upper)}"
-            sentences.append(f"The {words[name]} is {law.params[name]:.3g} ({ends}).")
+            sentences.append(f"The {words[name]} is {number(law.params[name])} ({ends}).")
             continue
-        best = f"best value {law.params[name]:.3g}"
+        best = f"best value {number(law.params[name])}"
         if law.at_bound(name):
             best = "best value 0, at its bound" if name != "alpha" else "at its bound"
-        limit = f"; it is at most {high:.3g}" if name != "alpha" and np.isfinite(high) else ""
+        bounded = name == "gamma" or (name == "C" and high < 1)  # no error is above 1
+        limit = f"; it is at most {number(high)}" if bounded and np.isfinite(high) else ""
         sentences.append(f"The {words[name]} is not identified ({best}): {reason}{limit}.")
     return sentences
 

@@ -16,6 +16,7 @@ from lightning_tl import markdown
 from lightning_tl._io.atomic import write_atomically
 from lightning_tl._io.files import is_file_name, is_inside
 from lightning_tl.errors import UserError, shortened
+from lightning_tl.figure_style import number
 from lightning_tl.laws.advice import DIFFERENT
 from lightning_tl.laws.wording import left_out_sentence
 from lightning_tl.study.records import load_json
@@ -108,7 +109,7 @@ def _law(folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def _number(value: Any) -> str:
-    return "unbounded" if value is None else f"{value:.3g}"
+    return "unbounded" if value is None else number(value)
 
 
 def _laws(folder: Path, law: dict[str, Any], falling: bool) -> list[Section]:
