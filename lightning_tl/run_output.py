@@ -51,6 +51,7 @@ def use_own_progress_bar(trainer: Trainer) -> None:
 _NEEDLESS = re.compile(r"Tip: .*\b(litlogger|litmodels)\b|^TPU available: False|^GPU available: False")
 _NEEDLESS_WARNINGS = (
     r".*isinstance\(treespec, LeafSpec\).* is deprecated",  # between versions of Lightning and torch
+    r"Experiment logs directory .* exists and is not empty",  # what is there is kept on resuming, else refused
     r"The dirpath has changed from .* `best_model_score`",  # of a run that is tested, or goes on elsewhere
 )
 

@@ -101,6 +101,9 @@ def test_a_wrong_option_is_not_blamed_on_a_file(tmp_path: Path) -> None:
     path.write_text("data: {n: 3}\n")
     error = UserError("unknown key 'data.m' in the configuration")
     assert in_its_file(error, [f"--config={path}"]) is error
+    inner = UserError("data: unknown key 'm' in the configuration")  # of the class, which the key's group is named for
+    assert in_its_file(inner, [f"--config={path}", "--data.m=3"]) is inner
+    assert in_its_file(inner, [f"--config={path}", "--data.init_args.m=3"]) is inner
     wrong = UserError("data.n: should be a number")
     assert in_its_file(wrong, [f"--config={path}", "--data.n=x"]) is wrong
 

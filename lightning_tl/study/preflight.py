@@ -68,13 +68,13 @@ def check_study(expansion: Expansion, sets: Sequence[DataSet], out: Path) -> Dra
     """
     study = expansion.study
     _check_columns(study, expansion)
-    if note := too_few_sizes(study, expansion):
-        print(f"note: {note}", file=sys.stderr)
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         _prepare_renders(sets, out, place)
         draft = draw_up(expansion, place)
         _check_runs(draft, place, study)
+    if note := too_few_sizes(study, expansion):
+        print(f"note: {note}", file=sys.stderr)
     return draft
 
 
