@@ -157,7 +157,7 @@ def _text(pixels: np.ndarray, text: str) -> Image.Image:
     return tile
 
 
-def save_sheet(path: Path, model: Any, data: Any, batch: Any) -> None:
+def save_sheet(path: Path, model: Any, data: Any, batch: Any, narrow: Path | None = None) -> None:
     """Predict a batch of images with targets, and save the sheet.
 
     Args:
@@ -165,6 +165,7 @@ def save_sheet(path: Path, model: Any, data: Any, batch: Any) -> None:
         model: A task; it is put into evaluation mode meanwhile.
         data: Its data module, for the names of classes (``classes``).
         batch: ``(images, targets)``.
+        narrow: PNG file to write with the pairs one below the other, for narrow screens.
     """
     images, targets = batch
     training = model.training
@@ -174,10 +175,12 @@ def save_sheet(path: Path, model: Any, data: Any, batch: Any) -> None:
         moved = [image.to(device) for image in images] if isinstance(images, list) else images.to(device)
         outputs = model(moved)
     model.train(training)
-    sheet = prediction_sheet(images, targets, outputs, getattr(data, "classes", ()))
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as beside:
-        sheet.save(beside, "PNG")
+    for file, columns in ((path, 2), (narrow, 1)):
+        if file is not None:
+            sheet = prediction_sheet(images, targets, outputs, getattr(data, "classes", ()), columns)
+            with replacing(file) as beside:
+                sheet.save(beside, "PNG")
 
 
 class PredictionPictures(Callback):

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 #: More curves than this get one axes each.
 TOGETHER = 5
 #: Facets drawn at most.
+_FLAT = 1e-4  # of the error: a curve that changes less over its sizes is flat
 _MOST_FACETS = 16
 N_LABEL = "pre-training size n (images)"
 ERROR_LABEL = "test error (1 − score)"
@@ -196,6 +197,15 @@ def _baselines(axes: Axes, drawn: Sequence[GroupResult]) -> None:
         axes.axhline(error, color=shade, linestyle=(0, (5, 3)), linewidth=1.2, label=label)
 
 
+def has_slope(item: GroupFit) -> bool:
+    """Return whether the law's error changes over the sizes; one that hardly does says nothing of alpha and D."""
+    law = item.law
+    if law.dof < 1 or law.at_bound("alpha"):
+        return False
+    first, last = law.predict([float(law.cells.n.min()), item.largest], item.s)
+    return bool(abs(np.log(first / last)) > _FLAT)
+
+
 def equation(item: GroupFit) -> str:
     """Return a law with its numbers; a star marks what is not identified, a bound that is not a number a word."""
     law = item.law
@@ -203,7 +213,7 @@ def equation(item: GroupFit) -> str:
         return f"{len(np.unique(law.cells.n))} sizes, no law"
     star = {name: "" if law.unidentified(name) is None else "*" for name in law.form.parameters}
     gap = f" + {number(law.params['C'], 2)}{star['C']}" if "C" in law.params else ""
-    if law.at_bound("alpha"):  # flat, or a single step: D and alpha say nothing
+    if not has_slope(item):  # flat, or a single step: D and alpha say nothing
         return f"flat, {law.predict([item.largest])[0]:.2g}"
     scale = number(law.params[law.form.parameters[0]], 2)
     exponent = superscript(f"{-law.params['alpha']:.2g}")
@@ -237,7 +247,7 @@ def linearised_figure(fits: Sequence[GroupResult], title: str | None = None) -> 
     import matplotlib as mpl
 
     bent = [item for item in fitted(fits) if {"C", "gamma"} & set(item.law.params)]
-    drawn = [item for item in bent if item.law.dof > 0 and not item.law.at_bound("alpha")][:_MOST_FACETS]
+    drawn = [item for item in bent if has_slope(item)][:_MOST_FACETS]
     with mpl.rc_context(STYLE):
         together = len(drawn) <= TOGETHER
         if together:

@@ -48,4 +48,4 @@ def save_predictions(model: Any, data: Any, path: Path) -> None:
         return
     from lightning_tl.data.prediction_pictures import save_sheet
 
-    save_sheet(path, model, data, split[list(range(min(_PREDICTED, len(split))))])
+    save_sheet(path, model, data, split[list(range(min(_PREDICTED, len(split))))], narrow_path(path))

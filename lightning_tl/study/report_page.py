@@ -187,7 +187,9 @@ def _pictures(folder: Path) -> list[Section]:
         for path in sorted(folder.glob("renders/*/sheet.png"))
     ]
     figures += [
-        (path, f"{path.stem}: what fine-tuning sees, the first batch") for path in sorted(folder.glob("targets/*.png"))
+        (path, f"{path.stem}: what fine-tuning sees, the first batch")
+        for path in sorted(folder.glob("targets/*.png"))
+        if path not in set(map(html.narrow_path, folder.glob("targets/*.png")))
     ]
     sections = [Section("What was rendered, and the real images", figures=figures)] if figures else []
     predicted = _predictions(folder)

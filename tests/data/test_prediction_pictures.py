@@ -126,7 +126,7 @@ def overlap(a: tuple[float, ...], b: tuple[float, ...]) -> float:
 
 def test_names_of_boxes_stay_in_the_picture_and_off_each_other() -> None:
     """Four boxes side by side, whose names are wider than they: there is room above and below them."""
-    boxes = [(40.0 + 22 * i, 100.0, 60.0 + 22 * i, 130.0) for i in range(4)]
+    boxes = [(20.0 + 40 * i, 100.0, 40.0 + 40 * i, 130.0) for i in range(4)]
     taken: list[tuple[float, ...]] = []
     for box in boxes:
         x, y = free_place((60.0, 12.0), box, (256, 256), taken, boxes)

@@ -7,7 +7,7 @@ import pytest
 
 from lightning_tl.laws.advice import DIFFERENT, MORE, UNCLEAR, UNFITTED, advise
 from lightning_tl.laws.compare import compare
-from lightning_tl.laws.curve_figures import equation
+from lightning_tl.laws.curve_figures import equation, has_slope
 from lightning_tl.laws.group_fits import GroupFit, UnfittedGroup, analyse, fitted
 from lightning_tl.laws.law_figures import figures
 from lightning_tl.laws.results_table import groups
@@ -137,6 +137,17 @@ def test_three_sizes_have_a_curve_through_them_and_no_law() -> None:
     assert "not bounded)" not in text
     assert equation(fits[0]) == "3 sizes, no law"
     assert "law_linearised" not in figures(fits)
+
+
+def test_a_curve_that_does_not_fall_is_drawn_as_flat() -> None:
+    exact = {"draws": 1, "draw_noise": 0, "pretrain_noise": 1e-3, "run_noise": 0}
+    fits, _ = advice_of(results({"a": flat(0.1), "b": falling(0.3, 0.2)}, 0.13, seed=2, **exact))
+    assert [has_slope(item) for item in fits][1]
+    rising = {64: 0.100, 128: 0.102, 256: 0.104, 512: 0.106, 1024: 0.108}
+    (item,), _ = advice_of(results({"error": rising}, 0.13, seed=2, **exact))
+    assert not has_slope(item)
+    assert equation(item).startswith("flat, 0.10")
+    assert "law_linearised" not in figures([item])
 
 
 def test_verdicts_are_seldom_wrong() -> None:
