@@ -169,6 +169,10 @@ def plain_ticks(axes: Axes) -> None:
     else:
         subs = (1.0, 2.0, 3.0, 5.0, 7.0) if high / low < 20 else (1.0, 3.0) if high / low < 1000 else (1.0,)
         axes.yaxis.set_major_locator(LogLocator(subs=subs))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value, 6)))
     axes.yaxis.set_minor_formatter(NullFormatter())
+    low, high = axes.get_xlim()
+    if low > 0 and high / low < 50:  # else there would be a single tick, and 3×10¹ beside it
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))

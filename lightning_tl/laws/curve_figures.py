@@ -183,10 +183,18 @@ def _curve(axes: Axes, item: GroupResult, colour: str, factor: float) -> None:
     axes.fill_between(sizes, ends[:, 0], ends[:, 1], color=colour, alpha=0.15, linewidth=0, zorder=1)
 
 
+def _without(item: GroupResult) -> float | None:
+    """Return the error without pre-training, also of a group that has no law."""
+    if isinstance(item, GroupFit):
+        return item.scratch.error if item.scratch else None
+    errors = item.group.scratch["error"].to_numpy(float)
+    return float(np.exp(np.log(errors).mean())) if len(errors) else None
+
+
 def _baselines(axes: Axes, drawn: Sequence[GroupResult]) -> None:
     """Draw errors without pre-training, once each."""
     known: list[float] = []
-    errors = {i: item.scratch.error for i, item in enumerate(drawn) if isinstance(item, GroupFit) and item.scratch}
+    errors = {i: error for i, item in enumerate(drawn) if (error := _without(item)) is not None}
     shared = all(np.isclose(error, next(iter(errors.values()))) for error in errors.values())
     for i, error in errors.items():
         if any(np.isclose(error, other) for other in known):
@@ -229,7 +237,7 @@ def _scales(axes: Axes, drawn: Sequence[GroupResult]) -> None:
         reach = max(errors) / min(errors)
         pad = max(reach**0.4, 1.04)
         # The baseline too, unless it lies so far off that the curves would be flattened; the legend has its number.
-        near = [item.scratch.error for item in fitted(drawn) if item.scratch is not None]
+        near = [error for item in drawn if (error := _without(item)) is not None]
         errors += [error for error in near if error < max(errors) * reach**0.7]
         full = any(item.law.form.uses_s for item in fitted(drawn))
         # Room for the legend: above curves that fall, below those that fan out over fine-tuning sizes.
