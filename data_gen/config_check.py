@@ -110,6 +110,8 @@ def _build(kind: Any, value: Any, where: str) -> Any:
                 raise UserError(f"unknown key '{_join(where, key)}'{nearest(key, hints)}")
         return typing.cast(Any, kind)(**{key: _build(hints[key], value[key], _join(where, key)) for key in value})
     origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin is types.UnionType:  # a kind or nothing
+        return None if value is None else _build(args[0], value, where)
     if origin is Literal:
         if value not in args or isinstance(value, bool):
             raise UserError(f"'{where}' cannot be {value!r}{nearest(value, args)}")
@@ -205,6 +207,8 @@ def check_config(config: RenderConfig) -> None:
         value: Any = config
         for name in key.split("."):
             value = getattr(value, name)
+        if value is None:  # only where a key may be empty: _build has checked that
+            continue
         for number in value if isinstance(value, (tuple, list)) else (value,):
             if not (math.isfinite(number) and low <= number <= high):
                 raise UserError(f"'{key}' is {number}, but must be from {low} to {high}")

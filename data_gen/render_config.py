@@ -119,7 +119,8 @@ class CameraConfig:
         elevation: degrees above the horizon.
         roll: degrees about the line of sight.
         fov: field of view, degrees.
-        fill: diameter of the (group of) objects in widths of the image.
+        fill: diameter of the (group of) objects in widths of the image; empty: 0.6 to 0.95 for a single object, 0.9 to
+            1.3 for a group, so that its members are not too small (its outermost ones may be cut).
         offset: how far the point of interest strays from the middle, in radii of the group.
         min_distance: least distance from the camera to any object's surface, metres.
         intrinsics: a ``camera.json`` as BOP's data sets have it (``fx``, ``fy``, ``cx``, ``cy``, ``width``,
@@ -132,7 +133,7 @@ class CameraConfig:
     elevation: Range = (10.0, 50.0)
     roll: Range = (-8.0, 8.0)
     fov: Range = (35.0, 50.0)
-    fill: Range = (0.6, 0.95)
+    fill: Range | None = None
     offset: float = 0.15
     min_distance: float = 0.2
     intrinsics: str = ""

@@ -52,6 +52,9 @@ __all__ = [
 SPLITS = ("train", "val")
 """The splits of a data set; each has its own stream of seeds."""
 
+_FILL_SINGLE, _FILL_GROUP = (0.6, 0.95), (0.9, 1.3)
+"""Where ``camera.fill`` is empty. At (0.6, 0.95) half of the boxes of a group are under 8 px in images of 64 px."""
+
 _FLOOR = MaterialSpec("plain", (0.3, 0.3, 0.3), (0.3, 0.3, 0.3), 1.0)
 
 
@@ -350,13 +353,14 @@ def _cameras(
     group = float((np.hypot(*(places - centre[:2]).T) + sizes / 2)[labelled].max())
     rows, columns = config.image.shape
     half = min(1 / lens.fx, rows / columns / lens.fy) / 2  # tangent of half the narrower field of view
+    fill = c.fill or (_FILL_SINGLE if labelled.sum() == 1 else _FILL_GROUP)
     cameras = []
     for _ in range(c.views):
         for attempt in range(400):
             target = centre + c.offset * group * rng.uniform(-1, 1, 3) * [1, 1, 0.3 if lying else 1]
             elevation = rng.uniform(*c.elevation)
             azimuth, roll = rng.uniform(*c.azimuth) - 90, rng.uniform(*c.roll)
-            distance = group / (rng.uniform(*c.fill) * half)
+            distance = group / (rng.uniform(*fill) * half)
             if attempt >= 200:  # things too small to fill the frame from as far away as the camera must stay
                 distance = max(distance, group + 1.2 * c.min_distance)
             line = np.array(_polar(azimuth, 90 - elevation if lying else elevation, 1.0))

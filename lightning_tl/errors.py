@@ -159,6 +159,7 @@ def explain(parser: Any, message: str, error: BaseException | None = None) -> st
     text = " ".join(message.split())
     parser = getattr(error, "subcommand_parser", None) or parser
     valid = {action.dest for action in parser._actions if action.dest not in ("help", "print_config")}
+    valid = {name for name in valid if not name.endswith(".help")}
     if unknown := _UNKNOWN_OPTION.search(text):
         text = f"unknown option --{unknown[1]}{nearest(unknown[1].replace('-', '_'), valid)}"
     elif value := _WRONG_VALUE.match(text):

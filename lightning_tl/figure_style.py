@@ -118,6 +118,15 @@ def superscript(number: str) -> str:
     return number.translate(str.maketrans("0123456789-.", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻·"))
 
 
+def number(value: float, digits: int = 3) -> str:
+    """Return a number with so many digits: 0.0123, 12,300, 1.23×10⁷; never 1.23e+07."""
+    text = f"{value:.{digits}g}"
+    mantissa, _, exponent = text.partition("e")
+    if not exponent:
+        return text
+    return f"{float(text):,.0f}" if 0 < int(exponent) < 6 else f"{mantissa}×10{superscript(str(int(exponent)))}"
+
+
 def save(figure: Figure, path: str | Path) -> None:
     """Write a figure; the format follows from the file's name."""
     import matplotlib as mpl
@@ -160,6 +169,10 @@ def plain_ticks(axes: Axes) -> None:
     else:
         subs = (1.0, 2.0, 3.0, 5.0, 7.0) if high / low < 20 else (1.0, 3.0) if high / low < 1000 else (1.0,)
         axes.yaxis.set_major_locator(LogLocator(subs=subs))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value, 6)))
     axes.yaxis.set_minor_formatter(NullFormatter())
+    low, high = axes.get_xlim()
+    if low > 0 and high / low < 50:  # else there would be a single tick, and 3×10¹ beside it
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))

@@ -54,6 +54,11 @@ def heading(text: str) -> Markup:
     return _piece("heading", text)
 
 
+def narrow_path(path: Path) -> Path:
+    """Return the path of a figure's version for narrow screens, beside the figure."""
+    return path.with_name(f"{path.stem}_narrow.png")
+
+
 def figure(path: Path, caption: str) -> Markup:
     """Return a PNG or SVG file, inlined, with its caption; nothing where there is no file.
 
@@ -61,7 +66,7 @@ def figure(path: Path, caption: str) -> Markup:
     """
     if not path.is_file():
         return Markup()
-    narrow = path.with_name(f"{path.stem}_narrow.png")
+    narrow = narrow_path(path)
     return _piece("figure", _data(path), _data(narrow) if narrow.is_file() else "", caption)
 
 

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 # Underscores inside words mean nothing in Markdown.
 _SPECIAL = re.compile(r"[\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_])")
-_BLOCK = re.compile(r"^(#|\+|-|=|\d+(?=[.)]))")
+_BLOCK = re.compile(r"^(#|\+|-|=|\d+(?=[.)](?:\s|$)))")
 _LINK = re.compile(r":(?=//)|(?<=www)\.|@", re.IGNORECASE)
 
 

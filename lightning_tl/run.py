@@ -21,6 +21,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf.errors import OmegaConfBaseException
 
+import lightning_tl.callbacks
 import lightning_tl.data.ade20k
 import lightning_tl.data.coco
 import lightning_tl.data.digit_scenes
@@ -41,7 +42,7 @@ from lightning_tl.resuming import (
     restoring_error,
 )
 from lightning_tl.run_arguments import check_braces, check_classes, given_values, in_its_file
-from lightning_tl.run_output import show_tips_once, use_own_progress_bar
+from lightning_tl.run_output import metrics_table, quieten_lightning, saved_checkpoints, use_own_progress_bar
 from lightning_tl.tasks import Schedule, TransferTask
 from lightning_tl.training_folder import refuse_used_folder, training_in
 from lightning_tl.yaml_limits import limit_parsers
@@ -183,7 +184,7 @@ class RunCLI(LightningCLI):
             rank_zero_info(
                 "trainer.sync_batchnorm works only on GPUs: on this machine each process normalises by its own images"
             )
-        show_tips_once()
+        quieten_lightning()
         try:
             trainer = super().instantiate_trainer(**kwargs)
         except (TypeError, AttributeError, KeyError, RuntimeError, ValueError) as error:
@@ -237,10 +238,29 @@ class RunCLI(LightningCLI):
                 ) from error
             raise restoring_error(error, str(self.config[subcommand].ckpt_path)) or error from None
 
+    def after_fit(self) -> None:
+        """Say where the weights are."""
+        if saved := saved_checkpoints(self.trainer):
+            rank_zero_info(f"saved: {', '.join(saved)}")
+
+    def after_validate(self) -> None:
+        """Print what was measured."""
+        self._print_metrics()
+
+    def after_test(self) -> None:
+        """Print what was measured."""
+        self._print_metrics()
+
+    def _print_metrics(self) -> None:
+        if self.config[self.subcommand].verbose and self.trainer.is_global_zero:
+            print(metrics_table(self.trainer.callback_metrics))
+
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         arguments: dict[str, Any] = super()._prepare_subcommand_kwargs(subcommand)
         if "weights_only" in arguments:
             arguments["weights_only"] = True  # also of strategies that read their own files
+        if "verbose" in arguments:
+            arguments["verbose"] = False  # Lightning prints 16 digits
         return arguments
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:

@@ -13,6 +13,7 @@ from lightning_tl.config_files import read_yaml
 from lightning_tl.errors import UserError
 
 _KEY = re.compile(r"^unknown key '([\w.]+)'|^([\w.]+): ")
+_INNER = re.compile(r"^([\w.]+): unknown key '([\w.]+)'")
 _CONFIG = "--config="
 
 
@@ -97,7 +98,9 @@ def in_its_file(error: UserError, args: Sequence[str]) -> UserError:
     if match is None:
         return error
     key = match[1] or match[2]
-    if any(option == key for option, _ in _pairs(args)):
+    if inner := _INNER.match(message):
+        key = f"{inner[1]}.{inner[2]}"
+    if any(option.replace(".init_args.", ".") == key for option, _ in _pairs(args)):
         return error
     for file in reversed(_files(args)):
         if file.is_file() and _holds(read_yaml(file), key):

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
+import re
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer
@@ -43,8 +47,17 @@ def use_own_progress_bar(trainer: Trainer) -> None:
             callbacks[place] = RunProgressBar()
 
 
-class _Once(logging.Filter):
-    """Lets each of Lightning's tips pass once per process."""
+# lines of Lightning that say nothing to the user of a run
+_NEEDLESS = re.compile(r"Tip: .*\b(litlogger|litmodels)\b|^TPU available: False|^GPU available: False")
+_NEEDLESS_WARNINGS = (
+    r".*isinstance\(treespec, LeafSpec\).* is deprecated",  # between versions of Lightning and torch
+    r"Experiment logs directory .* exists and is not empty",  # what is there is kept on resuming, else refused
+    r"The dirpath has changed from .* `best_model_score`",  # of a run that is tested, or goes on elsewhere
+)
+
+
+class _Fewer(logging.Filter):
+    """Lets each of Lightning's tips pass once per process; leaves out advertisements and what is not there."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,6 +65,8 @@ class _Once(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         text = record.getMessage()
+        if _NEEDLESS.search(text):
+            return False
         if "Tip:" not in text:
             return True
         new = text not in self.seen
@@ -59,12 +74,38 @@ class _Once(logging.Filter):
         return new
 
 
-def show_tips_once() -> None:
-    """Show each of Lightning's tips once per process, however many trainers it makes."""
+_FEWER = _Fewer()
+
+
+def quieten_lightning() -> None:
+    """Leave out Lightning's lines that say nothing about a run, and show each of its tips once per process."""
     for name in _LOGGERS:
         logger = logging.getLogger(name)
-        if not any(isinstance(item, _Once) for item in logger.filters):
-            logger.addFilter(_ONCE)
+        if _FEWER not in logger.filters:
+            logger.addFilter(_FEWER)
+    for message in _NEEDLESS_WARNINGS:
+        warnings.filterwarnings("ignore", message=message)
 
 
-_ONCE = _Once()
+def saved_checkpoints(trainer: Trainer) -> list[str]:
+    """Return the checkpoints that a training has left, one per callback that writes them, as one would type them."""
+    paths = [getattr(callback, "best_model_path", "") for callback in trainer.checkpoint_callbacks]
+    found = [path for path in dict.fromkeys(paths) if path and ("://" in path or Path(path).is_file())]
+    here = Path.cwd()
+    return [str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path for path in found]
+
+
+def metrics_table(metrics: Mapping[str, Any]) -> str:
+    """Return metrics in lines, with four digits after the point.
+
+    Args:
+        metrics: Name → number.
+    """
+    width = max(map(len, metrics), default=0)
+    return "\n".join(f"{name:<{width}}  {_shown(float(value))}" for name, value in sorted(metrics.items()))
+
+
+def _shown(value: float) -> str:
+    if 0 < abs(value) < 5e-5:
+        return "below 0.0001" if value > 0 else "above -0.0001"
+    return f"{value:.4f}"

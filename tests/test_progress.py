@@ -111,17 +111,21 @@ def test_the_bar_of_a_run_counts_its_epochs(renders, tmp_path, capsys):
 def test_tips_are_shown_once(caplog):
     import logging
 
-    from lightning_tl.run_output import show_tips_once
+    from lightning_tl.run_output import quieten_lightning
 
-    show_tips_once()
-    show_tips_once()
+    quieten_lightning()
+    quieten_lightning()
     logger = logging.getLogger("lightning.pytorch")
     logger.propagate, before = True, logger.propagate
     with caplog.at_level(logging.INFO, logger="lightning.pytorch"):
         for _ in range(3):
             logger.info("💡 Tip: install our product, test_tips_are_shown_once")
             logger.info("another line")
+        logger.info("💡 Tip: For seamless cloud logging and experiment tracking, try installing [litlogger](https://x)")
+        logger.info("GPU available: False, used: False")
+        logger.info("GPU available: True (cuda), used: False")
     logger.propagate = before
     said = [record.getMessage() for record in caplog.records]
     assert sum("Tip" in line for line in said) == 1
+    assert [line for line in said if "GPU" in line] == ["GPU available: True (cuda), used: False"]
     assert said.count("another line") == 3

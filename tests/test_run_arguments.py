@@ -35,7 +35,11 @@ def test_the_right_number_of_classes_may_be_given(renders: Path, tmp_path: Path)
 
 
 def test_far_fewer_classes_than_asked_for_are_noticed(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
-    ADE20K(write_ade20k(tmp_path, classes=5)).setup("fit")
+    root = write_ade20k(tmp_path, classes=5)
+    words = r"data.num_classes is not given, and the largest class in 6 masks of .* is 5, where ADE20K has 150 classes"
+    with pytest.raises(UserError, match=words):
+        ADE20K(root).setup("fit")
+    ADE20K(root, num_classes=150).setup("fit")
     (warning,) = [str(item.message) for item in recwarn if "num_classes" in str(item.message)]
     assert "data.num_classes is 150, but the largest class in 6 masks of" in warning
     assert warning.endswith("is 5: if there are no more, set data.num_classes to 5")
@@ -97,6 +101,9 @@ def test_a_wrong_option_is_not_blamed_on_a_file(tmp_path: Path) -> None:
     path.write_text("data: {n: 3}\n")
     error = UserError("unknown key 'data.m' in the configuration")
     assert in_its_file(error, [f"--config={path}"]) is error
+    inner = UserError("data: unknown key 'm' in the configuration")  # of the class, which the key's group is named for
+    assert in_its_file(inner, [f"--config={path}", "--data.m=3"]) is inner
+    assert in_its_file(inner, [f"--config={path}", "--data.init_args.m=3"]) is inner
     wrong = UserError("data.n: should be a number")
     assert in_its_file(wrong, [f"--config={path}", "--data.n=x"]) is wrong
 

@@ -30,11 +30,17 @@ def _preview(argv: list[str]) -> int:
     from lightning_tl.data.rendered_images import RenderedImages
 
     root = to_place(options.root)
-    out = options.out or (root if isinstance(root, Path) else Path()) / "preview.png"
+    out = options.out or _beside(options.root) / "preview.png"
     out.parent.mkdir(parents=True, exist_ok=True)
     contact_sheet(RenderedImages(root / options.split), options.count, options.side).save(out)
     print(out)
     return 0
+
+
+def _beside(root: str) -> Path:
+    """Return where pictures of a data set go: into its folder, or for a URL into the current one."""
+    place = to_place(root)
+    return place if isinstance(place, Path) else Path()
 
 
 def _validate(argv: list[str]) -> int:
@@ -64,13 +70,18 @@ def _validate(argv: list[str]) -> int:
 def _stats(argv: list[str]) -> int:
     parser = command_parser("dataset stats", "Histograms and contact sheets on one page.")
     parser.add_argument("root", type=str, help="Rendered data set, or one of its splits: folder or URL.")
-    parser.add_argument("--out", type=Path, required=True, help="Folder for stats.html, stats.json and the pictures.")
+    parser.add_argument(
+        "--out",
+        type=Path | None,
+        default=None,
+        help="Folder for stats.html, stats.json and the pictures (default: DIR/stats; for a URL ./stats).",
+    )
     parser.add_argument("--count", type=int, default=24, help="Number of images on a contact sheet.")
     options = parse(parser, argv)
     _at_least(options, count=1)
     from lightning_tl.inspection.statistics_page import write_statistics
 
-    print(write_statistics(options.root, options.out, options.count))
+    print(write_statistics(options.root, options.out or _beside(options.root) / "stats", options.count))
     return 0
 
 
@@ -135,7 +146,7 @@ def _complexity(argv: list[str]) -> int:
 ACTIONS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "preview": (_preview, "DIR [--out FILE]: a contact sheet with boxes, masks and normals"),
     "validate": (_validate, "DIR [--strict]: check every image; exit code 1 if there is a fault"),
-    "stats": (_stats, "DIR --out DIR: histograms and contact sheets on one page"),
+    "stats": (_stats, "DIR [--out DIR]: histograms and contact sheets on one page"),
     "export": (_export, "DIR --format coco|yolo|bop|hdf5|imagefolder --out DIR"),
     "complexity": (_complexity, "DIR --ckpt CKPT [--against FOLDER]: entropy of the features, distance to a target"),
 }

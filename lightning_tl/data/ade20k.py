@@ -18,6 +18,7 @@ from lightning_tl.data.image_module import ImageDataModule, TrainingImages
 from lightning_tl.data.transforms import ScaleCropTransform
 from lightning_tl.errors import UserError
 
+_OFFICIAL = 150  # classes of ADE20K
 _LOOKED_AT = 100  # masks, to see which classes there are
 
 
@@ -89,7 +90,8 @@ class ADE20K(ImageDataModule):
 
     Args:
         root: The folder.
-        num_classes: K: masks hold 1 to K, and 0 for what is not counted.
+        num_classes: K: masks hold 1 to K, and 0 for what is not counted. Where it is not given it is 150, that of
+            ADE20K itself.
         transform: Crops, sizes, colours.
         val_share: Share of the training images to split off for validation.
         batch_size: Images in a training batch.
@@ -97,7 +99,8 @@ class ADE20K(ImageDataModule):
         shared: Arguments of :class:`ImageDataModule`.
 
     Raises:
-        UserError: No such folders, an image without a mask, a mask of another size or with a class above K.
+        UserError: No such folders, an image without a mask, a mask of another size or with a class above K; no
+            ``num_classes``, and masks that are not those of ADE20K's 150 classes.
     """
 
     task = "semseg"
@@ -105,7 +108,7 @@ class ADE20K(ImageDataModule):
     def __init__(
         self,
         root: Path,
-        num_classes: int = 150,
+        num_classes: int | None = None,
         transform: ScaleCropTransform | None = None,
         val_share: float = 0.1,
         batch_size: int = 16,
@@ -118,25 +121,38 @@ class ADE20K(ImageDataModule):
             eval_batch_size=eval_batch_size,
             **shared,
         )
-        if not 1 <= num_classes <= IGNORED:
+        if num_classes is not None and not 1 <= num_classes <= IGNORED:
             raise UserError(f"data.num_classes is {num_classes}; it must be between 1 and {IGNORED}")
-        self.root, self.num_classes, self.val_share = existing_folder(root), num_classes, val_share
+        self.given = num_classes is not None
+        self.num_classes = _OFFICIAL if num_classes is None else num_classes
+        self.root, self.val_share = existing_folder(root), val_share
 
-    def _warn_of_unused_classes(self, pairs: ScenePairs) -> None:
-        """Look at some masks: with far fewer classes than the head has, ``num_classes`` is probably another set's."""
+    def _check_classes(self, pairs: ScenePairs) -> None:
+        """Look at some masks: with far fewer classes than the head has, the number is probably another data set's.
+
+        An error where nobody gave the number, else a warning: a part of a data set may lack classes.
+        """
         looked = np.unique(np.linspace(0, len(pairs) - 1, min(len(pairs), _LOOKED_AT)).astype(int))
         files = [pairs.masks / f"{os.path.splitext(pairs.files[index])[0]}.png" for index in looked]
         largest = max(int(mask(open_image(path, str(path)), str(path)).max()) for path in files)
-        if 2 * largest <= self.num_classes:
+        if 2 * largest > self.num_classes:
+            return
+        found = f"the largest class in {len(files)} masks of {pairs.masks} is {largest}"
+        if self.given:
             rank_zero_warn(
-                f"data.num_classes is {self.num_classes}, but the largest class in {len(files)} masks of {pairs.masks} "
-                f"is {largest}: if there are no more, set data.num_classes to {largest}"
+                f"data.num_classes is {self.num_classes}, but {found}: if there are no more, set data.num_classes to "
+                f"{largest}"
+            )
+        else:
+            raise UserError(
+                f"data.num_classes is not given, and {found}, where ADE20K has {self.num_classes} classes: set "
+                f"data.num_classes to {largest}, or to the number of classes that the data set has"
             )
 
     def setup(self, stage: str) -> None:
         """List the images of the splits that the stage needs."""
         if stage == "fit" and "train" not in self.splits and self.on_error == "raise":
-            self._warn_of_unused_classes(ScenePairs(self.root, "training", self.num_classes))
+            self._check_classes(ScenePairs(self.root, "training", self.num_classes))
         self.open_splits(
             stage,
             lambda: TrainingImages(ScenePairs(self.root, "training", self.num_classes)),

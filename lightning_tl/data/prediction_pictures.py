@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lightning_tl._io.atomic import replacing
 from lightning_tl.data.image_geometry import IGNORED
-from lightning_tl.data.preview import category_color, label_beside, visible_pixels
+from lightning_tl.data.preview import category_color, free_place, visible_pixels
 
 _SIDE = 256  # longer side of an image on a sheet, pixels
 _TEXT, _GAP = 14, 6
@@ -108,12 +108,19 @@ def _boxes(pixels: np.ndarray, output: dict[str, Tensor], names: _Names) -> Imag
     tile = _enlarged(pixels)
     draw, scale = ImageDraw.Draw(tile), _SIDE / max(pixels.shape[:2])
     scores = output.get("scores")
-    for number, (box, label) in enumerate(zip(output["boxes"].cpu().tolist(), output["labels"].tolist(), strict=True)):
-        left, top, right, bottom = (value * scale for value in box)
-        color = category_color(int(label))
-        draw.rectangle((left, top, max(left, right - 1), max(top, bottom - 1)), outline=color, width=2)
+    boxes = [tuple(value * scale for value in box) for box in output["boxes"].cpu().tolist()]
+    taken: list[tuple[float, ...]] = []
+    for box, label in zip(boxes, output["labels"].tolist(), strict=True):
+        left, top, right, bottom = box
+        corners = (left, top, max(left, right - 1), max(top, bottom - 1))
+        draw.rectangle(corners, outline=category_color(int(label)), width=2)
+    for number, (box, label) in enumerate(zip(boxes, output["labels"].tolist(), strict=True)):
         name = names[int(label) - 1] + (f" {float(scores[number]):.2f}" if scores is not None else "")
-        label_beside(draw, (left, top, right, bottom), name, color, tile.size)
+        width, height = (round(value) + 2 for value in draw.textbbox((0, 0), name)[2:])
+        x, y = free_place((width, height), box, tile.size, taken, boxes)
+        taken.append((x, y, x + width, y + height))
+        draw.rectangle((x, y, x + width - 1, y + height - 1), fill=category_color(int(label)))
+        draw.text((x + 1, y), name, fill="black")
     return tile
 
 
@@ -150,7 +157,7 @@ def _text(pixels: np.ndarray, text: str) -> Image.Image:
     return tile
 
 
-def save_sheet(path: Path, model: Any, data: Any, batch: Any) -> None:
+def save_sheet(path: Path, model: Any, data: Any, batch: Any, narrow: Path | None = None) -> None:
     """Predict a batch of images with targets, and save the sheet.
 
     Args:
@@ -158,6 +165,7 @@ def save_sheet(path: Path, model: Any, data: Any, batch: Any) -> None:
         model: A task; it is put into evaluation mode meanwhile.
         data: Its data module, for the names of classes (``classes``).
         batch: ``(images, targets)``.
+        narrow: PNG file to write with the pairs one below the other, for narrow screens.
     """
     images, targets = batch
     training = model.training
@@ -167,10 +175,12 @@ def save_sheet(path: Path, model: Any, data: Any, batch: Any) -> None:
         moved = [image.to(device) for image in images] if isinstance(images, list) else images.to(device)
         outputs = model(moved)
     model.train(training)
-    sheet = prediction_sheet(images, targets, outputs, getattr(data, "classes", ()))
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as beside:
-        sheet.save(beside, "PNG")
+    for file, columns in ((path, 2), (narrow, 1)):
+        if file is not None:
+            sheet = prediction_sheet(images, targets, outputs, getattr(data, "classes", ()), columns)
+            with replacing(file) as beside:
+                sheet.save(beside, "PNG")
 
 
 class PredictionPictures(Callback):

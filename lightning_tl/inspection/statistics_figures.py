@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from lightning_tl.figure_style import save
+from lightning_tl.figure_style import NARROW, fitting, is_narrow, new_figure, save
 from lightning_tl.inspection.split_statistics import SplitStats
 
 _COLORS = ("#0072b2", "#d55e00")
@@ -26,8 +25,12 @@ def class_figure(statistics: dict[str, SplitStats], path: Path) -> None:
     names = list(next(iter(statistics.values())).classes)
     totals = {name: sum(each.classes[name] for each in statistics.values()) for name in names}
     names.sort(key=lambda name: (-totals[name], name))
-    figure = Figure(figsize=(max(6.0, 0.2 * len(names) + 1.5), 3.2), layout="constrained", dpi=120)
-    axes = figure.subplots()
+    along = max(0.2 * len(names), 2.0)  # inches for the categories
+    if is_narrow():  # bars from left to right, so that names can be read and many categories make it higher
+        _lying_bars(statistics, names, path, along)
+        return
+    figure, grid = new_figure(max(6.0, along + 1.5), 3.2)
+    axes = grid[0, 0]
     width = 0.8 / len(statistics)
     for place, (split, each) in enumerate(statistics.items()):
         at = np.arange(len(names)) + (place - (len(statistics) - 1) / 2) * width
@@ -40,10 +43,29 @@ def class_figure(statistics: dict[str, SplitStats], path: Path) -> None:
     save(figure, path)
 
 
+def _lying_bars(statistics: dict[str, SplitStats], names: list[str], path: Path, along: float) -> None:
+    figure, grid = new_figure(NARROW, along + 1.0)
+    figure.set_size_inches(NARROW, along + 1.0)
+    axes = grid[0, 0]
+    height = 0.8 / len(statistics)
+    for place, (split, each) in enumerate(statistics.items()):
+        at = np.arange(len(names)) + (place - (len(statistics) - 1) / 2) * height
+        axes.barh(at, [each.classes[name] for name in names], height, color=_COLORS[place % 2], label=split)
+    axes.set_yticks(range(len(names)), [fitting(name, 20) for name in names], fontsize=8)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.set_xlabel("objects")
+    figure.legend(loc="outside upper right", ncols=len(statistics), frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    save(figure, path)
+
+
 def histogram_figure(statistics: dict[str, SplitStats], path: Path) -> None:
     """Draw one histogram per quantity, as shares of each split's images or objects."""
-    figure = Figure(figsize=(9, 5), layout="constrained", dpi=120)
-    panels = figure.subplots(2, 3).flat
+    # the last of six panels is for the legend, which stands above them on narrow screens
+    figure, grid = new_figure(9, 5, *((len(_QUANTITIES), 1) if is_narrow() else (2, 3)))
+    if is_narrow():
+        figure.set_size_inches(NARROW, 1.8 * len(_QUANTITIES))
+    panels = grid.flat
     for axes, (name, title) in zip(panels, _QUANTITIES.items(), strict=False):
         values = {split: np.array(getattr(each, name), float) for split, each in statistics.items()}
         edges = _edges(name, np.concatenate(list(values.values())))
@@ -58,9 +80,13 @@ def histogram_figure(statistics: dict[str, SplitStats], path: Path) -> None:
         axes.set_ylabel("share", fontsize=8)
         axes.tick_params(labelsize=7)
         axes.spines[["top", "right"]].set_visible(False)
-    last = figure.axes[-1]
-    last.axis("off")
-    last.legend(*figure.axes[0].get_legend_handles_labels(), frameon=False, loc="upper left")
+    handles = figure.axes[0].get_legend_handles_labels()
+    if is_narrow():
+        figure.legend(*handles, loc="outside upper right", ncols=len(statistics), frameon=False)
+    else:
+        last = figure.axes[-1]
+        last.axis("off")
+        last.legend(*handles, frameon=False, loc="upper left")
     save(figure, path)
 
 

@@ -11,9 +11,17 @@ from lightning_tl import html_page as html
 from lightning_tl._io.atomic import write_atomically
 from lightning_tl.data.preview import contact_sheet
 from lightning_tl.data.rendered_images import RenderedImages
+from lightning_tl.figure_style import narrow_figures
 from lightning_tl.inspection.split_statistics import SplitStats, split_statistics
 from lightning_tl.inspection.splits import split_folders
 from lightning_tl.inspection.statistics_figures import class_figure, histogram_figure
+
+_NARROW_COUNT = 8  # images on a contact sheet for narrow screens, one below the other
+_MEANING = (
+    "Mean ± standard deviation over images or objects. Brightness and its standard deviation in an image "
+    "(contrast) are on a scale of 0 to 255. The side of a box is that of a square of its area, as a share of "
+    "the image's."
+)
 
 
 def write_statistics(root: str | Path, out: Path, count: int = 24) -> Path:
@@ -30,15 +38,20 @@ def write_statistics(root: str | Path, out: Path, count: int = 24) -> Path:
     splits = [RenderedImages(folder) for folder in split_folders(root)]
     statistics = {images.manifest.split: split_statistics(images) for images in splits}
     out.mkdir(parents=True, exist_ok=True)
-    class_figure(statistics, out / "classes.png")
-    histogram_figure(statistics, out / "histograms.png")
+    figures = {"classes.png": class_figure, "histograms.png": histogram_figure}
+    for name, draw in figures.items():
+        draw(statistics, out / name)
+        with narrow_figures():
+            draw(statistics, html.narrow_path(out / name))
     for images in splits:
-        contact_sheet(images, count).save(out / f"sheet_{images.manifest.split}.png")
+        sheet = out / f"sheet_{images.manifest.split}.png"
+        contact_sheet(images, count).save(sheet)
+        contact_sheet(images, min(count, _NARROW_COUNT), columns=1).save(html.narrow_path(sheet))
     write_atomically(
         out / "stats.json", json.dumps({split: each.summary() for split, each in statistics.items()}, indent=2)
     )
 
-    head = ["split", "images", "objects", "objects an image", "brightness", "contrast", "box side / image side"]
+    head = ["split", "images", "objects", "objects per image", "brightness", "contrast", "side of a box"]
     rows = [
         [
             split,
@@ -56,7 +69,8 @@ def write_statistics(root: str | Path, out: Path, count: int = 24) -> Path:
     )
     body = [
         html.paragraphs([_answer(split, each) for split, each in statistics.items()]),
-        html.table(head, rows),
+        html.table(head, rows, "words"),
+        html.paragraphs([_MEANING], "soft"),
         html.heading("Classes"),
         html.figure(out / "classes.png", "Objects of each category."),
         html.details(f"{len(names)} categories", classes),

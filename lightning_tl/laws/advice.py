@@ -11,8 +11,8 @@ import numpy as np
 
 from lightning_tl.laws.compare import Comparison, compare, log_ratio
 from lightning_tl.laws.error_sources import error_sources, sources_sentence
-from lightning_tl.laws.fitted_law import ImagesNeeded
 from lightning_tl.laws.group_fits import FACTOR, WORTHWHILE, GroupFit, GroupResult, fitted
+from lightning_tl.laws.images_needed import ImagesNeeded
 from lightning_tl.laws.pretraining import first_answer
 from lightning_tl.laws.spending import MODEL_COLUMNS, RENDER_COLUMNS, Budget, Choice, NextSize, choices, next_size
 from lightning_tl.laws.transfer_gaps import trait_sentences
@@ -174,9 +174,10 @@ def _keep(family: Sequence[GroupFit]) -> str:
     if ratio.sign < 0:
         here = f"{best.largest:,.0f} images of it against {second.largest:,.0f} of {second.label}"
         return f"Keep {best.label}: its error is {change} ({level} interval {ends}) with {here}."
+    known = np.isfinite(ratio.interval[0]) or np.isfinite(ratio.interval[1])
     return (
         f"Which of {best.label} and {second.label} is better cannot be determined: the error of {best.label} is "
-        f"{change}, with a {level} interval of {ends}."
+        f"{change}, with {f'a {level} interval of {ends}' if known else 'no interval'}."
     )
 
 
@@ -226,7 +227,8 @@ def _verdict(
         return UNCLEAR, item.group.question
     if law.dof < 1:
         need, sizes = len(law.form.parameters) + 1, len(np.unique(law.cells.n))
-        return UNCLEAR, f"Such a law goes through any {sizes} sizes exactly: {need} or more sizes are needed."
+        more = f"add {'one' if need - sizes == 1 else need - sizes}, larger or between" if need > sizes else "add one"
+        return UNCLEAR, f"Such a law goes through any {sizes} sizes exactly: {need} are needed; {more}."
     if better is not None:
         verdict = MODEL if better.kind == "another model" else DIFFERENT
         return verdict, f"For the budget, {better.group} has a lower error than more images of this kind."
@@ -258,7 +260,7 @@ def _tenfold(item: GroupFit, change: tuple[float, float, float], confidence: flo
     far = FACTOR * item.largest
     now, then = law.predict([item.largest, far], item.s)
     if law.dof < 1:
-        return f"The curve through them goes from {now:.3g} to {then:.3g} at {far:,.0f} images, with no interval."
+        return f"The curve through them has no interval; at {far:,.0f} images it is at {then:.3g}."
     interval = f"{confidence_level(law)} interval {change_interval(change[1], change[2])}"
     return (
         f"{FACTOR:g} times the images ({far:,.0f}) are predicted to take the error from {now:.3g} to {then:.3g}: "

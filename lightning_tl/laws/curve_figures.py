@@ -17,6 +17,7 @@ from lightning_tl.figure_style import (
     is_narrow,
     new_figure,
     noted,
+    number,
     plain_ticks,
     superscript,
     wrapped,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 #: More curves than this get one axes each.
 TOGETHER = 5
 #: Facets drawn at most.
+_FLAT = 1e-4  # of the error: a curve that changes less over its sizes is flat
 _MOST_FACETS = 16
 N_LABEL = "pre-training size n (images)"
 ERROR_LABEL = "test error (1 − score)"
@@ -181,10 +183,18 @@ def _curve(axes: Axes, item: GroupResult, colour: str, factor: float) -> None:
     axes.fill_between(sizes, ends[:, 0], ends[:, 1], color=colour, alpha=0.15, linewidth=0, zorder=1)
 
 
+def _without(item: GroupResult) -> float | None:
+    """Return the error without pre-training, also of a group that has no law."""
+    if isinstance(item, GroupFit):
+        return item.scratch.error if item.scratch else None
+    errors = item.group.scratch["error"].to_numpy(float)
+    return float(np.exp(np.log(errors).mean())) if len(errors) else None
+
+
 def _baselines(axes: Axes, drawn: Sequence[GroupResult]) -> None:
     """Draw errors without pre-training, once each."""
     known: list[float] = []
-    errors = {i: item.scratch.error for i, item in enumerate(drawn) if isinstance(item, GroupFit) and item.scratch}
+    errors = {i: error for i, item in enumerate(drawn) if (error := _without(item)) is not None}
     shared = all(np.isclose(error, next(iter(errors.values()))) for error in errors.values())
     for i, error in errors.items():
         if any(np.isclose(error, other) for other in known):
@@ -195,14 +205,25 @@ def _baselines(axes: Axes, drawn: Sequence[GroupResult]) -> None:
         axes.axhline(error, color=shade, linestyle=(0, (5, 3)), linewidth=1.2, label=label)
 
 
+def has_slope(item: GroupFit) -> bool:
+    """Return whether the law's error changes over the sizes; one that hardly does says nothing of alpha and D."""
+    law = item.law
+    if law.dof < 1 or law.at_bound("alpha"):
+        return False
+    first, last = law.predict([float(law.cells.n.min()), item.largest], item.s)
+    return bool(abs(np.log(first / last)) > _FLAT)
+
+
 def equation(item: GroupFit) -> str:
     """Return a law with its numbers; a star marks what is not identified, a bound that is not a number a word."""
     law = item.law
+    if law.dof < 1:  # any numbers fit
+        return f"{len(np.unique(law.cells.n))} sizes, no law"
     star = {name: "" if law.unidentified(name) is None else "*" for name in law.form.parameters}
-    gap = f" + {law.params['C']:.2g}{star['C']}" if "C" in law.params else ""
-    if law.at_bound("alpha"):  # flat, or a single step: D and alpha say nothing
+    gap = f" + {number(law.params['C'], 2)}{star['C']}" if "C" in law.params else ""
+    if not has_slope(item):  # flat, or a single step: D and alpha say nothing
         return f"flat, {law.predict([item.largest])[0]:.2g}"
-    scale = f"{law.params[law.form.parameters[0]]:.2g}"
+    scale = number(law.params[law.form.parameters[0]], 2)
     exponent = superscript(f"{-law.params['alpha']:.2g}")
     return f"{scale}·n{exponent}{star['alpha']}{gap}"
 
@@ -216,7 +237,7 @@ def _scales(axes: Axes, drawn: Sequence[GroupResult]) -> None:
         reach = max(errors) / min(errors)
         pad = max(reach**0.4, 1.04)
         # The baseline too, unless it lies so far off that the curves would be flattened; the legend has its number.
-        near = [item.scratch.error for item in fitted(drawn) if item.scratch is not None]
+        near = [error for item in drawn if (error := _without(item)) is not None]
         errors += [error for error in near if error < max(errors) * reach**0.7]
         full = any(item.law.form.uses_s for item in fitted(drawn))
         # Room for the legend: above curves that fall, below those that fan out over fine-tuning sizes.
@@ -234,7 +255,7 @@ def linearised_figure(fits: Sequence[GroupResult], title: str | None = None) -> 
     import matplotlib as mpl
 
     bent = [item for item in fitted(fits) if {"C", "gamma"} & set(item.law.params)]
-    drawn = [item for item in bent if not item.law.at_bound("alpha")][:_MOST_FACETS]
+    drawn = [item for item in bent if has_slope(item)][:_MOST_FACETS]
     with mpl.rc_context(STYLE):
         together = len(drawn) <= TOGETHER
         if together:

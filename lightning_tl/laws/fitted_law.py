@@ -13,41 +13,18 @@ from scipy.special import stdtr
 from lightning_tl.errors import UserError
 from lightning_tl.laws.clusters import Cells, widened
 from lightning_tl.laws.forms import Array, Form, Quantity, ResidualSpace, Sizes
+from lightning_tl.laws.images_needed import MOST_IMAGES, ImagesNeeded, crossing
 from lightning_tl.laws.least_squares import Prior, Problem
 from lightning_tl.laws.points import Points
 from lightning_tl.laws.region import Region, noise_variance, regions_of, threshold
 from lightning_tl.laws.search import Search, searched
 
-#: Sizes beyond this are reported as out of reach.
-MOST_IMAGES = 1e12
 #: Level of the region that probabilities are read from.
 WIDE = 0.999
 #: A parameter is identified where its interval of this level excludes each limit of its range, a one-sided test at
 #: 10 %. For seven points and more it is passed wherever a chi-square likelihood-ratio test at 5 % is.
 IDENTIFIED = 0.80
 Interval = tuple[float, float]
-
-
-@dataclass(frozen=True)
-class ImagesNeeded:
-    """Pre-training size at which the law reaches a target error.
-
-    Attributes:
-        target: The target error.
-        estimate: Images at which the fitted law reaches it; infinite where it never does.
-        low: Lower end of the interval in images.
-        high: Upper end; infinite where the data do not bound it.
-        never: Confidence that the law stays above the target up to :data:`MOST_IMAGES` images: C is above it, or the
-            curve so flat that it makes no difference.
-        largest: Largest size measured, to see how far this extrapolates.
-    """
-
-    target: float
-    estimate: float
-    low: float
-    high: float
-    never: float
-    largest: float
 
 
 @dataclass
@@ -374,9 +351,9 @@ class FittedLaw:
         low, high = self.band(grid, s, level)
         return ImagesNeeded(
             target=target,
-            estimate=_crossing(grid, self.predict(grid, s), target),
-            low=_crossing(grid, low, target),
-            high=_crossing(grid, high, target),
+            estimate=crossing(grid, self.predict(grid, s), target),
+            low=crossing(grid, low, target),
+            high=crossing(grid, high, target),
             never=self.probability_error_above(MOST_IMAGES, target, s),
             largest=float(self.cells.n.max()),
         )
@@ -435,16 +412,3 @@ def prepare_regions(asked: Iterable[tuple[FittedLaw, float]]) -> None:
     regions = regions_of([law.search for law, _ in new.values()], limits)
     for (law, level), region in zip(new.values(), regions, strict=True):
         law._regions[level] = region
-
-
-def _crossing(sizes: Array, error: Array, target: float) -> float:
-    """Return the first size at which a falling curve reaches the target, between grid points by log interpolation."""
-    reached = np.flatnonzero(error <= target)
-    if not len(reached):
-        return np.inf
-    i = int(reached[0])
-    if i == 0:
-        return float(sizes[0])
-    before, after = np.log(error[i - 1] / target), np.log(error[i] / target)
-    part = before / (before - after) if before != after else 1.0
-    return float(np.exp(np.log(sizes[i - 1]) + part * np.log(sizes[i] / sizes[i - 1])))

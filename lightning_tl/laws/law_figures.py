@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from lightning_tl.laws.curve_figures import extrapolation_figure, law_figure, linearised_figure
+from lightning_tl.laws.curve_figures import extrapolation_figure, has_slope, law_figure, linearised_figure
 from lightning_tl.laws.fine_tuning_figure import fine_tuning_figure
 from lightning_tl.laws.group_fits import GroupResult, fitted
 from lightning_tl.laws.parameter_figures import complexity_figure, landscape_figure, model_size_figure, parameter_figure
@@ -36,8 +36,8 @@ def figures(fits: Sequence[GroupResult]) -> dict[str, Figure]:
     """
     drawn = {"law": law_figure(fits)}
     laws = fitted(fits)
-    # where alpha is at its bound there is no straight line to show
-    if any({"C", "gamma"} & set(item.law.params) and not item.law.at_bound("alpha") for item in laws):
+    # of a flat curve, or one of any that go through the points, there is no straight line to show
+    if any({"C", "gamma"} & set(item.law.params) and has_slope(item) for item in laws):
         drawn["law_linearised"] = linearised_figure(laws)
     if laws:
         drawn["law_parameters"] = parameter_figure(laws)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lightning_tl.figure_style import COLOURS, MARKERS, STYLE, fitting, headed, new_figure, superscript
+from lightning_tl.laws.curve_figures import has_slope
 from lightning_tl.laws.forms import Array
 from lightning_tl.laws.group_fits import GroupFit, GroupResult, fitted
 from lightning_tl.laws.transfer_gaps import gap_by_model_size
@@ -173,7 +174,7 @@ def landscape_figure(fits: Sequence[GroupResult], title: str | None = None) -> F
     import matplotlib as mpl
 
     items = [item for item in fitted(fits) if item.law.form.name == "transfer" and item.law.dof > 0]
-    items = [item for item in items if not item.law.at_bound("alpha")][:_MOST_LANDSCAPES]
+    items = [item for item in items if has_slope(item)][:_MOST_LANDSCAPES]
     if not items:
         return None
     columns = min(3, len(items))

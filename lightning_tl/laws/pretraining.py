@@ -142,7 +142,7 @@ def _verdict(benefits: Sequence[Benefit]) -> str:
         if signs[0]:
             together = {1: "", 2: " with both"}.get(len(benefits), f" with all {len(benefits)}")
             return f"Pre-training is {words[signs[0]]}{together}."
-        any_of = {1: "", 2: " with either"}.get(len(benefits), f" with any of the {len(benefits)}")
+        any_of = {1: "", 2: " in either case"}.get(len(benefits), f" in any of the {len(benefits)} cases")
         return f"Whether pre-training is better than none cannot be determined{any_of}."
     if len(benefits) > _MANY:
         counts = [(signs.count(sign), text) for sign, text in ((-1, words[-1]), (1, words[1]), (0, "undetermined"))]

@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from lightning_tl.figure_style import number, superscript
 from lightning_tl.laws.compare import Comparison, Difference
-from lightning_tl.laws.fitted_law import IDENTIFIED, FittedLaw, ImagesNeeded
+from lightning_tl.laws.fitted_law import IDENTIFIED, FittedLaw
 from lightning_tl.laws.group_fits import GroupFit, HoldOut
+from lightning_tl.laws.images_needed import ImagesNeeded
 from lightning_tl.laws.scratch import Scratch
 
 _LINES = 10  # of the file that are named for each reason
@@ -54,13 +56,20 @@ def change_interval(low: float, high: float) -> str:
 
 
 def images(count: float) -> str:
-    """Return an estimated number of images with three digits."""
+    """Return an estimated number of images with three digits: 12,300, 1.23 million, 4.5×10¹³."""
     if not np.isfinite(count):
         return "no bound"
     if count < 1000:
         return f"{count:.0f}"
-    digits = 10 ** (int(np.floor(np.log10(count))) - 2)
-    return f"{round(count / digits) * digits:,.0f}" if count < 1e7 else f"{count:.1e}"
+    power = int(np.floor(np.log10(count)))
+    digits = 10 ** (power - 2)
+    rounded = round(count / digits) * digits
+    if rounded >= 1e12:
+        return f"{rounded / 10.0**power:.2g}×10{superscript(str(power))}"
+    for unit, word in ((10**9, "billion"), (10**6, "million")):
+        if rounded >= unit:
+            return f"{rounded / unit:.3g} {word}" if rounded < 1000 * unit else f"{rounded / unit:,.0f} {word}"
+    return f"{rounded:,.0f}"
 
 
 def confidence_level(law: FittedLaw) -> str:
@@ -70,7 +79,7 @@ def confidence_level(law: FittedLaw) -> str:
 
 def up_to(high: float) -> str:
     """Return the upper end of an interval in words."""
-    return f"to {high:.3g}" if np.isfinite(high) else "upwards"
+    return f"to {number(high)}" if np.isfinite(high) else "upwards"
 
 
 def gap_sentences(law: FittedLaw) -> list[str]:
@@ -88,12 +97,13 @@ def gap_sentences(law: FittedLaw) -> list[str]:
             if low <= 0 or not np.isfinite(high):  # identified, though not with this much confidence
                 lower, upper = law.interval(name, IDENTIFIED)
                 ends += f", {percent(IDENTIFIED)} interval {lower:.3g} {up_to(upper)}"
-            sentences.append(f"The {words[name]} is {law.params[name]:.3g} ({ends}).")
+            sentences.append(f"The {words[name]} is {number(law.params[name])} ({ends}).")
             continue
-        best = f"best value {law.params[name]:.3g}"
+        best = f"best value {number(law.params[name])}"
         if law.at_bound(name):
             best = "best value 0, at its bound" if name != "alpha" else "at its bound"
-        limit = f"; it is at most {high:.3g}" if name != "alpha" and np.isfinite(high) else ""
+        bounded = name == "gamma" or (name == "C" and high < 1)  # no error is above 1
+        limit = f"; it is at most {number(high)}" if bounded and np.isfinite(high) else ""
         sentences.append(f"The {words[name]} is not identified ({best}): {reason}{limit}.")
     return sentences
 
@@ -102,7 +112,10 @@ def needed_sentence(needed: ImagesNeeded, law: FittedLaw) -> str:
     """Say how many images reach the target, or that none do."""
     start = f"For an error of {needed.target:g}: "
     if law.dof < 1:
-        return f"{start}about {images(needed.estimate)} images by the curve through the points, with no interval."
+        curve = "the curve through the points, which has no interval"
+        if not np.isfinite(needed.estimate):
+            return f"{start}not reached by {curve}."
+        return f"{start}about {images(needed.estimate)} images by {curve}."
     if not np.isfinite(needed.low):
         return f"{start}never: with {sure(needed.never)} confidence the curve stays above it, however many images."
     never = f"; with {sure(needed.never)} confidence no number of images reaches it" if needed.never > 0.005 else ""
@@ -136,8 +149,9 @@ def scratch_sentence(scratch: Scratch, law: FittedLaw) -> str:
     low, high = scratch.low[-1], scratch.high[-1]
     known = np.isfinite(high - low)
     interval = f"{confidence_level(law)} interval {change_interval(low, high)}" if known else "no interval"
+    whose = "the error with pre-training" if law.dof > 0 else "the curve through the errors with pre-training"
     return (
-        f"{at}; at n = {scratch.sizes[-1]:,.0f} the error with pre-training is {lower_or_higher(scratch.ratio[-1])} "
+        f"{at}; at n = {scratch.sizes[-1]:,.0f} {whose} is {lower_or_higher(scratch.ratio[-1])} "
         f"({interval}): no evidence that pre-training helps."
     )
 
@@ -193,9 +207,9 @@ def comparison_sentence(pair: Comparison) -> str:
         return f"{difference.estimate:+.3g} ({low:+.3g} to {high:+.3g})"
 
     ratio = pair.log_ratio
-    low, high = (np.expm1(value) for value in ratio.interval)
-    text = f"{pair.first} against {pair.second} at n = {pair.n:,.0f}: error {signed(float(np.expm1(ratio.estimate)))} "
-    text += f"({signed(low)} to {signed(high)})" if np.isfinite(high) else "(not bounded)"
+    low, high = ratio.interval
+    text = f"{pair.first} against {pair.second} at n = {pair.n:,.0f}: error {lower_or_higher(ratio.estimate)} "
+    text += f"({change_interval(low, high)})" if np.isfinite(high - low) else "(no interval)"
     for name, difference in (("alpha", pair.alpha), ("C", pair.gap)):
         if difference is not None:
             text += f"; difference of {name} {with_interval(difference)}"

@@ -80,7 +80,7 @@ def excluder(exclude: Sequence[Mapping[str, Any]], known: Sequence[Point], where
 
 
 def label(point: Mapping[str, Any]) -> str:
-    """Return a short name of a point that is valid as a file name: its values, with the last part of each key.
+    """Return a short name of a point that is valid as a file name: its values, numbers after their key's last part.
 
     Of a point without values it is empty.
     """
@@ -89,11 +89,16 @@ def label(point: Mapping[str, Any]) -> str:
     parts = []
     for key, value in point.items():
         last = key.rpartition(".")[2]
-        if isinstance(value, str | list | tuple):
+        if isinstance(value, list | tuple) and value and all(map(_is_number, value)):
+            text = last + "-".join(f"{item:.12g}" for item in value)
+        elif isinstance(value, str | list | tuple):
             items = [value] if isinstance(value, str) else value
             text = "-".join(str(item).removesuffix(".yaml").rpartition("/")[2] for item in items)
         else:
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            text = f"{last}{value:.12g}" if number else f"{last}-{value}"
+            text = f"{last}{value:.12g}" if _is_number(value) else f"{last}-{value}"
         parts.append(re.sub(r"[^\w.+\-]+", "-", text).strip("-") or last)
     return "-".join(parts).lstrip(".") or "-"
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_tl._io.atomic import replacing
+from lightning_tl.html_page import narrow_path
 
 _MOST = 40
 _PREDICTED = 8
@@ -28,6 +29,8 @@ def save_target(data: Any, facts: Mapping[str, Any], folder: Path) -> None:
     images = next(iter(data.train_dataloader()))[0]
     tiles = [visible_pixels(image.float().numpy()) for image in list(images)[:_MOST]]
     folder.mkdir(parents=True, exist_ok=True)
+    with replacing(narrow_path(path)) as beside:
+        image_grid(tiles[: _MOST // 2], columns=7, side=52).save(beside, "PNG")
     with replacing(path) as beside:
         image_grid(tiles, columns=20, side=48).save(beside, "PNG")
 
@@ -45,4 +48,4 @@ def save_predictions(model: Any, data: Any, path: Path) -> None:
         return
     from lightning_tl.data.prediction_pictures import save_sheet
 
-    save_sheet(path, model, data, split[list(range(min(_PREDICTED, len(split))))])
+    save_sheet(path, model, data, split[list(range(min(_PREDICTED, len(split))))], narrow_path(path))

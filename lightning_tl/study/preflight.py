@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 import warnings
 from collections import defaultdict
@@ -25,6 +26,9 @@ from lightning_tl.study.records import RESULT_COLUMNS
 _ORDER = ("seed", "draw", "batch_size", "eval_batch_size", "steps_per_epoch", "num_workers", "transform", "cache_bytes")
 # what callbacks log, and what is logged by step: not known before a training
 _LOGGED_LATER = ("train/", "hessian/", "sensitivity/", "perturbed_loss/", "param_distance/", "pretrain_loss/", "lr-")
+
+# ways to treat D by which curves lend each other a parameter
+_LENT = ("auto", "median", "shared", "pooled")
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,26 @@ def check_study(expansion: Expansion, sets: Sequence[DataSet], out: Path) -> Dra
         _prepare_renders(sets, out, place)
         draft = draw_up(expansion, place)
         _check_runs(draft, place, study)
+    if note := too_few_sizes(study, expansion):
+        print(f"note: {note}", file=sys.stderr)
     return draft
+
+
+def too_few_sizes(study: Study, expansion: Expansion) -> str:
+    """Return what to say where the law asked for cannot be determined from the study's sizes; else nothing."""
+    if study.law is None or study.analysis is not None or not expansion.pretrain:
+        return ""
+    form = study.law.law_form()
+    if form.uses_s or study.law.size != "pretrain_images" or study.law.fix_d in _LENT:
+        return ""  # other columns count too, or curves lend each other a parameter
+    needed = len(form.parameters) + 1 - (study.law.fix_d != "free")
+    sizes = {point.own.get("data.n") for point in expansion.pretrain}
+    if len(sizes) >= needed:
+        return ""
+    return (
+        f"the law needs {needed} pre-training sizes, and this study has {len(sizes)}: its report will say whether "
+        "pre-training is better than none, but not what more images would bring; add values to data.n under pretrain"
+    )
 
 
 def draw_up(expansion: Expansion, place: Path) -> Draft:

@@ -16,6 +16,7 @@ from lightning_tl import markdown
 from lightning_tl._io.atomic import write_atomically
 from lightning_tl._io.files import is_file_name, is_inside
 from lightning_tl.errors import UserError, shortened
+from lightning_tl.figure_style import number
 from lightning_tl.laws.advice import DIFFERENT
 from lightning_tl.laws.wording import left_out_sentence
 from lightning_tl.study import step_figure, step_words
@@ -113,7 +114,7 @@ def _law(folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def _number(value: Any) -> str:
-    return "unbounded" if value is None else f"{value:.3g}"
+    return "unbounded" if value is None else number(value)
 
 
 def _laws(folder: Path, law: dict[str, Any], falling: bool) -> list[Section]:
@@ -198,7 +199,9 @@ def _pictures(folder: Path) -> list[Section]:
         for path in sorted(folder.glob("renders/*/sheet.png"))
     ]
     figures += [
-        (path, f"{path.stem}: what fine-tuning sees, the first batch") for path in sorted(folder.glob("targets/*.png"))
+        (path, f"{path.stem}: what fine-tuning sees, the first batch")
+        for path in sorted(folder.glob("targets/*.png"))
+        if path not in set(map(html.narrow_path, folder.glob("targets/*.png")))
     ]
     sections = [Section("What was rendered, and the real images", figures=figures)] if figures else []
     predicted = _predictions(folder)
@@ -264,9 +267,12 @@ def _what_was_run(facts: dict[str, Any]) -> list[Section]:
 def _checkpoints(names: dict[str, list[str]]) -> list[str]:
     """Say which network of each stage counts."""
     meanings = {"best.ckpt": "of the best validation", "last.ckpt": "after the last step"}
-    uses = {"pretrain": "Fine-tuning starts from the pre-trained network", "finetune": "Tested is the network"}
+    uses = {
+        "pretrain": "Fine-tuning starts from the pre-trained network {}.",
+        "finetune": "The network {} is tested.",
+    }
     return [
-        f"{use} {' or '.join(meanings.get(name, f'in {name}') for name in names[stage])}."
+        use.format(" or ".join(meanings.get(name, f"in {name}") for name in names[stage]))
         for stage, use in uses.items()
         if names.get(stage)
     ]

@@ -270,8 +270,9 @@ def _render(data: DataSet, out: Path, study: Study, title: str) -> None:
             wait=True,
             say=lambda note: print(f"note: {note}", file=sys.stderr),
         )
-    sheet = folder / "sheet.png"
-    if not sheet.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        with replacing(sheet) as beside:  # others may share this folder
-            contact_sheet(RenderedImages(root / "train", data.images), count=16, side=96).save(beside, "PNG")
+    for name, count, columns in (("sheet.png", 16, 4), ("sheet_narrow.png", 6, 1)):
+        if not (folder / name).is_file():
+            folder.mkdir(parents=True, exist_ok=True)
+            images = RenderedImages(root / "train", data.images)
+            with replacing(folder / name) as beside:  # others may share this folder
+                contact_sheet(images, count, side=96 if columns > 1 else 128, columns=columns).save(beside, "PNG")

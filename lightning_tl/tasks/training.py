@@ -33,7 +33,7 @@ class TrainingControl(Callback):
         steps, _ = schedule.steps(batch, images)
         if trainer.max_steps == -1:
             trainer.fit_loop.epoch_loop.max_steps = steps
-        elif trainer.max_steps < steps:
+        elif trainer.max_steps < steps and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             rank_zero_warn(_cut_short("trainer.max_steps", trainer.max_steps, trainer.max_steps, steps))
         elif trainer.max_steps > steps:
             rank_zero_info(f"trainer.max_steps is {trainer.max_steps}; model.schedule has {steps} steps")

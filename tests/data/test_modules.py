@@ -249,18 +249,30 @@ def test_workers_give_the_same_batches(renders):
 def test_contact_sheet(renders):
     images = RenderedImages(renders / "train")
     sheet = np.asarray(contact_sheet(images, count=6, side=64))
-    assert sheet.shape == (2 * (64 + 16), 4 * (3 * 65 + 4), 3)
+    above = sheet.shape[0] // 2 - 64 - 4  # lines of 12 px with the key and the names
+    assert above % 12 == 0
+    assert above > 0
+    assert sheet.shape[1:] == (4 * (3 * 65 + 4), 3)
     # the first image's first tile: enlarged twice, its boxes drawn in their category's colour
-    tile = sheet[12 : 12 + 64, :64]
+    tile = sheet[above : above + 64, :64]
     drawn = {tuple(color) for color in tile.reshape(-1, 3).tolist()}
-    assert {category_color(thing["category"]) for thing in images.labels(0)["objects"]} <= drawn
-    mask = sheet[12 : 12 + 64, 65 : 65 + 64]
+    colors = {category_color(thing["category"]) for thing in images.labels(0)["objects"]}
+    assert colors <= drawn
+    # nothing but its boxes hides it: away from them it is the image
+    plain = images.rgb(0).repeat(2, 0).repeat(2, 1)
+    changed = (tile != plain).any(-1)
+    assert {tuple(color) for color in tile[changed].tolist()} <= colors
+    # the names stand above it, in the same colours
+    assert colors <= {tuple(color) for color in sheet[:above, :199].reshape(-1, 3).tolist()}
+    mask = sheet[above : above + 64, 65 : 65 + 64]
     background = (mask == (40, 40, 40)).all(-1)[::2, ::2]
     np.testing.assert_array_equal(background, images.instance(0) == 0)
-    normals = sheet[12 : 12 + 64, 130 : 130 + 64]
+    normals = sheet[above : above + 64, 130 : 130 + 64]
     np.testing.assert_array_equal(normals[::2, ::2], images.normal(0))
-    assert contact_sheet(images, count=1, side=64).size == (199, 80)
-    assert contact_sheet(RenderedImages(renders / "train", 2), count=50, side=64).size == (2 * 199, 80)
+    assert contact_sheet(images, count=1, side=64).width == 199
+    assert contact_sheet(RenderedImages(renders / "train", 2), count=50, side=64).width == 2 * 199
+    narrow = contact_sheet(images, count=6, side=64, columns=1)
+    assert narrow.size == (199, 6 * (above + 64 + 4))
 
 
 class Cut(RenderedImages):

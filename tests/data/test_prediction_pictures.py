@@ -11,7 +11,7 @@ from PIL import Image
 
 from lightning_tl.cli.main import main
 from lightning_tl.data.prediction_pictures import prediction_sheet
-from lightning_tl.data.preview import category_color
+from lightning_tl.data.preview import category_color, free_place
 
 SIDE, BIG, GAP, TEXT = 32, 256, 6, 14
 
@@ -118,3 +118,23 @@ def test_the_command(tmp_path: Path, task: str) -> None:
 def test_a_wrong_number(value: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["predict", "--config=finetune/objdet_small", f"--pictures={value}"]) == 2
     assert f"--pictures is '{value}'; give a number of images, at least 1" in capsys.readouterr().err
+
+
+def overlap(a: tuple[float, ...], b: tuple[float, ...]) -> float:
+    return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+
+
+def test_names_of_boxes_stay_in_the_picture_and_off_each_other() -> None:
+    """Four boxes side by side, whose names are wider than they: there is room above and below them."""
+    boxes = [(20.0 + 40 * i, 100.0, 40.0 + 40 * i, 130.0) for i in range(4)]
+    taken: list[tuple[float, ...]] = []
+    for box in boxes:
+        x, y = free_place((60.0, 12.0), box, (256, 256), taken, boxes)
+        here = (x, y, x + 60, y + 12)
+        assert 0 <= x <= 196
+        assert 0 <= y <= 244
+        assert not sum(overlap(here, other) for other in taken)
+        assert not sum(overlap(here, other) for other in boxes)
+        taken.append(here)
+    corner = free_place((60.0, 12.0), (0.0, 0.0, 256.0, 256.0), (256, 256), [])
+    assert overlap((*corner, corner[0] + 60, corner[1] + 12), (0, 0, 256, 256)) == 60 * 12

@@ -92,7 +92,7 @@ def test_every_key_is_on_the_page_with_its_default(page):
     for key, default in [*_keys(RenderConfig, RenderConfig(), ""), *_keys(SourceConfig, SourceConfig(), "")]:
         shown = re.findall(rf"^\| `{re.escape(key)}` \| (.*?) \|", table, flags=re.MULTILINE)
         plain = list(default) if isinstance(default, tuple) else default
-        text = "empty" if plain in ("", []) else f"`{plain if isinstance(plain, str) else json.dumps(plain)}`"
+        text = "empty" if plain in ("", [], None) else f"`{plain if isinstance(plain, str) else json.dumps(plain)}`"
         assert text in shown, key
 
 

@@ -83,6 +83,29 @@ def test_cameras_are_upright_see_the_objects_and_stay_in_the_room():
             assert 0 < pose[2, 3] < 5
 
 
+def _shares(spec):
+    """Sizes of the objects in widths of the image, by their distance along the camera's axis; [views, objects]."""
+    K = spec.intrinsics(100)
+    places = np.array([[*o.position, o.size / 2, 1] for o in spec.objects])
+    depth = -np.stack([(np.linalg.inv(np.array(pose)) @ places.T)[2] for pose in spec.cameras])
+    return K[0][0] / 100 * np.array([o.size for o in spec.objects]) / depth
+
+
+def test_without_a_fill_a_single_object_is_whole_and_the_members_of_a_group_are_not_tiny():
+    open_air = {"room": {"walls": 0}}
+    single = [_shares(spec).max() for spec in _scenes(config_from_dict({"appearance": "single", **open_air}), 30)]
+    assert np.min(single) > 0.5
+    assert np.max(single) < 1.1  # the nearest part of a large object is a little closer than its middle
+    group = np.concatenate([_shares(spec).ravel() for spec in _scenes(config_from_dict(open_air), 60)])
+    assert np.mean(group < 8 / 64) < 0.05  # 8 px of 64: the smallest anchor of the small recipes
+    before = config_from_dict({"camera": {"fill": [0.6, 0.95]}, **open_air})
+    assert np.mean(np.concatenate([_shares(spec).ravel() for spec in _scenes(before, 60)]) < 8 / 64) > 0.1
+    given = config_from_dict({"camera": {"fill": [0.9, 1.3]}, **open_air})
+    assert np.median(np.concatenate([_shares(spec).ravel() for spec in _scenes(given, 60)])) == pytest.approx(
+        np.median(group), rel=0.05
+    )
+
+
 def test_lying_digits_are_seen_from_above_and_read_upright():
     config = load_config(CONFIGS / "digits.yaml")
     kinds = {0: [], 1: []}
@@ -167,6 +190,8 @@ BAD = [
     ({"camera": {"fov": 45}}, "'camera.fov' should be a pair [low, high], not 45"),
     ({"camera": {"fov": [50, 40]}}, "the low end comes first"),
     ({"camera": {"fov": [50, float("nan")]}}, "'camera.fov' is nan"),
+    ({"camera": {"fill": 1.0}}, "'camera.fill' should be a pair [low, high], not 1.0"),
+    ({"camera": {"fill": [1.0, 3.0]}}, "'camera.fill' is 3.0, but must be from 0.05 to 2"),
     ({"lights": {"energy": [1, "x"]}}, "'lights.energy[1]' should be a number, not 'x'"),
     ({"seed": -1}, "'seed' is -1"),
     ({"scenes_per_shard": 0}, "'scenes_per_shard' is 0"),

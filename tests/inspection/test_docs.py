@@ -46,7 +46,7 @@ def test_the_commands_of_the_page(here, capsys):
             arguments += ["--out", "sheet.png"]
         assert main(arguments) == 0, command
     page = (here / "stats/stats.html").read_text()
-    assert page.count("data:image/png;base64,") == 4
+    assert page.count("data:image/png;base64,") == 2 * 4  # for wide and narrow screens
     assert not re.search(r'(src|href)="(?!data:)', page)
     statistics = json.loads((here / "stats/stats.json").read_text())
     assert statistics["train"]["images"] == 60

@@ -7,7 +7,9 @@ import pytest
 
 from lightning_tl.laws.advice import DIFFERENT, MORE, UNCLEAR, UNFITTED, advise
 from lightning_tl.laws.compare import compare
+from lightning_tl.laws.curve_figures import equation, has_slope
 from lightning_tl.laws.group_fits import GroupFit, UnfittedGroup, analyse, fitted
+from lightning_tl.laws.law_figures import figures
 from lightning_tl.laws.results_table import groups
 from lightning_tl.laws.wording import comparison_sentence
 
@@ -111,9 +113,41 @@ def test_comparison_is_paired_by_draw() -> None:
     assert loud.gap is not None
     assert quiet.gap is not None
     told = comparison_sentence(loud)
-    assert told.startswith(f"a against b at n = 2,048: error {100 * np.expm1(loud.log_ratio.estimate):+.0f} % (")
+    less = -100 * np.expm1(loud.log_ratio.estimate)
+    assert told.startswith(f"a against b at n = 2,048: error {less:.0f} % lower (")
     assert f"; difference of C {loud.gap.estimate:+.3g} (" in told
     assert told.endswith("; paired over 3 draws.")
+
+
+def test_three_sizes_have_a_curve_through_them_and_no_law() -> None:
+    """Nothing in the text pretends to know more, and nothing is written of bounds that are not there."""
+    curves = {
+        name: dict(zip((64, 128, 256), errors, strict=True))
+        for name, errors in (("a", (0.10, 0.09, 0.085)), ("b", (0.10, 0.10, 0.10)))
+    }
+    fits, advice = advice_of(results(curves, 0.13, seed=3), target=0.01)
+    text = "\n".join([*advice.headline, *(line for item in advice.groups for line in item.sentences)])
+    text += "\n".join(comparison_sentence(pair) for pair in advice.comparisons)
+    assert "Such a law goes through any 3 sizes exactly: 4 are needed; add one, larger or between." in text
+    assert "For an error of 0.01: not reached by the curve through the points, which has no interval." in text
+    assert " lower, with no interval." in advice.ranking[0]
+    assert "the curve through the errors with pre-training is" in text
+    assert "bound to" not in text
+    assert "no bound" not in text
+    assert "not bounded)" not in text
+    assert equation(fits[0]) == "3 sizes, no law"
+    assert "law_linearised" not in figures(fits)
+
+
+def test_a_curve_that_does_not_fall_is_drawn_as_flat() -> None:
+    exact = {"draws": 1, "draw_noise": 0, "pretrain_noise": 1e-3, "run_noise": 0}
+    fits, _ = advice_of(results({"a": flat(0.1), "b": falling(0.3, 0.2)}, 0.13, seed=2, **exact))
+    assert [has_slope(item) for item in fits][1]
+    rising = {64: 0.100, 128: 0.102, 256: 0.104, 512: 0.106, 1024: 0.108}
+    (item,), _ = advice_of(results({"error": rising}, 0.13, seed=2, **exact))
+    assert not has_slope(item)
+    assert equation(item).startswith("flat, 0.1")
+    assert "law_linearised" not in figures([item])
 
 
 def test_verdicts_are_seldom_wrong() -> None:

@@ -12,7 +12,7 @@ from matplotlib import rcParams
 from matplotlib.colors import to_rgb
 from matplotlib.text import Text
 
-from lightning_tl.figure_style import COLOURS, save
+from lightning_tl.figure_style import COLOURS, number, save
 from lightning_tl.laws import FullLaw
 from lightning_tl.laws.curve_figures import equation, law_figure, linearised_figure
 from lightning_tl.laws.fine_tuning_figure import fine_tuning_figure
@@ -240,3 +240,31 @@ def test_a_group_without_a_fit_is_still_drawn() -> None:
     fits = analyse(groups(results({"a": falling(0.4, 0.3), "b": {64: 0.1, 128: 0.09}}, 0.13, seed=2)))
     labels = [text.get_text() for text in law_figure(fits).axes[0].get_legend().get_texts()]
     assert "b" in labels
+
+
+@pytest.mark.parametrize("sizes", [(32, 128), (64, 128, 256), (20, 30), (1000, 64000)])
+def test_few_sizes_have_plain_ticks(sizes):
+    """Also those of less than a decade have at least two, and no powers of ten."""
+    runs = pd.DataFrame(
+        {"render": "a", "pretrain_images": [0, *sizes], "error": [0.5, *np.linspace(0.4, 0.3, len(sizes))]}
+    )
+    figure = law_figure(analyse(groups(runs)))
+    figure.canvas.draw()
+    (axes,) = figure.axes
+    low, high = axes.get_xlim()
+    ticks = [
+        (at, tick.label1.get_text()) for at, tick in zip(axes.get_xticks(), axes.xaxis.get_major_ticks(), strict=True)
+    ]
+    inside = [text for at, text in ticks if low <= at <= high]
+    assert len(inside) >= 2
+    assert all(re.fullmatch(r"[\d.]+k?", text) for text in inside)
+    assert not any(tick.label1.get_text() for tick in axes.xaxis.get_minor_ticks())
+    assert "no pre-training: 0.5" in [text.get_text() for text in axes.get_legend().get_texts()]
+
+
+def test_numbers_are_written_without_an_e():
+    values = (0.0123, 0.5, 123.4, 12345.0, 999_999.0, 12.3e6, 1.6e-11, 0.0)
+    assert [number(value) for value in values] == [
+        *("0.0123", "0.5", "123", "12,300", "1×10⁶", "1.23×10⁷", "1.6×10⁻¹¹", "0")
+    ]
+    assert number(123.0, 2) == "120"

@@ -222,4 +222,14 @@ def test_numbers_in_sentences() -> None:
     ends = [(0.76, 1.055), (0.45, 0.76), (1.03, 1.18)]
     texts = [change_interval(*np.log(pair)) for pair in ends]
     assert texts == ["24 % lower to 5.5 % higher", "24 % to 55 %", "3.0 % to 18 %"]
-    assert [images(x) for x in (12.3, 12345, 1.234e9, np.inf)] == ["12", "12,300", "1.2e+09", "no bound"]
+    assert [images(x) for x in (12.3, 12345, 999.7e3, 1.234e6, 12.34e6, 1.234e9, 123.4e9, np.inf)] == [
+        "12",
+        "12,300",
+        "1 million",
+        "1.23 million",
+        "12.3 million",
+        "1.23 billion",
+        "123 billion",
+        "no bound",
+    ]
+    assert [images(x) for x in (4.5e13, 1.04e300)] == ["4.5×10¹³", "1×10³⁰⁰"]

@@ -84,6 +84,7 @@ def test_an_unknown_value_of_an_exclusion_is_named(value):
         ({"render": "digits", "data.n": 64}, "digits-n64"),
         ({"config": ["a/pretrain/mulclass_small.yaml", "over.yaml"]}, "mulclass_small-over"),
         ({"config": "/some/where/shapes.yaml"}, "shapes"),
+        ({"camera.fill": [0.9, 1.3], "objects.count": (2, 5)}, "fill0.9-1.3-count2-5"),
         ({"model.optimizer.lr": 0.0004, "data.flip": True, "name": "a b/c*"}, "lr0.0004-flip-True-c"),
     ],
 )

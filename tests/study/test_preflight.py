@@ -82,6 +82,26 @@ def test_too_few_rendered_images_are_found_before_the_start(renders: Path, tmp_p
         command.main(["run", f"--config={path}", f"--out={tmp_path / 'out'}"])
 
 
+@pytest.mark.parametrize(
+    "sizes,law,needed",
+    [
+        ([8, 16], {}, 4),
+        ([8, 16, 24, 32], {}, 0),
+        ([8, 16], {"form": "power"}, 3),
+        ([8, 16, 24], {"fix_d": 0.5}, 0),
+        ([8, 16], {"target_size": "finetune_images"}, 0),
+        ([8, 16], None, 0),
+    ],
+)
+def test_too_few_sizes_for_the_law_are_known_before_hours_are_spent(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], sizes: list[int], law: dict | None, needed: int
+) -> None:
+    path = write(tmp_path, **stage("pretrain", product={"data.n": sizes}), law=law)
+    command.main(["run", f"--config={path}", f"--out={tmp_path / 'out'}", "--dry-run"])
+    note = f"note: the law needs {needed} pre-training sizes, and this study has {len(sizes)}: "
+    assert (note in capsys.readouterr().err) == bool(needed)
+
+
 def test_a_dry_run_lists_what_would_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write(tmp_path, choose={"key": "model.optimizer.lr", "values": [0.001, 0.01]})
     assert command.main(["run", f"--config={path}", f"--out={tmp_path / 'out'}", "--dry-run"]) == 0

@@ -18,6 +18,7 @@ from PIL import Image
 
 from lightning_tl.cli import law, report
 from lightning_tl.errors import UserError
+from lightning_tl.html_page import narrow_path
 from lightning_tl.study.records import write_results
 from lightning_tl.study.report_page import write_report
 
@@ -59,6 +60,8 @@ def page(tmp_path_factory):
     for path in ("renders/digits/sheet.png", "targets/Digits-sinclass.png"):
         (folder / path).parent.mkdir(parents=True)
         Image.effect_noise((1500, 300), 40).save(folder / path)
+    narrow = narrow_path(folder / path)
+    Image.effect_noise((390, 300), 40).save(narrow)  # shown in place of the last one on narrow screens
     facts = {
         "study": {"title": f"Worth it? {PLANTED}", "choose": {"key": "model.optimizer.lr"}, "note": list(range(40))},
         "chosen": {PLANTED: {"chosen": 0.004, "tried": [[0.004, 0.1], [PLANTED, 0.2]]}},
@@ -100,14 +103,15 @@ def test_answers_first_and_escapes(page):
     assert 'src="http' not in text
     figures = len(list(page.parent.glob("law*.png")))
     assert figures >= 3
-    assert text.count("data:image/png;base64,") == figures + 2
+    assert text.count("data:image/png;base64,") == figures + 3
+    assert "_narrow" not in text
     assert base64.b64encode((page.parent / "law.png").read_bytes()).decode() in text
 
 
 def test_which_networks_count(page):
     text = page.read_text(encoding="utf-8")
     assert "Fine-tuning starts from the pre-trained network of the best validation." in text
-    assert "Tested is the network after the last step or in &lt;script&gt;" in text
+    assert "The network after the last step or in &lt;script&gt;" in text
 
 
 def test_only_fits_are_needed(page, tmp_path):

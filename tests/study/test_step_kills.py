@@ -55,14 +55,14 @@ def test_killed_twice(renders, tmp_path, capsys):
     assert "7 runs: 7 done\npretrained: render " in capsys.readouterr().out
 
 
-def quickstart(folder: Path, **changes: Any) -> Path:
+def quickstart(folder: Path, scenes: Path, **changes: Any) -> Path:
     """The shipped quickstart on tiny sizes, in steps."""
     scene = {"image": {"size": 24, "samples": 1}, "camera": {"views": 2}, "scenes_per_shard": 4, "appearance": "single"}
     folder.mkdir()
     configs = []
     for name in ("digits", "shapes"):
-        (folder / f"{name}.yaml").write_text(yaml.safe_dump(scene | {"categories": [name]}))
-        configs.append(str(folder / f"{name}.yaml"))
+        (scenes / f"{name}.yaml").write_text(yaml.safe_dump(scene | {"categories": [name]}))
+        configs.append(str(scenes / f"{name}.yaml"))
     settings = yaml.safe_load((Path(__file__).parents[2] / "configs/study/quickstart.yaml").read_text())
     settings["render"] = {"product": {"config": configs}, "val_images": 8}
     settings["pretrain"]["set"] = SMALL | {"trainer.max_steps": 6, "data.steps_per_epoch": 3}
@@ -85,8 +85,8 @@ def shards(out: Path) -> dict[str, bytes]:
 def test_the_quickstart_in_steps_killed_five_times(tmp_path):
     """With its renderings, which grow as larger sizes are begun, and its value to choose."""
     whole = tmp_path / "whole" / "out"
-    finish(run(quickstart(tmp_path / "whole"), whole))
-    study, out = quickstart(tmp_path / "killed"), tmp_path / "killed" / "out"
+    finish(run(quickstart(tmp_path / "whole", tmp_path), whole))
+    study, out = quickstart(tmp_path / "killed", tmp_path), tmp_path / "killed" / "out"
     for more in (0, 3, 5, 4, 3):
         before = records(out)
         kill_after(run(study, out), out, more) if more else kill_in_rendering(run(study, out), out)

@@ -85,20 +85,33 @@ def test_the_pages_key_points_train_from_the_command_line(tmp_path):
     checkpoint = tmp_path / "runs/pre/checkpoints/best.ckpt"
     checkpoint.parent.mkdir(parents=True)
     torch.save(build_backbone("resnet10_w16").state_dict(), checkpoint)
-    (command,) = re.findall(r"```\n(lightning-tl fit --model my_keypoints.*?)```", PAGE, re.S)
-    words = command.replace("\\\n", " ").replace("'[0.6, 1.0]'", "[0.6,1.0]").split()[1:]
+    (block,) = re.findall(r"```\n(lightning-tl fit --config finetune/own_task_small.*?)```", PAGE, re.S)
+    command, then = block.replace("\\\n", " ").replace("'[0.6, 1.0]'", "[0.6,1.0]").splitlines()
+    words = command.split()[1:]
     more = ["--model.optimizer=AdamW", "--model.optimizer.lr=0.003"]
-    more += ["--trainer.max_steps=60", "--data.steps_per_epoch=30", "--trainer.logger=CSVLogger"]
-    more += ["--trainer.logger.save_dir=runs/points"]
-    run = subprocess.run(
-        [Path(sys.executable).with_name("lightning-tl"), *words, *more],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=500,
-    )
-    assert run.returncode == 0, run.stderr
+    more += ["--trainer.max_steps=60", "--data.steps_per_epoch=30"]
+    files = [yaml.safe_load(text) for text in re.findall(r"```yaml\n(.*?)```", PAGE, re.S)]
+    (own,) = [content for content in files if "my_keypoints" in str(content)]
+    (tmp_path / "my_keypoints.yaml").write_text(yaml.safe_dump(own))  # lies over the recipe, with its callback
+    at = words.index("finetune/own_task_small") + 1
+
+    def run(*words):
+        return subprocess.run(
+            [Path(sys.executable).with_name("lightning-tl"), *words],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=500,
+        )
+
+    fitted = run(*words[:at], "--config=my_keypoints.yaml", *words[at:], *more)
+    assert fitted.returncode == 0, fitted.stderr
+    assert "saved: runs/points/checkpoints/last.ckpt" in fitted.stdout + fitted.stderr
+    assert "sensitivity/gamma_0.01" in (tmp_path / "runs/points/metrics.csv").read_text()
+    pictured = run(*then.split()[1:])
+    assert pictured.returncode == 0, pictured.stderr
+    assert Image.open(tmp_path / "runs/points/predictions.png").width > 500
     table = next((tmp_path / "runs/points").rglob("metrics.csv")).read_text().splitlines()
     column = table[0].split(",").index("val/loss")
     losses = [float(value) for row in table[1:] if (value := row.split(",")[column])]
@@ -112,6 +125,6 @@ def test_recipes_and_keys_of_the_page_exist():
     keys = SurfaceNormals(3, backbone="resnet10_w16").build_metric()
     keys.update(torch.ones(1, 3, 2, 2), torch.ones(1, 3, 2, 2) / 3**0.5)
     assert all(f"`<stage>/{name}`" in PAGE for name in keys.compute() if name != "score")
-    (block,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.S)
+    block = re.findall(r"```yaml\n(.*?)```", PAGE, re.S)[0]
     settings = yaml.safe_load(block)["model"]["init_args"]["schedule"]["init_args"]
     assert Polynomial(**settings).steps(32) == (125_000, 0)
