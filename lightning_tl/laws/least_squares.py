@@ -6,7 +6,7 @@ In log space (the default, Mikami et al. §4.1) the residual is
 pre-training run may be correlated (then residuals are whitened). A prior on a parameter is one more row of the problem,
 which serves for partially pooled coefficients; a parameter that is held is substituted, so that it holds exactly.
 
-Points of equal sizes enter by their mean alone, with one constant row for their scatter about it: the sum of squares is
+Points of equal sizes enter by their mean, with one constant row for their scatter about it: the sum of squares is
 the same, and costs as much as there are sizes. Problems of one shape can be stacked, to be evaluated in one call.
 """
 

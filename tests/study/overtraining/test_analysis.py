@@ -7,9 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 from scipy import stats
 
 from lightning_tl.errors import UserError
+from lightning_tl.html_page import narrow_path
 from lightning_tl.study.config import OvertrainingOptions, Stage, Study
 from lightning_tl.study.overtraining import Overtraining, analyse, conclude
 from lightning_tl.study.overtraining.analysis import scenario
@@ -293,6 +295,8 @@ def test_a_folder_gets_json_and_figures(tmp_path):
         for name in ("sensitivity", "loss", "tuned", "distance", "noise_quadratic", "line_quadratic", "statistics")
     ]
     assert all((tmp_path / each["file"]).stat().st_size > 5000 and each["caption"] for each in written["figures"])
+    narrow = [narrow_path(tmp_path / each["file"]) for each in written["figures"]]
+    assert all(Image.open(path).width < 600 < path.stat().st_size for path in narrow)
     assert written["series"][1]["name"] == "constant rate"
 
 
