@@ -14,7 +14,6 @@ from lightning_tl.laws.next_runs import Plan
 from lightning_tl.laws.proposals import Proposal
 from lightning_tl.laws.questions import Question
 from lightning_tl.laws.stopping import Look
-from lightning_tl.laws.wording import sure
 
 #: Proposals in the terminal; the files have all.
 _SHOWN = 10
@@ -91,7 +90,7 @@ def terminal_text(plan: Plan) -> str:
     for item in plan.decisions:
         who = f"{item.group}: " if item.group else ""
         verdict = f"{item.answer}" if item.state == "decided" else f"not decided; likeliest is: {item.answer}"
-        lines.append(f"  {who}{verdict} (confidence {sure(item.confidence)}). {item.why}")
+        lines.append(f"  {who}{verdict}. {item.why}")
     lines += [f"  {check.sentence}" for check in plan.checks if check.sentence]
     shown = list(plan.batch) or list(plan.proposals[:1])
     rest = [item for item in plan.proposals if item.candidate not in [done.candidate for done in shown]]

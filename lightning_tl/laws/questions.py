@@ -191,6 +191,7 @@ class NegativeTransfer:
                 "decided; add some (in a study, by scratch: true)"
             )
         variance = (noise**2 + (item.points.run_variance or 0.0)) / len(scratch)
+        variance = np.maximum(variance, item.points.scratch_variance)
         return _probability_below(scratch.mean() - item.log_error(self.at), variance[:, None])
 
 
