@@ -145,9 +145,12 @@ def sequential(
     prior: Prior,
     confidence: float = CONFIDENCE,
     most: int = MOST_RUNS,
-    scratch: Array | None = None,
+    scratch: tuple[Array, float] | None = None,
 ) -> tuple[str | None, Points]:
-    """Run what is proposed until the question is decided, and return the answer and the runs."""
+    """Run what is proposed until the question is decided, and return the answer and the runs.
+
+    ``scratch`` has the log errors of runs without pre-training, and their truth.
+    """
     n: list[float] = []
     y: list[float] = []
     looks: tuple[Look, ...] = ()
@@ -155,8 +158,10 @@ def sequential(
         left = [Candidate("a", size, str(len(n))) for size in SIZES]
         costs = Costs(budget=float(most - len(n)))
         runs = points("a", n, y)
-        if scratch is not None:
-            runs = replace(runs, scratch=scratch)
+        if scratch is not None:  # one more run without pre-training may be done too, at the same cost
+            runs = replace(runs, scratch=scratch[0])
+            left.append(Candidate("a", 0.0, "", str(len(scratch[0]))))
+            costs = Costs(budget=float(most - len(n) - len(scratch[0]) + 3))
         now = plan([runs], question, left, costs, confidence, looks, prior=prior)
         looks = now.looks
         if now.done:
@@ -164,6 +169,9 @@ def sequential(
             return decision.answer if decision.state == "decided" else None, runs
         chosen = now.batch[0].candidate
         assert chosen is not None
+        if chosen.n == 0 and scratch is not None:
+            scratch = np.append(scratch[0], scratch[1] + noise * rng.standard_normal()), scratch[1]
+            continue
         n.append(chosen.n)
         y.append(measured(curve, chosen.n, noise, rng))
 
@@ -179,10 +187,10 @@ def against(kind: str, curve: Curve, noise: float, rng: np.random.Generator, pri
         answer, runs = sequential(curve, TargetError(LARGEST, near), noise, rng, prior)
         right = answer == ("reached" if below else "not reached")
     else:
-        scratch = np.log(near) + noise * rng.standard_normal(3)
+        scratch = np.log(near) + noise * rng.standard_normal(3), float(np.log(near))
         answer, runs = sequential(curve, NegativeTransfer(LARGEST), noise, rng, prior, scratch=scratch)
         right = answer == ("better than none" if below else "worse than none")
-    return Outcome(answer, right, False, len(runs.n))
+    return Outcome(answer, right, False, len(runs.n) + max(len(runs.scratch) - 3, 0))
 
 
 def grid(curve: Curve, noise: float, rng: np.random.Generator, confidence: float = CONFIDENCE) -> Outcome:

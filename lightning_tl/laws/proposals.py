@@ -12,7 +12,7 @@ from lightning_tl.laws.posterior import Points
 from lightning_tl.laws.stopping import LEAST_RUNS, Decision
 from lightning_tl.laws.wording import percent
 
-Kind = Literal["size", "seed", "draw", "group", "stop"]
+Kind = Literal["size", "seed", "draw", "group", "scratch", "stop"]
 #: Where no run lowers the probability of a wrong answer by this much by itself, runs are ranked by what they would
 #: contribute together: by the drop in the probability that an answer drawn by its probability is wrong.
 LEAST_GAIN = 0.005
@@ -24,7 +24,8 @@ class Proposal:
 
     Attributes:
         candidate: The run; ``None`` for "stop".
-        kind: A new size, a repeated seed at a size, another draw of shots, a group without runs, or stop.
+        kind: A new size, a repeated seed at a size, another draw of shots, a group without runs, a run
+            without pre-training, or stop.
         gain: Expected drop in the probability of a wrong answer.
         insight: Expected drop in the probability that an answer drawn by its probability is wrong. Any information
             lowers it, also where no single run can change the likeliest answer.
@@ -93,6 +94,7 @@ def ground(option: Option, points: Points, value: Value, lacking: bool) -> str:
         "size": f"A first run at {n}",
         "seed": f"A repeated pre-training at {n}",
         "draw": f"Another draw of shots for the pre-training at {n}",
+        "scratch": "Another run without pre-training",
         "group": f"A first run of {points.label}, at {n}",
     }[option.kind]
     if lacking:

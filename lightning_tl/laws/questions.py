@@ -15,6 +15,7 @@ from scipy.special import ndtr
 from lightning_tl.errors import UserError
 from lightning_tl.laws.advice import DIFFERENT, FACTOR, MORE, WORTHWHILE
 from lightning_tl.laws.forms import Array
+from lightning_tl.laws.lookahead import scratch_of
 from lightning_tl.laws.posterior import Particles, Posterior, grid, shape_of
 
 QuestionName = Literal["more", "best", "target", "negative"]
@@ -184,15 +185,13 @@ class NegativeTransfer:
         return np.stack([below, 1 - below], axis=1)
 
     def _better(self, item: Particles, noise: Array) -> Array:
-        scratch = item.points.scratch
-        if not len(scratch):
+        if not len(item.points.scratch):
             raise UserError(
                 f"{item.points.label} has no run without pre-training (size 0), so negative transfer cannot be "
                 "decided; add some (in a study, by scratch: true)"
             )
-        variance = (noise**2 + (item.points.run_variance or 0.0)) / len(scratch)
-        variance = np.maximum(variance, item.points.scratch_variance)
-        return _probability_below(scratch.mean() - item.log_error(self.at), variance[:, None])
+        scratch = scratch_of(item.points, noise)
+        return _probability_below(scratch.mean - item.log_error(self.at), scratch.variance[:, None])
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from scipy.special import ndtri
 
 from lightning_tl.laws.candidates import Candidate, Costs, place_of
 from lightning_tl.laws.forms import Array
-from lightning_tl.laws.lookahead import Outlook, current, new_draw, new_run, outlook
+from lightning_tl.laws.lookahead import Outlook, current, new_draw, new_run, outlook, scratch_of, scratch_outlook
 from lightning_tl.laws.posterior import Particles, Points, Prior, combined, level_centre, particles
 from lightning_tl.laws.proposals import LEAST_GAIN, Kind, Option, Proposal, Value, ground
 from lightning_tl.laws.questions import Question
@@ -48,6 +48,9 @@ class World:
         item, noise = self.posterior.groups[option.group], self.posterior.noise
         if option.kind == "draw":
             return new_draw(item, noise, option.place)
+        if option.kind == "scratch":
+            scratch = scratch_of(item.points, noise)
+            return np.full_like(item.level, scratch.mean), np.sqrt(scratch.variance + scratch.run)
         return new_run(item, noise, option.first.n)
 
     def value(self, option: Option, limit: float) -> Value:
@@ -63,8 +66,14 @@ class World:
         runs = len(self.points[option.group].n)
         if self.question.of_shape and not runs:  # a first run says where a curve lies, and nothing of how it falls
             return Value(0.0, 0.0, Outlook(wrong, doubt, 0.0))
-        ahead = outlook(self.right[option.group], self.weight[option.group], *self.outcome(option), limit)
-        if missing_runs(self.question.joint, runs + (option.kind != "draw")):
+        right, weight = self.right[option.group], self.weight[option.group]
+        if option.kind == "scratch":
+            item = self.posterior.groups[option.group]
+            known = scratch_of(item.points, self.posterior.noise)
+            ahead = scratch_outlook(item.log_error(self.question.at), weight, known, limit)
+        else:
+            ahead = outlook(right, weight, *self.outcome(option), limit)
+        if missing_runs(self.question.joint, runs + (option.kind not in ("draw", "scratch"))):
             ahead = replace(ahead, settles=0.0)
         gain, insight = (drop if drop > _ROUNDING else 0.0 for drop in (wrong - ahead.wrong, doubt - ahead.doubt))
         return Value(gain, insight, ahead)
@@ -104,6 +113,10 @@ class Study:
             kind: Kind = "draw" if item.draw is not None else "seed" if item.n in points.n else "size"
             if some and not len(points.n):
                 kind = "group"
+            if item.n == 0:
+                kind = "scratch"
+            if kind == "scratch" and self.question.name != "negative":
+                continue
             at = place_of(item, points) if kind == "draw" else -1
             alike.setdefault((group, kind, at, item.n), []).append(item)
         return [Option(group, kind, at, tuple(items)) for (group, kind, at, _), items in alike.items()]
@@ -162,7 +175,7 @@ class Study:
         largest = [float(item.n.max(initial=0.0)) for item in self.points]
         lacking, chosen = self.lacking(limit), list[Proposal]()
         for step, option in enumerate(self.running):
-            worlds = self._imagined(worlds, option, len(options) + step)
+            worlds = self._imagined(worlds, option, step + 1)
             largest[option.group] = max(largest[option.group], option.first.n)
             lacking = _one_less(lacking, option.group)
         while left and len(chosen) < size:
@@ -176,10 +189,11 @@ class Study:
             money = None if money is None else money - cost
             largest[option.group] = max(largest[option.group], option.first.n)
             lacking = _one_less(lacking, option.group)
-            rest = replace(option, kind="draw" if option.kind == "draw" else "seed", candidates=option.candidates[1:])
+            kind: Kind = option.kind if option.kind in ("draw", "scratch") else "seed"
+            rest = replace(option, kind=kind, candidates=option.candidates[1:])
             left = [rest if item is option else item for item in left if item is not option or rest.candidates]
             if len(chosen) < size:
-                worlds = self._imagined(worlds, option, len(chosen))
+                worlds = self._imagined(worlds, option, len(self.running) + len(chosen))
         return tuple(chosen)
 
     def _imagined(self, worlds: Sequence[World], option: Option, step: int) -> list[World]:
@@ -202,12 +216,16 @@ class Study:
 
 def smallest_size(points: Sequence[Points], question: Question, candidates: Sequence[Candidate]) -> float:
     """Return the smallest size of a study: measured, or open."""
-    sizes = [float(n) for item in points for n in item.n] + [item.n for item in candidates]
+    sizes = [float(n) for item in points for n in item.n] + [item.n for item in candidates if item.n > 0]
     return min(sizes, default=question.at)
 
 
 def _with_run(points: Points, option: Option, value: float) -> Points:
     """Return a group's points with one more run of this log error."""
+    if option.kind == "scratch":
+        count = len(points.scratch)
+        less = points.scratch_variance * count / (count + 1)
+        return replace(points, scratch=np.append(points.scratch, value), scratch_variance=less)
     if option.kind == "draw":
         runs, level = points.runs.copy(), points.log_error.copy()
         level[option.place] += (value - level[option.place]) / (runs[option.place] + 1)

@@ -49,7 +49,7 @@ class Decision:
         confidence: Probability that it is right.
         threshold: Probability from which on it is decided at this look.
         looks: Looks at the results so far, this one included.
-        probabilities: Probability that each answer is right.
+        probabilities: Probability that each answer is right; more than 1 together where several may count as right.
         why: Why it is not decided, or on what it rests, in a sentence.
     """
 

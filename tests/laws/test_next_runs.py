@@ -249,6 +249,7 @@ def test_our_own_table() -> None:
 def test_default_candidates() -> None:
     table = small_table()
     found = default_candidates(table, repeats=2)
+    assert not [item for item in found if item.n == 0]  # no run without pre-training to add to
     assert sorted({item.n for item in found if item.draw is None}) == [1000, 2000, 4000, 8000, 16000, 32000]
     assert [item.seed for item in found if item.n == 1000 and item.draw is None] == ["2", "3"]
     assert [item.seed for item in found if item.n == 4000] == ["0", "1"]
@@ -272,6 +273,26 @@ def test_done_candidates_are_left_out() -> None:
     assert open_candidates(some, table) == [some[1], some[3]]
 
 
+def test_runs_without_pre_training_are_proposed_where_they_are_what_is_uncertain() -> None:
+    """The pre-trained runs are many and agree; the two without pre-training are few."""
+    n = [1000.0, 4000.0, 16000.0, *[64000.0] * 12]
+    error = [0.3, 0.25, 0.22, *[0.2] * 12]
+    known = points("a", n, error, scratch=np.log([0.2, 0.206]))
+    more = [*candidates("a"), *(Candidate("a", 0.0, "", str(draw)) for draw in range(2, 6))]
+    prior = Prior(noise=(0.02, 0.02))
+    made = plan([known], NegativeTransfer(64000.0), more, Costs(per_run=1.0, per_draw=0.5), batch=2, prior=prior)
+    assert [item.kind for item in made.batch] == ["scratch", "scratch"]
+    assert [item.candidate.draw for item in made.batch] == ["2", "3"]
+    assert made.batch[0].cost == 0.5
+    assert made.batch[0].why.startswith("Another run without pre-training is expected to lower the probability")
+    best = plan([known, points("b", n, error)], BestGroup(64000.0), more, Costs())
+    assert all(item.kind != "scratch" for item in best.proposals)
+    table = groups(results({"digits": falling(0.2, 0.0)}, 0.1275, seed=1))
+    wanted = [Candidate("digits", 0, "", "0"), Candidate("digits", 0, "", "3")]
+    assert open_candidates(wanted, table) == wanted[1:]
+    assert wanted[1] in default_candidates(table)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -281,7 +302,7 @@ def test_done_candidates_are_left_out() -> None:
         ),
         (
             lambda: open_candidates([Candidate("a", -1)], [group_without_runs("a")]),
-            "candidate size -1 is not a number of images over 0",
+            "candidate size -1 is not a number of images from 0 on",
         ),
         (
             lambda: open_candidates([Candidate("a", 10, "3", "1")], [group_without_runs("a")]),
