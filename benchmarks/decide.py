@@ -29,7 +29,7 @@ from lightning_tl.laws.law_check import check_law
 from lightning_tl.laws.next_runs import plan
 from lightning_tl.laws.posterior import Points, Prior
 from lightning_tl.laws.questions import BestGroup, MoreOrDifferent, NegativeTransfer, Question, TargetError
-from lightning_tl.laws.stopping import Look
+from lightning_tl.laws.stopping import Decision, Look
 
 SIZES = 1000 * 2.0 ** np.arange(7)
 LARGEST = float(SIZES[-1])
@@ -132,7 +132,8 @@ def study(
 ) -> Outcome:
     """Run a sequential study of "more or different"."""
     question, truth = MoreOrDifferent(LARGEST), reduction(curve)
-    answer, runs = sequential(curve, question, noise, rng, prior, confidence, most)
+    decision, runs = sequential(curve, question, noise, rng, prior, confidence, most)
+    answer = decision.answer if decision.state == "decided" else None
     flagged = check_law(runs, [runs], prior, float(SIZES[0])).flagged
     return _outcome(answer, truth, question, len(runs.n), flagged)
 
@@ -146,8 +147,8 @@ def sequential(
     confidence: float = CONFIDENCE,
     most: int = MOST_RUNS,
     scratch: tuple[Array, float] | None = None,
-) -> tuple[str | None, Points]:
-    """Run what is proposed until the question is decided, and return the answer and the runs.
+) -> tuple[Decision, Points]:
+    """Run what is proposed until the question is decided, and return where it then stands and the runs.
 
     ``scratch`` has the log errors of runs without pre-training, and their truth.
     """
@@ -165,8 +166,7 @@ def sequential(
         now = plan([runs], question, left, costs, confidence, looks, prior=prior)
         looks = now.looks
         if now.done:
-            decision = now.decisions[0]
-            return decision.answer if decision.state == "decided" else None, runs
+            return now.decisions[0], runs
         chosen = now.batch[0].candidate
         assert chosen is not None
         if chosen.n == 0 and scratch is not None:
@@ -184,12 +184,13 @@ def against(kind: str, curve: Curve, noise: float, rng: np.random.Generator, pri
     near = float(curve(np.array([LARGEST]))[0] * np.exp(0.1 * rng.standard_normal()))
     below = bool(curve(np.array([LARGEST]))[0] <= near)
     if kind == "target":
-        answer, runs = sequential(curve, TargetError(LARGEST, near), noise, rng, prior)
-        right = answer == ("reached" if below else "not reached")
+        decision, runs = sequential(curve, TargetError(LARGEST, near), noise, rng, prior)
+        right = decision.answer == ("reached" if below else "not reached")
     else:
         scratch = np.log(near) + noise * rng.standard_normal(3), float(np.log(near))
-        answer, runs = sequential(curve, NegativeTransfer(LARGEST), noise, rng, prior, scratch=scratch)
-        right = answer == ("better than none" if below else "worse than none")
+        decision, runs = sequential(curve, NegativeTransfer(LARGEST), noise, rng, prior, scratch=scratch)
+        right = decision.answer == ("better than none" if below else "worse than none")
+    answer = decision.answer if decision.state == "decided" else None
     return Outcome(answer, right, False, len(runs.n) + max(len(runs.scratch) - 3, 0))
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning_tl
+from lightning_tl._io.json_text import parse_json
 from lightning_tl.laws.fits_output import plain
 from lightning_tl.laws.next_runs import Plan
 from lightning_tl.laws.proposals import Proposal
@@ -35,7 +36,7 @@ def asked(question: Question) -> str:
 def earlier_looks(path: Path, question: Question) -> tuple[Look, ...]:
     """Return the looks that an earlier ``next.json`` records for the same question; none where there is none."""
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = parse_json(path.read_bytes())
         if record["question"] != plain(asdict(question)):  # type: ignore[call-overload]
             return ()
         return tuple(Look(int(item["runs"]), float(item["confidence"])) for item in record["looks"])
