@@ -82,6 +82,11 @@ class Option:
         return self.candidates[0]
 
     @property
+    def pretrains(self) -> bool:
+        """Whether it is a pre-training run."""
+        return self.kind not in ("draw", "scratch")
+
+    @property
     def key(self) -> tuple[int, Kind, int, float]:
         """What tells it from the others."""
         return self.group, self.kind, self.place, self.first.n

@@ -18,6 +18,8 @@ from lightning_tl.laws.forms import Array
 from lightning_tl.laws.lookahead import scratch_of
 from lightning_tl.laws.posterior import Particles, Posterior, grid, shape_of
 
+#: Groups among which the best is sought: memory grows with their square.
+_MOST_RIVALS = 60
 QuestionName = Literal["more", "best", "target", "negative"]
 
 
@@ -224,6 +226,11 @@ class BestGroup:
 
     def right(self, posterior: Posterior) -> Array:
         """See :meth:`Question.right`."""
+        if len(posterior.groups) > _MOST_RIVALS:
+            raise UserError(
+                f"question best compares up to {_MOST_RIVALS} groups, and the table has {len(posterior.groups)}; "
+                "select fewer (--where)"
+            )
         return _best(posterior, self.at, float(np.log1p(self.within)))
 
 

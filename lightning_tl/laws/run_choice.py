@@ -73,7 +73,7 @@ class World:
             ahead = scratch_outlook(item.log_error(self.question.at), weight, known, limit)
         else:
             ahead = outlook(right, weight, *self.outcome(option), limit)
-        if missing_runs(self.question.joint, runs + (option.kind not in ("draw", "scratch"))):
+        if missing_runs(self.question.joint, runs + option.pretrains):
             ahead = replace(ahead, settles=0.0)
         gain, insight = (drop if drop > _ROUNDING else 0.0 for drop in (wrong - ahead.wrong, doubt - ahead.doubt))
         return Value(gain, insight, ahead)
@@ -161,10 +161,11 @@ class Study:
         prices = [self.cost(option, costs) for option in options]
         lacking = self.lacking(limit)
         order = _order(options, values, prices, lacking)
-        return [self._proposal(options[i], values[i], prices[i], options[i].group in lacking) for i in order]
+        return [self._proposal(options[i], values[i], prices[i], lacking) for i in order]
 
-    def _proposal(self, option: Option, value: Value, cost: float, lacking: bool) -> Proposal:
-        why = ground(option, self.points[option.group], value, lacking)
+    def _proposal(self, option: Option, value: Value, cost: float, lacking: Collection[int]) -> Proposal:
+        first = option.group in lacking and option.pretrains
+        why = ground(option, self.points[option.group], value, first)
         per_cost = value.gain / cost
         return Proposal(option.first, option.kind, value.gain, value.insight, cost, per_cost, value.ahead.settles, why)
 
@@ -177,7 +178,7 @@ class Study:
         for step, option in enumerate(self.running):
             worlds = self._imagined(worlds, option, step + 1)
             largest[option.group] = max(largest[option.group], option.first.n)
-            lacking = _one_less(lacking, option.group)
+            lacking = _one_less(lacking, option)
         while left and len(chosen) < size:
             prices = [self.cost(option, costs, largest[option.group]) for option in left]
             values = [_mean([world.value(option, limit) for world in worlds]) for option in left]
@@ -185,11 +186,11 @@ class Study:
             if not order:
                 break
             option, cost = left[order[0]], prices[order[0]]
-            chosen.append(self._proposal(option, values[order[0]], cost, option.group in lacking))
+            chosen.append(self._proposal(option, values[order[0]], cost, lacking))
             money = None if money is None else money - cost
             largest[option.group] = max(largest[option.group], option.first.n)
-            lacking = _one_less(lacking, option.group)
-            kind: Kind = option.kind if option.kind in ("draw", "scratch") else "seed"
+            lacking = _one_less(lacking, option)
+            kind: Kind = "seed" if option.pretrains else option.kind
             rest = replace(option, kind=kind, candidates=option.candidates[1:])
             left = [rest if item is option else item for item in left if item is not option or rest.candidates]
             if len(chosen) < size:
@@ -240,9 +241,10 @@ def _with_run(points: Points, option: Option, value: float) -> Points:
     )
 
 
-def _one_less(lacking: dict[int, int], group: int) -> dict[int, int]:
-    """Return how many runs groups lack once one of them has one more."""
-    return {one: count - (one == group) for one, count in lacking.items() if count > (one == group)}
+def _one_less(lacking: dict[int, int], option: Option) -> dict[int, int]:
+    """Return how many pre-training runs groups lack once a run is done."""
+    done = option.group if option.pretrains else -1
+    return {group: count - (group == done) for group, count in lacking.items() if count > (group == done)}
 
 
 def _mean(values: Sequence[Value]) -> Value:
@@ -262,7 +264,7 @@ def _order(
     gaining = any(value.gain >= LEAST_GAIN for value in values)
 
     def key(i: int) -> tuple[bool, float, float, bool, float]:
-        first = options[i].group in lacking
+        first = options[i].group in lacking and options[i].pretrains
         gain = values[i].gain if gaining and not first else values[i].insight
         return not first, -gain / prices[i], prices[i], options[i].kind != "size", options[i].first.n
 

@@ -73,6 +73,15 @@ def test_a_group_that_only_lacks_runs_comes_first() -> None:
     assert made.batch[0].why.endswith(": the answer for flat is sure enough, but needs 3 pre-training runs.")
 
 
+def test_another_draw_is_no_pre_training_run() -> None:
+    """It cannot make up for the runs that a group lacks, nor stand first for it."""
+    two = points("flat", [1000.0, 64000.0], [0.3, 0.3])
+    draw = Candidate("flat", 64000.0, "0", "5")
+    made = plan([two], ASKED, [draw, Candidate("flat", 4000.0)], Costs(), batch=2)
+    assert [item.kind for item in made.batch] == ["size", "draw"]
+    assert next(item for item in made.proposals if item.kind == "draw").settles == 0
+
+
 def test_a_decided_group_gets_no_more_runs() -> None:
     steep = points("steep", SIZES, [0.3, 0.2, 0.13, 0.09])
     prior = Prior(noise=(0.03, 0.03))
