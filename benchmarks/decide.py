@@ -129,10 +129,11 @@ def study(
     prior: Prior,
     confidence: float = CONFIDENCE,
     most: int = MOST_RUNS,
+    batch: int = 1,
 ) -> Outcome:
     """Run a sequential study of "more or different"."""
     question, truth = MoreOrDifferent(LARGEST), reduction(curve)
-    decision, runs = sequential(curve, question, noise, rng, prior, confidence, most)
+    decision, runs = sequential(curve, question, noise, rng, prior, confidence, most, batch)
     answer = decision.answer if decision.state == "decided" else None
     flagged = check_law(runs, [runs], prior, float(SIZES[0])).flagged
     return _outcome(answer, truth, question, len(runs.n), flagged)
@@ -146,6 +147,7 @@ def sequential(
     prior: Prior,
     confidence: float = CONFIDENCE,
     most: int = MOST_RUNS,
+    batch: int = 1,
     scratch: tuple[Array, float] | None = None,
 ) -> tuple[Decision, Points]:
     """Run what is proposed until the question is decided, and return where it then stands and the runs.
@@ -156,24 +158,25 @@ def sequential(
     y: list[float] = []
     looks: tuple[Look, ...] = ()
     while True:
-        left = [Candidate("a", size, str(len(n))) for size in SIZES]
+        left = [Candidate("a", size, str(len(n) + i)) for size in SIZES for i in range(batch)]
         costs = Costs(budget=float(most - len(n)))
         runs = points("a", n, y)
         if scratch is not None:  # one more run without pre-training may be done too, at the same cost
             runs = replace(runs, scratch=scratch[0])
             left.append(Candidate("a", 0.0, "", str(len(scratch[0]))))
             costs = Costs(budget=float(most - len(n) - len(scratch[0]) + 3))
-        now = plan([runs], question, left, costs, confidence, looks, prior=prior)
+        now = plan([runs], question, left, costs, confidence, looks, batch, prior=prior)
         looks = now.looks
         if now.done:
             return now.decisions[0], runs
-        chosen = now.batch[0].candidate
-        assert chosen is not None
-        if chosen.n == 0 and scratch is not None:
-            scratch = np.append(scratch[0], scratch[1] + noise * rng.standard_normal()), scratch[1]
-            continue
-        n.append(chosen.n)
-        y.append(measured(curve, chosen.n, noise, rng))
+        for proposal in now.batch:
+            chosen = proposal.candidate
+            assert chosen is not None
+            if chosen.n == 0 and scratch is not None:
+                scratch = np.append(scratch[0], scratch[1] + noise * rng.standard_normal()), scratch[1]
+                continue
+            n.append(chosen.n)
+            y.append(measured(curve, chosen.n, noise, rng))
 
 
 def against(kind: str, curve: Curve, noise: float, rng: np.random.Generator, prior: Prior) -> Outcome:
@@ -305,9 +308,7 @@ HEAD = ["curves", "noise", "decided", "wrong", "and outside 8 to 12 %", "runs, m
 HEAD += ["flagged", "flagged, of the wrong", "time"]
 
 
-def more(
-    kinds: dict[str, Callable[[np.random.Generator], Curve]], worlds: int, noises: Sequence[float], seed: int
-) -> None:
+def more(kinds: dict[str, Draw], worlds: int, noises: Sequence[float], seed: int, batch: int) -> None:
     """Print a row per kind of curve and noise: the sequential study, and the grid with the verdict of ``law``."""
     rows = []
     for name, kind in kinds.items():
@@ -317,7 +318,8 @@ def more(
                 for _ in range(worlds):
                     curve = kind(rng)
                     own = np.random.default_rng(rng.integers(2**32))
-                    done = study(curve, noise, own, Prior()) if procedure == "next" else grid(curve, noise, own)
+                    sequence = procedure == "next"
+                    done = study(curve, noise, own, Prior(), batch=batch) if sequence else grid(curve, noise, own)
                     results.append(done)
                 rows.append(row(f"{name}, {procedure}", noise, results, time.process_time() - start))
                 print(" ".join(rows[-1]), flush=True)
@@ -373,6 +375,7 @@ def main() -> None:
     parser.add_argument("what", choices=["more", "other", "boundary", "questions", "best"])
     parser.add_argument("--worlds", type=int, default=1000)
     parser.add_argument("--noise", type=float, nargs="+", default=[0.005, 0.02, 0.05])
+    parser.add_argument("--batch", type=int, default=1, help="runs started together; for more, other, boundary")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     if given.what == "best":
@@ -386,7 +389,7 @@ def main() -> None:
         "other": {"double power laws": broken_curve, "rising again": rising_curve},
         "boundary": {"laws near the boundary": boundary_curve},
     }[given.what]
-    more(kinds, given.worlds, given.noise, given.seed)
+    more(kinds, given.worlds, given.noise, given.seed, given.batch)
 
 
 if __name__ == "__main__":
