@@ -100,6 +100,9 @@ def terminal_text(plan: Plan) -> str:
         start = "Stop" if run.candidate is None else "With it" if i else "Next"
         name = f"{run.candidate.group}. " if run.candidate and len(plan.decisions) > 1 else ""
         lines.append(f"{start}: {name}{run.why}")
+    doubtful = [check.group for check in plan.checks if check.flagged]
+    if plan.done and doubtful:
+        lines[-1] += f" But the law does not fit {', '.join(doubtful)}: repeat the runs named above first."
     return "\n".join(lines)
 
 

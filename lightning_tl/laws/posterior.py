@@ -165,6 +165,11 @@ def _column(low: float, high: float, ratio: float) -> Array:
     return shape_of(alpha, share, ratio)
 
 
+def grid_shapes(n: Array, prior: Prior, n_ref: float) -> Array:
+    """Return the grid's log errors at sizes (m,) over those at ``n_ref``, shape (m, G)."""
+    return np.stack([_column(*prior.alpha, float(size) / n_ref) for size in n])
+
+
 def particles(points: Points, prior: Prior, n_ref: float, centre: float, count: int = 384) -> Particles:
     """Return a group's posterior.
 
@@ -186,7 +191,7 @@ def _drawn(
     """Return alpha, share, level (S, P) and the log evidence (S,)."""
     n, y, extra = (np.array(values) for values in points)
     alpha, share, log_prior = grid(*prior.alpha)
-    shift = np.stack([_column(*prior.alpha, size / n_ref) for size in n]) if len(n) else np.zeros((0, 1))
+    shift = grid_shapes(n, prior, n_ref) if len(n) else np.zeros((0, 1))
     rest = y[:, None] - shift - centre
     stratum = (np.arange(count) + 0.5) / count
     normal = ndtri((np.arange(1, count + 1) * _GOLDEN) % 1)

@@ -69,6 +69,14 @@ def test_stop_where_it_is_decided(table, capsys) -> None:
     assert list(pd.read_csv(out / "next.csv")["kind"]) == ["stop"]
 
 
+def test_a_rise_is_decided_with_a_warning(tmp_path, capsys) -> None:
+    path = tmp_path / "results.csv"
+    pd.DataFrame({"pretrain_images": [100, 200, 400, 800], "error": [0.1, 0.2, 0.4, 0.8]}).to_csv(path, index=False)
+    record, _ = run(path)
+    assert record["checks"][0]["flagged"] is True
+    assert "But the law does not fit all runs: repeat the runs named above first." in capsys.readouterr().out
+
+
 def test_target_within_a_budget(table, capsys) -> None:
     run(table, "--question", "target", "--target-error", "0.06", "--cost-per-image", "0.01", "--budget", "30")
     said = capsys.readouterr().out

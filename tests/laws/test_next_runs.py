@@ -347,7 +347,19 @@ def test_a_run_that_contradicts_the_others_is_named() -> None:
     assert found.flagged
     assert found.n == 64000
     assert found.sentence.startswith("a: the run at n = 64,000 does not fit the law through the others (probability ")
-    assert not check_law(UNSURE, [UNSURE], Prior(), 1000.0).flagged  # three runs say nothing
+    assert not check_law(UNSURE, [UNSURE], Prior(), 1000.0).flagged
+
+
+def test_runs_to_which_no_law_comes_near_are_named_from_two_on() -> None:
+    for error in ([0.1, 0.4], [0.3, 0.02, 0.3]):
+        item = points("a", SIZES[: len(error)], error)
+        found = check_law(item, [item], Prior(), 1000.0)
+        assert found.flagged
+        assert "(probability under 0.001)" in found.sentence
+    near = points("a", SIZES[:2], [0.2, 0.22])  # a rise that noise explains
+    assert not check_law(near, [near], Prior(), 1000.0).flagged
+    one = points("a", SIZES[:1], [0.2])
+    assert np.isnan(check_law(one, [one], Prior(), 1000.0).n)
 
 
 def test_curves_that_are_laws_are_seldom_flagged() -> None:
