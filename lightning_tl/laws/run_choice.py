@@ -14,6 +14,7 @@ from lightning_tl.laws.lookahead import Outlook, current, new_draw, new_run, out
 from lightning_tl.laws.posterior import Particles, Points, Prior, combined, level_centre, particles
 from lightning_tl.laws.proposals import LEAST_GAIN, Kind, Option, Proposal, Value, ground
 from lightning_tl.laws.questions import Question
+from lightning_tl.laws.rivals import among_rivals
 from lightning_tl.laws.stopping import Decision, State, missing_runs, why
 
 #: Imagined outcomes of the runs of a batch that are chosen before the next one.
@@ -39,6 +40,8 @@ class World:
     def __init__(self, points: Sequence[Points], own: Sequence[Particles], question: Question, prior: Prior) -> None:
         self.points, self.own, self.question, self.prior = list(points), list(own), question, prior
         self.posterior = combined(own, prior)
+        if question.joint:
+            self.posterior = among_rivals(self.posterior, question.at)
         self.right, self.weight = question.right(self.posterior), question.weight(self.posterior)
         self.probability = [current(right, weight) for right, weight in zip(self.right, self.weight, strict=True)]
         self._values: dict[tuple[int, Kind, int, float], Value] = {}
