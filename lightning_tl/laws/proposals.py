@@ -103,6 +103,8 @@ def ground(option: Option, points: Points, value: Value, lacking: bool) -> str:
         "group": f"A first run of {points.label}, at {n}",
     }[option.kind]
     if lacking:
+        if option.kind == "group":
+            return f"{what}: without any run of it, nothing is decided."
         return f"{what}: the answer for {points.label} is sure enough, but needs {LEAST_RUNS} pre-training runs."
     if not value.insight and not ahead.settles:
         return f"{what} says nothing by itself, but the next runs need it."

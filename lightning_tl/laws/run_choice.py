@@ -56,6 +56,12 @@ class World:
             return np.full_like(item.level, scratch.mean), np.sqrt(scratch.variance + scratch.run)
         return new_run(item, noise, option.first.n)
 
+    def lacks_runs(self, group: int, option: Option | None = None) -> bool:
+        """Return whether a group's question, or the one of all, rests on too few runs, even with one more run."""
+        joint, done = self.question.joint, option.group if option is not None and option.pretrains else -1
+        runs = [len(item.n) + (i == done) for i, item in enumerate(self.points)]
+        return any(missing_runs(joint, count) for count in (runs if joint else runs[group : group + 1]))
+
     def value(self, option: Option, limit: float) -> Value:
         """Return what one more run is expected to bring, where answers with this probability are decided."""
         if option.key not in self._values:
@@ -76,7 +82,7 @@ class World:
             ahead = scratch_outlook(item.log_error(self.question.at), weight, known, limit)
         else:
             ahead = outlook(right, weight, *self.outcome(option), limit)
-        if missing_runs(self.question.joint, runs + option.pretrains):
+        if self.lacks_runs(option.group, option):
             ahead = replace(ahead, settles=0.0)
         gain, insight = (drop if drop > _ROUNDING else 0.0 for drop in (wrong - ahead.wrong, doubt - ahead.doubt))
         return Value(gain, insight, ahead)
@@ -135,8 +141,8 @@ class Study:
         result = []
         for group in groups:
             probability = self.world.probability[group]
-            enough = not missing_runs(self.question.joint, len(self.points[group].n))
-            result.append(Stand(group, probability, bool(enough and probability.max() >= limit)))
+            sure = bool(probability.max() >= limit)
+            result.append(Stand(group, probability, sure and not self.world.lacks_runs(group)))
         return result
 
     def decision(self, stand: Stand, limit: float, looks: int, options: Sequence[Option]) -> Decision:
@@ -148,9 +154,8 @@ class Study:
         confidence = float(stand.probability[best])
         label = "" if self.question.joint else self.points[stand.group].label
         shares = {name: float(share) for name, share in zip(names, stand.probability, strict=True)}
-        return Decision(
-            label, state, names[best], confidence, limit, looks, shares, why(state, confidence, limit, looks)
-        )
+        reason = why(state, confidence, limit, looks, self.question.joint)
+        return Decision(label, state, names[best], confidence, limit, looks, shares, reason)
 
     def lacking(self, limit: float) -> dict[int, int]:
         """Return, for groups whose answer is sure enough but rests on too few runs, how many more they need."""

@@ -213,6 +213,21 @@ def test_a_group_without_runs_is_proposed() -> None:
     assert made.batch[0].why.startswith("A first run of new, at n = ")
 
 
+def test_the_best_is_not_decided_before_every_group_has_a_run() -> None:
+    rivals = [points(name, [64000.0] * 4, [error] * 4) for name, error in zip("abc", (0.2, 0.4, 0.41), strict=True)]
+    left = candidates("a", "b", "c", "new")
+    made = plan([*rivals, points("new", [], [])], BestGroup(64000.0), left, Costs(), confidence=0.6)
+    assert made.decisions[0].confidence > made.decisions[0].threshold
+    assert made.decisions[0].state == "open"
+    assert "but a group has no run yet; more runs are needed." in made.decisions[0].why
+    assert made.batch[0].candidate.group == "new"
+    assert made.batch[0].why.endswith(": without any run of it, nothing is decided.")
+    assert made.looks == ()
+    tried = plan([*rivals, points("new", [64000.0], [0.5])], BestGroup(64000.0), left, Costs(), confidence=0.6)
+    assert tried.decisions[0].answer == "a"
+    assert tried.done
+
+
 def test_kinds_of_runs() -> None:
     table = small_table()
     more = [Candidate("a", 4000, "0"), Candidate("a", 1000, "2"), Candidate("a", 16000, "1", "9")]
