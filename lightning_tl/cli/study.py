@@ -1,4 +1,4 @@
-"""`lightning-tl study run|status`: many runs from one YAML file, and their progress."""
+"""`lightning-tl study run|plan|status`: many runs from one YAML file, and their progress."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lightning_tl.cli.parsing import command_parser, parse
+from lightning_tl.cli.parsing import command_parser, parse, with_underscores
 from lightning_tl.config_files import with_config_paths, with_merged_configs
 from lightning_tl.errors import UserError, nearest, one_line, shortened
 from lightning_tl.study.config import Study
 
 ACTIONS = {
     "run": "render, pre-train, fine-tune; then fit the law, write report.html. The same command resumes it.",
+    "plan": "how many runs, images, hours and how much disk it will take, by a trial of about a minute.",
     "status": "which runs are done, running or failed; takes the same configuration and folder as run.",
 }
 USAGE = (
-    "usage: lightning-tl study run|status --config FILE --out DIR [OPTIONS]\n\n"
+    "usage: lightning-tl study run|plan|status --config FILE --out DIR [OPTIONS]\n\n"
     + "\n".join(f"  {name:<7} {line}" for name, line in ACTIONS.items())
     + "\n\nlightning-tl study run --help lists the options; shipped studies are in configs/study.\n"
 )
@@ -38,12 +39,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/study"), help="Folder for all files of the study.")
     if action == "run":
         parser.add_argument("--dry_run", action="store_true", help="Check all of it and list what would run.")
+    if action == "plan":
+        parser.add_argument("--assume", type=Path | None, help="File with rates of another machine; no trial is made.")
+        parser.add_argument("--write_rates", type=Path | None, help="File to write the measured rates to.")
+        parser.add_argument("--simulations", type=int, default=40, help="Studies in steps that are played through.")
     if action == "status":
         parser.add_argument("--all", action="store_true", help="List all runs, also those done or waiting.")
         parser.add_argument("--watch", type=float, default=0.0, help="Repeat every so many seconds.")
     parser.add_class_arguments(Study)
     with tempfile.TemporaryDirectory() as folder:
-        rest = ["--dry_run" if argument == "--dry-run" else argument for argument in rest]
+        own = ("dry_run", "write_rates") if action in ("run", "plan") else ()
+        rest = [with_underscores(argument, own) for argument in rest]
         merged = with_merged_configs(with_config_paths(rest), Path(folder))
         parsed = parse(parser, merged)
     try:
@@ -55,6 +61,11 @@ def main(argv: list[str] | None = None) -> int:
         from lightning_tl.study.run_study import dry_run
 
         print(dry_run(study, options.out))
+        return 0
+    if action == "plan":
+        from lightning_tl.study.forecast import forecast, text
+
+        print(text(forecast(study, options.out, options.assume, options.write_rates, options.simulations), study))
         return 0
     if action == "run":
         return run(study, options.out)
@@ -93,17 +104,24 @@ def _conclude(study: Study, out: Path, failures: dict[str, str]) -> None:
         return
     if study.law is not None:
         law.fit_table(out / "results.csv", out, study.law)
-    from lightning_tl.study.records import load_json
+    from lightning_tl.study.facts import read_facts
     from lightning_tl.study.still_falling import sentences
 
-    for line in sentences(load_json(out / "study.json", missing={}).get("still_falling", {})):
+    facts = read_facts(out / "study.json")
+    for line in sentences(facts.get("still_falling", {})):
         print(f"\n{line}")
+    if study.until is not None and facts.get("steps"):
+        from lightning_tl.study.step_figure import draw
+        from lightning_tl.study.step_words import answer
+
+        draw(facts["steps"], out)
+        print("\n".join(["", *answer(facts["steps"])]))
     if study.analysis is not None:
         from lightning_tl.study.overtraining import conclude
 
         record = conclude(out, **asdict(study.overtraining))
         print("\n".join([*record["answer"], "", *record["sentences"]]))
-    if study.law is not None or study.analysis is not None:
+    if study.law is not None or study.analysis is not None or study.until is not None:
         report.main([str(out)])
 
 
@@ -117,12 +135,14 @@ def status(study: Study, out: Path, everything: bool, watch: float = 0.0) -> int
     """Print a study's progress, once or every ``watch`` seconds until all runs have ended."""
     from lightning_tl.study.run_study import planned
     from lightning_tl.study.status import ENDED, lines, table
+    from lightning_tl.study.step_words import begins, stands
 
     while True:
-        sets, runs, records = planned(study, out)
-        states: list[Any] = lines(runs, records, out)
+        known = planned(study, out)
+        states: list[Any] = lines(known.runs, known.records, out)
         clear = "\x1b[2J\x1b[H" if watch and sys.stdout.isatty() else ""
-        print(clear + table(sets, states, out, everything), flush=True)
-        if not watch or (states and all(line.state in ENDED for line in states)):
+        steps = [*stands(known.steps[-1]), *begins(known.steps[-1])] if known.steps else []
+        print(clear + "\n".join([table(known.sets, states, out, everything), *steps]), flush=True)
+        if not watch or (known.ended and states and all(line.state in ENDED for line in states)):
             return 1 if any(line.state == "failed" for line in states) else 0
         time.sleep(watch)

@@ -14,11 +14,11 @@ from lightning_tl.study.plan_items import Run
 _SERIES = ("data.n", "seed_everything")
 
 
-def origin(run: Run | None) -> str:
-    """Return the name of a run's series: the axes of its pre-training without n and seed, or ``scratch``."""
-    if run is None:
+def origin(point: Point | None) -> str:
+    """Return the name of a series by the axes of a pre-training: those without n and seed; of None ``scratch``."""
+    if point is None:
         return "scratch"
-    return label({key: value for key, value in run.point.items() if key not in _SERIES}) or "pretrained"
+    return label({key: value for key, value in point.items() if key not in _SERIES}) or "pretrained"
 
 
 def choose(choice: Choice, runs: Iterable[Run], records: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -68,4 +68,4 @@ def chosen_value(study: Study, start: Run | None, point: Point, chosen: Mapping[
 
 def _choice_key(start: Run | None, point: Point) -> str:
     config = point.get("config")
-    return origin(start) + (f" {label({'config': config})}" if config else "")
+    return origin(start.point if start else None) + (f" {label({'config': config})}" if config else "")

@@ -10,6 +10,7 @@ from lightning_tl._io.urls import is_url
 from lightning_tl.errors import UserError, nearest, shortened
 from lightning_tl.laws.law_options import LawOptions
 from lightning_tl.study.grid import Point, excluder, points
+from lightning_tl.study.until import Until
 
 
 @dataclass
@@ -169,6 +170,7 @@ class Study:
         complexity: Also measure how complex each rendering is, for alpha and C against it; null: do not.
         analysis: ``overtraining``: how fine-tuning depends on the length of pre-training; pre-trainings differ in it.
         overtraining: Options of that analysis.
+        until: When to stop: pre-trainings are begun in batches until its question is decided; null: all are run.
         law: Options of ``lightning-tl law`` for the table, such as ``{target_error: 0.1}``; null: no law is fitted.
         retries: How often a run that failed is tried again.
         engine: ``local``: processes here. ``ray``: a Ray cluster.
@@ -191,6 +193,7 @@ class Study:
     complexity: Complexity | None = None
     analysis: Literal["overtraining"] | None = None
     overtraining: OvertrainingOptions = field(default_factory=OvertrainingOptions)
+    until: Until | None = None
     law: LawOptions | None = field(default_factory=LawOptions)
     retries: int = 1
     engine: Literal["local", "ray"] = "local"
@@ -259,6 +262,8 @@ class Study:
             raise UserError(f"render.val_images is {self.render.val_images}; it must be at least 1")
         if self.choose is not None:
             self._check_choice(self.choose)
+        if self.until is not None:
+            self.until.check(self)
 
     def _check_choice(self, choice: Choice) -> None:
         if not choice.values:

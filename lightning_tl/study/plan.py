@@ -22,6 +22,17 @@ from lightning_tl.study.records import fingerprint, load_json
 from lightning_tl.study.shapes import Shards
 
 
+def content_key(expansion: Expansion) -> str:
+    """Return a hash of what all runs have in common: the contents of the configurations, and what is set in them.
+
+    It stays the same where values of axes are added or left out.
+    """
+    study = expansion.study
+    stages = [stage for stage in (study.render, study.pretrain, study.finetune) if stage is not None]
+    content = [[stage.set, [read_yaml(find_config(name)) for name in stage.files({})]] for stage in stages]
+    return fingerprint([content, study.choose and vars(study.choose), study.test_at])
+
+
 def data_sets(expansion: Expansion) -> list[DataSet]:
     """Return the data sets to render, each with the largest n that a pre-training needs.
 
@@ -109,15 +120,10 @@ def trials(expansion: Expansion, starts: list[Run]) -> list[Run]:
     study = expansion.study
     if study.choose is None:
         return []
-    series: dict[str, list[int]] = {}
-    for number, run in enumerate(starts):
-        series.setdefault(origin(run), []).append(number)
     members: list[tuple[Run | None, list[Point]]] = []
     if study.scratch:
         members.append((None, [point for _, point in expansion.finetune] or list(expansion.scratch)))
-    for numbers in series.values():
-        sizes = sorted({starts[number].point.get("data.n", 0) for number in numbers})
-        middle = next(number for number in numbers if starts[number].point.get("data.n", 0) == sizes[len(sizes) // 2])
+    for middle in trial_starts(expansion):
         members.append((starts[middle], [point for number, point in expansion.finetune if number == middle]))
     runs = []
     for start, points in members:
@@ -128,6 +134,19 @@ def trials(expansion: Expansion, starts: list[Run]) -> list[Run]:
             for value in study.choose.values:
                 runs.append(finetuning(study, start, point, {study.choose.key: value}, trial=True))
     return runs
+
+
+def trial_starts(expansion: Expansion) -> list[int]:
+    """Return which pre-trainings trial runs start from: of each series the first at the middle n."""
+    series: dict[str, list[int]] = {}
+    for number, planned in enumerate(expansion.pretrain):
+        series.setdefault(origin(planned.point), []).append(number)
+    middles = []
+    for numbers in series.values():
+        size = {number: expansion.pretrain[number].own.get("data.n", 0) for number in numbers}
+        sizes = sorted(set(size.values()))
+        middles.append(next(number for number in numbers if size[number] == sizes[len(sizes) // 2]))
+    return middles
 
 
 def finetuning(study: Study, start: Run | None, point: Point, extra: Point, trial: bool = False) -> Run:

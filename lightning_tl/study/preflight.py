@@ -70,7 +70,7 @@ def check_study(expansion: Expansion, sets: Sequence[DataSet], out: Path) -> Dra
     _check_columns(study, expansion)
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        _prepare_renders(sets, out, place)
+        prepare_renders(sets, out, place)
         draft = draw_up(expansion, place)
         _check_runs(draft, place, study)
     if note := too_few_sizes(study, expansion):
@@ -106,7 +106,7 @@ def draw_up(expansion: Expansion, place: Path) -> Draft:
     return Draft(plan(expansion, place, first), trials)
 
 
-def _prepare_renders(sets: Sequence[DataSet], out: Path, place: Path) -> None:
+def prepare_renders(sets: Sequence[DataSet], out: Path, place: Path) -> None:
     """Link the rendered data sets; of the others write empty ones, which have the categories."""
     from data_gen.config_check import check_config, load_config
     from data_gen.manifest import Split

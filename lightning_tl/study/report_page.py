@@ -19,6 +19,7 @@ from lightning_tl.errors import UserError, shortened
 from lightning_tl.figure_style import number
 from lightning_tl.laws.advice import DIFFERENT
 from lightning_tl.laws.wording import left_out_sentence
+from lightning_tl.study import step_figure, step_words
 from lightning_tl.study.records import load_json
 from lightning_tl.study.runs import in_one_line
 from lightning_tl.study.shapes import ComplexityEntry, Fits, OvertrainingRecord, StudyFacts, problem
@@ -70,12 +71,14 @@ def write_report(folder: Path) -> Path:
     facts = _facts(folder)
     law = _law(folder, facts)
     overtraining = _read(folder / "overtraining.json", OvertrainingRecord)
+    steps = facts.get("steps") or {}
     falling = sentences(facts.get("still_falling", {}))
     advice = law.get("advice", [])
     first = advice[: len(law.get("pretraining", []))]  # is pre-training better than none
-    answer = [*overtraining.get("answer", []), *first, *falling, *advice[len(first) :]]
+    answer = [*step_words.answer(steps), *overtraining.get("answer", []), *first, *falling, *advice[len(first) :]]
     title = str(facts.get("study", {}).get("title", TITLE))
     sections = [
+        *_steps(folder, steps),
         *_overtraining(folder, overtraining),
         *_laws(folder, law, "pretrain" in facts.get("still_falling", {})),
         *_complexity(folder),
@@ -101,7 +104,7 @@ def _law(folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
     path = folder / "fits.json"
     mend = f"run `lightning-tl law {folder / 'results.csv'} --out {folder}` first"
     if not path.is_file():
-        if (folder / "overtraining.json").is_file() or facts.get("failures"):
+        if (folder / "overtraining.json").is_file() or facts.get("failures") or facts.get("steps"):
             return {}
         raise UserError(f"{path}: no such file; {mend}")
     content = load_json(path)
@@ -162,6 +165,13 @@ def _overtraining(folder: Path, analysis: dict[str, Any]) -> list[Section]:
     if not figures:
         return []
     return [Section("Does longer pre-training make the model fragile?", analysis.get("sentences", []), figures=figures)]
+
+
+def _steps(folder: Path, steps: dict[str, Any]) -> list[Section]:
+    if not steps.get("taken"):
+        return []
+    figures = [(folder / f"{step_figure.NAME}.png", step_figure.CAPTION)]
+    return [Section("How it was decided", table=step_words.table(steps), figures=figures)]
 
 
 def _complexity(folder: Path) -> list[Section]:

@@ -90,6 +90,68 @@ class _Falling:
 
 
 @dataclass
+class Begun:
+    """A pre-training that a step begins."""
+
+    group: str
+    n: float
+    seed: str
+    why: str
+
+
+@dataclass
+class _Look:
+    runs: int
+    confidence: float
+
+
+@dataclass
+class _Decision:
+    group: str
+    state: str
+    answer: str
+    confidence: float
+    threshold: float
+    looks: int
+    why: str
+
+
+@dataclass
+class Step:
+    """A look at the results so far, and the pre-trainings that are begun after it."""
+
+    settings: str
+    question: str
+    done: bool
+    reason: str
+    runs: int
+    cost: float
+    hours: float
+    decisions: list[_Decision]
+    looks: list[_Look]
+    notes: list[str]
+    batch: list[Begun]
+
+
+@dataclass
+class _Spent:
+    runs: int
+    cost: float
+    hours: float | None
+
+
+@dataclass
+class Steps:
+    """The steps of a study with ``until``."""
+
+    content: str
+    asked: str
+    taken: list[Step]
+    grid: _Spent | None = None
+    spent: _Spent | None = None
+
+
+@dataclass
 class StudyFacts:
     """``study.json``."""
 
@@ -101,6 +163,7 @@ class StudyFacts:
     tested_on_validation: list[str] = field(default_factory=list)
     checkpoints: dict[str, list[str]] = field(default_factory=dict)
     cores: int | None = None
+    steps: Steps | None = None
 
 
 @dataclass

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import csv
+import os
+import signal
+import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import yaml
@@ -42,3 +46,15 @@ def records(out: Path) -> dict[str, int]:
 def rows(out: Path) -> list[dict[str, str]]:
     with (out / "results.csv").open(newline="") as file:
         return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
+
+
+def kill_after(command: list[str], out: Path, more: int) -> None:
+    """Run until so many more records are there, then SIGKILL the whole command."""
+    wanted = len(records(out)) + more
+    started = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while len(records(out)) < wanted and started.poll() is None:
+        with suppress(subprocess.TimeoutExpired):
+            started.wait(timeout=0.05)
+    assert started.poll() is None, "the study ended before it was killed"
+    os.kill(started.pid, signal.SIGKILL)
+    started.wait()

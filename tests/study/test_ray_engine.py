@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from pathlib import Path
 
@@ -9,11 +10,13 @@ import pytest
 import ray
 import yaml
 from study.small_study import records, rows, write
+from study.stepped import path as path_of
 
 from lightning_tl.cli.study import Study
 from lightning_tl.errors import UserError
 from lightning_tl.study.config import Stage
 from lightning_tl.study.run_study import run_study
+from lightning_tl.study.until import Until
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -45,6 +48,25 @@ def test_the_table_of_two_nodes_is_that_of_one_machine(cluster, renders, tmp_pat
         assert run_study(made, tmp_path / engine / "out") == {}
     assert rows(tmp_path / "ray/out") == rows(tmp_path / "local/out")
     assert len(records(tmp_path / "ray/out")) == len(records(tmp_path / "local/out")) > 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_steps_on_two_nodes_are_those_of_one_machine(cluster, renders, tmp_path):
+    """Batches of as many pre-trainings as the cluster has room for; this machine is asked to begin as many."""
+    for _ in range(2):
+        cluster.add_node(num_cpus=1)
+    ray.init(address=cluster.address)
+    paths = []
+    for engine, workers in (("ray", None), ("local", 2)):
+        (tmp_path / engine).mkdir()
+        few = {"sizes": (8, 16, 24, 28), "draws": (0,), "until": Until(confidence=0.99, max_runs=3)}
+        out = tmp_path / engine / "out"
+        assert run_study(study(tmp_path / engine, renders, engine=engine, workers=workers, **few), out) == {}
+        paths.append(path_of(json.loads((out / "study.json").read_text())["steps"]))
+        assert [len(step["batch"]) for step in paths[-1]] == [2, 1, 0]
+    assert paths[0] == paths[1]
+    assert rows(tmp_path / "ray/out") == rows(tmp_path / "local/out")
 
 
 @pytest.mark.slow

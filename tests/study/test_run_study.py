@@ -4,34 +4,19 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import random
 import shutil
-import signal
 import subprocess
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
-from study.small_study import SMALL, records, rows, run, write
+from study.small_study import SMALL, kill_after, records, rows, run, write
 
 from lightning_tl.cli import study as command
 from lightning_tl.errors import UserError
 from lightning_tl.tasks.image_results import bootstrap_weights
-
-
-def kill_after(command: list[str], out: Path, more: int) -> None:
-    """Run until so many more records are there, then SIGKILL the whole command."""
-    wanted = len(records(out)) + more
-    started = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while len(records(out)) < wanted and started.poll() is None:
-        with suppress(subprocess.TimeoutExpired):
-            started.wait(timeout=0.05)
-    assert started.poll() is None, "the study ended before it was killed"
-    os.kill(started.pid, signal.SIGKILL)
-    started.wait()
 
 
 @pytest.fixture(scope="module")
