@@ -29,7 +29,7 @@ from lightning_tl.laws.law_check import check_law
 from lightning_tl.laws.next_runs import plan
 from lightning_tl.laws.posterior import Points, Prior
 from lightning_tl.laws.questions import BestGroup, MoreOrDifferent, NegativeTransfer, Question, TargetError
-from lightning_tl.laws.stopping import Look
+from lightning_tl.laws.stopping import Decision, Look
 
 SIZES = 1000 * 2.0 ** np.arange(7)
 LARGEST = float(SIZES[-1])
@@ -129,10 +129,12 @@ def study(
     prior: Prior,
     confidence: float = CONFIDENCE,
     most: int = MOST_RUNS,
+    batch: int = 1,
 ) -> Outcome:
     """Run a sequential study of "more or different"."""
     question, truth = MoreOrDifferent(LARGEST), reduction(curve)
-    answer, runs = sequential(curve, question, noise, rng, prior, confidence, most)
+    decision, runs = sequential(curve, question, noise, rng, prior, confidence, most, batch)
+    answer = decision.answer if decision.state == "decided" else None
     flagged = check_law(runs, [runs], prior, float(SIZES[0])).flagged
     return _outcome(answer, truth, question, len(runs.n), flagged)
 
@@ -145,27 +147,36 @@ def sequential(
     prior: Prior,
     confidence: float = CONFIDENCE,
     most: int = MOST_RUNS,
-    scratch: Array | None = None,
-) -> tuple[str | None, Points]:
-    """Run what is proposed until the question is decided, and return the answer and the runs."""
+    batch: int = 1,
+    scratch: tuple[Array, float] | None = None,
+) -> tuple[Decision, Points]:
+    """Run what is proposed until the question is decided, and return where it then stands and the runs.
+
+    ``scratch`` has the log errors of runs without pre-training, and their truth.
+    """
     n: list[float] = []
     y: list[float] = []
     looks: tuple[Look, ...] = ()
     while True:
-        left = [Candidate("a", size, str(len(n))) for size in SIZES]
+        left = [Candidate("a", size, str(len(n) + i)) for size in SIZES for i in range(batch)]
         costs = Costs(budget=float(most - len(n)))
         runs = points("a", n, y)
-        if scratch is not None:
-            runs = replace(runs, scratch=scratch)
-        now = plan([runs], question, left, costs, confidence, looks, prior=prior)
+        if scratch is not None:  # one more run without pre-training may be done too, at the same cost
+            runs = replace(runs, scratch=scratch[0])
+            left.append(Candidate("a", 0.0, "", str(len(scratch[0]))))
+            costs = Costs(budget=float(most - len(n) - len(scratch[0]) + 3))
+        now = plan([runs], question, left, costs, confidence, looks, batch, prior=prior)
         looks = now.looks
         if now.done:
-            decision = now.decisions[0]
-            return decision.answer if decision.state == "decided" else None, runs
-        chosen = now.batch[0].candidate
-        assert chosen is not None
-        n.append(chosen.n)
-        y.append(measured(curve, chosen.n, noise, rng))
+            return now.decisions[0], runs
+        for proposal in now.batch:
+            chosen = proposal.candidate
+            assert chosen is not None
+            if chosen.n == 0 and scratch is not None:
+                scratch = np.append(scratch[0], scratch[1] + noise * rng.standard_normal()), scratch[1]
+                continue
+            n.append(chosen.n)
+            y.append(measured(curve, chosen.n, noise, rng))
 
 
 def against(kind: str, curve: Curve, noise: float, rng: np.random.Generator, prior: Prior) -> Outcome:
@@ -176,13 +187,14 @@ def against(kind: str, curve: Curve, noise: float, rng: np.random.Generator, pri
     near = float(curve(np.array([LARGEST]))[0] * np.exp(0.1 * rng.standard_normal()))
     below = bool(curve(np.array([LARGEST]))[0] <= near)
     if kind == "target":
-        answer, runs = sequential(curve, TargetError(LARGEST, near), noise, rng, prior)
-        right = answer == ("reached" if below else "not reached")
+        decision, runs = sequential(curve, TargetError(LARGEST, near), noise, rng, prior)
+        right = decision.answer == ("reached" if below else "not reached")
     else:
-        scratch = np.log(near) + noise * rng.standard_normal(3)
-        answer, runs = sequential(curve, NegativeTransfer(LARGEST), noise, rng, prior, scratch=scratch)
-        right = answer == ("better than none" if below else "worse than none")
-    return Outcome(answer, right, False, len(runs.n))
+        scratch = np.log(near) + noise * rng.standard_normal(3), float(np.log(near))
+        decision, runs = sequential(curve, NegativeTransfer(LARGEST), noise, rng, prior, scratch=scratch)
+        right = decision.answer == ("better than none" if below else "worse than none")
+    answer = decision.answer if decision.state == "decided" else None
+    return Outcome(answer, right, False, len(runs.n) + max(len(runs.scratch) - 3, 0))
 
 
 def grid(curve: Curve, noise: float, rng: np.random.Generator, confidence: float = CONFIDENCE) -> Outcome:
@@ -296,9 +308,7 @@ HEAD = ["curves", "noise", "decided", "wrong", "and outside 8 to 12 %", "runs, m
 HEAD += ["flagged", "flagged, of the wrong", "time"]
 
 
-def more(
-    kinds: dict[str, Callable[[np.random.Generator], Curve]], worlds: int, noises: Sequence[float], seed: int
-) -> None:
+def more(kinds: dict[str, Draw], worlds: int, noises: Sequence[float], seed: int, batch: int) -> None:
     """Print a row per kind of curve and noise: the sequential study, and the grid with the verdict of ``law``."""
     rows = []
     for name, kind in kinds.items():
@@ -308,7 +318,8 @@ def more(
                 for _ in range(worlds):
                     curve = kind(rng)
                     own = np.random.default_rng(rng.integers(2**32))
-                    done = study(curve, noise, own, Prior()) if procedure == "next" else grid(curve, noise, own)
+                    sequence = procedure == "next"
+                    done = study(curve, noise, own, Prior(), batch=batch) if sequence else grid(curve, noise, own)
                     results.append(done)
                 rows.append(row(f"{name}, {procedure}", noise, results, time.process_time() - start))
                 print(" ".join(rows[-1]), flush=True)
@@ -364,6 +375,7 @@ def main() -> None:
     parser.add_argument("what", choices=["more", "other", "boundary", "questions", "best"])
     parser.add_argument("--worlds", type=int, default=1000)
     parser.add_argument("--noise", type=float, nargs="+", default=[0.005, 0.02, 0.05])
+    parser.add_argument("--batch", type=int, default=1, help="runs started together; for more, other, boundary")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     if given.what == "best":
@@ -377,7 +389,7 @@ def main() -> None:
         "other": {"double power laws": broken_curve, "rising again": rising_curve},
         "boundary": {"laws near the boundary": boundary_curve},
     }[given.what]
-    more(kinds, given.worlds, given.noise, given.seed)
+    more(kinds, given.worlds, given.noise, given.seed, given.batch)
 
 
 if __name__ == "__main__":

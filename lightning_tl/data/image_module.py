@@ -15,11 +15,12 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning_tl.data.batched_module import BatchedDataModule
 from lightning_tl.data.image_dataset import MEND_FILE, ImageDataset, Source
 from lightning_tl.data.subsets import fraction_subset, split_off
-from lightning_tl.data.transforms import Plan
+from lightning_tl.data.transforms import Plan, without_enlarging
 from lightning_tl.errors import UserError
 from lightning_tl.progress import progress_bar
 
 OnError = Literal["raise", "skip"]
+_MEASURED = 64  # images whose size is looked at
 _READS = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("test",)}
 
 
@@ -54,6 +55,8 @@ class ImageDataModule(BatchedDataModule):
         fraction: Share of the training images to train on; they are listed in ``subset.txt`` in the run's folder
             (``trainer.default_root_dir``).
         draw: Which draw of the fraction. The smaller fractions of a draw are inside its larger ones.
+        shrink_to_photos: Lower the transform's sizes where it would enlarge the photos: to their shorter edge, the
+            median of up to 64 training images.
         on_error: What to do with an image that cannot be used (missing, damaged, labels that do not fit): ``raise``
             an error that names it, or ``skip`` it. To skip, every image is decoded once before the run; those that
             are left out are counted in a warning and listed in ``skipped_<split>.txt``.
@@ -74,7 +77,13 @@ class ImageDataModule(BatchedDataModule):
     equal_classes = False
 
     def __init__(
-        self, transform: Plan, fraction: float = 1.0, draw: int = 0, on_error: OnError = "raise", **shared: Any
+        self,
+        transform: Plan,
+        fraction: float = 1.0,
+        draw: int = 0,
+        on_error: OnError = "raise",
+        shrink_to_photos: bool = False,
+        **shared: Any,
     ) -> None:
         super().__init__(**shared)
         if not 0 < fraction <= 1:
@@ -84,6 +93,7 @@ class ImageDataModule(BatchedDataModule):
         if on_error not in get_args(OnError):
             raise UserError(f"data.on_error is '{on_error}'; valid: {', '.join(get_args(OnError))}")
         self.transform, self.fraction, self.draw, self.on_error = transform, fraction, draw, on_error
+        self.shrink_to_photos = shrink_to_photos
         self._test: Source | None = None
 
     def check(self) -> None:
@@ -111,6 +121,9 @@ class ImageDataModule(BatchedDataModule):
         """
         if test is None:
             val, test = None, val
+        if self.shrink_to_photos:
+            self._shrink(training().source)
+            self.shrink_to_photos = False
         own = {name: opener for name, opener in (("val", val), ("test", test)) if opener is not None}
         shares = {"test": self.test_share, "val": self.val_share}
         shares = {name: share for name, share in shares.items() if name not in own}
@@ -135,6 +148,23 @@ class ImageDataModule(BatchedDataModule):
                 self.add_split(name, self._test)
             elif name in own:
                 self.add_split(name, own[name]())
+
+    def _shrink(self, source: Source) -> None:
+        """Fit the transform's sizes to the photos. Evaluation goes by the training images too."""
+        edges = []
+        for index in np.unique(np.linspace(0, len(source) - 1, _MEASURED).astype(int)) if len(source) else ():
+            try:
+                with source.read(int(index))[0] as image:
+                    edges.append(min(image.size))
+            except (UserError, OSError):  # a damaged image is reported, or skipped, when it is used
+                continue
+        if not edges:
+            return
+        edge = max(int(np.median(edges)), 8)
+        smaller = without_enlarging(self.transform, edge)
+        if smaller is not self.transform:
+            self.transform = smaller
+            rank_zero_info(f"photos of {edge} px are not enlarged (data.shrink_to_photos): transform {smaller}")
 
     def add_training_split(self, images: TrainingImages, indices: np.ndarray | None = None) -> None:
         """Fill in the training split: the fraction of the images, class by class if there are labels.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -165,6 +165,25 @@ def _shorter(height: int, width: int, edge: int) -> tuple[int, int]:
     if height <= width:
         return edge, max(edge, int(edge * width / height))
     return max(edge, int(edge * height / width)), edge
+
+
+def without_enlarging(transform: Plan, edge: int) -> Plan:
+    """Return a transform of lower sizes where its output is larger than the images, else the transform itself.
+
+    Args:
+        transform: A transform.
+        edge: Shorter edge of the images in pixels.
+    """
+    if isinstance(transform, ResizeTransform) and transform.size > edge:
+        return replace(transform, size=edge)
+    if isinstance(transform, CropTransform) and transform.size > edge:
+        return replace(transform, size=edge, eval_resize=edge)
+    if isinstance(transform, ScaleCropTransform) and transform.crop > edge:
+        ratio = edge / transform.crop
+        low, high = (max(8, round(ratio * value)) for value in transform.shorter)
+        evaluated = max(8, round(ratio * transform.eval_shorter))
+        return replace(transform, crop=edge, shorter=(low, high), eval_shorter=evaluated)
+    return transform
 
 
 AnyTransform = BatchTransform | ResizeTransform | CropTransform | ScaleCropTransform

@@ -22,9 +22,10 @@ class Candidate:
 
     Attributes:
         group: Label of its group.
-        n: Pre-training size in images.
+        n: Pre-training size in images; 0: a run without pre-training, which only ``negative`` takes into account.
         seed: Label of its pre-training run: a new one, or with ``draw`` one that is done.
-        draw: Label of a draw of fine-tuning data: only a fine-tuning, of a pre-training run that is done.
+        draw: Label of a draw of fine-tuning data: only a fine-tuning, of a pre-training run that is done; without
+            pre-training, its draw.
     """
 
     group: str
@@ -62,7 +63,7 @@ class Costs:
 
     def of(self, candidate: Candidate, largest: float) -> float:
         """Return the cost of a run in a group whose largest set has so many images."""
-        if candidate.draw is not None:
+        if candidate.draw is not None or candidate.n == 0:
             return self.per_run if self.per_draw is None else self.per_draw
         return self.per_run + self.per_image * max(candidate.n - largest, 0.0)
 
@@ -70,8 +71,8 @@ class Costs:
 def default_candidates(groups: Sequence[Group], sizes: Sequence[float] = (), repeats: int = 8) -> list[Candidate]:
     """Return the runs that are open where nobody says which.
 
-    For each group: its sizes, or those given, with new seeds; and for each pre-training run one more draw of shots,
-    where the table names seeds and draws.
+    For each group: its sizes, or those given, with new seeds; for each pre-training run one more draw of shots, where
+    the table names seeds and draws; and runs without pre-training, where it has some.
 
     Args:
         groups: The groups of a table.
@@ -101,7 +102,15 @@ def default_candidates(groups: Sequence[Group], sizes: Sequence[float] = (), rep
             result += [Candidate(group.label, size, seed) for seed in new]
         if seeds and draws:
             result += _more_draws(group, seeds, draws)
+        if not group.scratch.empty:
+            every = [*(draws or ()), *_scratch_draws(group)]
+            unused = 1 + max((int(draw) for draw in every if draw.isdecimal()), default=-1)
+            result += [Candidate(group.label, 0.0, "", str(unused + i)) for i in range(repeats)]
     return result
+
+
+def _scratch_draws(group: Group) -> list[str]:
+    return [str(draw) for draw in group.scratch["draw"]] if "draw" in group.scratch else []
 
 
 def _doublings(sizes: Sequence[float]) -> list[float]:
@@ -129,17 +138,15 @@ def group_without_runs(label: str, scratch: pd.DataFrame | None = None) -> Group
     """Return a group of which nothing has been pre-trained yet, so that its first run can be proposed."""
     import pandas as pd
 
-    columns = ["n", "error"]
-    return Group(
-        label, {}, pd.DataFrame(columns=columns), pd.DataFrame(columns=columns) if scratch is None else scratch
-    )
+    none = pd.DataFrame({"n": np.zeros(0), "error": np.zeros(0)})
+    return Group(label, {}, none, none if scratch is None else scratch)
 
 
 def open_candidates(candidates: Sequence[Candidate], groups: Sequence[Group]) -> list[Candidate]:
     """Return the candidates that are not in the table yet.
 
     Raises:
-        UserError: A candidate's group is not in the table, its size is no size, or it is a fine-tuning of a
+        UserError: A candidate's group is not in the table, its size is negative, or it is a fine-tuning of a
             pre-training run that is not done.
     """
     done: dict[str, set[tuple[float, str]]] = {}
@@ -149,13 +156,16 @@ def open_candidates(candidates: Sequence[Candidate], groups: Sequence[Group]) ->
         draws = group.labels("draw") or [""] * len(group.runs)
         rows = list(zip(map(float, group.runs["n"]), seeds, draws, strict=True))
         done[group.label] = {(n, seed) for n, seed, _ in rows}
-        fine_tuned[group.label] = set(rows)
+        fine_tuned[group.label] = {*rows, *((0.0, "", draw) for draw in _scratch_draws(group))}
     result = []
     for item in candidates:
         if item.group not in done:
             raise UserError(f"candidate group '{item.group}' is not in the table{nearest(item.group, done)}")
-        if not (np.isfinite(item.n) and item.n > 0):
-            raise UserError(f"candidate size {item.n:g} is not a number of images over 0")
+        if not (np.isfinite(item.n) and item.n >= 0):
+            raise UserError(f"candidate size {item.n:g} is not a number of images from 0 on")
+        if item.n == 0:
+            result += [] if (0.0, "", item.draw) in fine_tuned[item.group] else [item]
+            continue
         known = (float(item.n), item.seed) in done[item.group]
         if item.draw is None:
             result += [] if known else [item]

@@ -10,9 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import ndtr
 
 from lightning_tl.laws.forms import Array
-from lightning_tl.laws.posterior import Particles
+from lightning_tl.laws.posterior import Particles, Points
 
 #: Bins for the run's outcome.
 _BINS = 144
@@ -20,6 +21,28 @@ _BINS = 144
 _UNLIKELY = 1e-4
 #: Share of the noise that is the fine-tuning's where the table does not show it.
 UNKNOWN_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """What is known of the log error without pre-training, for each value of the noise.
+
+    Attributes:
+        mean: Mean over its runs.
+        variance: Variance of that, shape (S,).
+        run: Variance of one run, shape (S,).
+    """
+
+    mean: float
+    variance: Array
+    run: Array
+
+
+def scratch_of(points: Points, noise: Array) -> Scratch:
+    """Return what is known of a group's error without pre-training."""
+    count = len(points.scratch)
+    run = np.maximum(noise**2 + (points.run_variance or 0.0), points.scratch_variance * count)
+    return Scratch(float(points.scratch.mean()), run / count, run)
 
 
 @dataclass(frozen=True)
@@ -47,7 +70,32 @@ def outlook(right: Array, weight: Array, mean: Array, spread: Array, threshold: 
         spread: Its standard deviation about that, shape (S,).
         threshold: Probability from which on an answer is decided.
     """
-    joint, total = outcomes(right, weight, mean, spread)
+    return _summary(*outcomes(right, weight, mean, spread), threshold)
+
+
+def scratch_outlook(level: Array, weight: Array, scratch: Scratch, threshold: float) -> Outlook:
+    """Return what is expected of one more run without pre-training, where the answers are "better" and "worse".
+
+    Args:
+        level: Log error with pre-training of each particle, shape (S, P).
+        weight: Probability of each particle, shape (S, P).
+        scratch: What is known of the error without pre-training.
+        threshold: Probability from which on an answer is decided.
+    """
+    spread = np.sqrt(scratch.variance + scratch.run)
+    y = scratch.mean + 4.5 * spread.max() * np.linspace(-1, 1, _BINS)
+    density = np.exp(-0.5 * ((y - scratch.mean) / spread[:, None]) ** 2) / spread[:, None]
+    density /= density.sum(axis=1, keepdims=True)
+    learnt = scratch.variance / (scratch.variance + scratch.run)
+    mean = scratch.mean + learnt[:, None] * (y - scratch.mean)  # (S, bins)
+    left = np.sqrt(scratch.variance * (1 - learnt))
+    better = ndtr((mean[:, None, :] - level[:, :, None]) / left[:, None, None])
+    both = np.einsum("sp,spy,sy->y", weight, better, density)
+    total = weight.sum(axis=1) @ density
+    return _summary(np.stack([both, total - both]), total, threshold)
+
+
+def _summary(joint: Array, total: Array, threshold: float) -> Outlook:
     best = joint.max(axis=0)
     summed = joint.sum(axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import lightning_tl
+from lightning_tl._io.json_text import parse_json
 from lightning_tl.laws.fits_output import plain
 from lightning_tl.laws.next_runs import Plan
 from lightning_tl.laws.proposals import Proposal
 from lightning_tl.laws.questions import Question
 from lightning_tl.laws.stopping import Look
-from lightning_tl.laws.wording import sure
 
 #: Proposals in the terminal; the files have all.
 _SHOWN = 10
@@ -36,7 +36,7 @@ def asked(question: Question) -> str:
 def earlier_looks(path: Path, question: Question) -> tuple[Look, ...]:
     """Return the looks that an earlier ``next.json`` records for the same question; none where there is none."""
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = parse_json(path.read_bytes())
         if record["question"] != plain(asdict(question)):  # type: ignore[call-overload]
             return ()
         return tuple(Look(int(item["runs"]), float(item["confidence"])) for item in record["looks"])
@@ -91,7 +91,7 @@ def terminal_text(plan: Plan) -> str:
     for item in plan.decisions:
         who = f"{item.group}: " if item.group else ""
         verdict = f"{item.answer}" if item.state == "decided" else f"not decided; likeliest is: {item.answer}"
-        lines.append(f"  {who}{verdict} (confidence {sure(item.confidence)}). {item.why}")
+        lines.append(f"  {who}{verdict}. {item.why}")
     lines += [f"  {check.sentence}" for check in plan.checks if check.sentence]
     shown = list(plan.batch) or list(plan.proposals[:1])
     rest = [item for item in plan.proposals if item.candidate not in [done.candidate for done in shown]]
@@ -100,6 +100,9 @@ def terminal_text(plan: Plan) -> str:
         start = "Stop" if run.candidate is None else "With it" if i else "Next"
         name = f"{run.candidate.group}. " if run.candidate and len(plan.decisions) > 1 else ""
         lines.append(f"{start}: {name}{run.why}")
+    doubtful = [check.group for check in plan.checks if check.flagged]
+    if plan.done and doubtful:
+        lines[-1] += f" But the law does not fit {', '.join(doubtful)}: repeat the runs named above first."
     return "\n".join(lines)
 
 

@@ -13,7 +13,7 @@ from lightning_tl.laws.proposals import Proposal, stop
 from lightning_tl.laws.questions import Question
 from lightning_tl.laws.results_table import Group
 from lightning_tl.laws.run_choice import Study, smallest_size
-from lightning_tl.laws.stopping import Decision, Look, count_looks, missing_runs, threshold
+from lightning_tl.laws.stopping import Decision, Look, count_looks, threshold
 
 
 @dataclass(frozen=True)
@@ -112,6 +112,6 @@ def plan(
     done = all(item.state != "open" for item in decisions)
     chosen = () if done else study.batch(options, costs, limit, batch)
     history = tuple(item for item in looks if item.runs != runs)
-    if not all(missing_runs(question.joint, len(item.n)) for item in points):
+    if not all(study.world.lacks_runs(item.group) for item in stand):
         history = (*history, Look(runs, min(item.confidence for item in decisions)))
     return Plan(question, decisions, (*stop(decisions, done), *proposals), chosen, history)

@@ -73,7 +73,8 @@ class Points:
         runs: Number of its fine-tunings, shape (m,).
         run_variance: Variance of the log error of one fine-tuning about its pre-training's; ``None`` where unknown.
         draw_variance: Variance of the level by the draws used, which all sizes share.
-        scratch: Log errors without pre-training, shape (k,).
+        scratch: Log errors without pre-training, shape (k,); without the luck of draws where they are the group's own.
+        scratch_variance: Least variance of their mean: by their scatter, where they have draws of their own.
         seeds: Label of each pre-training run, where known.
     """
 
@@ -85,6 +86,7 @@ class Points:
     draw_variance: float = 0.0
     scratch: Array = field(default_factory=lambda: np.zeros(0))
     seeds: tuple[str, ...] = ()
+    scratch_variance: float = 0.0
 
     @property
     def extra(self) -> Array:
@@ -107,7 +109,14 @@ def points_of_group(group: Group) -> Points:
     cell = cells(n, y, pretrain=seeds, draw=group.labels("draw"))
     labels = tuple(label for _, label in sorted(set(zip(n, map(str, seeds), strict=True)))) if seeds else ()
     variance = cell.residual_variance if cell.residual_dof > 0 else None
-    return Points(group.label, cell.n, cell.log_error, cell.runs, variance, cell.draw_variance, scratch, labels)
+    luck = dict(zip(cell.draws, cell.offsets, strict=True))
+    draws = [str(draw) for draw in group.scratch["draw"]] if "draw" in group.scratch else []
+    least = 0.0
+    if draws and set(draws) <= set(luck):
+        scratch = scratch - np.array([luck[draw] for draw in draws])
+    elif len(scratch):
+        least = float(np.var(scratch, ddof=1) / len(scratch)) if len(scratch) > 1 else cell.draw_variance
+    return Points(group.label, cell.n, cell.log_error, cell.runs, variance, cell.draw_variance, scratch, labels, least)
 
 
 @dataclass(frozen=True)
@@ -156,6 +165,11 @@ def _column(low: float, high: float, ratio: float) -> Array:
     return shape_of(alpha, share, ratio)
 
 
+def grid_shapes(n: Array, prior: Prior, n_ref: float) -> Array:
+    """Return the grid's log errors at sizes (m,) over those at ``n_ref``, shape (m, G)."""
+    return np.stack([_column(*prior.alpha, float(size) / n_ref) for size in n])
+
+
 def particles(points: Points, prior: Prior, n_ref: float, centre: float, count: int = 384) -> Particles:
     """Return a group's posterior.
 
@@ -177,7 +191,7 @@ def _drawn(
     """Return alpha, share, level (S, P) and the log evidence (S,)."""
     n, y, extra = (np.array(values) for values in points)
     alpha, share, log_prior = grid(*prior.alpha)
-    shift = np.stack([_column(*prior.alpha, size / n_ref) for size in n]) if len(n) else np.zeros((0, 1))
+    shift = grid_shapes(n, prior, n_ref) if len(n) else np.zeros((0, 1))
     rest = y[:, None] - shift - centre
     stratum = (np.arange(count) + 0.5) / count
     normal = ndtri((np.arange(1, count + 1) * _GOLDEN) % 1)
@@ -240,9 +254,7 @@ def level_centre(groups: Sequence[Points], prior: Prior) -> float:
 def combined(groups: Sequence[Particles], prior: Prior) -> Posterior:
     """Return the posterior of groups that are known one by one: their evidence for the noise is put together."""
     log_weight = np.sum([group.log_evidence for group in groups], axis=0)
-    scratch = [group.points.scratch for group in groups]
     noises = prior.noise_values
-    log_weight = log_weight + _scratch_evidence(scratch, noises)
     weight = np.exp(log_weight - logsumexp(log_weight))
     keep = weight >= _LEAST
     weight = weight[keep] / weight[keep].sum()
@@ -253,12 +265,3 @@ def combined(groups: Sequence[Particles], prior: Prior) -> Posterior:
         for item in groups
     ]
     return Posterior(tuple(kept), noises[keep], weight, prior)
-
-
-def _scratch_evidence(scratch: Sequence[Array], noises: Array) -> Array:
-    """Return what the scatter of runs without pre-training says of the noise, each distinct set counted once."""
-    total = np.zeros(len(noises))
-    for values in {tuple(values) for values in scratch if len(values) > 1}:
-        squares, dof = float(np.var(values) * len(values)), len(values) - 1
-        total += -dof * np.log(noises) - squares / (2 * noises**2)
-    return total

@@ -12,7 +12,7 @@ from lightning_tl.laws.posterior import Points
 from lightning_tl.laws.stopping import LEAST_RUNS, Decision
 from lightning_tl.laws.wording import percent
 
-Kind = Literal["size", "seed", "draw", "group", "stop"]
+Kind = Literal["size", "seed", "draw", "group", "scratch", "stop"]
 #: Where no run lowers the probability of a wrong answer by this much by itself, runs are ranked by what they would
 #: contribute together: by the drop in the probability that an answer drawn by its probability is wrong.
 LEAST_GAIN = 0.005
@@ -24,7 +24,8 @@ class Proposal:
 
     Attributes:
         candidate: The run; ``None`` for "stop".
-        kind: A new size, a repeated seed at a size, another draw of shots, a group without runs, or stop.
+        kind: A new size, a repeated seed at a size, another draw of shots, a group without runs, a run
+            without pre-training, or stop.
         gain: Expected drop in the probability of a wrong answer.
         insight: Expected drop in the probability that an answer drawn by its probability is wrong. Any information
             lowers it, also where no single run can change the likeliest answer.
@@ -81,6 +82,11 @@ class Option:
         return self.candidates[0]
 
     @property
+    def pretrains(self) -> bool:
+        """Whether it is a pre-training run."""
+        return self.kind not in ("draw", "scratch")
+
+    @property
     def key(self) -> tuple[int, Kind, int, float]:
         """What tells it from the others."""
         return self.group, self.kind, self.place, self.first.n
@@ -93,9 +99,12 @@ def ground(option: Option, points: Points, value: Value, lacking: bool) -> str:
         "size": f"A first run at {n}",
         "seed": f"A repeated pre-training at {n}",
         "draw": f"Another draw of shots for the pre-training at {n}",
+        "scratch": "Another run without pre-training",
         "group": f"A first run of {points.label}, at {n}",
     }[option.kind]
     if lacking:
+        if option.kind == "group":
+            return f"{what}: without any run of it, nothing is decided."
         return f"{what}: the answer for {points.label} is sure enough, but needs {LEAST_RUNS} pre-training runs."
     if not value.insight and not ahead.settles:
         return f"{what} says nothing by itself, but the next runs need it."

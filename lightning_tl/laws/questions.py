@@ -16,8 +16,11 @@ from lightning_tl.errors import UserError
 from lightning_tl.laws.advice import DIFFERENT, MORE
 from lightning_tl.laws.forms import Array
 from lightning_tl.laws.group_fits import FACTOR, WORTHWHILE
+from lightning_tl.laws.lookahead import scratch_of
 from lightning_tl.laws.posterior import Particles, Posterior, grid, shape_of
 
+#: Groups among which the best is sought: memory grows with their square.
+_MOST_RIVALS = 60
 QuestionName = Literal["more", "best", "target", "negative"]
 
 
@@ -185,14 +188,13 @@ class NegativeTransfer:
         return np.stack([below, 1 - below], axis=1)
 
     def _better(self, item: Particles, noise: Array) -> Array:
-        scratch = item.points.scratch
-        if not len(scratch):
+        if not len(item.points.scratch):
             raise UserError(
                 f"{item.points.label} has no run without pre-training (size 0), so negative transfer cannot be "
                 "decided; add some (in a study, by scratch: true)"
             )
-        variance = (noise**2 + (item.points.run_variance or 0.0)) / len(scratch)
-        return _probability_below(scratch.mean() - item.log_error(self.at), variance[:, None])
+        scratch = scratch_of(item.points, noise)
+        return _probability_below(scratch.mean - item.log_error(self.at), scratch.variance[:, None])
 
 
 @dataclass(frozen=True)
@@ -225,6 +227,11 @@ class BestGroup:
 
     def right(self, posterior: Posterior) -> Array:
         """See :meth:`Question.right`."""
+        if len(posterior.groups) > _MOST_RIVALS:
+            raise UserError(
+                f"question best compares up to {_MOST_RIVALS} groups, and the table has {len(posterior.groups)}; "
+                "select fewer (--where)"
+            )
         return _best(posterior, self.at, float(np.log1p(self.within)))
 
 

@@ -10,10 +10,11 @@ from scipy.special import ndtri
 
 from lightning_tl.laws.candidates import Candidate, Costs, place_of
 from lightning_tl.laws.forms import Array
-from lightning_tl.laws.lookahead import Outlook, current, new_draw, new_run, outlook
+from lightning_tl.laws.lookahead import Outlook, current, new_draw, new_run, outlook, scratch_of, scratch_outlook
 from lightning_tl.laws.posterior import Particles, Points, Prior, combined, level_centre, particles
 from lightning_tl.laws.proposals import LEAST_GAIN, Kind, Option, Proposal, Value, ground
 from lightning_tl.laws.questions import Question
+from lightning_tl.laws.rivals import among_rivals
 from lightning_tl.laws.stopping import Decision, State, missing_runs, why
 
 #: Imagined outcomes of the runs of a batch that are chosen before the next one.
@@ -39,6 +40,8 @@ class World:
     def __init__(self, points: Sequence[Points], own: Sequence[Particles], question: Question, prior: Prior) -> None:
         self.points, self.own, self.question, self.prior = list(points), list(own), question, prior
         self.posterior = combined(own, prior)
+        if question.joint:
+            self.posterior = among_rivals(self.posterior, question.at)
         self.right, self.weight = question.right(self.posterior), question.weight(self.posterior)
         self.probability = [current(right, weight) for right, weight in zip(self.right, self.weight, strict=True)]
         self._values: dict[tuple[int, Kind, int, float], Value] = {}
@@ -48,7 +51,16 @@ class World:
         item, noise = self.posterior.groups[option.group], self.posterior.noise
         if option.kind == "draw":
             return new_draw(item, noise, option.place)
+        if option.kind == "scratch":
+            scratch = scratch_of(item.points, noise)
+            return np.full_like(item.level, scratch.mean), np.sqrt(scratch.variance + scratch.run)
         return new_run(item, noise, option.first.n)
+
+    def lacks_runs(self, group: int, option: Option | None = None) -> bool:
+        """Return whether a group's question, or the one of all, rests on too few runs, even with one more run."""
+        joint, done = self.question.joint, option.group if option is not None and option.pretrains else -1
+        runs = [len(item.n) + (i == done) for i, item in enumerate(self.points)]
+        return any(missing_runs(joint, count) for count in (runs if joint else runs[group : group + 1]))
 
     def value(self, option: Option, limit: float) -> Value:
         """Return what one more run is expected to bring, where answers with this probability are decided."""
@@ -63,8 +75,14 @@ class World:
         runs = len(self.points[option.group].n)
         if self.question.of_shape and not runs:  # a first run says where a curve lies, and nothing of how it falls
             return Value(0.0, 0.0, Outlook(wrong, doubt, 0.0))
-        ahead = outlook(self.right[option.group], self.weight[option.group], *self.outcome(option), limit)
-        if missing_runs(self.question.joint, runs + (option.kind != "draw")):
+        right, weight = self.right[option.group], self.weight[option.group]
+        if option.kind == "scratch":
+            item = self.posterior.groups[option.group]
+            known = scratch_of(item.points, self.posterior.noise)
+            ahead = scratch_outlook(item.log_error(self.question.at), weight, known, limit)
+        else:
+            ahead = outlook(right, weight, *self.outcome(option), limit)
+        if self.lacks_runs(option.group, option):
             ahead = replace(ahead, settles=0.0)
         gain, insight = (drop if drop > _ROUNDING else 0.0 for drop in (wrong - ahead.wrong, doubt - ahead.doubt))
         return Value(gain, insight, ahead)
@@ -104,6 +122,10 @@ class Study:
             kind: Kind = "draw" if item.draw is not None else "seed" if item.n in points.n else "size"
             if some and not len(points.n):
                 kind = "group"
+            if item.n == 0:
+                kind = "scratch"
+            if kind == "scratch" and self.question.name != "negative":
+                continue
             at = place_of(item, points) if kind == "draw" else -1
             alike.setdefault((group, kind, at, item.n), []).append(item)
         return [Option(group, kind, at, tuple(items)) for (group, kind, at, _), items in alike.items()]
@@ -119,8 +141,8 @@ class Study:
         result = []
         for group in groups:
             probability = self.world.probability[group]
-            enough = not missing_runs(self.question.joint, len(self.points[group].n))
-            result.append(Stand(group, probability, bool(enough and probability.max() >= limit)))
+            sure = bool(probability.max() >= limit)
+            result.append(Stand(group, probability, sure and not self.world.lacks_runs(group)))
         return result
 
     def decision(self, stand: Stand, limit: float, looks: int, options: Sequence[Option]) -> Decision:
@@ -132,9 +154,8 @@ class Study:
         confidence = float(stand.probability[best])
         label = "" if self.question.joint else self.points[stand.group].label
         shares = {name: float(share) for name, share in zip(names, stand.probability, strict=True)}
-        return Decision(
-            label, state, names[best], confidence, limit, looks, shares, why(state, confidence, limit, looks)
-        )
+        reason = why(state, confidence, limit, looks, self.question.joint)
+        return Decision(label, state, names[best], confidence, limit, looks, shares, reason)
 
     def lacking(self, limit: float) -> dict[int, int]:
         """Return, for groups whose answer is sure enough but rests on too few runs, how many more they need."""
@@ -148,10 +169,11 @@ class Study:
         prices = [self.cost(option, costs) for option in options]
         lacking = self.lacking(limit)
         order = _order(options, values, prices, lacking)
-        return [self._proposal(options[i], values[i], prices[i], options[i].group in lacking) for i in order]
+        return [self._proposal(options[i], values[i], prices[i], lacking) for i in order]
 
-    def _proposal(self, option: Option, value: Value, cost: float, lacking: bool) -> Proposal:
-        why = ground(option, self.points[option.group], value, lacking)
+    def _proposal(self, option: Option, value: Value, cost: float, lacking: Collection[int]) -> Proposal:
+        first = option.group in lacking and option.pretrains
+        why = ground(option, self.points[option.group], value, first)
         per_cost = value.gain / cost
         return Proposal(option.first, option.kind, value.gain, value.insight, cost, per_cost, value.ahead.settles, why)
 
@@ -162,9 +184,9 @@ class Study:
         largest = [float(item.n.max(initial=0.0)) for item in self.points]
         lacking, chosen = self.lacking(limit), list[Proposal]()
         for step, option in enumerate(self.running):
-            worlds = self._imagined(worlds, option, len(options) + step)
+            worlds = self._imagined(worlds, option, step + 1)
             largest[option.group] = max(largest[option.group], option.first.n)
-            lacking = _one_less(lacking, option.group)
+            lacking = _one_less(lacking, option)
         while left and len(chosen) < size:
             prices = [self.cost(option, costs, largest[option.group]) for option in left]
             values = [_mean([world.value(option, limit) for world in worlds]) for option in left]
@@ -172,14 +194,15 @@ class Study:
             if not order:
                 break
             option, cost = left[order[0]], prices[order[0]]
-            chosen.append(self._proposal(option, values[order[0]], cost, option.group in lacking))
+            chosen.append(self._proposal(option, values[order[0]], cost, lacking))
             money = None if money is None else money - cost
             largest[option.group] = max(largest[option.group], option.first.n)
-            lacking = _one_less(lacking, option.group)
-            rest = replace(option, kind="draw" if option.kind == "draw" else "seed", candidates=option.candidates[1:])
+            lacking = _one_less(lacking, option)
+            kind: Kind = "seed" if option.pretrains else option.kind
+            rest = replace(option, kind=kind, candidates=option.candidates[1:])
             left = [rest if item is option else item for item in left if item is not option or rest.candidates]
             if len(chosen) < size:
-                worlds = self._imagined(worlds, option, len(chosen))
+                worlds = self._imagined(worlds, option, len(self.running) + len(chosen))
         return tuple(chosen)
 
     def _imagined(self, worlds: Sequence[World], option: Option, step: int) -> list[World]:
@@ -202,12 +225,16 @@ class Study:
 
 def smallest_size(points: Sequence[Points], question: Question, candidates: Sequence[Candidate]) -> float:
     """Return the smallest size of a study: measured, or open."""
-    sizes = [float(n) for item in points for n in item.n] + [item.n for item in candidates]
+    sizes = [float(n) for item in points for n in item.n] + [item.n for item in candidates if item.n > 0]
     return min(sizes, default=question.at)
 
 
 def _with_run(points: Points, option: Option, value: float) -> Points:
     """Return a group's points with one more run of this log error."""
+    if option.kind == "scratch":
+        count = len(points.scratch)
+        less = points.scratch_variance * count / (count + 1)
+        return replace(points, scratch=np.append(points.scratch, value), scratch_variance=less)
     if option.kind == "draw":
         runs, level = points.runs.copy(), points.log_error.copy()
         level[option.place] += (value - level[option.place]) / (runs[option.place] + 1)
@@ -222,9 +249,10 @@ def _with_run(points: Points, option: Option, value: float) -> Points:
     )
 
 
-def _one_less(lacking: dict[int, int], group: int) -> dict[int, int]:
-    """Return how many runs groups lack once one of them has one more."""
-    return {one: count - (one == group) for one, count in lacking.items() if count > (one == group)}
+def _one_less(lacking: dict[int, int], option: Option) -> dict[int, int]:
+    """Return how many pre-training runs groups lack once a run is done."""
+    done = option.group if option.pretrains else -1
+    return {group: count - (group == done) for group, count in lacking.items() if count > (group == done)}
 
 
 def _mean(values: Sequence[Value]) -> Value:
@@ -244,7 +272,7 @@ def _order(
     gaining = any(value.gain >= LEAST_GAIN for value in values)
 
     def key(i: int) -> tuple[bool, float, float, bool, float]:
-        first = options[i].group in lacking
+        first = options[i].group in lacking and options[i].pretrains
         gain = values[i].gain if gaining and not first else values[i].insight
         return not first, -gain / prices[i], prices[i], options[i].kind != "size", options[i].first.n
 

@@ -49,7 +49,7 @@ class Decision:
         confidence: Probability that it is right.
         threshold: Probability from which on it is decided at this look.
         looks: Looks at the results so far, this one included.
-        probabilities: Probability that each answer is right.
+        probabilities: Probability that each answer is right; more than 1 together where several may count as right.
         why: Why it is not decided, or on what it rests, in a sentence.
     """
 
@@ -81,8 +81,8 @@ def threshold(confidence: float, looks: int) -> float:
 
 
 def missing_runs(joint: bool, runs: int) -> int:
-    """Return how many pre-training runs a group needs besides these before its own question may be decided."""
-    return 0 if joint else max(LEAST_RUNS - runs, 0)
+    """Return how many pre-training runs a group lacks before its question, or the one of all, may be decided."""
+    return max((1 if joint else LEAST_RUNS) - runs, 0)
 
 
 def count_looks(looks: Sequence[Look], runs: int) -> int:
@@ -90,12 +90,13 @@ def count_looks(looks: Sequence[Look], runs: int) -> int:
     return len({look.runs for look in looks} | {runs})
 
 
-def why(state: State, confidence: float, limit: float, looks: int) -> str:
+def why(state: State, confidence: float, limit: float, looks: int, joint: bool) -> str:
     """Say on what a decision rests, or why there is none yet."""
     times = f"{looks} looks ask" if looks > 1 else "1 look asks"
     if state == "decided":
         return f"Confidence {sure(confidence)}, at least the {100 * limit:.1f} % that {times} for."
     rest = "no run that is allowed and affordable is left" if state == "exhausted" else "more runs are needed"
     if confidence >= limit:
-        return f"Confidence {sure(confidence)}, but on fewer than {LEAST_RUNS} pre-training runs; {rest}."
+        short = "a group has no run yet" if joint else f"on fewer than {LEAST_RUNS} pre-training runs"
+        return f"Confidence {sure(confidence)}, but {short}; {rest}."
     return f"Confidence {sure(confidence)}, below the {100 * limit:.1f} % that {times} for; {rest}."

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from data.broken_sets import SMALL, ade20k, coco, folder, mask, truncate, use
+from data.modules import ready
 from data.sets import write_folder
 from lightning_tl.data import ADE20K, CocoDetection, ImageFolder
+from lightning_tl.data.transforms import CropTransform, ResizeTransform, ScaleCropTransform, without_enlarging
 from lightning_tl.errors import UserError
 
 
@@ -116,3 +118,22 @@ def test_a_run_says_which_images_it_trained_on(whole, tmp_path):
     assert cli.model.num_classes == 3
     # of 8, 6 and 4 images one each is for validation
     assert len(listed(tmp_path / "out")) == round(3.5) + round(2.5) + round(1.5)
+
+
+@pytest.mark.parametrize("stage", ["fit", "test"])
+def test_small_photos_are_not_enlarged(sets, stage):
+    """Of 40 x 48 px; evaluation too reads them at the size of the training images."""
+    data = ready(ImageFolder(sets / "folder", transform=CropTransform(), shrink_to_photos=True, batch_size=4), stage)
+    assert (data.transform.size, data.transform.eval_resize) == (40, 40)
+    loader = data.train_dataloader() if stage == "fit" else data.test_dataloader()
+    assert next(iter(loader))[0].shape[2:] == (40, 40)
+    large = ready(ImageFolder(sets / "folder", transform=SMALL, shrink_to_photos=True))
+    assert large.transform == SMALL
+
+
+def test_transforms_of_the_size_of_photos():
+    assert without_enlarging(ResizeTransform(size=64), 40) == ResizeTransform(size=40)
+    masks = ScaleCropTransform(crop=64, shorter=(52, 96), eval_shorter=64)
+    assert without_enlarging(masks, 32) == ScaleCropTransform(crop=32, shorter=(26, 48), eval_shorter=32)
+    for transform in (ResizeTransform(size=64), CropTransform(size=64, eval_resize=72), masks):
+        assert without_enlarging(transform, 64) is transform

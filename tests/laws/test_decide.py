@@ -11,6 +11,7 @@ import pytest
 from scipy import stats
 
 from lightning_tl.laws.posterior import Prior
+from lightning_tl.laws.questions import MoreOrDifferent
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +56,29 @@ def test_answers_are_those_of_the_truth(decide) -> None:
         )
         agree.append(all(item.right for item in outcomes))
     assert sum(agree) == len(agree)
+
+
+def test_stopping_early_does_not_bias_the_confidence(decide) -> None:
+    """Curves and noise drawn from the prior, both answers equally often: confidence at the end is the share right."""
+    rng, prior = np.random.default_rng(4), Prior()
+    question = MoreOrDifferent(decide.LARGEST, zone=0.0)
+    expected, right = [], []
+    for i in range(100):
+        while True:
+            alpha, share, level = rng.uniform(*prior.alpha), rng.uniform(), 0.3 * np.exp(0.1 * rng.standard_normal())
+
+            def curve(n, alpha=alpha, share=share, level=level):
+                return level * (share + (1 - share) * (n / 1000) ** -alpha)
+
+            if (decide.reduction(curve) >= 0.1) == bool(i % 2):
+                break
+        noise = float(rng.choice(prior.noise_values))
+        decision, _ = decide.sequential(curve, question, noise, rng, prior, confidence=0.7, most=8)
+        expected.append(decision.confidence)
+        right.append(decision.answer == ("render more" if i % 2 else "render differently"))
+    spread = np.sqrt(sum(p * (1 - p) for p in expected))
+    assert abs(sum(right) - sum(expected)) < 3 * spread
+    assert sum(expected) < 97  # not every study is clear, or this would test nothing
 
 
 def test_best_of_eight(decide) -> None:

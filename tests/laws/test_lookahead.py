@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lightning_tl.laws.lookahead import current, new_draw, new_run, outlook
+from lightning_tl.laws.lookahead import current, new_draw, new_run, outlook, scratch_of, scratch_outlook
 from lightning_tl.laws.posterior import Points, Prior, combined, level_centre, particles
 from lightning_tl.laws.questions import BestGroup, MoreOrDifferent, NegativeTransfer, TargetError
 
@@ -86,6 +86,20 @@ def test_another_draw_against_monte_carlo() -> None:
     assert ahead.wrong == pytest.approx(expected, abs=3 * error + 0.008)
     now = 1 - current(question.right(before)[0], question.weight(before)[0]).max()
     assert ahead.wrong < now
+
+
+def test_another_run_without_pre_training_against_monte_carlo() -> None:
+    question = NegativeTransfer(64000.0)
+    before, _ = known([CURVE])
+    item, weight = before.groups[0], question.weight(before)[0]
+    scratch = scratch_of(CURVE, before.noise)
+    ahead = scratch_outlook(item.log_error(64000.0), weight, scratch, 0.9)
+    mean, spread = np.full_like(item.level, scratch.mean), np.sqrt(scratch.variance + scratch.run)
+    expected, error = monte_carlo(
+        [CURVE], question, 0, mean, spread, lambda one, value: replace(one, scratch=np.append(one.scratch, value))
+    )
+    assert ahead.wrong == pytest.approx(expected, abs=3 * error + 0.008)
+    assert ahead.wrong < 1 - current(question.right(before)[0], weight).max()
 
 
 def test_a_draw_is_worth_less_than_a_pre_training_where_its_own_scatter_is_small() -> None:

@@ -63,10 +63,18 @@ def test_stop_where_it_is_decided(table, capsys) -> None:
     record, out = run(table, "--question", "best")
     said = capsys.readouterr().out
     assert "Which group has the lowest error at n = 2,048, or one at most 2 % above it?" in said
-    assert "  digits (confidence over 99 %)." in said
+    assert "  digits. Confidence over 99 %, at least the 94.0 % that 1 look asks for." in said
     assert "Stop: Every question is decided." in said
     assert record["done"] is True
     assert list(pd.read_csv(out / "next.csv")["kind"]) == ["stop"]
+
+
+def test_a_rise_is_decided_with_a_warning(tmp_path, capsys) -> None:
+    path = tmp_path / "results.csv"
+    pd.DataFrame({"pretrain_images": [100, 200, 400, 800], "error": [0.1, 0.2, 0.4, 0.8]}).to_csv(path, index=False)
+    record, _ = run(path)
+    assert record["checks"][0]["flagged"] is True
+    assert "But the law does not fit all runs: repeat the runs named above first." in capsys.readouterr().out
 
 
 def test_target_within_a_budget(table, capsys) -> None:

@@ -73,6 +73,15 @@ def test_a_group_that_only_lacks_runs_comes_first() -> None:
     assert made.batch[0].why.endswith(": the answer for flat is sure enough, but needs 3 pre-training runs.")
 
 
+def test_another_draw_is_no_pre_training_run() -> None:
+    """It cannot make up for the runs that a group lacks, nor stand first for it."""
+    two = points("flat", [1000.0, 64000.0], [0.3, 0.3])
+    draw = Candidate("flat", 64000.0, "0", "5")
+    made = plan([two], ASKED, [draw, Candidate("flat", 4000.0)], Costs(), batch=2)
+    assert [item.kind for item in made.batch] == ["size", "draw"]
+    assert next(item for item in made.proposals if item.kind == "draw").settles == 0
+
+
 def test_a_decided_group_gets_no_more_runs() -> None:
     steep = points("steep", SIZES, [0.3, 0.2, 0.13, 0.09])
     prior = Prior(noise=(0.03, 0.03))
@@ -204,6 +213,21 @@ def test_a_group_without_runs_is_proposed() -> None:
     assert made.batch[0].why.startswith("A first run of new, at n = ")
 
 
+def test_the_best_is_not_decided_before_every_group_has_a_run() -> None:
+    rivals = [points(name, [64000.0] * 4, [error] * 4) for name, error in zip("abc", (0.2, 0.4, 0.41), strict=True)]
+    left = candidates("a", "b", "c", "new")
+    made = plan([*rivals, points("new", [], [])], BestGroup(64000.0), left, Costs(), confidence=0.6)
+    assert made.decisions[0].confidence > made.decisions[0].threshold
+    assert made.decisions[0].state == "open"
+    assert "but a group has no run yet; more runs are needed." in made.decisions[0].why
+    assert made.batch[0].candidate.group == "new"
+    assert made.batch[0].why.endswith(": without any run of it, nothing is decided.")
+    assert made.looks == ()
+    tried = plan([*rivals, points("new", [64000.0], [0.5])], BestGroup(64000.0), left, Costs(), confidence=0.6)
+    assert tried.decisions[0].answer == "a"
+    assert tried.done
+
+
 def test_kinds_of_runs() -> None:
     table = small_table()
     more = [Candidate("a", 4000, "0"), Candidate("a", 1000, "2"), Candidate("a", 16000, "1", "9")]
@@ -249,6 +273,7 @@ def test_our_own_table() -> None:
 def test_default_candidates() -> None:
     table = small_table()
     found = default_candidates(table, repeats=2)
+    assert not [item for item in found if item.n == 0]  # no run without pre-training to add to
     assert sorted({item.n for item in found if item.draw is None}) == [1000, 2000, 4000, 8000, 16000, 32000]
     assert [item.seed for item in found if item.n == 1000 and item.draw is None] == ["2", "3"]
     assert [item.seed for item in found if item.n == 4000] == ["0", "1"]
@@ -272,6 +297,26 @@ def test_done_candidates_are_left_out() -> None:
     assert open_candidates(some, table) == [some[1], some[3]]
 
 
+def test_runs_without_pre_training_are_proposed_where_they_are_what_is_uncertain() -> None:
+    """The pre-trained runs are many and agree; the two without pre-training are few."""
+    n = [1000.0, 4000.0, 16000.0, *[64000.0] * 12]
+    error = [0.3, 0.25, 0.22, *[0.2] * 12]
+    known = points("a", n, error, scratch=np.log([0.2, 0.206]))
+    more = [*candidates("a"), *(Candidate("a", 0.0, "", str(draw)) for draw in range(2, 6))]
+    prior = Prior(noise=(0.02, 0.02))
+    made = plan([known], NegativeTransfer(64000.0), more, Costs(per_run=1.0, per_draw=0.5), batch=2, prior=prior)
+    assert [item.kind for item in made.batch] == ["scratch", "scratch"]
+    assert [item.candidate.draw for item in made.batch] == ["2", "3"]
+    assert made.batch[0].cost == 0.5
+    assert made.batch[0].why.startswith("Another run without pre-training is expected to lower the probability")
+    best = plan([known, points("b", n, error)], BestGroup(64000.0), more, Costs())
+    assert all(item.kind != "scratch" for item in best.proposals)
+    table = groups(results({"digits": falling(0.2, 0.0)}, 0.1275, seed=1))
+    wanted = [Candidate("digits", 0, "", "0"), Candidate("digits", 0, "", "3")]
+    assert open_candidates(wanted, table) == wanted[1:]
+    assert wanted[1] in default_candidates(table)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -281,7 +326,7 @@ def test_done_candidates_are_left_out() -> None:
         ),
         (
             lambda: open_candidates([Candidate("a", -1)], [group_without_runs("a")]),
-            "candidate size -1 is not a number of images over 0",
+            "candidate size -1 is not a number of images from 0 on",
         ),
         (
             lambda: open_candidates([Candidate("a", 10, "3", "1")], [group_without_runs("a")]),
@@ -317,7 +362,19 @@ def test_a_run_that_contradicts_the_others_is_named() -> None:
     assert found.flagged
     assert found.n == 64000
     assert found.sentence.startswith("a: the run at n = 64,000 does not fit the law through the others (probability ")
-    assert not check_law(UNSURE, [UNSURE], Prior(), 1000.0).flagged  # three runs say nothing
+    assert not check_law(UNSURE, [UNSURE], Prior(), 1000.0).flagged
+
+
+def test_runs_to_which_no_law_comes_near_are_named_from_two_on() -> None:
+    for error in ([0.1, 0.4], [0.3, 0.02, 0.3]):
+        item = points("a", SIZES[: len(error)], error)
+        found = check_law(item, [item], Prior(), 1000.0)
+        assert found.flagged
+        assert "(probability under 0.001)" in found.sentence
+    near = points("a", SIZES[:2], [0.2, 0.22])  # a rise that noise explains
+    assert not check_law(near, [near], Prior(), 1000.0).flagged
+    one = points("a", SIZES[:1], [0.2])
+    assert np.isnan(check_law(one, [one], Prior(), 1000.0).n)
 
 
 def test_curves_that_are_laws_are_seldom_flagged() -> None:

@@ -120,13 +120,17 @@ def test_groups_share_the_noise() -> None:
     assert spread[0] < 0.6 * spread[1]
 
 
-def test_scatter_without_pre_training_says_something_of_the_noise_once() -> None:
-    scratch = np.log(0.3) + 0.02 * stats.norm.ppf((np.arange(12) + 0.5) / 12)
-    two = [points([1000.0], [0.3], label, scratch=scratch) for label in "ab"]
-    one = [two[0], points([1000.0], [0.3], "b")]
-    with_both, with_one = (posterior(items, Prior(), 1000.0) for items in (two, one))
-    assert with_both.weight == pytest.approx(with_one.weight)
-    assert with_both.weight @ with_both.noise == pytest.approx(0.02, rel=0.3)
+def test_runs_without_pre_training_are_compared_draw_by_draw() -> None:
+    """Draws scatter by 10 %; on the draws of the other runs this cancels, on draws of their own it does not."""
+    frame = results({"a": falling(0.3, 0.2)}, 0.13, seed=3, draw_noise=0.1, run_noise=0.002, pretrain_noise=0.002)
+    own = points_of_group(groups(frame)[0])
+    assert own.scratch.std() < 0.01
+    assert own.scratch.mean() == pytest.approx(np.log(frame["error"][:3]).mean(), abs=1e-9)
+    assert own.scratch_variance == 0
+    frame.loc[frame["pretrain_images"] == 0, "draw_seed"] = [7, 8, 9]
+    other = points_of_group(groups(frame)[0])
+    assert other.scratch_variance == pytest.approx(np.var(np.log(frame["error"][:3]), ddof=1) / 3)
+    assert other.scratch_variance > 0.01**2
 
 
 def test_fine_tunings_of_one_pre_training_are_one_point() -> None:

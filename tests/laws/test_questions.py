@@ -104,3 +104,9 @@ def test_negative_transfer_needs_runs_without_pre_training() -> None:
     found = posterior([points("digits", [1000.0], [0.3])], Prior(), 1000.0)
     with pytest.raises(UserError, match=r"digits has no run without pre-training \(size 0\), so negative transfer can"):
         NegativeTransfer(1000.0).right(found)
+
+
+def test_best_of_too_many() -> None:
+    found = posterior([points(str(i), [1000.0], [0.3]) for i in range(61)], Prior(), 1000.0, count=4)
+    with pytest.raises(UserError, match="question best compares up to 60 groups, and the table has 61; select fewer"):
+        BestGroup(1000.0).right(found)
