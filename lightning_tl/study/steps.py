@@ -109,7 +109,7 @@ def next_step(curves: Curves, steps: Sequence[Step], groups: Sequence[Group], si
         if item.candidate is not None
     ]
     runs = sum(len(group.runs) + len(group.scratch) for group in groups)
-    reason = _reason(plan, stopped, len(open_ones)) if plan.done or not batch else ""
+    reason = _reason(plan, stopped, open_ones) if plan.done or not batch else ""
     return _step(curves, steps, batch, runs, hours) | {
         "done": plan.done or not batch,
         "reason": reason,
@@ -119,13 +119,16 @@ def next_step(curves: Curves, steps: Sequence[Step], groups: Sequence[Group], si
     }
 
 
-def _reason(plan: Plan, stopped: str, open_ones: int) -> str:
+def _reason(plan: Plan, stopped: str, open_ones: Sequence[Candidate]) -> str:
     """Say why a study ends: that it is decided, or what keeps it from going on."""
-    if all(item.state == "decided" for item in plan.decisions):
+    undecided = [item.group for item in plan.decisions if item.state != "decided"]
+    if not undecided:
         return "decided"
     if stopped:
         return stopped
-    return "the budget pays for no further one" if open_ones else "all pre-trainings of the study have been run"
+    if any(item.group in undecided or plan.question.joint for item in open_ones):
+        return "the budget pays for no further pre-training"
+    return "all pre-trainings that could decide it have been run"
 
 
 def _step(curves: Curves, steps: Sequence[Step], batch: list[dict[str, Any]], runs: int, hours: float) -> Step:

@@ -95,8 +95,24 @@ def test_failed_runs_are_left_out_and_the_study_goes_on(tmp_path):
 
 def test_where_every_run_fails_it_ends(tmp_path):
     _, steps = Lab(failing=("pretrain",)).run(study(Until(), sizes=(64, 128, 256), seeds=(0,)), tmp_path / "out")
-    assert steps["taken"][-1]["reason"] == "all pre-trainings of the study have been run"
+    assert steps["taken"][-1]["reason"] == "all pre-trainings that could decide it have been run"
     assert steps["spent"]["runs"] == 6
+
+
+def test_a_curve_that_stays_open_is_not_blamed_on_a_budget(tmp_path):
+    """Width 16 is decided early; of width 8, with noise, every pre-training is run, and some of width 16 are left."""
+
+    def law(point, n):
+        return 0.5 if not n else 0.3 * n**-0.06 if point["model.backbone"] == "resnet10_w8" else 0.3
+
+    _, steps = Lab(law, noise=0.02).run(study(Until(confidence=0.97), seeds=(0,)), tmp_path / "out")
+    last = steps["taken"][-1]
+    assert {item["group"]: item["state"] for item in last["decisions"]} == {
+        "resnet10_w8": "exhausted",
+        "resnet10_w16": "decided",
+    }
+    assert last["reason"] == "all pre-trainings that could decide it have been run"
+    assert steps["spent"]["runs"] < 12
 
 
 def test_max_runs_and_then_more(tmp_path):
@@ -127,7 +143,7 @@ def test_budget_and_cost_of_images(tmp_path):
             runs += 1
     assert steps["spent"]["cost"] == pytest.approx(runs + 0.01 * sum(largest.values()))
     assert steps["spent"]["cost"] <= 30
-    assert steps["taken"][-1]["reason"] == "the budget pays for no further one"
+    assert steps["taken"][-1]["reason"] == "the budget pays for no further pre-training"
     assert steps["grid"]["cost"] == pytest.approx(24 + 0.01 * 2 * 2048)
 
 
