@@ -157,7 +157,7 @@ def _train(call: Call, folder: Path, keep: Callable[[], None]) -> dict[str, Any]
     spent = _spent(folder)
     begun = time.perf_counter() - spent
     note_state(folder, call.key, status="running", spent=spent)
-    with _output_to(folder / "log.txt"):
+    with output_to(folder / "log.txt"):
         more = [*_best_checkpoint(call, folder), _reporter(call, folder, begun, keep)]
         cli = run([*args, *([f"--ckpt_path={checkpoint}"] if checkpoint else [])], callbacks=more)
         logged = cli.trainer.callback_metrics.items()
@@ -307,7 +307,7 @@ def _passes(cli: Any, split: Any) -> float | None:
 
 
 @contextmanager
-def _output_to(path: Path) -> Iterator[None]:
+def output_to(path: Path) -> Iterator[None]:
     """Send all output to a file. Lightning's log handlers need it too: they keep the stream they had at import."""
     with path.open("a") as log, redirect_stdout(log), redirect_stderr(log):
         before = [(handler, handler.setStream(log)) for handler in _handlers()]

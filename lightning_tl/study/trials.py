@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import redirect_stderr, redirect_stdout
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from lightning_tl.study.plan_items import DataSet, Run
 from lightning_tl.study.preflight import Draft
 from lightning_tl.study.rates import Rates, RenderRates, Seconds, StageRates, Watch
 from lightning_tl.study.records import load_json
+from lightning_tl.study.runs import output_to
 from lightning_tl.study.shapes import Shards
 
 #: Steps of a trial, and those before, which are slower.
@@ -41,13 +41,16 @@ def render_trial(data: DataSet, folder: Path) -> RenderRates:
     views = loaded.camera.views
     laps: list[Seconds] = []
     ends: list[float] = []  # of scenes, by the clock
+    before = [0]
 
     def progress(done: int, _total: int) -> None:
-        if done:
+        if done > before[0]:  # the first report is of what was there before
             ends.append(time.perf_counter())
+            before[0] = done
 
     for images, val in ((views, 0), ((1 + _SCENES) * views, views)):
         ends.clear()
+        before[0] = views if laps else 0
         watch = Watch()
         render(loaded, folder, images, val, 1, progress)
         laps.append(watch.lap())
@@ -69,7 +72,7 @@ def train_trial(args: Sequence[str], test: bool, folder: str, threads: int) -> S
     import torch
 
     torch.set_num_threads(threads)
-    with Path(f"{folder}.txt").open("a") as log, redirect_stdout(log), redirect_stderr(log):
+    with output_to(Path(f"{folder}.txt")):
         _train_beginning(args, test, f"{folder}-first")
         return _train_beginning(args, test, folder)
 
