@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -12,7 +13,7 @@ from lightning_tl.study.rates import Rates, Seconds
 from lightning_tl.study.run_counts import Work
 
 #: Stages in the order of a study.
-STAGES = ("render", "pre-train", "trial runs", "fine-tune")
+STAGES = ("start", "render", "pre-train", "trial runs", "fine-tune")
 
 
 @dataclass(frozen=True)
@@ -64,17 +65,17 @@ class Estimator:
     def rendering(self, data: DataSet, images: int) -> tuple[int, Seconds, float]:
         """Return images, duration on one worker, and clock time of rendering a data set up to so many images."""
         rates, shard = self.rates.rendering(data.name), self.per_shard.get(data.name, 1)
-        train = -(-images // shard) * shard
-        val = -(-data.val_images // shard) * shard
+        train = math.ceil(images / shard) * shard
+        val = math.ceil(data.val_images / shard) * shard
         have = self.rendered.get(data.name, -val)
         new = max(train - have, 0)
         self.rendered[data.name] = max(train, have)
         if not new:
             return 0, Seconds(0, 0), 0.0
-        busy = min(self.rates.workers, -(-new // shard))
+        busy = min(self.rates.workers, math.ceil(new / shard))
         seconds = rates.start * busy + rates.image * new
         # shards are rendered one by one on each worker
-        longest = -(-(-(-new // shard)) // busy) * shard
+        longest = math.ceil(new / shard / busy) * shard
         return new, seconds, rates.start.clock + rates.image.clock * longest
 
     def add(self, sets: Sequence[DataSet], stages: Sequence[Sequence[Run]], done: Collection[str]) -> Cost:
@@ -88,6 +89,10 @@ class Estimator:
         runs = dict.fromkeys(STAGES, 0)
         seconds = dict.fromkeys(STAGES, Seconds(0, 0))
         clock, images, size = 0.0, 0, 0.0
+        if not done:  # the command, and the server of its workers
+            seconds["start"] = self.rates.start * 2
+            runs["start"] = 1
+            clock += seconds["start"].clock
         for data in sets:
             new, own, wall = self.rendering(data, data.images)
             runs["render"] += bool(new)

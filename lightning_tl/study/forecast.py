@@ -57,6 +57,9 @@ def forecast(study: Study, out: Path, assume: Path | None, write: Path | None, s
         raise UserError(f"--simulations is {simulations}; it must be at least 1")
     study.check()
     rates = None if assume is None else read_rates(assume)
+    for name in ("pretrain", "finetune"):
+        if rates is not None and getattr(study, name) is not None and name not in rates.stages:
+            raise UserError(f"{assume}: the rates have no stage {name}; measure them again, without --assume")
     expansion = expand(study)
     curves = None if study.until is None else curves_of(expansion)
     sets = data_sets(expansion)
@@ -69,9 +72,6 @@ def forecast(study: Study, out: Path, assume: Path | None, write: Path | None, s
             rates = measure(draft, sets, workers(study), study.threads, place / "trial")
         if write is not None:
             write_rates(rates, write)
-        for run in draft.distinct():
-            if run.stage not in rates.stages:
-                raise UserError(f"the rates have no stage {run.stage}; measure them again, without --assume")
         val_images = study.render.val_images if study.render else 0
         work = work_of(draft.distinct(), place, val_images)
 

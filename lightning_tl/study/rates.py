@@ -69,7 +69,7 @@ class Rates:
 
     Attributes:
         workers: Runs at a time. Rates of training were measured with so many trials at once.
-        start: Before the first run: processes, imports.
+        start: Once: the imports of the processes. The check of the study comes on top.
         stages: ``pretrain``, ``finetune``.
         render: Data set → rates; those not named take the mean.
     """

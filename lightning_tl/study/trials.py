@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing as mp
+import subprocess
+import sys
+import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import redirect_stderr, redirect_stdout
@@ -36,30 +39,46 @@ def render_trial(data: DataSet, folder: Path) -> RenderRates:
     config["scenes_per_shard"] = 1
     loaded = load_config(config)
     views = loaded.camera.views
-    laps = []
+    laps: list[Seconds] = []
+    ends: list[float] = []  # of scenes, by the clock
+
+    def progress(done: int, _total: int) -> None:
+        if done:
+            ends.append(time.perf_counter())
+
     for images, val in ((views, 0), ((1 + _SCENES) * views, views)):
+        ends.clear()
         watch = Watch()
-        render(loaded, folder, images, val, workers=1)
+        render(loaded, folder, images, val, 1, progress)
         laps.append(watch.lap())
     first, second = laps
-    scenes = _SCENES + 1  # with that of the validation part
-    image = Seconds(
-        max(second.clock - first.clock, 0.0) / (scenes - 1) / views,
-        max(second.cpu - first.cpu, 0.0) / (scenes - 1) / views,
-    )
-    start = Seconds(max(first.clock - views * image.clock, 0.0), max(first.cpu - views * image.cpu, 0.0))
+    # a worker's CPU time is known when it has ended; the clock tells its scenes apart
+    cpu = max(second.cpu - first.cpu, 0.0) / (_SCENES * views)
+    own = (ends[-1] - ends[0]) / ((len(ends) - 1) * views) if len(ends) > 1 else cpu
+    image = Seconds(max(own, cpu), cpu)
+    start = Seconds(max(first.clock - views * image.clock, 0.0), max(first.cpu - views * cpu, 0.0))
     size = sum(path.stat().st_size for path in folder.rglob("*.tar"))
-    return RenderRates(start, image, size / (views * (scenes + 1)))
+    return RenderRates(start, image, size / (views * (_SCENES + 2)))
 
 
 def train_trial(args: Sequence[str], test: bool, folder: str, threads: int) -> StageRates:
-    """Do the beginning of a run, with a few batches of its validation and test; return its rates."""
+    """Do the beginning of a run twice, with a few batches of its validation and test; return the second's rates.
+
+    The first in a process is slower, as it imports and fills caches.
+    """
     import torch
+
+    torch.set_num_threads(threads)
+    with Path(f"{folder}.txt").open("a") as log, redirect_stdout(log), redirect_stderr(log):
+        _train_beginning(args, test, f"{folder}-first")
+        return _train_beginning(args, test, folder)
+
+
+def _train_beginning(args: Sequence[str], test: bool, folder: str) -> StageRates:
     from lightning.pytorch.callbacks import Callback
 
     from lightning_tl.run import run
 
-    torch.set_num_threads(threads)
     watch = Watch()
     steps: list[Seconds] = []
     seen: dict[str, list[Seconds]] = {"val": [], "test": []}
@@ -95,10 +114,9 @@ def train_trial(args: Sequence[str], test: bool, folder: str, threads: int) -> S
 
     limits = [f"--trainer.limit_{part}_batches={_BATCHES}" for part in ("val", "test")]
     quiet = ["--trainer.enable_progress_bar=false", f"--trainer.default_root_dir={folder}"]
-    with (Path(folder).parent / "log.txt").open("a") as log, redirect_stdout(log), redirect_stderr(log):
-        cli = run(["fit", *args, *limits, *quiet], callbacks=[Timer()])
-        if test:
-            cli.trainer.test(cli.model, cli.datamodule, verbose=False)
+    cli = run(["fit", *args, *limits, *quiet], callbacks=[Timer()])
+    if test:
+        cli.trainer.test(cli.model, cli.datamodule, verbose=False)
     step = _total(steps[_WARM:] or steps) * (1 / max(len(steps[_WARM:] or steps), 1))
     each = {part: _total(seen[part]) * (1 / max(images[part], 1)) for part in seen}
     # a validation of a few images is mostly overhead: one image costs at most half of what it does in training
@@ -128,14 +146,11 @@ def measure(draft: Draft, sets: Sequence[DataSet], workers: int, threads: int, f
             calls[stage] = _arguments(runs[len(runs) // 2], next(iter(rendering), ""), folder)
     if not calls:
         raise UserError("the study has no run to try")
-    watch = Watch()
     context = mp.get_context("forkserver")
     context.set_forkserver_preload(["lightning_tl.study.fork_server", "lightning_tl.run"])
     stages = list(calls)
     tried = [stages[i % len(stages)] for i in range(max(workers, len(stages)))]
     with ProcessPoolExecutor(max(workers, 1), context) as pool:
-        pool.submit(_wait).result()
-        start = watch.lap()
         made = [
             pool.submit(train_trial, calls[stage], stage == "finetune", str(folder / f"trial{i}"), threads)
             for i, stage in enumerate(tried)
@@ -144,12 +159,14 @@ def measure(draft: Draft, sets: Sequence[DataSet], workers: int, threads: int, f
     rates = {
         stage: _average([item for name, item in zip(tried, found, strict=True) if name == stage]) for stage in calls
     }
-    return Rates(workers, start, rates, rendering)
+    return Rates(workers, start_up(), rates, rendering)
 
 
-def _wait() -> None:
-    """Return once a worker process is ready."""
-    import lightning_tl.run  # noqa: F401
+def start_up() -> Seconds:
+    """Return what the imports of a study's processes take."""
+    watch = Watch()
+    subprocess.run([sys.executable, "-c", "import lightning_tl.run"], check=True)
+    return watch.lap()
 
 
 def _arguments(run: Run, render: str, folder: Path) -> list[str]:
