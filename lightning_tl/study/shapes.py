@@ -147,8 +147,8 @@ class Steps:
     content: str
     asked: str
     taken: list[Step]
-    grid: _Spent | None = None
-    spent: _Spent | None = None
+    grid: _Spent
+    spent: _Spent
 
 
 @dataclass

@@ -53,6 +53,7 @@ class Inputs:
         }
         self.facts["chosen"] = {"scratch": {"chosen": 1, "tried": [[1, 0.5]]}}
         self.facts["checkpoints"] = {"finetune": ["last.ckpt"]}
+        self.facts["steps"] = _steps()
         self.overtraining = {"answer": ["A."], "sentences": ["B."], "figures": [{"file": "a.png", "caption": "c"}]}
         entropy = {"value": 3.0, "interval": [2.0, 4.0], "images": 9}
         self.complexity = {"a": {"key": "k", "checkpoint": "a/b/c.ckpt", "entropy": entropy}}
@@ -80,6 +81,34 @@ class Inputs:
             annotations.append({"id": number, **box})
         categories = [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}]
         return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def _steps() -> dict[str, Any]:
+    """A study in steps: one step before there are results, one look."""
+    decision = {"group": "a", "state": "decided", "answer": "yes", "confidence": 0.95, "threshold": 0.94, "looks": 1}
+    step = {"settings": "s", "question": "q", "done": False, "reason": "", "runs": 0, "cost": 0.0, "hours": 0.0}
+    first = step | {
+        "decisions": [],
+        "looks": [],
+        "notes": [],
+        "batch": [{"group": "a", "n": 8, "seed": "0", "why": ""}],
+    }
+    last = first | {
+        "done": True,
+        "reason": "decided",
+        "cost": 1.0,
+        "batch": [],
+        "looks": [{"runs": 3, "confidence": 0.9}],
+    }
+    last |= {"decisions": [decision | {"why": "because"}], "notes": ["look at it"]}
+    spent = {"runs": 1, "cost": 1.0, "hours": None}
+    return {
+        "content": "c",
+        "asked": "?",
+        "taken": [first, last],
+        "spent": spent,
+        "grid": spent | {"runs": 2, "cost": 2.0},
+    }
 
 
 def law(rng: Rng, folder: Path, inputs: Inputs) -> Any:

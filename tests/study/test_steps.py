@@ -74,7 +74,8 @@ def test_a_step_that_another_command_has_stored_is_taken_over(tmp_path):
     given = study(Until())
     (tmp_path / "out").mkdir()
     mine, other = (Facts(tmp_path / "out" / "study.json", given) for _ in range(2))
-    head = {"content": "x", "asked": "?"}
+    nothing = {"runs": 0, "cost": 0.0, "hours": None}
+    head = {"content": "x", "asked": "?", "grid": nothing, "spent": nothing}
     stored = {"settings": "", "question": "", "done": False, "reason": "", "runs": 0, "cost": 0.0, "hours": 0.0}
     stored |= {"decisions": [], "looks": [], "notes": [], "batch": []}
     assert mine.add_step(head, stored | {"reason": "mine"}, 0)[0]["reason"] == "mine"
