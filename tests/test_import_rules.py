@@ -32,7 +32,7 @@ def test_who_may_import_whom():
 @pytest.mark.parametrize(
     "file,line,contract",
     [
-        ("lightning_tl/data/sample_order.py", "import lightning_tl.run", "models and data, then tasks"),
+        ("lightning_tl/data/sample_order.py", "import lightning_tl.tasks", "models and data, then tasks"),
         ("lightning_tl/laws/forms.py", "import torch", "the laws stand alone"),
         ("lightning_tl/models/weights.py", "import data_gen", "training never touches the renderer"),
         (

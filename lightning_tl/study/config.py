@@ -263,7 +263,12 @@ class Study:
         if self.choose is not None:
             self._check_choice(self.choose)
         if self.until is not None:
-            self.until.check(self)
+            self.until.check(
+                pretrain=self.pretrain is not None,
+                scratch=self.scratch,
+                analysis=self.analysis,
+                varied=self.finetune.axes - set(self.finetune.same),
+            )
 
     def _check_choice(self, choice: Choice) -> None:
         if not choice.values:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Set
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from lightning_tl.errors import UserError
 from lightning_tl.laws.candidates import Costs
 from lightning_tl.laws.posterior import Prior
 from lightning_tl.laws.questions import BestGroup, MoreOrDifferent, NegativeTransfer, Question, TargetError
 from lightning_tl.laws.stopping import threshold
-
-if TYPE_CHECKING:
-    from lightning_tl.study.config import Study
 
 #: Axes of fine-tuning that only repeat it.
 DRAWS = frozenset({"data.draw", "data.seed", "seed_everything"})
@@ -84,8 +82,14 @@ class Until:
         """Return what is taken for likely before any run."""
         return Prior() if self.noise is None else Prior(noise=(self.noise, self.noise))
 
-    def check(self, study: Study) -> None:
+    def check(self, *, pretrain: bool, scratch: bool, analysis: str | None, varied: Set[str]) -> None:
         """Refuse values out of range, and studies that cannot be run in steps.
+
+        Args:
+            pretrain: Whether the study has pre-trainings.
+            scratch: Whether it has runs without one.
+            analysis: Its analysis.
+            varied: Axes of its fine-tuning that it does not share with the pre-training.
 
         Raises:
             UserError: With what is wrong; it begins with ``until``.
@@ -97,13 +101,13 @@ class Until:
             self.asked(1.0)
         except UserError as error:
             raise UserError(f"until: {error}") from None
-        if study.pretrain is None:
+        if not pretrain:
             raise UserError("until: it decides which pre-trainings to run, and there is no pretrain stage")
-        if self.question == "negative_transfer" and not study.scratch:
+        if self.question == "negative_transfer" and not scratch:
             raise UserError("until: negative_transfer compares with runs without pre-training: leave scratch: true")
-        if study.analysis is not None:
-            raise UserError(f"until: analysis: {study.analysis} needs the whole grid; leave one of the two out")
-        other = sorted(study.finetune.axes - DRAWS - set(study.finetune.same))
+        if analysis is not None:
+            raise UserError(f"until: analysis: {analysis} needs the whole grid; leave one of the two out")
+        other = sorted(varied - DRAWS)
         if other:
             raise UserError(
                 f"until: fine-tuning varies {other[0]}, so that one pre-training would belong to several curves; give "

@@ -70,7 +70,7 @@ def test_the_code_of_the_page(tmp_path, monkeypatch, capsys):
         main([*command, "--data.fraction=0.5", "--print_config"])
     options = yaml.safe_load(capsys.readouterr().out)["data"]["init_args"]
     own = {"size": 32, "batch_size": 4}
-    images = {"fraction": 0.5, "draw": 0, "on_error": "raise"}
+    images = {"fraction": 0.5, "draw": 0, "on_error": "raise", "shrink_to_photos": False}
     batches = {"eval_batch_size": 256, "seed": 0, "steps_per_epoch": None, "num_workers": 0}
     assert options == own | images | batches
     assert main([*command, "--data.fractoin=0.5"]) == 2
