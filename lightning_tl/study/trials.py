@@ -141,6 +141,7 @@ def measure(draft: Draft, sets: Sequence[DataSet], workers: int, threads: int, f
         threads: Of each run.
         folder: For what the trials write.
     """
+    folder.mkdir(parents=True, exist_ok=True)  # nothing may be rendered into it
     rendering = {data.name: render_trial(data, folder / "renders" / data.name) for data in sets[:_MOST_SETS]}
     calls: dict[str, list[str]] = {}
     for stage in ("pretrain", "finetune"):
