@@ -12,7 +12,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from lightning_tl.errors import UserError
+from lightning_tl.errors import UserError, one_line
 from lightning_tl.study.plan_items import DataSet, Run
 from lightning_tl.study.preflight import Draft
 from lightning_tl.study.rates import Rates, RenderRates, Seconds, StageRates, Watch
@@ -159,7 +159,12 @@ def measure(draft: Draft, sets: Sequence[DataSet], workers: int, threads: int, f
             pool.submit(train_trial, calls[stage], stage == "finetune", str(folder / f"trial{i}"), threads)
             for i, stage in enumerate(tried)
         ]
-        found = [item.result() for item in made]
+        try:
+            found = [item.result() for item in made]
+        except UserError:
+            raise
+        except Exception as error:  # of the user's classes, too
+            raise UserError(f"a trial run failed: {type(error).__name__}: {one_line(error)}") from error
     rates = {
         stage: _average([item for name, item in zip(tried, found, strict=True) if name == stage]) for stage in calls
     }
