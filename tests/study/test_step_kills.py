@@ -30,6 +30,7 @@ def steps(out: Path) -> dict[str, Any]:
 
 
 @pytest.mark.timeout(900)
+@pytest.mark.slow
 def test_killed_twice(renders, tmp_path, capsys):
     """Data that are there already, on one process, as the lawful number of records then is known at each kill."""
     changes = {"sizes": (8, 16, 24, 32), "draws": (0,), "workers": 1, "until": UNTIL | {"max_runs": 3, "batch": 1}}
