@@ -43,6 +43,7 @@ from lightning_tl.resuming import (
 )
 from lightning_tl.run_arguments import check_braces, check_classes, given_values, in_its_file
 from lightning_tl.run_output import metrics_table, quieten_lightning, saved_checkpoints, use_own_progress_bar
+from lightning_tl.sigterm import only_note_sigterm
 from lightning_tl.tasks import Schedule, TransferTask
 from lightning_tl.training_folder import refuse_used_folder, training_in
 from lightning_tl.yaml_limits import limit_parsers
@@ -194,6 +195,7 @@ class RunCLI(LightningCLI):
                 f"trainer: cannot be made of these values ({type(error).__name__}: {shortened(one_line(error), 300)})"
             ) from error
         use_own_progress_bar(trainer)
+        only_note_sigterm(trainer)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = ReadCheckpoints(self.model, training=self.subcommand == "fit")
         # before the callbacks that write checkpoints, so that checkpoints hold these callbacks' state of the same step

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import logging
+import os
 import random
 import shutil
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
@@ -18,6 +20,7 @@ from training import DRIVER, EPOCH, STEPS, equal, every_step, finetuning, pretra
 
 from lightning_tl.errors import UserError
 from lightning_tl.run import run
+from lightning_tl.sigterm import only_note_sigterm
 
 ROOT = Path(__file__).parents[1]
 
@@ -384,3 +387,21 @@ def test_what_lightning_and_torch_refuse_is_one_message(renders, tmp_path, optio
         run(pretraining(renders, tmp_path / "out", option))
     assert "Traceback" not in str(error.value)
     assert "Union" not in str(error.value)
+
+
+def test_sigterm_is_noted_without_a_broadcast(monkeypatch):
+    """Between processes of which one writes a checkpoint, a broadcast in the handler would never end."""
+    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(pl.Trainer, "world_size", 2)
+    only_note_sigterm(trainer)
+    before = signal.getsignal(signal.SIGTERM)
+    trainer._signal_connector.register_signal_handlers()
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch.distributed, "broadcast", lambda *_, **__: pytest.fail("a collective in the handler"))
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert trainer.received_sigterm
+    finally:
+        trainer._signal_connector.teardown()
+        signal.signal(signal.SIGTERM, before)
