@@ -22,4 +22,4 @@ def only_note_sigterm(trainer: Trainer) -> None:
             launcher.kill(signum)
         connector.received_sigterm = True
 
-    connector._sigterm_notifier_fn = note  # type: ignore[method-assign]
+    connector._sigterm_notifier_fn = note  # type: ignore[assignment]
