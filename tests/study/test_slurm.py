@@ -31,6 +31,7 @@ def test_the_script_runs_a_study_on_two_nodes(renders, tmp_path):
     own = Path(sys.executable).parent
     environment = os.environ | {
         "PATH": f"{tools}:{own}:{os.environ['PATH']}",
+        "HOME": str(tmp_path),
         "SLURM_JOB_NODELIST": "one,two",
         "SLURM_JOB_ID": str(os.getpid()),
         "SLURM_CPUS_PER_TASK": "1",
@@ -41,6 +42,7 @@ def test_the_script_runs_a_study_on_two_nodes(renders, tmp_path):
     command = ["bash", str(tmp_path / "study.sbatch")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / ".ray/auth_token").stat().st_size > 0
     assert len(records(tmp_path / "out")) == 8
     assert (tmp_path / "out/report.html").is_file()
     assert set((tmp_path / "notes").read_text().split()) == {"--nodelist=one", "--nodelist=two"}
