@@ -59,9 +59,11 @@ def error_sources(item: GroupFit) -> ErrorSources | None:
 def sources_sentence(sources: ErrorSources) -> str:
     """Say how uncertain the error is, by source, and what narrows it."""
     shares = sources.shares
-    parts = [f"{100 * share:.0f} % from {name}" for name, share in shares.items()]
+    parts = [
+        f"{100 * share:.0f} % {'' if i else 'comes '}from {name}" for i, (name, share) in enumerate(shares.items())
+    ]
     most = max(shares, key=lambda name: shares[name])
     return (
         f"The error at n = {sources.n:,.0f} has a relative standard error of {100 * sources.stderr:.1f} %. Of its "
-        f"variance {', '.join(parts[:-1])} and {parts[-1]}; {_ADVICE[most]}."
+        f"variance, {', '.join(parts[:-1])} and {parts[-1]}; {_ADVICE[most]}."
     )
