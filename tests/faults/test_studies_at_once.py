@@ -16,7 +16,8 @@ STUDIES = {2: {"sizes": (8,), "draws": (0,)}, 5: {"sizes": (8, 16), "draws": (0,
 
 
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("commands", [2, pytest.param(5, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("commands", [2, 5])
 def test_all_share_the_work(tmp_path: Path, commands: int) -> None:
     """No step is permitted before each command's one process has begun a run; nothing is rendered or trained twice."""
     sizes, draws = STUDIES[commands]["sizes"], STUDIES[commands]["draws"]
