@@ -57,8 +57,8 @@ def fit_table(results: Path, out: Path, options: LawOptions) -> int:
     from lightning_tl.laws.advice import advise
     from lightning_tl.laws.fits_output import terminal_table, write
     from lightning_tl.laws.group_fits import analyse, fitted
+    from lightning_tl.laws.image_sampling import read_replicates
     from lightning_tl.laws.results_table import groups, read_table
-    from lightning_tl.laws.test_images import read_replicates
 
     curves = groups(read_table(results), options.columns(), read_replicates(results))
     fits = analyse(curves, options.law_form(), options.method())

@@ -10,7 +10,7 @@ from importlib import import_module
 
 from lightning_tl import __version__
 from lightning_tl._io.processes import die_with_parent
-from lightning_tl.cli.terminal import prepare_streams, told_at_once
+from lightning_tl.cli.terminal import acknowledged_at_once, prepare_streams
 from lightning_tl.errors import UserError, limited, nearest, os_error
 
 # name → (module in lightning_tl.cli, one line for --help)
@@ -76,7 +76,7 @@ def main(argv: list[str] | None = None) -> int:
     if os.environ.get("LOCAL_RANK", "0") != "0":
         die_with_parent()  # a further process of a training on several
     try:
-        with told_at_once(), _own_modules():
+        with acknowledged_at_once(), _own_modules():
             code = _run(sys.argv[1:] if argv is None else list(argv))
         sys.stdout.flush()  # a closed pipe raises here, and not while Python exits
         return code

@@ -36,7 +36,7 @@ def prepare_streams() -> None:
 
 
 @contextmanager
-def told_at_once() -> Iterator[None]:
+def acknowledged_at_once() -> Iterator[None]:
     """Answer Ctrl-C with a word before the work is stopped, which may take a while; a second one ends the process."""
     before = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or before is not signal.default_int_handler:

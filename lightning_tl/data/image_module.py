@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -121,6 +122,7 @@ class ImageDataModule(BatchedDataModule):
         """
         if test is None:
             val, test = None, val
+        training = cache(training)
         if self.shrink_to_photos:
             self._shrink(training().source)
             self.shrink_to_photos = False

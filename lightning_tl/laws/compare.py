@@ -9,7 +9,7 @@ import numpy as np
 from lightning_tl.laws.clusters import level_half_width, widened
 from lightning_tl.laws.fitted_law import Interval
 from lightning_tl.laws.group_fits import GroupFit
-from lightning_tl.laws.test_images import paired, variance_of_difference
+from lightning_tl.laws.image_sampling import paired, variance_of_difference
 
 
 @dataclass(frozen=True)

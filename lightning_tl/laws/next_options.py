@@ -10,15 +10,8 @@ import numpy as np
 from lightning_tl.errors import UserError
 from lightning_tl.laws.candidates import Costs
 from lightning_tl.laws.law_options import names
-from lightning_tl.laws.posterior import Prior
-from lightning_tl.laws.questions import (
-    BestGroup,
-    MoreOrDifferent,
-    NegativeTransfer,
-    Question,
-    QuestionName,
-    TargetError,
-)
+from lightning_tl.laws.posterior import Prior, prior_of
+from lightning_tl.laws.questions import Question, QuestionName, asked
 from lightning_tl.laws.results_table import Columns, Group, ScoreKind
 
 
@@ -27,8 +20,8 @@ class NextOptions:
     """What is to be decided, which runs may be done, and what they cost.
 
     Attributes:
-        question: more: more images of a rendering, or another one? best: which group has the lowest error? target: is a
-            target error reached? negative: is pre-training worse than none?
+        question: more_or_different: more images of a rendering, or another one? best: which group has the lowest error?
+            target: is a target error reached? negative_transfer: is pre-training worse than none?
         at: Size in images that the question is asked for (default: the largest size of the table and of --candidates;
             for best and target with a cost per image and a budget, the largest plus the images that it buys).
         candidates: Sizes that may be run: n1,n2,… (default: those of the table, doublings between them, and twice the
@@ -38,7 +31,7 @@ class NextOptions:
         confidence: Promised share of right decisions.
         target_error: Error to reach, in (0, 1), for target.
         within: For best, a group counts as right whose error is at most this share above the lowest.
-        zone: For more, the share of the 10 % around them within which either answer counts as right.
+        zone: For more_or_different, the share of the 10 % around them within which either answer counts as right.
         noise: Relative scatter of the error from pre-training to pre-training, such as 0.02, where it is known.
         cost_per_image: Cost of one more rendered image, in any unit.
         cost_per_run: Cost of one pre-training with its fine-tunings.
@@ -53,7 +46,7 @@ class NextOptions:
         where: A condition that selects rows: render == 'digits' and error < 0.5.
     """
 
-    question: QuestionName = "more"
+    question: QuestionName = "more_or_different"
     at: float | None = None
     candidates: str | None = None
     groups: str | None = None
@@ -102,11 +95,7 @@ class NextOptions:
 
     def prior(self) -> Prior:
         """Return what is taken for likely before any run."""
-        if self.noise is None:
-            return Prior()
-        if not 0 < self.noise < 1:
-            raise UserError(f"noise is {self.noise:g}; give the relative scatter of the error, such as 0.02")
-        return Prior(noise=(self.noise, self.noise))
+        return prior_of(self.noise)
 
     def asked(self, groups: Sequence[Group]) -> Question:
         """Return the question.
@@ -121,12 +110,4 @@ class NextOptions:
         at = max([*measured, *self.sizes()]) if self.at is None else self.at
         if self.at is None and self.question in ("best", "target") and self.budget and self.cost_per_image:
             at = max(measured, default=0.0) + float(np.floor(self.budget / self.cost_per_image)) or at
-        if self.question == "more":
-            return MoreOrDifferent(at, zone=self.zone)
-        if self.question == "best":
-            return BestGroup(at, self.within)
-        if self.question == "negative":
-            return NegativeTransfer(at)
-        if self.target_error is None:
-            raise UserError("question target needs the error to reach: --target-error 0.05")
-        return TargetError(at, self.target_error)
+        return asked(self.question, at, self.target_error, self.within, self.zone)

@@ -23,7 +23,7 @@ _SHOWN = 10
 def asked(question: Question) -> str:
     """Return a question in words."""
     n, fields = f"{question.at:,.0f}", vars(question)
-    if question.name == "more":
+    if question.name == "more_or_different":
         change = f"{100 * fields['worthwhile']:g} % or more"
         return f"Do {fields['factor']:g} times the images, from n = {n} on, lower the error by {change}?"
     if question.name == "best":

@@ -62,6 +62,22 @@ class Prior:
         return np.array([low]) if low == high else np.geomspace(low, high, self.noises)
 
 
+def prior_of(noise: float | None) -> Prior:
+    """Return what is taken for likely before any run.
+
+    Args:
+        noise: Relative scatter of the error from pre-training to pre-training, where it is known.
+
+    Raises:
+        UserError: The noise is not in (0, 1).
+    """
+    if noise is None:
+        return Prior()
+    if not 0 < noise < 1:
+        raise UserError(f"noise is {noise:g}; give the relative scatter of the error, such as 0.02")
+    return Prior(noise=(noise, noise))
+
+
 @dataclass(frozen=True)
 class Points:
     """The pre-training runs of one group.

@@ -21,7 +21,7 @@ from lightning_tl.laws.posterior import Particles, Posterior, grid, shape_of
 
 #: Groups among which the best is sought: memory grows with their square.
 _MOST_RIVALS = 60
-QuestionName = Literal["more", "best", "target", "negative"]
+QuestionName = Literal["more_or_different", "best", "target", "negative_transfer"]
 
 
 class Question(Protocol):
@@ -79,7 +79,7 @@ class MoreOrDifferent:
     factor: float = FACTOR
     worthwhile: float = WORTHWHILE
     zone: float = 0.2
-    name: QuestionName = "more"
+    name: QuestionName = "more_or_different"
     joint: bool = False
     of_shape: bool = True
 
@@ -167,7 +167,7 @@ class NegativeTransfer:
     """
 
     at: float
-    name: QuestionName = "negative"
+    name: QuestionName = "negative_transfer"
     joint: bool = False
     of_shape: bool = False
 
@@ -233,6 +233,32 @@ class BestGroup:
                 "select fewer (--where)"
             )
         return _best(posterior, self.at, float(np.log1p(self.within)))
+
+
+def asked(name: QuestionName, at: float, target: float | None, within: float, zone: float) -> Question:
+    """Return the question of a name.
+
+    Args:
+        name: Its name, in options and in a study's ``until``.
+        at: Size in images that it is asked for.
+        target: The error to reach, for target.
+        within: See :class:`BestGroup`.
+        zone: See :class:`MoreOrDifferent`.
+
+    Raises:
+        UserError: A value is missing or out of range.
+    """
+    if name == "more_or_different":
+        return MoreOrDifferent(at, zone=zone)
+    if name == "best":
+        return BestGroup(at, within)
+    if name == "negative_transfer":
+        return NegativeTransfer(at)
+    if target is None:
+        raise UserError(
+            "question target needs the error to reach, such as 0.05: --target-error, or target in a study's until"
+        )
+    return TargetError(at, target)
 
 
 def _best(posterior: Posterior, at: float, slack: float) -> Array:

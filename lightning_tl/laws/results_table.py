@@ -11,10 +11,10 @@ import numpy as np
 
 from lightning_tl.errors import UserError, nearest, shortened
 from lightning_tl.laws.fitting import LEAST_ERROR, LEAST_SIZE, MOST_SIZE
+from lightning_tl.laws.image_sampling import ImageSampling, Replicates, of_runs
 from lightning_tl.laws.mixed_curves import mixed
 from lightning_tl.laws.row_filter import selected_rows
 from lightning_tl.laws.score_kind import accuracy_question
-from lightning_tl.laws.test_images import Replicates, TestImages, of_runs
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -98,8 +98,8 @@ class Group:
     notes: list[str] = field(default_factory=list)
     question: str = ""
     traits: dict[str, float] = field(default_factory=dict)
-    images: TestImages | None = None
-    scratch_images: TestImages | None = None
+    images: ImageSampling | None = None
+    scratch_images: ImageSampling | None = None
 
     def labels(self, column: str) -> list[str] | None:
         """Return the labels of ``pretrain`` or ``draw`` for each run, or ``None`` where the table does not say."""

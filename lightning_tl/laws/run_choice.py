@@ -124,7 +124,7 @@ class Study:
                 kind = "group"
             if item.n == 0:
                 kind = "scratch"
-            if kind == "scratch" and self.question.name != "negative":
+            if kind == "scratch" and self.question.name != "negative_transfer":
                 continue
             at = place_of(item, points) if kind == "draw" else -1
             alike.setdefault((group, kind, at, item.n), []).append(item)

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from lightning_tl.laws.clusters import cells, level_half_width, widened
 from lightning_tl.laws.fitted_law import FittedLaw
 from lightning_tl.laws.forms import Array
+from lightning_tl.laws.image_sampling import variance_of_difference
 from lightning_tl.laws.results_table import Group
-from lightning_tl.laws.test_images import variance_of_difference
 
 
 @dataclass(frozen=True)

@@ -23,5 +23,5 @@ def save_image_results(model: Any, folder: Path) -> tuple[dict[str, str], list[f
     if kept is None or kept.count < 2:
         return {}, []
     np.savez_compressed(folder / "test_images.npz", **kept.results)
-    replicates = [float(f"{1 - value:.6g}") for value in kept.replicates()]
+    replicates = [float(f"{1 - value:.6g}") for value in kept.replicates]
     return {"test_set": kept.targets_hash}, replicates if np.isfinite(replicates).all() else []

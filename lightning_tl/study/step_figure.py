@@ -27,7 +27,7 @@ CAPTION = (
     "Above or left: confidence in the likeliest answer at each look, and, dashed, the confidence from which on it is "
     "decided. Below or right: what had been spent by then, and what the fixed grid would have cost."
 )
-#: Curves drawn at most; more would not be told apart.
+#: Curves drawn at most; more could not be distinguished.
 _MOST = 7
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Set
 from dataclasses import dataclass
-from typing import Literal
 
 from lightning_tl.errors import UserError
 from lightning_tl.laws.candidates import Costs
-from lightning_tl.laws.posterior import Prior
-from lightning_tl.laws.questions import BestGroup, MoreOrDifferent, NegativeTransfer, Question, TargetError
+from lightning_tl.laws.posterior import Prior, prior_of
+from lightning_tl.laws.questions import Question, QuestionName, asked
 from lightning_tl.laws.stopping import threshold
 
 #: Axes of fine-tuning that only repeat it.
@@ -39,7 +38,7 @@ class Until:
         batch: Pre-trainings begun together (default: as many as can run at once).
     """
 
-    question: Literal["more_or_different", "best", "target", "negative_transfer"] = "more_or_different"
+    question: QuestionName = "more_or_different"
     confidence: float = 0.9
     at: float | None = None
     target: float | None = None
@@ -63,15 +62,7 @@ class Until:
             UserError: What the question needs is missing or out of range.
         """
         at = largest if self.at is None else self.at
-        if self.question == "more_or_different":
-            return MoreOrDifferent(at, zone=self.zone)
-        if self.question == "best":
-            return BestGroup(at, self.within)
-        if self.question == "negative_transfer":
-            return NegativeTransfer(at)
-        if self.target is None:
-            raise UserError("question target needs the error to reach, such as target: 0.05")
-        return TargetError(at, self.target)
+        return asked(self.question, at, self.target, self.within, self.zone)
 
     def costs(self, spent: float = 0.0) -> Costs:
         """Return what runs cost, and what is left of the budget."""
@@ -80,7 +71,7 @@ class Until:
 
     def prior(self) -> Prior:
         """Return what is taken for likely before any run."""
-        return Prior() if self.noise is None else Prior(noise=(self.noise, self.noise))
+        return prior_of(self.noise)
 
     def check(self, *, pretrain: bool, scratch: bool, analysis: str | None, varied: Set[str]) -> None:
         """Refuse values out of range, and studies that cannot be run in steps.
@@ -98,6 +89,7 @@ class Until:
             self._check_values()
             threshold(self.confidence, 1)
             self.costs()
+            self.prior()
             self.asked(1.0)
         except UserError as error:
             raise UserError(f"until: {error}") from None
@@ -123,7 +115,5 @@ class Until:
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise UserError(f"{name} is {value:g}; it must be over 0, or null for no limit")
-        if self.noise is not None and not 0 < self.noise < 1:
-            raise UserError(f"noise is {self.noise:g}; give the relative scatter of the error, such as 0.02")
         if self.target is not None and self.question != "target":
             raise UserError(f"target is {self.target:g}, but the question is {self.question}: give question: target")

@@ -243,7 +243,7 @@ class TransferTask(pl.LightningModule):
         """Log ``test/score`` and ``test/error``, and the error's standard error over test images."""
         self._log_scores("test")
         if self.image_results is not None and self.image_results.count > 1:
-            stderr = float(np.nanstd(self.image_results.replicates(), ddof=1))
+            stderr = float(np.nanstd(self.image_results.replicates, ddof=1))
             if np.isfinite(stderr):
                 self.log("test/error_stderr", stderr)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -68,14 +69,15 @@ class ImageResults:
         """Return the score of the images themselves."""
         return float(self.scores(self.results, np.ones((1, self.count)))[0])
 
-    def replicates(self, count: int = REPLICATES) -> Array:
-        """Return bootstrap replicates of the score: ``[count]``.
+    @cached_property
+    def replicates(self) -> Array:
+        """Bootstrap replicates of the score, once all images are kept: ``[REPLICATES]``.
 
         Replicate *r* draws the same images, by their place in the test set, for each network that is tested on as many
         images. So the difference of two networks' replicates is a paired bootstrap (Efron and Tibshirani, *An
         Introduction to the Bootstrap*, 1993).
         """
-        return self.scores(self.results, bootstrap_weights(self.count, count))
+        return self.scores(self.results, bootstrap_weights(self.count, REPLICATES))
 
 
 class SumScores(ImageResults):

@@ -7,19 +7,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from small_render import CONFIG
 
 from data_gen import farm, local_pool
 from lightning_tl.cli.main import main
 
 FAKE = Path(__file__).parents[1] / "data_gen" / "fake_worker.py"
-CONFIG = {
-    "categories": ["digits"],
-    "objects": {"count": [1, 2]},
-    "camera": {"views": 2},
-    "room": {"walls": 0},
-    "image": {"size": 24},
-    "scenes_per_shard": 3,
-}
 
 
 @pytest.fixture

@@ -10,17 +10,9 @@ import pytest
 import yaml
 from faults.interrupting import HERE, Campaign, finish, start
 from scene_gate import SceneGate
+from small_render import CONFIG
 
 from data_gen.farm import LOCK
-
-CONFIG = {
-    "categories": ["digits"],
-    "objects": {"count": [1, 2]},
-    "camera": {"views": 2},
-    "room": {"walls": 0},
-    "image": {"size": 24},
-    "scenes_per_shard": 3,
-}
 
 
 def command(folder: Path, out: Path, workers: int) -> list[str]:

@@ -23,7 +23,7 @@ def test_all_share_the_work(tmp_path: Path, commands: int) -> None:
     sizes, draws = STUDIES[commands]["sizes"], STUDIES[commands]["draws"]
     path = write(tmp_path / "study", workers=1, **STUDIES[commands])
     gates = [SceneGate(tmp_path / name) for name in ("gate", "gate of one")]
-    out, alone = tmp_path / "out", tmp_path / "alone"
+    out, undisturbed = tmp_path / "out", tmp_path / "undisturbed"
     logs = [tmp_path / f"log{number}.txt" for number in range(commands + 1)]
     processes = [start(command(path, out), log, **gates[0].environment) for log in logs[:-1]]
     scenes = (max(sizes) + VAL_IMAGES) // VIEWS
@@ -35,8 +35,8 @@ def test_all_share_the_work(tmp_path: Path, commands: int) -> None:
     assert [process.wait(timeout=1200) for process in processes] == [0] * commands, [log.read_text() for log in logs]
     assert len(rows(out)) == (1 + len(sizes)) * len(draws)
     gates[1].open(10_000)
-    assert start(command(path, alone), logs[-1], **gates[1].environment).wait(timeout=1200) == 0
-    assert_same(out, alone)
+    assert start(command(path, undisturbed), logs[-1], **gates[1].environment).wait(timeout=1200) == 0
+    assert_same(out, undisturbed)
     # as many scenes, steps and checkpoints
     assert scenes + commands + gates[0].rest() == gates[1].rest()
     for text in (log.read_text() for log in logs):

@@ -69,7 +69,7 @@ def assert_same(out: Path, whole: Path) -> None:
 @pytest.mark.parametrize("engine", ENGINES)
 def test_interrupted_and_run_again(tmp_path: Path, engine: str) -> None:
     whole = tmp_path / "whole"
-    finish(command(write(tmp_path / "alone", workers=1), whole), tmp_path / "log.txt")
+    finish(command(write(tmp_path / "undisturbed", workers=1), whole), tmp_path / "log.txt")
     assert len(rows(whole)) == 6
     assert len(shards(whole)) == 6
     assert all(torch.isfinite(value).all() for value in weights(next(whole.rglob("last.ckpt"))).values())

@@ -85,7 +85,7 @@ def test_target_within_a_budget(table, capsys) -> None:
 
 
 def test_negative_transfer_and_a_new_group(table, capsys) -> None:
-    run(table, "--question", "negative", "--noise", "0.02")
+    run(table, "--question", "negative_transfer", "--noise", "0.02")
     assert "Is the error at n = 512 above that without pre-training?" in capsys.readouterr().out
     record, _ = run(table, "--question", "best", "--groups", "rooms", "--at", "512")
     assert "rooms" in {item["group"] for item in record["proposals"]}
@@ -94,14 +94,17 @@ def test_negative_transfer_and_a_new_group(table, capsys) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--question", "target"], "question target needs the error to reach: --target-error 0.05"),
+        (["--question", "target"], "question target needs the error to reach, such as 0.05: --target-error"),
         (
             ["--candidates", "a,b"],
             "candidates is 'a,b'; give sizes in images, with commas between them: 1000,4000,16000",
         ),
         (["--noise", "2"], "noise is 2; give the relative scatter of the error, such as 0.02"),
         (["--confidence", "1.5"], "confidence is 1.5; give a share of right decisions from 0.5 to below 1"),
-        (["--question", "mor"], "question: 'mor' is unknown; did you mean 'more'?"),
+        (
+            ["--question", "bst"],
+            "question: 'bst' is unknown; did you mean 'best'?",
+        ),
         (["--at", "-5"], "the question is asked for n = -5; give a number of images over 0"),
         (["--score", "score"], "'score' is read as an error, and it rises"),
         (["--repeats", "0"], "repeats is 0; give how many new seeds may be run at each size, 1 or more"),

@@ -182,9 +182,9 @@ def test_runs_in_progress_are_taken_into_account() -> None:
     """With the best run in progress, the next is chosen as the second of a batch is."""
     both = plan([UNSURE], ASKED, candidates("a"), Costs(), batch=2).batch
     started = [both[0].candidate]
-    alone = plan([UNSURE], ASKED, candidates("a"), Costs(), running=started)
-    assert alone.batch[0].candidate not in started
-    assert alone.batch[0].candidate.n == both[1].candidate.n
+    single = plan([UNSURE], ASKED, candidates("a"), Costs(), running=started)
+    assert single.batch[0].candidate not in started
+    assert single.batch[0].candidate.n == both[1].candidate.n
     waiting = plan([UNSURE], ASKED, [], Costs(), running=started)
     assert waiting.decisions[0].state == "open"
     assert (waiting.done, waiting.batch) == (False, ())

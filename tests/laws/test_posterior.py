@@ -112,10 +112,10 @@ def test_groups_share_the_noise() -> None:
     n = np.repeat(1000 * 2.0 ** np.arange(7), 4)
     quiet = points(n, 0.3 * np.exp(0.01 * rng.standard_normal(len(n))))
     few = points([1000.0, 2000.0], [0.3, 0.28], "b")
-    together, alone = posterior([quiet, few], Prior(), 1000.0), posterior([few], Prior(), 1000.0)
+    together, by_itself = posterior([quiet, few], Prior(), 1000.0), posterior([few], Prior(), 1000.0)
     assert together.weight @ together.noise == pytest.approx(0.01, rel=0.3)
     spread = [
-        float(np.sqrt(found.weight @ found.groups[-1].log_error(2000.0).var(axis=1))) for found in (together, alone)
+        float(np.sqrt(found.weight @ found.groups[-1].log_error(2000.0).var(axis=1))) for found in (together, by_itself)
     ]
     assert spread[0] < 0.6 * spread[1]
 

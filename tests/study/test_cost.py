@@ -165,5 +165,5 @@ def test_the_forecast_of_a_real_study_is_near_what_it_took(tmp_path, renders):
     records = [json.loads(file.read_text()) for file in (tmp_path / "out/runs").glob("pretrain-*/record.json")]
     took = np.mean([record["seconds"] for record in records])
     pretrain = found.stages["pretrain"]
-    told = pretrain.start.clock + 100 * pretrain.step.clock + 2 * 24 * pretrain.val_image.clock
-    assert took / 3 < told < took * 3  # the load of the machine may change; docs/study.md has what was measured
+    planned = pretrain.start.clock + 100 * pretrain.step.clock + 2 * 24 * pretrain.val_image.clock
+    assert took / 3 < planned < took * 3  # the load of the machine may change; docs/study.md has what was measured

@@ -23,7 +23,10 @@ from lightning_tl.study.until import Until
     [
         ({"confidence": 1.0}, "until: confidence is 1; give a share of right decisions from 0.5 to below 1"),
         ({"at": 0}, "until: the question is asked for n = 0; give a number of images over 0"),
-        ({"question": "target"}, "until: question target needs the error to reach, such as target: 0.05"),
+        (
+            {"question": "target"},
+            "until: question target needs the error to reach, such as 0.05",
+        ),
         ({"question": "target", "target": 1.5}, "until: target error 1.5 is not between 0 and 1"),
         ({"question": "best", "target": 0.1}, "until: target is 0.1, but the question is best: give question: target"),
         ({"question": "best", "within": 1.0}, "until: within is 1; give a share of the error from 0 to below 1"),

@@ -118,7 +118,7 @@ def test_the_standard_error_of_a_share():
     kept = Right()
     kept.update(torch.tensor(right), torch.ones(500, dtype=torch.bool))
     assert kept.score() == pytest.approx(0.7)
-    assert kept.replicates().std(ddof=1) == pytest.approx((0.7 * 0.3 / 500) ** 0.5, rel=0.15)
+    assert kept.replicates.std(ddof=1) == pytest.approx((0.7 * 0.3 / 500) ** 0.5, rel=0.15)
 
 
 def test_two_networks_on_the_same_images_are_paired():
@@ -133,7 +133,7 @@ def test_two_networks_on_the_same_images_are_paired():
     for model, outputs in ((first, logits), (second, worse)):
         kept = model.build_image_results()
         kept.update(outputs, targets)
-        difference.append(kept.replicates())
+        difference.append(kept.replicates)
     gained = 10 / 400
     assert (difference[0] - difference[1]).std(ddof=1) == pytest.approx((gained * (1 - gained) / 400) ** 0.5, rel=0.15)
     assert difference[0].std(ddof=1) > 2 * (difference[0] - difference[1]).std(ddof=1)

@@ -12,8 +12,8 @@ from lightning_tl.laws.advice import advise
 from lightning_tl.laws.compare import compare, log_ratio
 from lightning_tl.laws.error_sources import error_sources
 from lightning_tl.laws.group_fits import analyse
+from lightning_tl.laws.image_sampling import of_runs, read_replicates, variance_of_difference
 from lightning_tl.laws.results_table import groups
-from lightning_tl.laws.test_images import of_runs, read_replicates, variance_of_difference
 from lightning_tl.laws.wording import comparison_sentence
 
 from .tested_worlds import SIZES, World, law

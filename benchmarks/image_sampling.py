@@ -1,4 +1,4 @@
-"""How often intervals contain the truth when the test images are a sample: `python benchmarks/test_images.py`.
+"""How often intervals contain the truth when the test images are a sample: `python benchmarks/image_sampling.py`.
 
 Simulated studies of two renderings, seven sizes and one seed each; the truth is the error on all images that exist.
 Intervals of nominal 95 %, with what the test images add, and without it.

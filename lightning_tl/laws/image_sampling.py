@@ -19,7 +19,7 @@ Replicates = Mapping[str, Array]
 
 
 @dataclass(frozen=True)
-class TestImages:
+class ImageSampling:
     """How uncertain the level of some runs is because the test images are a sample.
 
     Attributes:
@@ -63,7 +63,7 @@ def read_replicates(results: Path) -> dict[str, Array]:
     return {str(run): row for run, row, good in zip(table.index, values, usable, strict=True) if good}
 
 
-def of_runs(runs: pd.DataFrame, replicates: Replicates) -> TestImages | None:
+def of_runs(runs: pd.DataFrame, replicates: Replicates) -> ImageSampling | None:
     """Return what the choice of the test images does to some runs; ``None`` where the table does not know it.
 
     Args:
@@ -81,16 +81,16 @@ def of_runs(runs: pd.DataFrame, replicates: Replicates) -> TestImages | None:
         shift = logs.mean(0) - logs.mean()
         apart = logs - logs.mean(1, keepdims=True) - shift
         own = float(apart.var(ddof=1) / (len(logs) - 1)) if len(logs) > 1 else 0.0
-        return TestImages(max(float(shift.var(ddof=1)) - own, 0.0), test_set, shift, own)
+        return ImageSampling(max(float(shift.var(ddof=1)) - own, 0.0), test_set, shift, own)
     if "error_stderr" not in runs:
         return None
     relative = (runs["error_stderr"] / runs["error"]).to_numpy(float)
     if not (np.isfinite(relative) & (relative > 0)).all():
         return None
-    return TestImages(float(relative.mean() ** 2), test_set)
+    return ImageSampling(float(relative.mean() ** 2), test_set)
 
 
-def variance_of_difference(first: TestImages | None, second: TestImages | None) -> float:
+def variance_of_difference(first: ImageSampling | None, second: ImageSampling | None) -> float:
     """Return the variance that the test images add to a difference of mean log errors.
 
     Image by image where both were tested on the same ones, which makes it smaller; else as of independent samples.
@@ -101,7 +101,7 @@ def variance_of_difference(first: TestImages | None, second: TestImages | None) 
     return sum(images.variance for images in (first, second) if images is not None)
 
 
-def paired(first: TestImages | None, second: TestImages | None) -> bool:
+def paired(first: ImageSampling | None, second: ImageSampling | None) -> bool:
     """Return whether two groups can be compared image by image."""
     return bool(
         first is not None
