@@ -13,7 +13,7 @@ from lightning_tl.laws.law_options import LawOptions
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/study.md").read_text()
-EXAMPLE, LOGGER = re.findall(r"```yaml\n(.*?)```", PAGE, re.S)
+EXAMPLE, UNTIL, LOGGER = re.findall(r"```yaml\n(.*?)```", PAGE, re.S)
 
 
 def test_the_example_is_planned(tmp_path):
@@ -27,6 +27,15 @@ def test_the_example_is_planned(tmp_path):
     assert len(fine) == 3 + 8 * 3 - 4  # from scratch, all, those left out
     assert {run.render for run in starts.values()} == {"with", "without"}
     assert study.law == LawOptions(target_error=0.1)
+
+
+def test_the_example_in_steps(tmp_path):
+    path = tmp_path / "study.yaml"
+    path.write_text(EXAMPLE + UNTIL)
+    study = read(path)
+    study.check()
+    assert study.until is not None
+    assert study.until.question == "more_or_different"
 
 
 def test_another_logger_by_configuration(tmp_path, capsys):
