@@ -116,7 +116,11 @@ def test_at_a_learning_rate_of_nothing_nothing_is_forgotten(folder, renders, tas
     if task == "classification":
         facts = done(folder, "still", finetuning(Path("-"), "--model.optimizer.lr=1e-12"), "pre")
     else:
-        common = ["--data.batch_size=8", "--data.steps_per_epoch=2", "--data.transform={crop: 32, shorter: [32, 40], eval_shorter: 32}"]
+        common = [
+            "--data.batch_size=8",
+            "--data.steps_per_epoch=2",
+            "--data.transform={crop: 32, shorter: [32, 40], eval_shorter: 32}",
+        ]
         common += ["--model.schedule.init_args.images=32", "--model.schedule.init_args.warmup_images=0"]
         done(folder, "seg", ["fit", "--config=pretrain/semseg_small", f"--data.root={renders}", "--data.n=24", *common])
         scenes = ["--data.target=semseg", "--data.fraction=0.01", "--model.optimizer.lr=1e-12"]
