@@ -16,15 +16,19 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from scipy import stats
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "study" / "transfer_methods"))
 
-from method_worlds import study
+from method_worlds import TARGET, sample_world, study
 
-from lightning_tl.study.transfer_methods.comparison import compare_methods
+from lightning_tl.laws.samples_needed import exponent, samples_needed
+from lightning_tl.study.transfer_methods.comparison import SettingResult, compare_methods
+from lightning_tl.study.transfer_methods.methods_table import settings
 
 METHODS = (
     "full",
@@ -38,6 +42,10 @@ METHODS = (
     "partial(share=0.2)",
 )
 LEVEL = 0.95
+
+
+def compared(table: pd.DataFrame) -> list[SettingResult]:
+    return compare_methods(settings(table), LEVEL)
 
 
 def share(hits: int, of: int) -> str:
@@ -56,10 +64,10 @@ def negative(worlds: int) -> None:
             for world in range(worlds):
                 kind = {"sizes": (100,), "draws": draws, "seeds": seeds, "noise": noise, "rng": world}
                 kind |= {"scratch": 0.2, "between": noise if seeds > 1 else 0.0}
-                (result,) = compare_methods(study(dict.fromkeys(METHODS, 0.2), **kind))  # all on the boundary
+                (result,) = compared(study(dict.fromkeys(METHODS, 0.2), **kind))  # all on the boundary
                 alarms += any(item.p_negative <= 1 - LEVEL for item in result.methods)
                 truth = dict.fromkeys(METHODS, 0.18) | {"partial(share=0.2)": 0.24, "linear_probe": 0.22}
-                (result,) = compare_methods(study(truth, **kind | {"rng": worlds + world}))
+                (result,) = compared(study(truth, **kind | {"rng": worlds + world}))
                 named = {item.label for item in result.methods if item.p_negative <= 1 - LEVEL}
                 found += "partial(share=0.2)" in named
                 harmful += "linear_probe" in named
@@ -83,17 +91,17 @@ def front(worlds: int) -> None:
                 errors |= {METHODS[8]: 0.2}  # as low as the lowest, and forgets more: another is not better in both
                 forgetting |= {METHODS[8]: 0.6}
                 kind = {"sizes": (100,), "draws": draws, "seeds": seeds, "noise": noise}
-                (result,) = compare_methods(study(errors, forgetting, rng=world, **kind))
+                (result,) = compared(study(errors, forgetting, rng=world, **kind))
                 off = {item.label for item in result.methods if item.place.standing == "off"}
                 wrong += bool(off)
                 errors[METHODS[8]] = 0.25
-                (result,) = compare_methods(study(errors, forgetting, rng=worlds + world, **kind))
+                (result,) = compared(study(errors, forgetting, rng=worlds + world, **kind))
                 off = {item.label for item in result.methods if item.place.standing == "off"}
                 found += METHODS[8] in off
                 wrong_pairs += bool(off - {METHODS[8]})
             print(
-                f"{draws} draws, {seeds} pre-trainings, noise {100 * noise:g} %: wrongly off {share(wrong, worlds)} and "
-                f"{share(wrong_pairs, worlds)}; found (+25 % error, 0.2 more forgetting) {share(found, worlds)}",
+                f"{draws} draws, {seeds} pre-trainings, noise {100 * noise:g} %: wrongly off {share(wrong, worlds)} "
+                f"and {share(wrong_pairs, worlds)}; found (+25 % error, 0.2 more forgetting) {share(found, worlds)}",
                 flush=True,
             )
 
@@ -108,7 +116,7 @@ def choice(worlds: int) -> None:
                 forgetting = dict.fromkeys(METHODS, 0.01) | {"full": 0.3, "lora(rank=4)": 0.02}
                 forgetting |= {"l2sp(strength=0.1)": 0.1}
                 table = study(errors, forgetting, sizes=(100,), draws=draws, noise=noise, rng=world)
-                (result,) = compare_methods(table)
+                (result,) = compared(table)
                 excess.append(errors[result.take] / 0.2 - 1)
                 right += result.take == "lora(rank=4)"
                 # the truth of a difference is that of mean errors, which luck of draws raises by a factor
@@ -123,9 +131,42 @@ def choice(worlds: int) -> None:
             )
 
 
+def samples(worlds: int) -> None:
+    """Ask for the fine-tuning images needed by three models, and the exponent with which they fall."""
+    cases: dict[str, dict[str, Any]] = {
+        "as it is": {},
+        "a floor of 8 %": {"floor": 0.08},
+        "three sizes, a power law": {"sizes": (50, 150, 400)},
+        "five draws": {"draws": 5},
+        "little luck of draws": {"luck": 0.02},
+        "three pre-trainings": {"seeds": 3, "between": 0.05},
+        "a steep fall": {"power": 0.8},
+    }
+    for name, case in cases.items():
+        covered = asked = exponents = bounded = 0
+        for world in range(worlds):
+            curves, truth, power = sample_world(np.random.default_rng(world), **case)
+            found = [samples_needed(curve, TARGET) for curve in curves]
+            covered += sum(one.interval[0] <= true <= one.interval[1] for one, true in zip(found, truth, strict=True))
+            asked += len(truth)
+            fall = exponent(found, "parameters")
+            exponents += fall is not None and fall.interval[0] <= power <= fall.interval[1]
+            bounded += fall is not None and fall.bounded > 0
+        print(
+            f"{name}: s {share(covered, asked)}; exponent {share(exponents, worlds)}, of which only bounded on a side "
+            f"{bounded}",
+            flush=True,
+        )
+
+
 def main() -> None:
     """Run one of the simulations."""
-    kinds: dict[str, Callable[[int], None]] = {"negative": negative, "front": front, "choice": choice}
+    kinds: dict[str, Callable[[int], None]] = {
+        "negative": negative,
+        "front": front,
+        "choice": choice,
+        "samples": samples,
+    }
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kind", choices=kinds)
     parser.add_argument("--worlds", type=int, default=400)

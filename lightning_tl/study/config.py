@@ -154,6 +154,21 @@ class OvertrainingOptions:
 
 
 @dataclass
+class TransferOptions:
+    """Options of ``analysis: transfer``.
+
+    Attributes:
+        level: Of intervals and tests.
+        equal: Share of the lowest error by which another method's may be higher and still count as equal.
+        target_errors: Errors of which the fine-tuning images needed are asked. null: one that most curves reach.
+    """
+
+    level: float = 0.95
+    equal: float = 0.1
+    target_errors: list[float] | None = None
+
+
+@dataclass
 class Study:
     """Rendering, pre-training and fine-tuning, crossed; then a law.
 
@@ -169,7 +184,10 @@ class Study:
         forgetting: Also measure the pre-training loss of each fine-tuned backbone and how far it has moved.
         complexity: Also measure how complex each rendering is, for alpha and C against it; null: do not.
         analysis: ``overtraining``: how fine-tuning depends on the length of pre-training; pre-trainings differ in it.
-        overtraining: Options of that analysis.
+            ``transfer``: ways of fine-tuning compared; it is also done without being named where results differ in
+            ``transfer``.
+        overtraining: Options of the first analysis.
+        transfer: Options of the second.
         until: When to stop: pre-trainings are begun in batches until its question is decided; null: all are run.
         law: Options of ``lightning-tl law`` for the table, such as ``{target_error: 0.1}``; null: no law is fitted.
         retries: How often a run that failed is tried again.
@@ -191,8 +209,9 @@ class Study:
     test_at: Literal["last", "best"] = "last"
     forgetting: bool = False
     complexity: Complexity | None = None
-    analysis: Literal["overtraining"] | None = None
+    analysis: Literal["overtraining", "transfer"] | None = None
     overtraining: OvertrainingOptions = field(default_factory=OvertrainingOptions)
+    transfer: TransferOptions = field(default_factory=TransferOptions)
     until: Until | None = None
     law: LawOptions | None = field(default_factory=LawOptions)
     retries: int = 1
@@ -224,10 +243,7 @@ class Study:
             raise UserError("without a pretrain stage and with scratch: false there is nothing to run")
         if self.forgetting and self.pretrain is None:
             raise UserError("forgetting is measured under a pre-training's head: there is no pretrain stage")
-        if self.analysis is not None and (self.pretrain is None or not self.forgetting):
-            raise UserError(f"analysis: {self.analysis} needs a pretrain stage and forgetting: true")
-        if not 0 < self.overtraining.level < 1:
-            raise UserError(f"overtraining.level is {self.overtraining.level}; it must be between 0 and 1")
+        self._check_analysis()
         if self.law is not None:
             try:
                 self.law.check()
@@ -268,6 +284,24 @@ class Study:
                 scratch=self.scratch,
                 analysis=self.analysis,
                 varied=self.finetune.axes - set(self.finetune.same),
+            )
+
+    def _check_analysis(self) -> None:
+        if self.analysis is not None and (self.pretrain is None or not self.forgetting):
+            raise UserError(f"analysis: {self.analysis} needs a pretrain stage and forgetting: true")
+        for name, level in (("overtraining", self.overtraining.level), ("transfer", self.transfer.level)):
+            if not 0 < level < 1:
+                raise UserError(f"{name}.level is {level}; it must be between 0 and 1")
+        if not 0 <= self.transfer.equal < 1:
+            raise UserError(f"transfer.equal is {self.transfer.equal}; it must be at least 0 and below 1")
+        for target in self.transfer.target_errors or ():
+            if not 0 < target < 1:
+                raise UserError(f"transfer.target_errors has {target}; an error of 10 % is 0.1")
+        named = any("transfer" in key.split(".") or key == "config" for key in self.finetune.axes)
+        if self.analysis == "transfer" and not named:
+            raise UserError(
+                "analysis: transfer compares ways of fine-tuning, and finetune has no axis of them: give "
+                "finetune.product: {model.transfer: [Full, LinearProbe]}"
             )
 
     def _check_choice(self, choice: Choice) -> None:

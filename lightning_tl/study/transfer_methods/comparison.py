@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 
 from lightning_tl.study.transfer_methods.front import Place, front
 from lightning_tl.study.transfer_methods.labels import FULL
-from lightning_tl.study.transfer_methods.methods_table import Setting, settings
-from lightning_tl.study.transfer_methods.paired_statistics import Estimate, holm
+from lightning_tl.study.transfer_methods.methods_table import Setting
+from lightning_tl.study.transfer_methods.paired_statistics import Estimate, estimate, holm
 
 #: Share of the lowest error by which another may be higher and still count as equal.
 EQUAL = 0.1
@@ -86,21 +85,15 @@ class SettingResult:
         return any(item.label == label for item in self.methods)
 
 
-def compare_methods(
-    results: pd.DataFrame, interpolations: pd.DataFrame | None = None, level: float = 0.95, equal: float = EQUAL
-) -> list[SettingResult]:
+def compare_methods(found: Sequence[Setting], level: float = 0.95, equal: float = EQUAL) -> list[SettingResult]:
     """Compare the transfer methods of a study, setting by setting.
 
     Args:
-        results: As in ``results.csv``.
-        interpolations: As in ``interpolations.csv``.
+        found: The settings, of :func:`~lightning_tl.study.transfer_methods.methods_table.settings`.
         level: Of tests.
         equal: Share of the lowest error by which another may be higher and still count as equal.
-
-    Raises:
-        UserError: A column is missing, or no fine-tuning starts from a pre-training.
     """
-    return [_compared(setting, level, equal) for setting in settings(results, interpolations)]
+    return [_compared(setting, level, equal) for setting in found]
 
 
 def _compared(setting: Setting, level: float, equal: float) -> SettingResult:
@@ -118,13 +111,20 @@ def _compared(setting: Setting, level: float, equal: float) -> SettingResult:
 
     compared = tuple(
         Compared(
-            label,
-            *(setting.estimate(label, name) for name in ("error", "val_error", "forgetting", "distance", "seconds")),
-            setting.trainable(label),
-            *(to_full(label, name) for name in ("error", "forgetting", "distance", "seconds")),
-            above[label],
-            corrected.get(label, 1.0),
-            places[label],
+            label=label,
+            error=setting.estimate(label, "error"),
+            val_error=setting.estimate(label, "val_error"),
+            forgetting=setting.estimate(label, "forgetting"),
+            distance=setting.estimate(label, "distance"),
+            seconds=setting.estimate(label, "seconds"),
+            trainable=setting.trainable(label),
+            error_to_full=to_full(label, "error"),
+            forgetting_to_full=to_full(label, "forgetting"),
+            distance_to_full=to_full(label, "distance"),
+            seconds_to_full=to_full(label, "seconds"),
+            to_scratch=above[label],
+            p_negative=corrected.get(label, 1.0),
+            place=places[label],
         )
         for label in labels
     )
@@ -146,9 +146,7 @@ def choose_method(setting: Setting, labels: Sequence[str], level: float, equal: 
         label
         for label in labels
         if label == lowest
-        or (
-            means[label] <= (1 + equal) * means[lowest] and setting.estimate(label, by, lowest).p_above() > 1 - level
-        )
+        or (means[label] <= (1 + equal) * means[lowest] and setting.estimate(label, by, lowest).p_above() > 1 - level)
     ]
     forgotten = {label: setting.estimate(label, "forgetting").mean for label in as_low}
     known = [label for label in as_low if np.isfinite(forgotten[label])]
@@ -156,8 +154,6 @@ def choose_method(setting: Setting, labels: Sequence[str], level: float, equal: 
 
 
 def _scratch(setting: Setting) -> Estimate:
-    from lightning_tl.study.transfer_methods.paired_statistics import estimate
-
     if setting.scratch.empty:
         return estimate(np.zeros((0, 0)))
     by_draw = setting.scratch.groupby("draw_seed")["error"].mean().to_numpy(float)

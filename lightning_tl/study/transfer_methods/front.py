@@ -44,7 +44,9 @@ def front(setting: Setting, labels: Sequence[str], level: float) -> dict[str, Pl
         labels: The methods.
         level: Of the test.
     """
-    means = {label: (setting.estimate(label, "error").mean, setting.estimate(label, "forgetting").mean) for label in labels}
+    means = {
+        label: (setting.estimate(label, "error").mean, setting.estimate(label, "forgetting").mean) for label in labels
+    }
     known = [label for label in labels if np.isfinite(means[label]).all()]
     found = {label: Place("unknown") for label in labels}
     p_values, rivals = [], []

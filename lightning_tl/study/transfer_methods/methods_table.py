@@ -82,9 +82,11 @@ class Setting:
         """Return log(error / error without pre-training), paired by draw; the mean over pre-trainings and draws."""
         if self.scratch.empty:
             return estimate(np.zeros((0, 0)))
-        without = np.log(self.scratch.groupby("draw_seed")["error"].mean())
-        table = np.log(self._table(point, "error")).sub(without, axis="columns")
-        return estimate(without_gaps(table.to_numpy(float)))
+        table = self._table(point, "error")
+        without = self.scratch.groupby("draw_seed")["error"].mean().reindex(table.columns)
+        with np.errstate(divide="ignore"):
+            ratio = np.log(table.to_numpy(float)) - np.log(without.to_numpy(float))
+        return estimate(without_gaps(np.where(np.isfinite(ratio), ratio, np.nan)))
 
     def _table(self, point: str, quantity: str) -> pd.DataFrame:
         if (point, quantity) not in self._tables:
@@ -130,7 +132,7 @@ def settings(results: pd.DataFrame, interpolations: pd.DataFrame | None = None) 
         without = scratch[scratch["finetune_images"] == s]
         for key in same:
             without = without[without[key].map(_text) == named[key]]
-        found.append(Setting(named, float(n), float(s), rows, without.drop_duplicates("run_id")))
+        found.append(Setting(named, float(str(n)), float(str(s)), rows, without.drop_duplicates("run_id")))
     return found
 
 
@@ -145,7 +147,7 @@ def checked(results: pd.DataFrame) -> pd.DataFrame:
             raise UserError(f"results.csv has no {name}, which the comparison of methods needs; run the study again")
     table = results.copy()
     if "pretrain_run" not in table:
-        table["pretrain_run"] = table["pretrain_seed"] if "pretrain_seed" in table else ""
+        table["pretrain_run"] = table.get("pretrain_seed", "")
     numbers = ("pretrain_images", "finetune_images", "error", "val_error", "param_distance", "seconds", "lr")
     for name in (*numbers, "pretrain_loss_before", "pretrain_loss_after", "trainable_params"):
         if name in table:
@@ -164,7 +166,12 @@ def setting_keys(tuned: pd.DataFrame) -> list[str]:
     kept: list[str] = []
     for name in axes:
         last = name.rpartition(".")[2]
-        if name.startswith(_OF_METHOD) or "seed" in last or last == "draw" or same[name].nunique(dropna=False).max() <= 1:
+        if (
+            name.startswith(_OF_METHOD)
+            or "seed" in last
+            or last == "draw"
+            or same[name].nunique(dropna=False).max() <= 1
+        ):
             continue
         if not any(_one_to_one(tuned, name, other) for other in kept):
             kept.append(name)
@@ -202,7 +209,9 @@ def _text(value: object) -> str:
 
 def name_of(keys: Mapping[str, str]) -> str:
     """Return what to call settings of these keys."""
-    parts = [value if key in _AXES and key != "lr" else f"{key.rpartition('.')[2]} {value}" for key, value in keys.items()]
+    parts = [
+        value if key in _AXES and key != "lr" else f"{key.rpartition('.')[2]} {value}" for key, value in keys.items()
+    ]
     return ", ".join(filter(None, parts))
 
 

@@ -3,6 +3,10 @@
 import numpy as np
 import pandas as pd
 
+from lightning_tl.laws.samples_needed import sample_curve
+
+TARGET = 0.2
+
 
 def study(
     errors,
@@ -83,3 +87,45 @@ def study(
                         }
                     )
     return pd.DataFrame(rows)
+
+
+def sample_world(
+    rng,
+    models=(1e5, 4e5, 1.6e6),
+    power=0.3,
+    beta=0.4,
+    floor=0.0,
+    sizes=(50, 150, 400, 1000),
+    draws=3,
+    noise=0.03,
+    luck=0.1,
+    seeds=1,
+    between=0.0,
+):
+    """Return curves over s of models that need 300·(parameters / 4e5)^-power images for TARGET; these; and the power.
+
+    Args:
+        floor: Error that no number of images removes.
+        luck: Of a draw of fine-tuning images, of log error: it is the same for all models.
+        between: Of a pre-training, of log error.
+    """
+    lucks = {(s, d): luck * rng.standard_normal() for s in sizes for d in range(draws)}
+    curves, truth = [], []
+    for parameters in models:
+        needed = 300 * (parameters / models[1]) ** -power
+        coefficient = (TARGET - floor) * needed**beta
+        own = [between * rng.standard_normal() for _ in range(seeds)]
+        rows = [
+            {
+                "s": s,
+                "error": (coefficient * s**-beta + floor) * np.exp(lucks[s, d] + moved + noise * rng.standard_normal()),
+                "draw": str(d),
+                "pretrain": f"{parameters}-{number}",
+            }
+            for s in sizes
+            for d in range(draws)
+            for number, moved in enumerate(own)
+        ]
+        curves.append(sample_curve(f"{parameters:g}", pd.DataFrame(rows), {"parameters": parameters}))
+        truth.append(needed)
+    return curves, truth, power
