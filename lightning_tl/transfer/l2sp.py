@@ -50,10 +50,9 @@ class L2SP(TransferMethod):
         self._pairs: tuple[list[Tensor], list[Tensor]] = ([], [])
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse a training without pre-trained weights; keep those that it begins from."""
+        """Keep the weights that the training begins from."""
         super().setup(trainer, pl_module, stage)
         if stage == "fit":
-            self.need_start(trainer, pl_module, "pulls towards the pre-trained weights")
             kept = {name: each for name, each in pl_module.named_parameters() if each.requires_grad}
             if self.exclude:
                 kept = {name: each for name, each in kept.items() if not re.search(self.exclude, name)}
@@ -67,10 +66,12 @@ class L2SP(TransferMethod):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the pre-trained weights of the interrupted training."""
+        super().load_state_dict(state_dict)
         self._start = dict(state_dict["start"])
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put the pre-trained weights where the parameters are."""
+        """Put the pre-trained weights where the parameters are; refuse a training that does not begin from any."""
+        self.need_start(pl_module, "pulls towards the pre-trained weights")
         known = dict(pl_module.named_parameters())
         now: list[Tensor] = [known[name] for name in self._start]
         self._pairs = (now, [start.to(each.device) for each, start in zip(now, self._start.values(), strict=True)])

@@ -42,6 +42,8 @@ class TransferMethod(Callback):
     part: ClassVar[Part] = "parameters"
     #: Names of the methods that this one can't be combined with, whatever they change, and why not.
     excludes: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    #: Whether the state of an interrupted training has been loaded.
+    restored = False
 
     def arguments(self) -> dict[str, Any]:
         """Return the constructor's arguments, by name."""
@@ -109,13 +111,17 @@ class TransferMethod(Callback):
             name = type(self).__name__
             raise UserError(f"{name} is no callback: give it to the task, as --model.transfer={name}")
 
-    def need_start(self, trainer: Trainer, pl_module: LightningModule, why: str) -> None:
-        """Refuse a training that does not begin from a pre-trained backbone.
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the state of an interrupted training."""
+        self.restored = True
+
+    def need_start(self, task: Any, why: str) -> None:
+        """Refuse a training that does not begin from a pre-trained backbone; for ``on_fit_start``.
 
         Raises:
-            UserError: There is none, and no checkpoint is resumed from.
+            UserError: There is none, and no state of an interrupted training has been loaded.
         """
-        if getattr(pl_module, "init_from", None) is None and trainer.ckpt_path is None:
+        if getattr(task, "init_from", None) is None and not self.restored:
             raise UserError(f"transfer {type(self).__name__} {why}: give a pre-trained checkpoint (--model.init_from)")
 
 
