@@ -46,6 +46,7 @@ from lightning_tl.run_output import metrics_table, quieten_lightning, saved_chec
 from lightning_tl.sigterm import only_note_sigterm
 from lightning_tl.tasks import Schedule, TransferTask
 from lightning_tl.training_folder import refuse_used_folder, training_in
+from lightning_tl.transfer import TransferMethod
 from lightning_tl.yaml_limits import limit_parsers
 
 # Interpolation is resolved after all files and overrides are merged, and absolute keys work under sub-commands.
@@ -73,6 +74,7 @@ _KINDS: dict[str, type] = {
     "optimizer": torch.optim.Optimizer,
     "scheduler": torch.optim.lr_scheduler.LRScheduler,
     "schedule": Schedule,
+    "transfer": TransferMethod,
     "callbacks": Callback,
     "logger": Logger,
 }

@@ -80,7 +80,7 @@ def _row(run: Run, record: Mapping[str, Any], start: Mapping[str, Any] | None) -
         "finetune_data": facts.get("data"),
         "finetune_fraction": facts.get("fraction"),
         "finetune_images": facts.get("images"),
-        "transfer": "full",
+        "transfer": facts.get("transfer", "full"),
         "lr": facts.get("lr"),
         "draw_seed": facts.get("draw", facts.get("seed")),
         "metric": facts.get("metric"),
@@ -94,6 +94,7 @@ def _row(run: Run, record: Mapping[str, Any], start: Mapping[str, Any] | None) -
         **{name: _rounded(facts.get(name)) for name in _FORGETTING},
         "seconds": record["seconds"],
         "backbone_params": facts.get("backbone_params"),
+        "trainable_params": facts.get("trainable_params"),
     }
     if start is not None:
         before = start["facts"]

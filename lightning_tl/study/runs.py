@@ -287,8 +287,15 @@ def _facts(cli: Any) -> dict[str, Any]:
         "passes": _passes(cli, split),
         "seed": cli.config[cli.subcommand].get("seed_everything"),
         "lr": _peak_lr(trainer.optimizers),
+        **_transfer_facts(model),
     }
     return {name: value for name, value in facts.items() if value is not None}
+
+
+def _transfer_facts(model: Any) -> dict[str, Any]:
+    if not hasattr(model, "transfer"):
+        return {}
+    return {"transfer": model.transfer.label(), "trainable_params": model.transfer.parameter_counts(model)[0]}
 
 
 def _peak_lr(optimizers: Any) -> float | None:

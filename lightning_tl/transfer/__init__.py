@@ -1,0 +1,22 @@
+"""Ways to transfer a pre-trained backbone to a task: what is trained, from where, and how it is held back."""
+
+from lightning_tl.transfer.chain import TransferChain
+from lightning_tl.transfer.l2sp import L2SP
+from lightning_tl.transfer.layerwise import Layerwise
+from lightning_tl.transfer.method import Full, TransferMethod
+from lightning_tl.transfer.selection import BitFit, BNOnly, FreezeStages, LinearProbe
+from lightning_tl.transfer.unfreezing import LPFT, Unfreeze
+
+__all__ = [
+    "L2SP",
+    "LPFT",
+    "BNOnly",
+    "BitFit",
+    "FreezeStages",
+    "Full",
+    "Layerwise",
+    "LinearProbe",
+    "TransferChain",
+    "TransferMethod",
+    "Unfreeze",
+]
