@@ -4,8 +4,9 @@ Values stand in a table ``[pre-trainings, draws]``. Its mean is as uncertain as 
 
     variance = variance of the pre-trainings' means / pre-trainings + variance of the draws' means / draws,
 
-with Satterthwaite's degrees of freedom, as in :mod:`lightning_tl.budget_curves`. It counts once too often what is
-neither of a pre-training nor of a draw, so intervals are rather too wide. With one pre-training it covers only the
+with Satterthwaite's degrees of freedom, for which pre-trainings are taken to bring at least :data:`_LEAST_SHARE` of the
+variance: two or three that happen to agree would else make a test look surer than it is. The variance counts once too
+often what is neither of a pre-training nor of a draw, so intervals are rather too wide. With one pre-training it covers only the
 draws, and the other way round. Differences are taken run by run first: what a pre-training or a draw does to both sides
 alike cancels.
 """
@@ -21,6 +22,8 @@ from scipy import stats
 
 Array = NDArray[np.float64]
 Interval = tuple[float, float]
+#: By simulation of nine methods tested together: false alarms stay near 5 % however much pre-trainings scatter.
+_LEAST_SHARE = 0.6
 
 
 @dataclass(frozen=True)
@@ -66,16 +69,18 @@ def estimate(values: Array) -> Estimate:
     pretrainings, draws = values.shape
     if not values.size:
         return Estimate(float("nan"), float("nan"), 0.0, pretrainings, draws)
-    parts = [
-        (float(values.mean(axis=1 - axis).var(ddof=1)) / count, count - 1)
+    of_start, of_draw = (
+        float(values.mean(axis=1 - axis).var(ddof=1)) / count if count > 1 else 0.0
         for axis, count in enumerate(values.shape)
-        if count > 1
-    ]
-    mean = float(values.mean())
-    if not parts:
+    )
+    mean, variance = float(values.mean()), of_start + of_draw
+    if max(values.shape) < 2:
         return Estimate(mean, float("nan"), 0.0, pretrainings, draws)
-    variance = sum(part for part, _ in parts)
-    dof = variance**2 / sum(part**2 / own for part, own in parts) if variance > 0 else float(parts[-1][1])
+    if min(values.shape) < 2:
+        dof = float(max(values.shape) - 1)
+    else:
+        share = max(of_start / variance, _LEAST_SHARE) if variance > 0 else 1.0
+        dof = 1 / (share**2 / (pretrainings - 1) + (1 - share) ** 2 / (draws - 1))
     return Estimate(mean, float(np.sqrt(variance)), dof, pretrainings, draws)
 
 
