@@ -4,8 +4,8 @@ Values stand in a table ``[pre-trainings, draws]``. Its mean is as uncertain as 
 
     variance = variance of the pre-trainings' means / pre-trainings + variance of the draws' means / draws,
 
-with Satterthwaite's degrees of freedom, for which pre-trainings are taken to bring at least :data:`_LEAST_SHARE` of the
-variance: two or three that happen to agree would else make a test look surer than it is. The variance counts once too
+with Satterthwaite's degrees of freedom, or fewer where these are what they would be if pre-trainings brought
+:data:`_LEAST_SHARE` of the variance: two or three that happen to agree would make a test look surer than it is. The variance counts once too
 often what is neither of a pre-training nor of a draw, so intervals are rather too wide. With one pre-training it covers only the
 draws, and the other way round. Differences are taken run by run first: what a pre-training or a draw does to both sides
 alike cancels.
@@ -79,8 +79,11 @@ def estimate(values: Array) -> Estimate:
     if min(values.shape) < 2:
         dof = float(max(values.shape) - 1)
     else:
-        share = max(of_start / variance, _LEAST_SHARE) if variance > 0 else 1.0
-        dof = 1 / (share**2 / (pretrainings - 1) + (1 - share) ** 2 / (draws - 1))
+        own = of_start / variance if variance > 0 else 1.0
+        dof = min(
+            1 / (share**2 / (pretrainings - 1) + (1 - share) ** 2 / (draws - 1))
+            for share in (own, max(own, _LEAST_SHARE))
+        )
     return Estimate(mean, float(np.sqrt(variance)), dof, pretrainings, draws)
 
 
