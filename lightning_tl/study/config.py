@@ -177,7 +177,8 @@ class Study:
         render: Data sets; every pre-training runs on each of them. None: the pre-trainings name their data.
         pretrain: Pre-trainings, each shared by all fine-tunings that start from it. None: only fine-tunings.
         finetune: Fine-tunings; each point starts from each pre-training.
-        scratch: Also fine-tune from random weights.
+        scratch: Also fine-tune from random weights. Keys and values: only the fine-tunings that have these, such as
+            ``{model.transfer: Full}``, as other methods start from a pre-training.
         choose: A value of fine-tuning to choose first.
         test_at: Which network of a fine-tuning is tested: that after the ``last`` step, or that of the ``best``
             validation, of the lowest ``val/loss``.
@@ -204,7 +205,7 @@ class Study:
     title: str = "Is this pre-training worth anything?"
     render: RenderStage | None = None
     pretrain: Stage | None = None
-    scratch: bool = True
+    scratch: bool | dict[str, Any] = True
     choose: Choice | None = None
     test_at: Literal["last", "best"] = "last"
     forgetting: bool = False
@@ -281,7 +282,7 @@ class Study:
         if self.until is not None:
             self.until.check(
                 pretrain=self.pretrain is not None,
-                scratch=self.scratch,
+                scratch=bool(self.scratch),
                 analysis=self.analysis,
                 varied=self.finetune.axes - set(self.finetune.same),
             )

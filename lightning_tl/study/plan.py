@@ -122,7 +122,8 @@ def trials(expansion: Expansion, starts: list[Run]) -> list[Run]:
         return []
     members: list[tuple[Run | None, list[Point]]] = []
     if study.scratch:
-        members.append((None, [point for _, point in expansion.finetune] or list(expansion.scratch)))
+        paired = [] if isinstance(study.scratch, dict) else [point for _, point in expansion.finetune]
+        members.append((None, paired or list(expansion.scratch)))
     for middle in trial_starts(expansion):
         members.append((starts[middle], [point for number, point in expansion.finetune if number == middle]))
     runs = []

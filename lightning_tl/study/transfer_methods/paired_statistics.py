@@ -5,10 +5,10 @@ Values stand in a table ``[pre-trainings, draws]``. Its mean is as uncertain as 
     variance = variance of the pre-trainings' means / pre-trainings + variance of the draws' means / draws,
 
 with Satterthwaite's degrees of freedom, or fewer where these are what they would be if pre-trainings brought
-:data:`_LEAST_SHARE` of the variance: two or three that happen to agree would make a test look surer than it is. The variance counts once too
-often what is neither of a pre-training nor of a draw, so intervals are rather too wide. With one pre-training it covers only the
-draws, and the other way round. Differences are taken run by run first: what a pre-training or a draw does to both sides
-alike cancels.
+:data:`_LEAST_SHARE` of the variance: two or three that happen to agree would make a test look surer than it is. The
+variance counts once too often what is neither of a pre-training nor of a draw, so intervals are rather too wide. With
+one pre-training it covers only the draws, and the other way round. Differences are taken run by run first: what a
+pre-training or a draw does to both sides alike cancels.
 """
 
 from __future__ import annotations
