@@ -113,11 +113,14 @@ class Choice:
         key: Of fine-tuning, such as ``model.optimizer.lr``.
         values: To choose from.
         metric: The lowest wins. It must be measured on validation images; a test metric is refused.
+        each: Axes of fine-tuning: one value is chosen for each of their values, such as ``[model.transfer]``. Of the
+            other axes, trial runs have the first values.
     """
 
     key: str
     values: list[Any]
     metric: str = "val/error"
+    each: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -308,6 +311,10 @@ class Study:
     def _check_choice(self, choice: Choice) -> None:
         if not choice.values:
             raise UserError(f"choose.values is empty: give values of {choice.key} to choose from")
+        for key in choice.each:
+            if key not in self.finetune.axes:
+                hint = nearest(key, self.finetune.axes)
+                raise UserError(f"choose.each names '{key}', which is no axis of finetune{hint}")
         if "test" in re.split(r"[^a-z]+", choice.metric.lower()):
             raise UserError(
                 f"choose.metric is {choice.metric}, which is measured on test images: those are for the results, not "

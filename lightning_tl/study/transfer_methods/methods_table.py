@@ -161,19 +161,16 @@ def checked(results: pd.DataFrame) -> pd.DataFrame:
 
 def setting_keys(tuned: pd.DataFrame) -> list[str]:
     """Return the columns in which settings differ beside n and s: those that vary where method and draw do not."""
-    same = tuned.groupby(["transfer", "pretrain_images", "finetune_images", "draw_seed"], dropna=False)
+    base = ["transfer", "pretrain_images", "finetune_images", "draw_seed"]
     axes = [name for name in tuned.columns if name in _AXES or name.startswith(("pretrain.", "finetune.", "render."))]
     kept: list[str] = []
     for name in axes:
         last = name.rpartition(".")[2]
-        if (
-            name.startswith(_OF_METHOD)
-            or "seed" in last
-            or last == "draw"
-            or same[name].nunique(dropna=False).max() <= 1
-        ):
+        if name.startswith(_OF_METHOD) or "seed" in last or last == "draw":
             continue
-        if not any(_one_to_one(tuned, name, other) for other in kept):
+        # what is chosen for each backbone, such as a learning rate, is no setting of its own
+        varies = tuned.groupby([*base, *kept], dropna=False)[name].nunique(dropna=False).max() > 1
+        if varies and not any(_one_to_one(tuned, name, other) for other in kept):
             kept.append(name)
     return kept
 

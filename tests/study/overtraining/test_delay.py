@@ -99,7 +99,7 @@ def test_series_of_the_pulls_strength_side_by_side():
     weak, strong = delay_answers(analysis.delays, 0.95)
     assert weak.startswith("Against full, no delay of a turn by l2sp(strength=0.001) was detected")
     assert strong.startswith(
-        "L2sp(strength=0.01) delays the turn against full: the pre-training loss after fine-tuning"
+        "Against full, l2sp(strength=0.01) delays the turn: the pre-training loss after fine-tuning"
     )
     heads, rows = delay_table(analysis.delays)
     assert "inflection point (Def. 4.2)" in heads

@@ -132,3 +132,11 @@ def test_a_failed_run_leaves_the_others():
     assert found.method("linear_probe").error.draws == 4
     assert found.method("full").error.draws == 5
     assert found.method("linear_probe").error_to_full.draws == 4
+
+
+def test_a_rate_that_was_chosen_for_each_backbone_and_method_makes_no_settings():
+    table = study(ERRORS, sizes=(50,), backbones={"resnet10_w8": (80_000, 1.2), "resnet10_w16": (300_000, 1.0)})
+    table["lr"] = 0.004
+    table.loc[(table["backbone"] == "resnet10_w8") & (table["transfer"] == "full"), "lr"] = 0.016
+    table["finetune.model.optimizer.lr"] = table["lr"]
+    assert [item.keys for item in settings(table)] == [{"backbone": "resnet10_w16"}, {"backbone": "resnet10_w8"}]
