@@ -3,7 +3,7 @@
     python benchmarks/transfer_methods.py negative  # negative transfer: false alarms among all methods, power
     python benchmarks/transfer_methods.py front     # off the front of error against forgetting: false claims, power
     python benchmarks/transfer_methods.py choice    # how much higher the error of the method to take is than the lowest
-    python benchmarks/transfer_methods.py delay     # a turn over budgets that comes later: coverage, false claims, power
+    python benchmarks/transfer_methods.py delay     # a turn over budgets that comes later: coverage, false claims
     python benchmarks/transfer_methods.py samples   # samples needed and their exponent: coverage of the intervals
 
 Worlds have a known truth: nine methods on the same pre-trainings and draws. A draw moves the log error of all methods
