@@ -30,6 +30,8 @@ class TransferChain:
     def __init__(self, given: Given = None) -> None:
         several = isinstance(given, Iterable) and not isinstance(given, Mapping | str)
         self.methods: list[TransferMethod] = [as_method(each) for each in (given if several else [given])]  # type: ignore[union-attr]
+        if not self.methods:
+            raise UserError("model.transfer: the list is empty; leave it out, or name a method")
         _check_combination(self.methods)
         self.phases = Phases(self.methods)
 
