@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import re
 import signal
@@ -86,7 +87,8 @@ def _class_names(base: type) -> set[str]:
     waiting: list[type] = [base]
     while waiting:
         children: list[type] = type.__subclasses__(waiting.pop())
-        names |= {child.__name__ for child in children if not child.__name__.startswith("_")}
+        named = [child for child in children if not inspect.isabstract(child)]
+        names |= {child.__name__ for child in named if not child.__name__.startswith("_")}
         waiting += children
     return names
 

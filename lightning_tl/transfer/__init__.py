@@ -6,6 +6,7 @@ from lightning_tl.transfer.layerwise import Layerwise
 from lightning_tl.transfer.method import Full, TransferMethod
 from lightning_tl.transfer.selection import BitFit, BNOnly, FreezeStages, LinearProbe
 from lightning_tl.transfer.unfreezing import LPFT, Unfreeze
+from lightning_tl.transfer.wiseft import WiSEFT
 
 __all__ = [
     "L2SP",
@@ -19,4 +20,5 @@ __all__ = [
     "TransferChain",
     "TransferMethod",
     "Unfreeze",
+    "WiSEFT",
 ]
