@@ -241,7 +241,9 @@ class BatchedDataModule(pl.LightningDataModule):
         """
         length, process = len(self.splits["train"]), self._process()
         size = batch_size or self.batch_size
-        return iter(self._loader("train", StepBatches(length, size, self.seed, _ENDLESS, lambda: (first, 0), **process)))
+        return iter(
+            self._loader("train", StepBatches(length, size, self.seed, _ENDLESS, lambda: (first, 0), **process))
+        )
 
     def _eval_dataloader(self, split: str) -> Loader:
         if split not in self.splits:
