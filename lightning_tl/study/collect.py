@@ -24,7 +24,7 @@ _KNOWN = {"render", "config", "data.n", "data.draw", "data.seed", "data.fraction
 def collect(
     runs: Sequence[Run], sets: Sequence[DataSet], records: Records, out: Path, traits: Traits | None = None
 ) -> None:
-    """Write ``results.csv``, ``measurements.csv`` and ``error_replicates.csv``; where there are any, the interpolations.
+    """Write ``results.csv``, ``measurements.csv``, ``error_replicates.csv`` and, if any, ``interpolations.csv``.
 
     Args:
         runs: All runs of the study; those without a record are left out.

@@ -1,4 +1,4 @@
-"""The networks between the pre-trained and the fine-tuned one, with the test error and the pre-training loss of each."""
+"""Networks between the pre-trained and the fine-tuned one: the test error and the pre-training loss of each."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def reestimate_statistics(trainer: Trainer, task: Any) -> None:
                 task,
                 lambda batch: task.outputs_and_loss(*batch, "val"),
                 batches,
-                lambda statistics: trainer.strategy.reduce(statistics, reduce_op="mean"),  # type: ignore[return-value]
+                lambda statistics: trainer.strategy.reduce(statistics, reduce_op="mean"),
                 layers,
             )
 
