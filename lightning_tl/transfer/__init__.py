@@ -4,6 +4,7 @@ from lightning_tl.transfer.chain import TransferChain
 from lightning_tl.transfer.l2sp import L2SP
 from lightning_tl.transfer.layerwise import Layerwise
 from lightning_tl.transfer.method import Full, TransferMethod
+from lightning_tl.transfer.replay import Replay
 from lightning_tl.transfer.selection import BitFit, BNOnly, FreezeStages, LinearProbe
 from lightning_tl.transfer.unfreezing import LPFT, Unfreeze
 from lightning_tl.transfer.wiseft import WiSEFT
@@ -17,6 +18,7 @@ __all__ = [
     "Full",
     "Layerwise",
     "LinearProbe",
+    "Replay",
     "TransferChain",
     "TransferMethod",
     "Unfreeze",
