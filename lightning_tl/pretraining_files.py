@@ -8,8 +8,7 @@ from torch import nn
 
 from lightning_tl.checkpoint_files import read_checkpoint
 from lightning_tl.errors import UserError
-from lightning_tl.models.weights import network_state
-from lightning_tl.resuming import check_weights
+from lightning_tl.models.weights import network_state, tensor_problem
 from lightning_tl.transfer.pretraining import UsesPretraining
 
 
@@ -46,5 +45,11 @@ def load_pretrained(task: nn.Module, checkpoint: str, name: str) -> None:
         state, _ = network_state(read_checkpoint(checkpoint))
     except UserError as error:
         raise UserError(f"{name} needs the pre-training's network, also to resume: {error}") from error
-    check_weights(state, task, f"{name}: {checkpoint}")
+    own = task.state_dict()
+    different = sorted(own.keys() ^ state.keys())
+    problem = f"only one of the two has {different[0]}" if different else ""
+    for key in () if different else own:
+        problem = problem or (f"{key} {reason}" if (reason := tensor_problem(state[key], own[key])) else "")
+    if problem:
+        raise UserError(f"{name}: {checkpoint} is not of the network of the pre-training's configuration: {problem}")
     task.load_state_dict(state)

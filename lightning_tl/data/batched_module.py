@@ -239,11 +239,11 @@ class BatchedDataModule(pl.LightningDataModule):
             first: The number of training batches before the first one.
             batch_size: Images in a batch of one process (``None``: as configured).
         """
-        length, process = len(self.splits["train"]), self._process()
-        size = batch_size or self.batch_size
-        return iter(
-            self._loader("train", StepBatches(length, size, self.seed, _ENDLESS, lambda: (first, 0), **process))
-        )
+        length, size = len(self.splits["train"]), batch_size or self.batch_size
+        sampler = StepBatches(length, size, self.seed, _ENDLESS, lambda: (first, 0), **self._process())
+        loader = self._loader("train", sampler)
+        loader.generator = torch.Generator()  # else its iterator draws from the global one
+        return iter(loader)
 
     def _eval_dataloader(self, split: str) -> Loader:
         if split not in self.splits:

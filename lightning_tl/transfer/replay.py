@@ -58,7 +58,8 @@ class Replay(UsesPretraining):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the fine-tuned backbone under the pre-training's head."""
-        self.need_start(pl_module, "goes on with the pre-training")
+        if self._network is None:
+            self.need_start(pl_module, "goes on with the pre-training")
         target: Any = trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(target, BatchedDataModule):
             raise UserError(
@@ -101,4 +102,5 @@ class Replay(UsesPretraining):
         size, (images, targets) = self._batch
         replayed: Tensor = self._network.outputs_and_loss(images, targets, "train")[1]
         task.log("train/replay", replayed.detach(), on_step=True, on_epoch=False, batch_size=len(images))
-        return (loss * size + replayed * len(images)) / (size + len(images))
+        mean: Tensor = (size * loss + len(images) * replayed) / (size + len(images))
+        return mean

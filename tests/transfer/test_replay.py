@@ -49,13 +49,8 @@ def test_two_steps_by_hand(start, renders, tmp_path, target):
     images, replayed = data(renders, target), data(renders, seed=3)
     for each in (images, replayed):
         each.setup("fit")
-    draws = []
-    for batch, old in zip(
-        islice(images.training_batches(), 2), islice(replayed.training_batches(0, 4), 2), strict=True
-    ):
-        draws.append((batch, old))
-    pl.seed_everything(0, verbose=False)
-    for number, (batch, old) in enumerate(draws):
+    draws = zip(images.training_batches(), replayed.training_batches(0, 4), strict=True)
+    for number, (batch, old) in enumerate(islice(draws, 2)):
         seed_step(number)
         pre.backbone.load_state_dict({**pre.backbone.state_dict(), **parameters(hand.backbone)})
         hand.zero_grad()
@@ -149,10 +144,10 @@ def test_by_the_command_and_resumed_from_it(renders, tmp_path, caplog):
     last = f"--ckpt_path={tmp_path}/fine/checkpoints/last.ckpt"
     with pytest.raises(UserError, match=r"transfer Replay: there is no .*pre/config\.yaml, the configuration of the"):
         run([*args, last])
-    named = args + [f"--model.transfer={{class_path: Replay, init_args: {{share: 0.5, config: {config}}}}}", last]
+    named = [*args, f"--model.transfer={{class_path: Replay, init_args: {{share: 0.5, config: {config}}}}}", last]
     run(named)
     begin.unlink()
-    with pytest.raises(UserError, match="Replay needs the pre-training's network, also to resume: .*no such file"):
+    with pytest.raises(UserError, match=r"Replay needs the pre-training's network, also to resume: .*no such file"):
         run(named)
     with pytest.raises(UserError, match="Replay goes on with the pre-training: give a pre-trained checkpoint"):
         run(finetuning(tmp_path / "scratch", method, *short))
@@ -171,9 +166,9 @@ def test_what_is_refused(start, renders, tmp_path):
     for share in (0, 1, -0.5):
         with pytest.raises(UserError, match=f"Replay: share is {share:g}; it must be above 0 and below 1"):
             Replay(share)
-    with pytest.raises(UserError, match="Replay needs the pre-training: train by lightning-tl fit, or call its"):
+    with pytest.raises(UserError, match=r"Replay needs the pre-training: train by lightning-tl fit, or call its"):
         fit(task(start, Replay(0.5)), data(renders), tmp_path)
-    with pytest.raises(UserError, match="a share of 0.1 adds 1 images to a batch of 8; at least 2 are needed"):
+    with pytest.raises(UserError, match=r"a share of 0\.1 adds 1 images to a batch of 8; at least 2 are needed"):
         fit(task(start, replay(start, renders, 0.1)), data(renders), tmp_path)
     with pytest.raises(UserError, match="the pre-training's Other is no BatchedDataModule"):
         Replay(0.5).use_pretraining(pretraining_task(start), Other(data(renders)))

@@ -48,7 +48,7 @@ def pretrained(path: Path, target: str = "mulclass") -> Path:
 def trainer(folder: Path, **settings: Any) -> pl.Trainer:
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
     quiet |= {"enable_checkpointing": False, "max_epochs": -1, "max_steps": 4, "num_sanity_val_steps": 0}
-    return pl.Trainer(default_root_dir=folder, accelerator="cpu", devices=1, **(quiet | settings))
+    return pl.Trainer(default_root_dir=folder, accelerator="cpu", **({"devices": 1} | quiet | settings))
 
 
 def every_step(folder: Path) -> ModelCheckpoint:
