@@ -81,8 +81,8 @@ class EWC(UsesPretraining):
         self._network = self._images = None
         known = dict(pl_module.named_parameters())
         now: list[Tensor] = [known[name] for name in self._start]
-        start = [value.to(now[0].device) for value in self._start.values()]
-        self._tensors = (now, start, [self._fisher[name].to(now[0].device) for name in self._start])
+        start, fisher = ([kept[name].to(known[name]) for name in self._start] for kept in (self._start, self._fisher))
+        self._tensors = (now, start, fisher)
 
     def _compute(self, trainer: Trainer, task: Any) -> dict[str, Tensor]:
         """Return F by name, on the CPU."""

@@ -115,7 +115,7 @@ class TwoPasses(Optimizer):
         return self.inner.register_step_post_hook(hook)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Make a step.
 
         Args:
