@@ -11,7 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from lightning_tl.errors import UserError
-from lightning_tl.transfer.pretraining import UsesPretraining
+from lightning_tl.transfer.pretraining import UsesPretraining, same_parameters
 from lightning_tl.transfer.selection import backbone_parameters
 
 
@@ -89,11 +89,7 @@ class EWC(UsesPretraining):
         network, data = self.prepare(trainer, task)
         network.requires_grad_(False).eval()
         known = {f"backbone.{name}": each for name, each in network.backbone.named_parameters()}
-        for name, value in self._start.items():
-            if name not in known or known[name].shape != value.shape:
-                raise UserError(
-                    f"transfer EWC: the pre-trained backbone is another one: {name} is not the same in both"
-                )
+        same_parameters(task.backbone, network.backbone, "EWC")
         chosen = [known[name].requires_grad_() for name in self._start]
         sums = [torch.zeros_like(each) for each in chosen]
         mine, seen = -(-self.images // trainer.world_size), 0

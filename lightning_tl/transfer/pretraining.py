@@ -80,21 +80,24 @@ class UsesPretraining(TransferMethod):
         return self._images.transfer_batch_to_device(batch, trainer.strategy.root_device, 0)
 
 
-def share_parameters(source: nn.Module, target: nn.Module, who: str) -> None:
-    """Put the parameters of one module into another one, by name; both then have the same ones.
+def same_parameters(ours: nn.Module, theirs: nn.Module, name: str) -> None:
+    """Refuse a pre-trained backbone with other parameters than the fine-tuned one.
+
+    Args:
+        ours: The fine-tuned backbone.
+        theirs: The pre-trained one.
+        name: Of the method.
 
     Raises:
-        UserError: The names or shapes differ.
+        UserError: Names or shapes differ.
     """
-    ours, theirs = dict(source.named_parameters()), dict(target.named_parameters())
-    if different := sorted(ours.keys() ^ theirs.keys()):
-        raise UserError(f"{who}: the pre-trained backbone is another one: only one of the two has {different[0]}")
-    for name, parameter in ours.items():
-        if parameter.shape != theirs[name].shape:
-            shapes = f"{list(theirs[name].shape)} there and {list(parameter.shape)} here"
-            raise UserError(f"{who}: the pre-trained backbone is another one: {name} is {shapes}")
-        owner, _, own = name.rpartition(".")
-        target.get_submodule(owner)._parameters[own] = parameter
+    here, there = (dict(module.named_parameters()) for module in (ours, theirs))
+    problem = f"{different[0]} is only in one of them" if (different := sorted(here.keys() ^ there.keys())) else ""
+    for key in () if different else here:
+        if here[key].shape != there[key].shape:
+            problem = problem or f"{key} is {list(there[key].shape)} there and {list(here[key].shape)} here"
+    if problem:
+        raise UserError(f"transfer {name}: the pre-training's backbone is not the fine-tuned one: {problem}")
 
 
 def _nothing(*args: Any, **kwargs: Any) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lightning_tl.data.batched_module import BatchedDataModule
 from lightning_tl.errors import UserError
 from lightning_tl.measure.batchnorm import running_layers
-from lightning_tl.transfer.pretraining import UsesPretraining, share_parameters
+from lightning_tl.transfer.pretraining import UsesPretraining, same_parameters
 
 
 class Replay(UsesPretraining):
@@ -74,9 +74,14 @@ class Replay(UsesPretraining):
         network.requires_grad_(False).eval()
         for layer in running_layers(network):
             layer.momentum = 0.0  # so that it keeps the saved statistics, for where the backbone is frozen
-        share_parameters(pl_module.backbone, network.backbone, "transfer Replay")  # type: ignore[arg-type]
-        own = dict(pl_module.backbone.named_modules())  # type: ignore[union-attr]
-        self._modes = [(module, own[name]) for name, module in network.backbone.named_modules() if name in own]
+        backbone: Any = pl_module.backbone
+        same_parameters(backbone, network.backbone, "Replay")
+        for name, parameter in backbone.named_parameters():
+            owner, _, own = name.rpartition(".")
+            network.backbone.get_submodule(owner)._parameters[own] = parameter
+        modules = dict(backbone.named_modules())
+        both = [(module, modules.get(name)) for name, module in network.backbone.named_modules()]
+        self._modes = [(theirs, ours) for theirs, ours in both if ours is not None]
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Read the images of this step."""

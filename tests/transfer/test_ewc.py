@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from transferred import data, different, fit, pretrained, state, task, trainer
+from transferred import data, different, fit, pretrained, state, task
 
 from lightning_tl.errors import UserError
 from lightning_tl.transfer import EWC, LPFT
@@ -94,7 +94,6 @@ def test_what_is_refused(start, renders, tmp_path):
         task(start[1], [EWC(1), {"class_path": "L2SP", "init_args": {"strength": 1}}])
     method = EWC(1)
     method.use_pretraining(task(None, backbone="resnet10_w16"), data(renders))
-    with pytest.raises(UserError, match="EWC: the pre-trained backbone is another one: it has no such backbone"):
+    with pytest.raises(UserError, match=r"EWC: the pre-training's backbone is not the fine-tuned one: conv1\.weight"):
         fit(task(start[1], method), data(renders), tmp_path)
     assert copy.deepcopy(EWC(2, 7, "a.yaml")).arguments() == {"strength": 2, "images": 7, "config": "a.yaml"}
-    assert trainer is not None

@@ -180,7 +180,9 @@ def test_what_is_refused(start, renders, tmp_path):
         fit(task(start, replay(start, renders)), Other(images), tmp_path)
     method = Replay(0.5)
     method.use_pretraining(task(None, backbone="resnet10_w16"), data(renders))
-    with pytest.raises(UserError, match=r"backbone is another one: conv1\.weight is \[16, 3, 3, 3\] there and \[8, 3"):
+    with pytest.raises(
+        UserError, match=r"is not the fine-tuned one: conv1\.weight is \[16, 3, 3, 3\] there and \[8, 3"
+    ):
         fit(task(start, method), data(renders), tmp_path)
     with pytest.raises(UserError, match="Replay and LinearProbe cannot be combined: the backbone does not move"):
         task(start, [Replay(0.5), "LinearProbe"])
