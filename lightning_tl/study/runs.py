@@ -147,6 +147,7 @@ def _train(call: Call, folder: Path, keep: Callable[[], None]) -> dict[str, Any]
     from lightning_tl.callbacks.measurement import Measurement
     from lightning_tl.run import run
     from lightning_tl.study.image_results import save_image_results
+    from lightning_tl.study.interpolations import interpolations
     from lightning_tl.study.pictures import save_predictions, save_target
 
     checkpoint = _resumable(folder, call.key)
@@ -187,6 +188,7 @@ def _train(call: Call, folder: Path, keep: Callable[[], None]) -> dict[str, Any]
             from lightning_tl.study.forgetting import forgotten
 
             facts |= forgotten(cli.model, Path(call.start))
+        between = interpolations(cli, call.test, Path(call.start) if call.forgetting and call.start else None)
     record = {
         "key": call.key,
         "checkpoint": str(Path(best).resolve().relative_to(folder.resolve())) if best else "",
@@ -194,6 +196,7 @@ def _train(call: Call, folder: Path, keep: Callable[[], None]) -> dict[str, Any]
         "facts": facts,
         "error_replicates": replicates,
         "measurements": [record.row() for record in history],
+        "interpolations": between,
         "seconds": round(time.perf_counter() - begun, 3),
     }
     write_json(folder / "record.json", record)
