@@ -3,6 +3,7 @@
 from lightning_tl.transfer.chain import TransferChain
 from lightning_tl.transfer.l2sp import L2SP
 from lightning_tl.transfer.layerwise import Layerwise
+from lightning_tl.transfer.lora import LoRA
 from lightning_tl.transfer.method import Full, TransferMethod
 from lightning_tl.transfer.selection import BitFit, BNOnly, FreezeStages, LinearProbe
 from lightning_tl.transfer.unfreezing import LPFT, Unfreeze
@@ -16,6 +17,7 @@ __all__ = [
     "Full",
     "Layerwise",
     "LinearProbe",
+    "LoRA",
     "TransferChain",
     "TransferMethod",
     "Unfreeze",
