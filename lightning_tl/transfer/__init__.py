@@ -1,16 +1,19 @@
 """Ways to transfer a pre-trained backbone to a task: what is trained, from where, and how it is held back."""
 
+from lightning_tl.transfer.adapter import Adapter
 from lightning_tl.transfer.chain import TransferChain
 from lightning_tl.transfer.l2sp import L2SP
 from lightning_tl.transfer.layerwise import Layerwise
 from lightning_tl.transfer.lora import LoRA
 from lightning_tl.transfer.method import Full, TransferMethod
+from lightning_tl.transfer.partial import Partial
 from lightning_tl.transfer.selection import BitFit, BNOnly, FreezeStages, LinearProbe
 from lightning_tl.transfer.unfreezing import LPFT, Unfreeze
 
 __all__ = [
     "L2SP",
     "LPFT",
+    "Adapter",
     "BNOnly",
     "BitFit",
     "FreezeStages",
@@ -18,6 +21,7 @@ __all__ = [
     "Layerwise",
     "LinearProbe",
     "LoRA",
+    "Partial",
     "TransferChain",
     "TransferMethod",
     "Unfreeze",

@@ -71,6 +71,10 @@ class TransferMethod(Callback):
         """Return whether a parameter is ever trained, by its name in the task (``backbone.…``, ``head.…``)."""
         return lambda name: True
 
+    def held_entries(self, task: Any) -> int:
+        """Return how many entries never move of the parameters that ``trains`` names."""
+        return 0
+
     def begins(self, task: Any, steps: int) -> Callable[[str], int] | None:
         """Return the step at which a parameter begins to be trained, by its name; None: all begin at step 0.
 
