@@ -26,12 +26,14 @@ def chosen_filters(backbone: nn.Module, share: float, seed: int) -> dict[str, Te
         seed: Of the choice.
 
     Returns:
-        By name of a parameter or buffer a mask of its shape; entries that it lacks belong to other kinds of layers.
+        By name of a parameter or buffer a mask of its shape; without those from the first layer of another kind on.
     """
     generator = torch.Generator().manual_seed(seed)
     channels: dict[str, Tensor] = {}
     masks: dict[str, Tensor] = {}
     for name, layer, reads, writes in _layers(backbone):
+        if not isinstance(layer, nn.Conv2d | _BatchNorm):
+            break
         if writes not in channels:
             size = layer.out_channels if isinstance(layer, nn.Conv2d) else layer.num_features
             chosen = torch.zeros(size, dtype=torch.bool)
@@ -53,21 +55,22 @@ def chosen_filters(backbone: nn.Module, share: float, seed: int) -> dict[str, Te
 
 def _layers(net: Any) -> Iterator[tuple[str, Any, str, str]]:
     """Yield each convolution and BatchNorm with its name and the names of the channels that it reads and writes."""
-    yield "conv1", net.conv1, "", "stem"
-    yield "bn1", net.bn1, "stem", "stem"
+    yield "conv1", getattr(net, "conv1", None), "", "stem"
+    yield "bn1", getattr(net, "bn1", None), "stem", "stem"
     flows = "stem"
     for stage in ("layer1", "layer2", "layer3", "layer4"):
-        for place, block in getattr(net, stage).named_children():
+        for place, block in getattr(net, stage, nn.Identity()).named_children():
             name = f"{stage}.{place}"
             after = flows
-            if block.downsample is not None:  # a sum begins with other channels
+            downsample = getattr(block, "downsample", None)
+            if downsample is not None:  # a sum begins with other channels
                 after = name
-                for key, layer in block.downsample.named_children():
+                for key, layer in downsample.named_children():
                     if isinstance(layer, nn.Conv2d | _BatchNorm):
                         yield f"{name}.downsample.{key}", layer, flows, after
             count = 3 if hasattr(block, "conv3") else 2
             for number in range(1, count + 1):
                 writes = after if number == count else f"{name}.{number}"
-                yield f"{name}.conv{number}", getattr(block, f"conv{number}"), flows, writes
-                yield f"{name}.bn{number}", getattr(block, f"bn{number}"), writes, writes
+                yield f"{name}.conv{number}", getattr(block, f"conv{number}", None), flows, writes
+                yield f"{name}.bn{number}", getattr(block, f"bn{number}", None), writes, writes
                 flows = writes

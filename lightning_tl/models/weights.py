@@ -161,8 +161,8 @@ def load_backbone(source: str | Path | Mapping[str, Any], backbone: nn.Module, m
 
     Raises:
         UserError: Fewer than ``min_fraction`` of the entries fit, as for a checkpoint of another backbone; or an entry
-            has another shape, as for another number of channels; or the source has bottleneck adapters that ``backbone``
-            lacks. Then nothing is copied.
+            has another shape, as for another number of channels; or the source has bottleneck adapters that the
+            backbone lacks. Then nothing is copied.
     """
     content = read_checkpoint(source) if isinstance(source, str | Path) else dict(source)
     state, key = network_state(content)

@@ -111,8 +111,7 @@ class Partial(TransferMethod):
         """Return by name of a parameter or buffer which of its entries are inherited."""
         state = backbone.state_dict()
         if self.share is not None:
-            plain = all(hasattr(backbone, name) for name in ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4"))
-            masks = chosen_filters(backbone, self.share, self.seed) if plain else {}
+            masks = chosen_filters(backbone, self.share, self.seed)
             if unknown := [name for name in state if name not in masks]:
                 raise UserError(
                     f"Partial: share knows the convolutions and BatchNorms of a ResNet, and the backbone has "
@@ -140,7 +139,7 @@ class Partial(TransferMethod):
 
     def trains(self, task: Any) -> Callable[[str], bool]:
         """Return whether a parameter is not frozen as a whole."""
-        if self.inherited != "frozen":
+        if self.inherited != "frozen" or self.share is not None:  # a share of a tensor has to be held in it
             return lambda name: True
         whole = {f"{_BACKBONE}{name}" for name, mask in self._masks.items() if bool(mask.all())}
         return lambda name: name not in whole

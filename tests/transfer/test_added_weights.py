@@ -16,7 +16,7 @@ from training import equal, state
 from lightning_tl.callbacks import HessianTrace, ParameterDistance, PerturbationSensitivity
 from lightning_tl.models.low_rank import merge_updates
 from lightning_tl.tasks import Classification, SemanticSegmentation
-from lightning_tl.transfer import LoRA
+from lightning_tl.transfer import Adapter, LoRA, Partial
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's remarks on short runs
 
@@ -24,12 +24,20 @@ TASKS = {"sinclass": (Classification, 3), "semseg": (SemanticSegmentation, 4)}
 METHODS = {
     "lora": lambda: LoRA(2, alpha=8),
     "lora with dropout": lambda: LoRA(2, targets=r"layer[34]", dropout=0.2),
+    "adapter": lambda: Adapter(4),
+    "stages frozen": lambda: Partial(stages=2, inherited="frozen"),
+    "layers frozen": lambda: Partial(layers=r"conv1\.weight$|layer4", inherited="frozen"),
+    "share slowed": lambda: Partial(share=0.5, inherited="slowed", factor=0.2),
 }
 # what the documentation says, as patterns of the names of the trained parameters
 LAYER = r"backbone\.(.*\.)?(conv\d|downsample\.0)"
 TRAINED = {
     "lora": rf"head\..*|{LAYER}\.lora_[AB]",
     "lora with dropout": r"head\..*|backbone\.layer[34]\..*(conv\d|downsample\.0)\.lora_[AB]",
+    "adapter": r"head\..*|backbone\.layer\d\.0\.adapter\.(up|down)\.(weight|bias)",
+    "stages frozen": r"head\..*|backbone\.layer[34]\..*",
+    "layers frozen": r"head\..*|backbone\.(bn1\.|layer[123]\.0\.(bn|conv2|downsample)).*",
+    "share slowed": r".*",
 }
 
 
@@ -84,11 +92,13 @@ def test_only_the_documented_parameters_move(starts, tmp_path, task, method):
     assert in_groups == {id(parameters[key]) for key in moved}
     sizes = sum(parameters[key].numel() for key in moved), sum(p.numel() for p in parameters.values())
     assert module.transfer.parameter_counts(module) == sizes
-    buffers = [name for name, _ in module.named_buffers() if name.startswith("backbone.")]
-    assert len(buffers) > 30
-    assert all(torch.equal(module.get_buffer(name), before[name]) for name in buffers)
-    layers = [layer for layer in module.backbone.modules() if isinstance(layer, nn.BatchNorm2d)]
-    assert not any(layer.training for layer in layers)
+    for key, layer in module.backbone.named_modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            own = {f"backbone.{key}.{each}" for each in ("weight", "bias")}
+            assert layer.training == bool(own & moved), key
+            for name in ("running_mean", "running_var", "num_batches_tracked"):
+                kept = torch.equal(layer.get_buffer(name), before[f"backbone.{key}.{name}"])
+                assert kept == (not own & moved), (key, name)
 
 
 @pytest.mark.parametrize("task", TASKS)

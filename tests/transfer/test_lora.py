@@ -161,7 +161,7 @@ def test_a_network_survives_what_is_done_to_networks():
     with torch.autocast("cpu", torch.bfloat16):
         half = net(images)
     assert half.dtype == torch.bfloat16
-    assert float((half - expected).detach().norm() / expected.norm()) < 0.05
+    assert float(((half - expected).norm() / expected.norm()).detach()) < 0.05
 
 
 def test_a_grouped_update_is_added_in_full_precision():
