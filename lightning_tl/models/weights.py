@@ -161,23 +161,25 @@ def load_backbone(source: str | Path | Mapping[str, Any], backbone: nn.Module, m
 
     Raises:
         UserError: Fewer than ``min_fraction`` of the entries fit, as for a checkpoint of another backbone; or an entry
-            has another shape, as for another number of channels; or the source has bottleneck adapters that the
-            backbone lacks. Then nothing is copied.
+            has another shape, as for another number of channels; or the source has other bottleneck adapters
+            than the backbone. Then nothing is copied.
     """
     content = read_checkpoint(source) if isinstance(source, str | Path) else dict(source)
     state, key = network_state(content)
     entries, head = backbone_state(state)
-    name_there = str(source) if isinstance(source, str | Path) else "a state dict"
-    entries, merged = merge_updates(entries, name_there)
+    place = str(source) if isinstance(source, str | Path) else "a state dict"
+    entries, merged = merge_updates(entries, place)
     own = {name: value for name, value in backbone.state_dict().items() if name in entries or not _may_lack(name)}
-    if adapters := [name for name in entries if is_adapter(name) and name not in own]:
-        raise UserError(
-            f"{name_there}: its backbone has bottleneck adapters ({adapters[0]}, …), which cannot be merged into the "
-            "weights; use the checkpoint that it was fine-tuned from, or another method (LoRA can be merged)"
-        )
+    for name, value in entries.items():
+        if is_adapter(name) and (name not in own or own[name].shape != value.shape):
+            raise UserError(
+                f"{place}: its backbone has bottleneck adapters ({name} {list(value.shape)}, …), which cannot be "
+                "merged into the weights; use the checkpoint that it was fine-tuned from, or the same adapters here "
+                "(--model.transfer)"
+            )
     shapes = {name: (tuple(entries[name].shape), tuple(own[name].shape)) for name in own if name in entries}
     report = KeyReport(
-        source=name_there + _under(key),
+        source=place + _under(key),
         matched=[name for name, (there, here) in shapes.items() if there == here],
         missing=[name for name in own if name not in entries],
         unexpected=[name for name in entries if name not in own],
