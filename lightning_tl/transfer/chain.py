@@ -76,7 +76,8 @@ class TransferChain:
         """Return how many parameters are trained at some step of the training, and how many there are."""
         trains = self.trains(task)
         sizes = [(parameter.numel(), trains(name)) for name, parameter in task.named_parameters()]
-        return sum(size for size, trained in sizes if trained), sum(size for size, _ in sizes)
+        held = sum(method.held_entries(task) for method in self.methods)
+        return sum(size for size, trained in sizes if trained) - held, sum(size for size, _ in sizes)
 
     def set_mode(self, task: Any) -> None:
         """Put into eval mode what is frozen now, so that BatchNorm keeps its statistics and dropout is off.
