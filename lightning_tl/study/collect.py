@@ -26,7 +26,7 @@ _KNOWN |= {"model.transfer"}
 def collect(
     runs: Sequence[Run], sets: Sequence[DataSet], records: Records, out: Path, traits: Traits | None = None
 ) -> None:
-    """Write ``results.csv``, ``measurements.csv`` and ``error_replicates.csv``.
+    """Write ``results.csv``, ``measurements.csv``, ``error_replicates.csv`` and, if any, ``interpolations.csv``.
 
     Args:
         runs: All runs of the study; those without a record are left out.
@@ -42,6 +42,8 @@ def collect(
     write_atomically(out / "measurements.csv", measurements_table(measurement_rows(runs, records)))
     columns, drawn = replicate_rows(runs, records)
     write_table(out / "error_replicates.csv", columns, drawn)
+    if between := interpolation_rows(runs, records):
+        write_table(out / "interpolations.csv", ("run_id", "alpha", "val_error", "error", "pretrain_loss"), between)
 
 
 def axis_columns(expansion: Expansion) -> set[str]:
@@ -122,6 +124,12 @@ def measurement_rows(runs: Iterable[Run], records: Records) -> Iterable[dict[str
         if run.name in records:
             for row in records[run.name].get("measurements", ()):
                 yield {"run_id": run.name, **row}
+
+
+def interpolation_rows(runs: Iterable[Run], records: Records) -> list[dict[str, Any]]:
+    """Return the rows of ``interpolations.csv``: the networks that WiSE-FT evaluated, run by run."""
+    known = [(run.name, records[run.name].get("interpolations", ())) for run in runs if run.name in records]
+    return [{"run_id": name, **row} for name, rows in known for row in rows]
 
 
 def replicate_rows(runs: Iterable[Run], records: Records) -> tuple[list[str], list[dict[str, Any]]]:

@@ -37,6 +37,14 @@ class _Measurement:
 
 
 @dataclass
+class _Interpolation:
+    alpha: float
+    val_error: float
+    error: float | None = None
+    pretrain_loss: float | None = None
+
+
+@dataclass
 class RunRecord:
     """``record.json`` of a finished run."""
 
@@ -47,6 +55,7 @@ class RunRecord:
     seconds: float
     measurements: list[_Measurement] = field(default_factory=list)
     error_replicates: list[float] = field(default_factory=list)
+    interpolations: list[_Interpolation] = field(default_factory=list)
 
 
 @dataclass
