@@ -173,6 +173,7 @@ def train_and_test(call: Call, folder: Path, checkpoint: Path | None, callbacks:
     from lightning_tl.callbacks.measurement import Measurement
     from lightning_tl.run import run
     from lightning_tl.study.image_results import save_image_results
+    from lightning_tl.study.interpolations import interpolations
     from lightning_tl.study.pictures import save_predictions, save_target
 
     args = ["fit", *call.args, f"--trainer.default_root_dir={folder}", "--trainer.enable_progress_bar=false"]
@@ -202,12 +203,14 @@ def train_and_test(call: Call, folder: Path, checkpoint: Path | None, callbacks:
         from lightning_tl.study.forgetting import forgotten
 
         facts |= forgotten(cli.model, Path(call.start))
+    between = interpolations(cli, call.test, Path(call.start) if call.forgetting and call.start else None)
     return {
         "checkpoint": str(Path(best).resolve().relative_to(folder.resolve())) if best else "",
         "metrics": metrics,
         "facts": facts,
         "error_replicates": replicates,
         "measurements": [record.row() for record in history],
+        "interpolations": between,
     }
 
 
@@ -298,8 +301,15 @@ def _facts(cli: Any) -> dict[str, Any]:
         "passes": _passes(cli, split),
         "seed": cli.config[cli.subcommand].get("seed_everything"),
         "lr": _peak_lr(trainer.optimizers),
+        **_transfer_facts(model),
     }
     return {name: value for name, value in facts.items() if value is not None}
+
+
+def _transfer_facts(model: Any) -> dict[str, Any]:
+    if not hasattr(model, "transfer"):
+        return {}
+    return {"transfer": model.transfer.label(), "trainable_params": model.transfer.parameter_counts(model)[0]}
 
 
 def _peak_lr(optimizers: Any) -> float | None:
