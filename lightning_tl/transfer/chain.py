@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -30,6 +31,8 @@ class TransferChain:
     def __init__(self, given: Given = None) -> None:
         several = isinstance(given, Iterable) and not isinstance(given, Mapping | str)
         self.methods: list[TransferMethod] = [as_method(each) for each in (given if several else [given])]  # type: ignore[union-attr]
+        if not self.methods:
+            raise UserError("model.transfer: the list is empty; leave it out, or name a method")
         _check_combination(self.methods)
         self.phases = Phases(self.methods)
 
@@ -104,6 +107,7 @@ class TransferChain:
         """Return the loss of a training step, given that of the target's batch; the terms added are logged."""
         for method in self.methods:
             loss = method.batch_loss(task, loss)
+        for method in self.methods:
             penalty = method.penalty(task)
             if penalty is not None:
                 task.log(f"train/{method.name}", penalty.detach(), on_step=True, on_epoch=False)
@@ -135,7 +139,7 @@ def as_method(given: Any) -> TransferMethod:
         return given
     spec: Any = given if isinstance(given, Mapping) else {"class_path": given}
     name = str(spec.get("class_path")).rpartition(".")[2]
-    known = {method.__name__: method for method in _subclasses(TransferMethod)}
+    known = {each.__name__: each for each in _subclasses(TransferMethod) if not inspect.isabstract(each)}
     if name not in known:
         raise UserError(
             f"model.transfer: no method '{name}'{nearest(name, known)}; one of your own must be imported first"
@@ -147,7 +151,7 @@ def as_method(given: Any) -> TransferMethod:
 
 
 def _subclasses(base: type[TransferMethod]) -> list[type[TransferMethod]]:
-    children = [child for child in base.__subclasses__() if not child.__name__.startswith("_")]
+    children: list[type[TransferMethod]] = base.__subclasses__()
     return children + [other for child in children for other in _subclasses(child)]
 
 
