@@ -167,7 +167,7 @@ class Pretrained:
             if images >= LINE_IMAGES:
                 break
         with self._ready():
-            parameters = select(self.module, "^backbone")
+            parameters = select(self.module, "^backbone", trainable=False)
             weights = [len(images) for images, _ in batches]
             objective = Objective(self.module, _loss_by_batch, batches, parameters, weights=weights)
             return loss_along(objective, direction, [0.0, 1.0])
