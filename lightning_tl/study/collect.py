@@ -9,6 +9,7 @@ from typing import Any
 from lightning_tl._io.atomic import write_atomically
 from lightning_tl.measured_value import measurements_table
 from lightning_tl.study.expansion import Expansion
+from lightning_tl.study.grid import is_specification, specification_text
 from lightning_tl.study.plan_items import DataSet, Run
 from lightning_tl.study.records import RESULT_COLUMNS, write_results, write_table
 
@@ -19,6 +20,7 @@ Traits = Mapping[str, Mapping[str, Any]]
 _FORGETTING = tuple(name for name in RESULT_COLUMNS if name.startswith(("pretrain_loss_", "param_distance", "line_")))
 # axes that have a column of their own in results.csv
 _KNOWN = {"render", "config", "data.n", "data.draw", "data.seed", "data.fraction", "seed_everything", "data.shots"}
+_KNOWN |= {"model.transfer"}
 
 
 def collect(
@@ -111,7 +113,8 @@ def _row(run: Run, record: Mapping[str, Any], start: Mapping[str, Any] | None) -
         }
     for key, value in run.point.items():
         if key.removeprefix("pretrain.") not in _KNOWN:
-            row[key if key.startswith("pretrain.") else f"finetune.{key}"] = value
+            column = key if key.startswith("pretrain.") else f"finetune.{key}"
+            row[column] = specification_text(value) if is_specification(value) else value
     return {key: value for key, value in row.items() if value is not None}
 
 

@@ -18,7 +18,7 @@ from lightning_tl.study.expansion import Expansion, expand
 from lightning_tl.study.plan import data_sets, plan
 from lightning_tl.study.plan_items import DataSet, Run
 from lightning_tl.study.preflight import check_study, draw_up, prepare_renders
-from lightning_tl.study.rates import Rates, read_rates, write_rates
+from lightning_tl.study.rates import Rates, read_rates, stage_of, write_rates
 from lightning_tl.study.run_counts import work_of
 from lightning_tl.study.run_study import workers
 from lightning_tl.study.simulation import Planner, simulate
@@ -58,7 +58,7 @@ def forecast(study: Study, out: Path, assume: Path | None, write: Path | None, s
     study.check()
     rates = None if assume is None else read_rates(assume)
     for name in ("pretrain", "finetune"):
-        if rates is not None and getattr(study, name) is not None and name not in rates.stages:
+        if rates is not None and getattr(study, name) is not None and name not in map(stage_of, rates.stages):
             raise UserError(f"{assume}: the rates have no stage {name}; measure them again, without --assume")
     expansion = expand(study)
     curves = None if study.until is None else curves_of(expansion)

@@ -230,12 +230,20 @@ class _Figure:
 
 
 @dataclass
-class OvertrainingRecord:
-    """``overtraining.json``, as far as reports need it."""
+class _Table:
+    title: str
+    heads: list[str]
+    rows: list[list[str]]
+
+
+@dataclass
+class AnalysisRecord:
+    """``overtraining.json`` or ``transfer_methods.json``, as far as reports need it."""
 
     answer: list[str] = field(default_factory=list)
     sentences: list[str] = field(default_factory=list)
     figures: list[_Figure] = field(default_factory=list)
+    tables: list[_Table] = field(default_factory=list)
 
 
 @dataclass

@@ -1,11 +1,14 @@
 """Ways to transfer a pre-trained backbone to a task: what is trained, from where, and how it is held back."""
 
+from lightning_tl.transfer.adapter import Adapter
 from lightning_tl.transfer.average import Average
 from lightning_tl.transfer.chain import TransferChain
 from lightning_tl.transfer.ewc import EWC
 from lightning_tl.transfer.l2sp import L2SP
 from lightning_tl.transfer.layerwise import Layerwise
+from lightning_tl.transfer.lora import LoRA
 from lightning_tl.transfer.method import Full, TransferMethod
+from lightning_tl.transfer.partial import Partial
 from lightning_tl.transfer.replay import Replay
 from lightning_tl.transfer.sam import SAM
 from lightning_tl.transfer.selection import BitFit, BNOnly, FreezeStages, LinearProbe
@@ -17,6 +20,7 @@ __all__ = [
     "L2SP",
     "LPFT",
     "SAM",
+    "Adapter",
     "Average",
     "BNOnly",
     "BitFit",
@@ -24,6 +28,8 @@ __all__ = [
     "Full",
     "Layerwise",
     "LinearProbe",
+    "LoRA",
+    "Partial",
     "Replay",
     "TransferChain",
     "TransferMethod",

@@ -31,6 +31,8 @@ class TransferChain:
     def __init__(self, given: Given = None) -> None:
         several = isinstance(given, Iterable) and not isinstance(given, Mapping | str)
         self.methods: list[TransferMethod] = [as_method(each) for each in (given if several else [given])]  # type: ignore[union-attr]
+        if not self.methods:
+            raise UserError("model.transfer: the list is empty; leave it out, or name a method")
         _check_combination(self.methods)
         self.phases = Phases(self.methods)
 
@@ -74,7 +76,8 @@ class TransferChain:
         """Return how many parameters are trained at some step of the training, and how many there are."""
         trains = self.trains(task)
         sizes = [(parameter.numel(), trains(name)) for name, parameter in task.named_parameters()]
-        return sum(size for size, trained in sizes if trained), sum(size for size, _ in sizes)
+        held = sum(method.held_entries(task) for method in self.methods)
+        return sum(size for size, trained in sizes if trained) - held, sum(size for size, _ in sizes)
 
     def set_mode(self, task: Any) -> None:
         """Put into eval mode what is frozen now, so that BatchNorm keeps its statistics and dropout is off.

@@ -27,8 +27,9 @@ class L2SP(TransferMethod):
     Args:
         strength: Of the pull.
         exclude: Pattern (regular expression) of parameters that are not pulled, by their names in the task.
-        decoupled: The pull is no term of the loss: before each step, θ moves by lr·strength towards θ_pre, as weight
-            decay does in AdamW (Loshchilov and Hutter 2017, arXiv 1711.05101). Nothing is logged then.
+        decoupled: The pull is no term of the loss: after each step, θ moves by the share lr·strength of its way back to
+            θ_pre, as with the decoupled weight decay of Loshchilov and Hutter 2017 (arXiv 1711.05101). Nothing is
+            logged then.
 
     Raises:
         UserError: A strength that is not above 0, a wrong pattern, no pre-trained weights.
@@ -84,9 +85,9 @@ class L2SP(TransferMethod):
         return 0.5 * self.strength * torch.stack(norms).square().sum()
 
     def attach(self, task: Any, optimizer: Optimizer) -> Optimizer:
-        """Pull before each step, where the pull is decoupled."""
+        """Pull after each step, where the pull is decoupled."""
         if self.decoupled:
-            optimizer.register_step_pre_hook(self._pull)
+            optimizer.register_step_post_hook(self._pull)
         return optimizer
 
     @torch.no_grad()

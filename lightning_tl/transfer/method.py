@@ -42,7 +42,7 @@ class TransferMethod(Callback):
     part: ClassVar[Part] = "parameters"
     #: Names of the methods that this one can't be combined with, whatever they change, and why not.
     excludes: ClassVar[Mapping[str, str]] = MappingProxyType({})
-    #: Whether the state of an interrupted training has been loaded.
+    #: Whether an interrupted training goes on.
     restored = False
 
     def arguments(self) -> dict[str, Any]:
@@ -70,6 +70,10 @@ class TransferMethod(Callback):
     def trains(self, task: Any) -> Callable[[str], bool]:
         """Return whether a parameter is ever trained, by its name in the task (``backbone.…``, ``head.…``)."""
         return lambda name: True
+
+    def held_entries(self, task: Any) -> int:
+        """Return how many entries never move of the parameters that ``trains`` names."""
+        return 0
 
     def begins(self, task: Any, steps: int) -> Callable[[str], int] | None:
         """Return the step at which a parameter begins to be trained, by its name; None: all begin at step 0.
@@ -111,8 +115,8 @@ class TransferMethod(Callback):
             name = type(self).__name__
             raise UserError(f"{name} is no callback: give it to the task, as --model.transfer={name}")
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the state of an interrupted training."""
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Note that this is an interrupted training."""
         self.restored = True
 
     def need_start(self, task: Any, why: str) -> None:

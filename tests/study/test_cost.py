@@ -52,7 +52,7 @@ def test_what_a_grid_takes_by_hand():
     given = stepped(Until(), sizes=(64, 128), widths=(), seeds=(0,))
     expansion = expand(given)
     runs = plan(expansion, None)  # type: ignore[arg-type]
-    work = {run.name: Work(100, 2, 50, 10 if run.stage == "finetune" else 0) for run in runs}
+    work = {run.name: Work(100, 2, 50, 10 if run.stage == "finetune" else 0, run.stage) for run in runs}
     estimator = Estimator(given, rates(), work, {"digits": 8})
     sets = [DataSet("digits", {}, {}, 60, 20)]
     cost = estimator.add(sets, [runs], set())
@@ -87,7 +87,7 @@ def test_a_simulated_study_is_decided_within_its_candidates():
     given = stepped(Until(), sizes=(64, 256, 1024), seeds=(0, 1))
     curves = curves_of(expand(given))
     everything = plan(curves.expansion, None)  # type: ignore[arg-type]
-    work = {run.name: Work(100, 1, 0, 0) for run in everything}
+    work = {run.name: Work(100, 1, 0, 0, run.stage) for run in everything}
     runs = {}
     for seed in range(4):
         cost, steps = simulate(curves, lambda part, _: plan(part, None), Estimator(given, rates(), work, {}), seed)  # type: ignore[arg-type]

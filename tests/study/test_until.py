@@ -38,6 +38,7 @@ from lightning_tl.study.until import Until
         ({"max_hours": float("nan")}, "until: max_hours is nan; it must be over 0, or null for no limit"),
         ({"max_runs": 0}, "until: max_runs is 0; it must be at least 1, or null"),
         ({"batch": 0}, "until: batch is 0; it must be at least 1, or null"),
+        ({"least_sizes": -1}, "until: least_sizes is -1; it must be at least 0"),
     ],
 )
 def test_values_out_of_range(until, words):
@@ -88,6 +89,7 @@ def test_studies_that_cannot_be_run_in_steps():
             {"sizes": (64, 128), "seeds": (0,)},
             "until: resnet10_w8 has 2 pre-trainings, and more_or_different is not decided with fewer than 3; give it",
         ),
+        ({"least_sizes": 7}, {}, "until: least_sizes is 7, and resnet10_w8 has 6; add values to data.n"),
         ({"question": "best"}, {"widths": ()}, "until: best compares curves, and there is one; vary the rendering"),
         ({}, {"sizes": (64, 0, 128)}, "until: data.n of a pre-training is 0; give sizes as an axis"),
         ({}, {"sizes": (64, "many")}, "until: data.n of a pre-training is 'many'; give sizes as an axis"),
