@@ -184,7 +184,7 @@ def _without_draws(n: Array, y: Array, member: Array, draws: NDArray[np.int64] |
     return _Offsets(plain, (), np.zeros(0), y - member @ plain, member.shape[1])
 
 
-def half_width(variance: float, dof: int, level: float) -> float:
+def half_width(variance: float, dof: float, level: float) -> float:
     """Return the half-width of a two-sided t interval; infinite where the variance has no degrees of freedom."""
     return float(stdtrit(dof, (1 + level) / 2)) * np.sqrt(variance) if dof > 0 else np.inf
 
