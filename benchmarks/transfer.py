@@ -132,9 +132,8 @@ def main() -> None:
                     taken = seconds(backbone, start, make(), steps)
                     full.append(seconds(backbone, start, None, steps))
                     ratios[name].append(taken / (full[-2] / 2 + full[-1] / 2))
-        print(
-            f"\n{backbone}, {side} px, {batch} images a step: {1000 * np.median(full) / steps:.1f} CPU ms a step in full"
-        )
+        step = 1000 * np.median(full) / steps
+        print(f"\n{backbone}, {side} px, {batch} images a step: {step:.1f} CPU ms a step of full fine-tuning")
         print(f"{'':42}ratio   quartiles      goal")
         for name, (_, goal) in chosen.items():
             low, middle, high = np.quantile(ratios[name], [0.25, 0.5, 0.75])

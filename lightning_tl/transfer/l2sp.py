@@ -89,6 +89,7 @@ class L2SP(Pull):
     @torch.no_grad()
     def _pull(self, optimizer: Optimizer, *_: Any) -> None:
         rates = {id(each): group["lr"] for group in optimizer.param_groups for each in group["params"]}
-        for now, start, _, _ in self._pulled:
+        for pulled in self._pulled:
+            now, start = pulled[:2]
             if now.grad is not None:
                 now.lerp_(start, rates[id(now)] * self.strength)
