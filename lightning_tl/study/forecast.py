@@ -145,7 +145,8 @@ def _table(cost: Cost) -> list[str]:
             own = cost.seconds[name]
             rows.append([name, f"{cost.runs[name]:,}", duration(own.clock), duration(own.cpu)])
     whole = [duration(sum(getattr(own, of) for own in cost.seconds.values())) for of in ("clock", "cpu")]
-    rows.append(["in all", f"{sum(cost.runs.values()):,}", *whole])
+    trainings = sum(cost.runs[name] for name in STAGES if name not in ("start", "render"))
+    rows.append(["in all", f"{trainings:,}", *whole])
     return _aligned(rows)
 
 

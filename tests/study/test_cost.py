@@ -139,7 +139,7 @@ def test_the_command_with_rates_of_another_machine(tmp_path, renders, capsys):
     clock, cpu = 3 * (2 + 8 * 0.1 + 2 * 24 * 0.01), 3 * (1 + 0.4 + 0.48)
     assert rows["pre-train"] == ["3", f"{clock:.2g}", "s", f"{cpu:.2g}", "s"]
     assert rows["fine-tune"][0] == "8"
-    assert rows["in"][:2] == ["all", "12"]  # with the command itself
+    assert rows["in"][:2] == ["all", "11"]
     assert rows["pre-trainings"] == ["3", "3"]
     assert rows["time"][1::2] == ["s", "s"] or rows["time"][1::2] == ["min", "min"]
     assert "In steps, until more_or_different is decided, by 5 simulated studies:" in said
