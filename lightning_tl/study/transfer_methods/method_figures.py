@@ -48,6 +48,7 @@ def front_figure(results: Sequence[SettingResult], level: float = 0.95) -> Figur
                 linewidth=0.8,
                 zorder=1,
             )
+        axes.locator_params("x", nbins=5)
         axes.set_xlabel("rise of the pre-training loss")
         axes.set_ylabel(ERROR_LABEL)
     return finished(figure, styles, "Error against forgetting: the lower left is best", len(shown))
