@@ -203,6 +203,10 @@ def _group(
     advice.sentences += gap_sentences(law)
     if needed is not None:
         advice.sentences.append(needed_sentence(needed, law))
+    if target is not None and law.form.uses_s:
+        other = f" after pre-training on {item.largest:,.0f} images"
+        samples = law.images_needed(target, over="s", n=item.largest)
+        advice.sentences.append(needed_sentence(samples, law, other, "fine-tuning images"))
     if budget is not None and ways:
         advice.sentences.append(_spend(ways, budget, better is not None))
     if item.scratch is not None:

@@ -108,27 +108,34 @@ def gap_sentences(law: FittedLaw) -> list[str]:
     return sentences
 
 
-def needed_sentence(needed: ImagesNeeded, law: FittedLaw) -> str:
-    """Say how many images reach the target, or that none do."""
-    start = f"For an error of {needed.target:g}: "
+def needed_sentence(needed: ImagesNeeded, law: FittedLaw, where: str = "", noun: str = "images") -> str:
+    """Say how many images reach the target, or that none do.
+
+    Args:
+        needed: What was found.
+        law: The law.
+        where: What the other size is, after "for an error of …".
+        noun: What is counted.
+    """
+    start = f"For an error of {needed.target:g}{where}: "
     if law.dof < 1:
         curve = "the curve through the points, which has no interval"
         if not np.isfinite(needed.estimate):
             return f"{start}not reached by {curve}."
-        return f"{start}about {images(needed.estimate)} images by {curve}."
+        return f"{start}about {images(needed.estimate)} {noun} by {curve}."
     if not np.isfinite(needed.low):
-        return f"{start}never: with {sure(needed.never)} confidence the curve stays above it, however many images."
-    never = f"; with {sure(needed.never)} confidence no number of images reaches it" if needed.never > 0.005 else ""
+        return f"{start}never: with {sure(needed.never)} confidence the curve stays above it, however many {noun}."
+    never = f"; with {sure(needed.never)} confidence no number of {noun} reaches it" if needed.never > 0.005 else ""
     if not np.isfinite(needed.estimate):
         return (
-            f"{start}the best fit levels off above it; if any number of images reaches it, then more than "
+            f"{start}the best fit levels off above it; if any number of {noun} reaches it, then more than "
             f"{images(needed.low)} ({confidence_level(law)} interval){never}."
         )
     high = f"to {images(needed.high)}" if np.isfinite(needed.high) else "upwards, unbounded by the data"
     reach = needed.estimate / needed.largest
     beyond = f" That is {images(reach)} times the largest size measured: an extrapolation." if reach > FAR else ""
     interval = f"{confidence_level(law)} interval {images(needed.low)} {high}"
-    return f"{start}about {images(needed.estimate)} images ({interval}){never}.{beyond}"
+    return f"{start}about {images(needed.estimate)} {noun} ({interval}){never}.{beyond}"
 
 
 def scratch_sentence(scratch: Scratch, law: FittedLaw) -> str:

@@ -1,5 +1,7 @@
 """Samples needed: solved for s, on curves of which the truth is known."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,6 +10,10 @@ from scipy import stats
 
 from lightning_tl.errors import UserError
 from lightning_tl.laws import FullLaw, PowerLaw, fit
+from lightning_tl.laws.advice import advise
+from lightning_tl.laws.group_fits import analyse
+from lightning_tl.laws.law_options import LawOptions
+from lightning_tl.laws.results_table import groups
 from lightning_tl.laws.samples_needed import common_target, exponent, sample_curve, samples_needed
 from lightning_tl.study.transfer_methods.labels import WITHOUT
 from lightning_tl.study.transfer_methods.methods_table import settings
@@ -38,6 +44,20 @@ def test_its_interval_covers():
         needed = law.images_needed(0.1, over="s", n=1600)
         hits += needed.low <= truth(1600, 0.1) <= needed.high
     assert hits >= 34  # 95 % of 40 is 38; fewer than 34 have a probability below 1 %
+
+
+def test_the_advice_of_a_full_law_names_the_fine_tuning_images():
+    n, s = (each.ravel() for each in np.meshgrid([100.0, 400, 1600, 6400], [50.0, 150, 400]))
+    noise = np.exp(0.005 * np.random.default_rng(0).standard_normal(len(n)))
+    table = pd.DataFrame({"pretrain_images": n, "finetune_images": s, "error": 3 * (0.1 + n**-0.4) * s**-0.4 * noise})
+    options = LawOptions(target_size="finetune_images")
+    (group,) = advise(analyse(groups(table, options.columns()), options.law_form(), options.method()), 0.1).groups
+    (said,) = [text for text in group.sentences if "fine-tuning images (95 %" in text]
+    truth = (3 * (0.1 + 6400**-0.4) / 0.1) ** 2.5
+    start, low, high = map(float, re.findall(r"about (\d+) .*interval (\d+) to (\d+)\)", said.replace(",", ""))[0])
+    assert said.startswith("For an error of 0.1 after pre-training on 6,400 images: about ")
+    assert low <= truth <= high
+    assert start == pytest.approx(truth, rel=0.1)
 
 
 def test_what_has_no_s_to_solve_for():
