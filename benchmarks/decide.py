@@ -37,7 +37,7 @@ LEVEL = 0.3  # error at 1000 images
 GROUPS = 8
 CONFIDENCE = 0.9
 #: Runs after which a study of one curve gives up.
-MOST_RUNS = 14
+MOST_RUNS = 10
 Curve = Callable[[Array], Array]
 Draw = Callable[[np.random.Generator], Curve]
 
@@ -308,7 +308,9 @@ HEAD = ["curves", "noise", "decided", "wrong", "and outside 8 to 12 %", "runs, m
 HEAD += ["flagged", "flagged, of the wrong", "time"]
 
 
-def more(kinds: dict[str, Draw], worlds: int, noises: Sequence[float], seed: int, batch: int) -> None:
+def more(
+    kinds: dict[str, Draw], worlds: int, noises: Sequence[float], seed: int, batch: int, confidence: float
+) -> None:
     """Print a row per kind of curve and noise: the sequential study, and the grid with the verdict of ``law``."""
     rows = []
     for name, kind in kinds.items():
@@ -318,9 +320,10 @@ def more(kinds: dict[str, Draw], worlds: int, noises: Sequence[float], seed: int
                 for _ in range(worlds):
                     curve = kind(rng)
                     own = np.random.default_rng(rng.integers(2**32))
-                    sequence = procedure == "next"
-                    done = study(curve, noise, own, Prior(), batch=batch) if sequence else grid(curve, noise, own)
-                    results.append(done)
+                    if procedure == "next":
+                        results.append(study(curve, noise, own, Prior(), confidence, batch=batch))
+                    else:
+                        results.append(grid(curve, noise, own, confidence))
                 rows.append(row(f"{name}, {procedure}", noise, results, time.process_time() - start))
                 print(" ".join(rows[-1]), flush=True)
     show(HEAD, rows)
@@ -376,6 +379,7 @@ def main() -> None:
     parser.add_argument("--worlds", type=int, default=1000)
     parser.add_argument("--noise", type=float, nargs="+", default=[0.005, 0.02, 0.05])
     parser.add_argument("--batch", type=int, default=1, help="runs started together; for more, other, boundary")
+    parser.add_argument("--confidence", type=float, default=CONFIDENCE, help="for more, other, boundary")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     if given.what == "best":
@@ -389,7 +393,7 @@ def main() -> None:
         "other": {"double power laws": broken_curve, "rising again": rising_curve},
         "boundary": {"laws near the boundary": boundary_curve},
     }[given.what]
-    more(kinds, given.worlds, given.noise, given.seed, given.batch)
+    more(kinds, given.worlds, given.noise, given.seed, given.batch, given.confidence)
 
 
 if __name__ == "__main__":

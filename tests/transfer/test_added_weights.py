@@ -117,7 +117,7 @@ def test_resumed_equals_uninterrupted(starts, tmp_path, task, method):
     assert equal(state(again), state(whole))
 
 
-@pytest.mark.parametrize("method", ["lora"])
+@pytest.mark.parametrize("method", ["lora", "adapter"])
 def test_accumulated_batches_are_one(starts, tmp_path, method):
     whole = fitted(tmp_path, made(starts, "sinclass", method), "sinclass", batch_size=16)
     parts = fitted(tmp_path, made(starts, "sinclass", method), "sinclass", batch_size=4, accumulate_grad_batches=4)
@@ -137,8 +137,16 @@ def test_half_precision_trains_as_full(starts, tmp_path, task, method):
     assert float((moved[0] - moved[1]).norm()) < 0.2 * float(moved[0].norm())
 
 
-@pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("method", ["lora"])
+@pytest.mark.parametrize(
+    "method,task",
+    [
+        ("lora", "sinclass"),
+        ("adapter", "sinclass"),
+        ("share slowed", "sinclass"),
+        pytest.param("lora", "semseg", marks=pytest.mark.slow),
+        pytest.param("adapter", "semseg", marks=pytest.mark.slow),
+    ],
+)
 def test_measuring_changes_nothing(starts, tmp_path, task, method):
     plain = fitted(tmp_path, made(starts, task, method), task, steps=3)
     often = {"every_n_steps": 1}
