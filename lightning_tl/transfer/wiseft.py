@@ -42,7 +42,9 @@ class WiSEFT(FinalWeights):
     """
 
     name = "wiseft"
-    excludes: ClassVar[Mapping[str, str]] = {"LinearProbe": "the backbone does not move, so all interpolations are the same"}
+    excludes: ClassVar[Mapping[str, str]] = {
+        "LinearProbe": "the backbone does not move, so all interpolations are the same"
+    }
 
     def __init__(self, alphas: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0), take: float | None = None) -> None:
         super().__init__()
