@@ -347,12 +347,13 @@ def questions(worlds: int, noises: Sequence[float], seed: int) -> None:
     show(["question", "noise", "decided", "wrong, of these", "runs, mean", "90 % of studies", "time"], rows)
 
 
-def best(worlds: int, noises: Sequence[float], seed: int) -> None:
+def best(worlds: int, noises: Sequence[float], seed: int, names: Sequence[str], with_grid: bool) -> None:
     """Print a row per noise: the sequential study with at most half the grid's runs, and the grid."""
     rows = []
-    for name, kind in {"apart": apart, "close": close}.items():
+    for name in names:
+        kind = {"apart": apart, "close": close}[name]
         for noise in noises:
-            for full in (False, True):
+            for full in (False, True) if with_grid else (False,):
                 rng, start, results = np.random.default_rng(seed), time.process_time(), []
                 for _ in range(worlds):
                     curves = kind(rng)
@@ -380,10 +381,12 @@ def main() -> None:
     parser.add_argument("--noise", type=float, nargs="+", default=[0.005, 0.02, 0.05])
     parser.add_argument("--batch", type=int, default=1, help="runs started together; for more, other, boundary")
     parser.add_argument("--confidence", type=float, default=CONFIDENCE, help="for more, other, boundary")
+    parser.add_argument("--curves", nargs="+", default=["apart", "close"], choices=["apart", "close"], help="for best")
+    parser.add_argument("--no-grid", action="store_true", help="for best: only the sequential study")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     if given.what == "best":
-        best(given.worlds, given.noise, given.seed)
+        best(given.worlds, given.noise, given.seed, given.curves, not given.no_grid)
         return
     if given.what == "questions":
         questions(given.worlds, given.noise, given.seed)

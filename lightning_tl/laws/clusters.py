@@ -205,13 +205,15 @@ def half_width_together(parts: Sequence[tuple[float, float]], level: float) -> f
         parts: Of each error the half-width of its own t interval, and its degrees of freedom; infinite: it is normal.
         level: Confidence level of the half-widths, and of the result.
     """
+    if not all(np.isfinite(width) for width, _ in parts):
+        return np.inf
     tail = (1 + level) / 2
-    variances = np.array([(width / stdtrit(dof, tail)) ** 2 if width else 0.0 for width, dof in parts])
-    total = float(variances.sum())
-    if not 0 < total < np.inf:
-        return float(np.sqrt(total))
-    dof = total**2 / sum(variance**2 / dof for variance, (_, dof) in zip(variances, parts, strict=True))
-    return float(stdtrit(dof, tail) * np.sqrt(total)) if np.isfinite(dof) else float(ndtri(tail) * np.sqrt(total))
+    variances = [(width / stdtrit(dof, tail)) ** 2 if width else 0.0 for width, dof in parts]
+    total = float(sum(variances))
+    if total == 0:
+        return 0.0
+    inverse = float(sum((variance / total) ** 2 / dof for variance, (_, dof) in zip(variances, parts, strict=True)))
+    return float(stdtrit(1 / inverse if inverse > 0 else np.inf, tail) * np.sqrt(total))
 
 
 def widened(low: float, centre: float, high: float, extra: float) -> tuple[float, float]:

@@ -85,13 +85,13 @@ def log_ratio(a: GroupFit, n_a: float, b: GroupFit, n_b: float, image_variance: 
     variance, dof, _ = _draw_shift(a, b)
     images = variance_of_difference(a.group.images, b.group.images) if image_variance is None else image_variance
     level = a.law.level
-    others: list[tuple[float, float]] = [(half_width(variance, dof, level) if variance > 0 else 0.0, max(dof, 1))]
+    others = [(half_width(variance, dof, level) if variance > 0 else 0.0, float(max(dof, 1)))]
     others += [(half_width(images, np.inf, level), np.inf)]
     centre, ends = first - second, []
     for of_a, of_b in ((first - low_a, high_b - second), (high_a - first, second - low_b)):
-        laws = [(of_a, a.law.dof), (of_b, b.law.dof)]
+        laws = [(of_a, float(a.law.dof)), (of_b, float(b.law.dof))]
         if a.law.pooled is not None:  # both intervals rest on one estimate of the noise
-            laws = [(float(np.hypot(of_a, of_b)), a.law.dof)]
+            laws = [(float(np.hypot(of_a, of_b)), float(a.law.dof))]
         ends.append(half_width_together([*laws, *others], level))
     return Difference(centre, (centre - ends[0], centre + ends[1]))
 

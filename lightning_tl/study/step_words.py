@@ -76,12 +76,16 @@ def table(steps: Steps) -> tuple[list[str], list[list[object]]]:
     """
     head = ["step", "look", "pre-trainings", "cost", "lowest confidence", "asked for", "then begun"]
     rows, count = list[list[object]](), 0
+    seeds = {item["seed"] for step in steps["taken"] for item in step["batch"]}
     for number, step in enumerate(steps["taken"], 1):
         decisions = step["decisions"]
         counted = bool(step["looks"]) and step["looks"][-1]["runs"] == step["runs"]
         least = min(decisions, key=lambda item: item["confidence"], default=None)
         known = [sure(least["confidence"]), f"{100 * least['threshold']:.1f} %"] if least else ["-", "-"]
-        batch = ", ".join(f"{item['group']} n = {item['n']:,.0f} (seed {item['seed']})" for item in step["batch"])
+        batch = ", ".join(
+            f"{item['group']} n = {item['n']:,.0f}" + (f" (seed {item['seed']})" if len(seeds) > 1 else "")
+            for item in step["batch"]
+        )
         look = looks(step) if counted else "-"
         rows.append([number, look, count, f"{step['cost']:,.6g}", *known, batch or _end(step)])
         count += len(step["batch"])

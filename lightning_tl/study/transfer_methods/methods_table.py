@@ -38,6 +38,7 @@ _AXES = (
     "lr",
 )
 #: Axes that say how a method is set; they go with ``transfer``.
+_ALPHAS = r"wiseft\(alphas=\[[^]]*\]\)"  # which interpolations were evaluated changes no network
 _OF_METHOD = ("finetune.model.transfer", "finetune.model.init_args.transfer")
 
 
@@ -178,7 +179,7 @@ def checked(results: pd.DataFrame) -> pd.DataFrame:
     if "pretrain_loss_after" in table and "pretrain_loss_before" in table:
         table["forgetting"] = table["pretrain_loss_after"] - table["pretrain_loss_before"]
     table["pretrain_run"] = table["pretrain_run"].fillna("").astype(str)
-    table["transfer"] = table["transfer"].fillna(FULL).astype(str)
+    table["transfer"] = table["transfer"].fillna(FULL).astype(str).str.replace(_ALPHAS, "wiseft", regex=True)
     return table.dropna(subset=["pretrain_images", "finetune_images", "draw_seed", "error"])
 
 

@@ -179,3 +179,14 @@ def test_a_ratio_to_scratch_holds_for_all_images_too():
     # another test set, or a run without replicates: nothing is known
     other = table.assign(test_set=["a", *table["test_set"][1:]])
     assert settings(other, replicates=replicates)[0].above_scratch("full").stderr == plain.stderr
+
+
+def test_which_interpolations_were_evaluated_is_no_part_of_a_methods_name():
+    table = study({"full": 0.2, "wiseft(alphas=[0 0.5 1])": 0.2, "l2sp(strength=0.1) + wiseft(alphas=[0.5])": 0.2})
+    (found, _) = settings(table)
+    assert found.methods == ["full", "l2sp(strength=0.1) + wiseft", "wiseft"]
+    assert (
+        settings(table.replace("wiseft(alphas=[0 0.5 1])", "wiseft(alphas=[1], take=0.5)"))[0]
+        .methods[-1]
+        .endswith("5)")
+    )
