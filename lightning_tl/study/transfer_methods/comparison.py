@@ -104,7 +104,7 @@ def _compared(setting: Setting, level: float, equal: float) -> SettingResult:
     own = [label for label in labels if ", α = " not in label]  # interpolations are no further trainings to test
     above = {label: setting.above_scratch(label) for label in labels}
     corrected = dict(zip(own, holm([above[label].p_above() for label in own]), strict=True))
-    lowest, take = choose_method(setting, labels, level, equal)
+    lowest, take = choose_method(setting, labels, equal)
 
     def to_full(label: str, quantity: str) -> Estimate:
         nothing = Estimate(float("nan"), float("nan"), 0.0, 0, 0)
@@ -132,26 +132,20 @@ def _compared(setting: Setting, level: float, equal: float) -> SettingResult:
     return SettingResult(setting.keys, setting.n, setting.s, compared, take, lowest, _scratch(setting))
 
 
-def choose_method(setting: Setting, labels: Sequence[str], level: float, equal: float) -> tuple[str, str]:
+def choose_method(setting: Setting, labels: Sequence[str], equal: float) -> tuple[str, str]:
     """Return the method with the lowest error, and the one to take, both by validation images where there are any.
 
-    Taken is the one that forgets least of those whose error is as low: at most ``equal`` above the lowest, and not
-    higher beyond chance (one-sided, not corrected: in doubt a method does not count as equal). Without a measure of
-    forgetting it is the one with the lowest error. Test images have no part in it, so the errors that are reported
-    for it have not been chosen.
+    Taken is the one that forgets least of those whose mean error is at most ``equal`` above the lowest. Without a
+    measure of forgetting it is the one with the lowest error. Test images have no part in it, so the errors that are
+    reported for it have not been chosen.
     """
     by = "val_error" if all(setting.values(label, "val_error").size for label in labels) else "error"
     means = {label: setting.estimate(label, by).mean for label in labels}
     lowest = min(labels, key=means.__getitem__)
-    as_low = [
-        label
-        for label in labels
-        if label == lowest
-        or (means[label] <= (1 + equal) * means[lowest] and setting.estimate(label, by, lowest).p_above() > 1 - level)
-    ]
+    as_low = [label for label in labels if means[label] <= (1 + equal) * means[lowest]]
     forgotten = {label: setting.estimate(label, "forgetting").mean for label in as_low}
-    known = [label for label in as_low if np.isfinite(forgotten[label])]
-    return lowest, min(known, key=forgotten.__getitem__) if len(known) == len(as_low) else lowest
+    known = all(np.isfinite(value) for value in forgotten.values())
+    return lowest, min(as_low, key=forgotten.__getitem__) if known else lowest
 
 
 def _scratch(setting: Setting) -> Estimate:

@@ -175,10 +175,11 @@ def table(results: Sequence[SettingResult], level: float = 0.95) -> tuple[list[s
 def _mean(item: Estimate, level: float, words: bool = True, digits: int = 3) -> str:
     if not np.isfinite(item.mean):
         return ""
+    text = f"{'−' * (item.mean < 0)}{number(abs(item.mean), digits)}"
     low, high = item.interval(level)
-    if not np.isfinite(low):
-        return number(item.mean, digits)
-    return f"{number(item.mean, digits)} ({f'{100 * level:g} % interval ' * words}{_ends(low, high, digits)})"
+    if not low < high:  # no interval, or runs that agree to the bit
+        return text
+    return f"{text} ({f'{100 * level:g} % interval ' * words}{_ends(low, high, digits)})"
 
 
 def _difference(item: Estimate, level: float) -> str:
