@@ -12,6 +12,7 @@ memory. What is done once (Fisher information, interpolations) is not counted.
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import tempfile
 import time
@@ -92,6 +93,7 @@ def seconds(backbone: str, start: Path, method: object, steps: int) -> float:
         source = Classification(10, backbone)
         source.load_state_dict(torch.load(start, weights_only=True))
         method.use_pretraining(source, Noise(side, batch))  # type: ignore[union-attr]
+    gc.collect()  # the trainer of the training before
     clock = Clock(WARM)
     pl.Trainer(
         accelerator="cpu",

@@ -195,8 +195,9 @@ class RunCLI(LightningCLI):
             UserError: The pre-training's configuration, or its checkpoint, is missing or does not fit.
         """
         methods = getattr(getattr(self.model, "transfer", None), "methods", ())
+        resumed = Path(self.config[self.subcommand].ckpt_path or "").is_file()
         for method in methods:
-            if isinstance(method, UsesPretraining) and started_from is not None:
+            if isinstance(method, UsesPretraining) and started_from and (method.needed_to_resume or not resumed):
                 name, config = f"transfer {type(method).__name__}", pretraining_config(method, started_from)
                 with torch.random.fork_rng():
                     made = CheckCLI(["fit", f"--config={config}"])

@@ -39,6 +39,7 @@ class EWC(Pull, UsesPretraining):
     """
 
     name = "ewc"
+    needed_to_resume = False
     excludes: ClassVar[Mapping[str, str]] = {"LinearProbe": "the backbone does not move, so there is nothing to pull"}
 
     def __init__(self, strength: float, images: int = 1024, config: str | Path | None = None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from lightning.pytorch import LightningModule, Trainer
 from torch import nn
@@ -26,6 +26,9 @@ class UsesPretraining(TransferMethod, ABC):
         config: The pre-training's configuration. Default: ``config.yaml`` in the run's folder of the checkpoint that
             the fine-tuning starts from.
     """
+
+    #: Whether also a resumed training needs them.
+    needed_to_resume: ClassVar[bool] = True
 
     def __init__(self, config: str | Path | None = None) -> None:
         self.config = None if config is None else str(config)

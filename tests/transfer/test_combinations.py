@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from transferred import data, fit, pretrained, state, task
+import torch
+from transferred import data, different, every_step, fit, pretrained, state, task
 
+from lightning_tl.callbacks import HessianTrace, ParameterDistance
 from lightning_tl.errors import UserError
 from lightning_tl.transfer import (
     EWC,
@@ -67,6 +69,36 @@ def test_methods_that_go_together(renders, tmp_path, methods, target):
     for name, _ in module.named_parameters():
         assert trains(name) or before[name].equal(after[name])
     assert any(not before[name].equal(after[name]) for name, _ in module.named_parameters() if trains(name))
+
+
+def replay(start, renders):
+    method = Replay(0.5)
+    network = task(None, seed=0)
+    network.load_state_dict(torch.load(start, weights_only=True)["state_dict"])
+    method.use_pretraining(network, data(renders, seed=3))
+    return method
+
+
+def test_measuring_leaves_the_training_as_it_is(renders, tmp_path):
+    start = pretrained(tmp_path / "pre.ckpt")
+    measured = [HessianTrace(every_n_steps=1, products=2), ParameterDistance()]
+    left = []
+    for callbacks in ([], measured):
+        module = task(start, [SAM(), replay(start, renders), Average(ema=0.5), L2SP(1.0)])
+        fit(module, data(renders), tmp_path / str(len(left)), callbacks=callbacks)
+        left.append(state(module))
+    assert not different(*left)
+    assert len(measured[0].history) > 1
+
+
+def test_resumed_equals_uninterrupted_where_gradients_are_accumulated(renders, tmp_path):
+    start = pretrained(tmp_path / "pre.ckpt")
+    whole, again = (task(start, [replay(start, renders), Average(last_k=2), L2SP(1.0)]) for _ in range(2))
+    settings = {"accumulate_grad_batches": 2, "max_steps": 3}
+    kept = {"callbacks": [every_step(tmp_path / "kept")], "enable_checkpointing": True}
+    fit(whole, data(renders), tmp_path / "whole", **settings, **kept)
+    fit(again, data(renders), tmp_path / "again", tmp_path / "kept/step=2.ckpt", **settings)
+    assert not different(state(whole), state(again))
 
 
 def test_bases_are_no_methods():

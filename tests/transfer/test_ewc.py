@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import shutil
 
 import pytest
 import torch
-from transferred import data, different, fit, pretrained, state, task
+from training import finetuning, pretraining
+from transferred import data, different, every_step, fit, pretrained, state, task
 
 from lightning_tl.errors import UserError
+from lightning_tl.run import run
 from lightning_tl.transfer import EWC, LPFT
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -73,14 +76,26 @@ def test_fisher_penalty_and_gradient(start, renders, tmp_path):
 
 
 def test_resumed_without_the_pretraining(start, renders, tmp_path):
-    from transferred import every_step
-
     whole = task(start[1], [ewc(start, renders), LPFT(probe_steps=1)], start[0])
     kept = {"callbacks": [every_step(tmp_path / "kept")], "enable_checkpointing": True}
     fit(whole, data(renders, start[0]), tmp_path / "whole", **kept)
     again = task(None, [EWC(3.0, 11), LPFT(probe_steps=1)], start[0])
     fit(again, data(renders, start[0]), tmp_path / "again", tmp_path / "kept/step=2.ckpt")
     assert not different(state(whole), state(again))
+
+
+def test_by_the_command_and_resumed_without_the_pretraining(renders, tmp_path):
+    short = ("--trainer.max_steps=2", "--model.scheduler.warmup_steps=1", "--trainer.log_every_n_steps=1")
+    run(pretraining(renders, tmp_path / "pre", *short))
+    method = "--model.transfer={class_path: EWC, init_args: {strength: 10, images: 8}}"
+    begin = f"--model.init_from={tmp_path}/pre/checkpoints/last.ckpt"
+    args = finetuning(tmp_path / "fine", begin, method, *short)
+    whole = run(args)
+    assert "train/ewc" in (tmp_path / "fine/metrics.csv").read_text().splitlines()[0]
+    shutil.rmtree(tmp_path / "pre")
+    resumed = run([*args, f"--ckpt_path={tmp_path}/fine/checkpoints/last.ckpt"])
+    fisher = whole.model.transfer.methods[0].state_dict()["fisher"]
+    assert not different(fisher, resumed.model.transfer.methods[0].state_dict()["fisher"])
 
 
 def test_what_is_refused(start, renders, tmp_path):
