@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import re
 import signal
@@ -35,6 +36,7 @@ from lightning_tl.config_files import with_config_paths
 from lightning_tl.csv_history import WholeHistory, keep_history
 from lightning_tl.data.batched_module import BatchedDataModule
 from lightning_tl.errors import UserError, explain, memory_full, nearest, one_line, shortened, user_error
+from lightning_tl.pretraining_files import load_pretrained, pretraining_config
 from lightning_tl.resuming import (
     CheckTrainingState,
     ReadCheckpoints,
@@ -46,6 +48,8 @@ from lightning_tl.run_output import metrics_table, quieten_lightning, saved_chec
 from lightning_tl.sigterm import only_note_sigterm
 from lightning_tl.tasks import Schedule, TransferTask
 from lightning_tl.training_folder import refuse_used_folder, training_in
+from lightning_tl.transfer import TransferMethod
+from lightning_tl.transfer.pretraining import UsesPretraining
 from lightning_tl.yaml_limits import limit_parsers
 
 # Interpolation is resolved after all files and overrides are merged, and absolute keys work under sub-commands.
@@ -73,6 +77,7 @@ _KINDS: dict[str, type] = {
     "optimizer": torch.optim.Optimizer,
     "scheduler": torch.optim.lr_scheduler.LRScheduler,
     "schedule": Schedule,
+    "transfer": TransferMethod,
     "callbacks": Callback,
     "logger": Logger,
 }
@@ -84,7 +89,8 @@ def _class_names(base: type) -> set[str]:
     waiting: list[type] = [base]
     while waiting:
         children: list[type] = type.__subclasses__(waiting.pop())
-        names |= {child.__name__ for child in children if not child.__name__.startswith("_")}
+        named = [child for child in children if not inspect.isabstract(child)]
+        names |= {child.__name__ for child in named if not child.__name__.startswith("_")}
         waiting += children
     return names
 
@@ -169,6 +175,8 @@ class RunCLI(LightningCLI):
         try:
             super().instantiate_classes()
             check_classes(self.given, self.datamodule)
+            if self.subcommand == "fit":
+                self.give_pretraining(started_from)
         except MisconfigurationException as error:
             raise UserError(" ".join(str(error).split())) from error
         except ValueError as error:
@@ -176,6 +184,24 @@ class RunCLI(LightningCLI):
         finally:
             if started_from is not None:
                 config.model.init_args.init_from = started_from
+
+    def give_pretraining(self, started_from: str | None) -> None:
+        """Make the pre-training's task and data module for the methods of ``transfer`` that need them.
+
+        Args:
+            started_from: The value of ``model.init_from``; None: there is no pre-training, which the method refuses.
+
+        Raises:
+            UserError: The pre-training's configuration, or its checkpoint, is missing or does not fit.
+        """
+        methods = getattr(getattr(self.model, "transfer", None), "methods", ())
+        for method in methods:
+            if isinstance(method, UsesPretraining) and started_from is not None:
+                name, config = f"transfer {type(method).__name__}", pretraining_config(method, started_from)
+                with torch.random.fork_rng():
+                    made = CheckCLI(["fit", f"--config={config}"])
+                load_pretrained(made.model, started_from, name)
+                method.use_pretraining(made.model, made.datamodule)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Return the trainer, with the caller's callbacks added."""
@@ -310,6 +336,9 @@ class CheckCLI(RunCLI):
                 config.model.init_args.init_from = None
             with _quiet():
                 super().instantiate_classes()
+
+    def give_pretraining(self, started_from: str | None) -> None:
+        """Make nothing more."""
 
     def _set_seed(self) -> None:
         """Leave the random numbers of the process as they are."""

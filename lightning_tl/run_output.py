@@ -50,6 +50,7 @@ def use_own_progress_bar(trainer: Trainer) -> None:
 # lines of Lightning that say nothing to the user of a run
 _NEEDLESS = re.compile(r"Tip: .*\b(litlogger|litmodels)\b|^TPU available: False|^GPU available: False")
 _NEEDLESS_WARNINGS = (
+    r"Found \d+ module\(s\) in eval mode at the start of training",  # what model.transfer has frozen
     r".*isinstance\(treespec, LeafSpec\).* is deprecated",  # between versions of Lightning and torch
     r"Experiment logs directory .* exists and is not empty",  # what is there is kept on resuming, else refused
     r"The dirpath has changed from .* `best_model_score`",  # of a run that is tested, or goes on elsewhere

@@ -16,7 +16,7 @@ from lightning_tl.study.config import Study
 
 ACTIONS = {
     "run": "render, pre-train, fine-tune; then fit the law, write report.html. The same command resumes it.",
-    "plan": "how many runs, images, hours and how much disk it will take, by a trial of about a minute.",
+    "plan": "how many runs, images, hours and how much disk it will take, by a short trial.",
     "status": "which runs are done, running or failed; takes the same configuration and folder as run.",
 }
 USAGE = (
@@ -116,13 +116,25 @@ def _conclude(study: Study, out: Path, failures: dict[str, str]) -> None:
 
         draw(facts["steps"], out)
         print("\n".join(["", *answer(facts["steps"])]))
-    if study.analysis is not None:
+    analysed = _analyse(study, out)
+    if study.law is not None or analysed or study.until is not None:
+        report.main([str(out)])
+
+
+def _analyse(study: Study, out: Path) -> bool:
+    """Make the analysis that the study names, or its table asks for; return whether there was one."""
+    from lightning_tl.study.transfer_methods import methods_output
+
+    if study.analysis == "overtraining":
         from lightning_tl.study.overtraining import conclude
 
         record = conclude(out, **asdict(study.overtraining))
-        print("\n".join([*record["answer"], "", *record["sentences"]]))
-    if study.law is not None or study.analysis is not None or study.until is not None:
-        report.main([str(out)])
+    elif study.analysis == "transfer" or methods_output.varies(out / "results.csv"):
+        record = methods_output.conclude(out, **asdict(study.transfer))
+    else:
+        return False
+    print("\n".join([*record["answer"], "", *record["sentences"]]))
+    return True
 
 
 def _has_rows(table: Path) -> bool:

@@ -148,6 +148,9 @@ def _begin_worker(number: int) -> None:
         pl_worker_init_function(number)
 
 
+_ENDLESS = 1 << 40  # batches
+
+
 class BatchedDataModule(pl.LightningDataModule):
     """A data module over splits that give whole batches; a subclass's ``setup`` fills ``splits``.
 
@@ -228,6 +231,19 @@ class BatchedDataModule(pl.LightningDataModule):
         length = len(self.splits["train"])
         sampler = StepBatches(length, self.batch_size, self.seed, self.steps_per_epoch, self._done, **self._process())
         return self._loader("train", sampler)
+
+    def training_batches(self, first: int = 0, batch_size: int | None = None) -> Iterator[Any]:
+        """Yield this process's training batches from a step on, without end: those that a training sees there.
+
+        Args:
+            first: The number of training batches before the first one.
+            batch_size: Images in a batch of one process (``None``: as configured).
+        """
+        length, size = len(self.splits["train"]), batch_size or self.batch_size
+        sampler = StepBatches(length, size, self.seed, _ENDLESS, lambda: (first, 0), **self._process())
+        loader = self._loader("train", sampler)
+        loader.generator = torch.Generator()  # else its iterator draws from the global one
+        return iter(loader)
 
     def _eval_dataloader(self, split: str) -> Loader:
         if split not in self.splits:

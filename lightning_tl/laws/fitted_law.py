@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import InitVar, dataclass, field
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -343,30 +344,57 @@ class FittedLaw:
             root = abs(goal - centre) / np.sqrt(total)
         return float(stdtr(dof, root if centre > goal else -root))
 
-    def images_needed(self, target: float, s: float | None = None, level: float | None = None) -> ImagesNeeded:
-        """Return how many pre-training images bring the error down to ``target``.
+    def images_needed(
+        self,
+        target: float,
+        s: float | None = None,
+        level: float | None = None,
+        *,
+        over: Literal["n", "s"] = "n",
+        n: float | None = None,
+    ) -> ImagesNeeded:
+        """Return how many pre-training images, or fine-tuning images, bring the error down to ``target``.
 
         The interval holds the sizes at which the law's band contains the target.
 
         Args:
             target: Target error, in (0, 1).
-            s: Fine-tuning size, for laws that use it.
+            s: Fine-tuning size, for laws that use it, over ``n``.
             level: Confidence level, default the fit's.
+            over: ``n``: the pre-training images at ``s``. ``s``: the fine-tuning images at ``n``, for a law that uses
+                both sizes. (A law that was fitted to fine-tuning sizes in place of n is solved for them over ``n``.)
+            n: Pre-training size over ``s``, default the largest one fitted.
 
         Raises:
-            UserError: The target is not in (0, 1).
+            UserError: The target is not in (0, 1), the law knows no fine-tuning size, or a size has no meaning here.
         """
         if not 0 < target < 1:
             raise UserError(f"target error {target:g} is not between 0 and 1; an error of 10 % is 0.1")
+        if over not in ("n", "s"):
+            raise UserError(f"over is '{over}'; it is n (pre-training images) or s (fine-tuning images)")
+        if over == "s" and not self.form.uses_s:
+            raise UserError(f"{self.form.formula} has no fine-tuning size to solve for; fit FullLaw with s=…")
+        if (s if over == "s" else n) is not None:
+            raise UserError(f"images_needed solves for {over}, so {over} cannot be given")
         grid = np.geomspace(1, MOST_IMAGES, 241)
-        low, high = self.band(grid, s, level)
+        known = self.cells.s if over == "s" else self.cells.n
+        if over == "s":
+            size = float(self.cells.n.max()) if n is None else n
+            if not size > 0:
+                raise UserError(f"n is {size:g}; it must be above 0")
+            at: tuple[Array, Array | float | None] = (np.full_like(grid, size), grid)
+            never = self.probability_error_above(size, target, MOST_IMAGES)
+        else:
+            at = (grid, s)
+            never = self.probability_error_above(MOST_IMAGES, target, s)
+        low, high = self.band(*at, level)
         return ImagesNeeded(
             target=target,
-            estimate=crossing(grid, self.predict(grid, s), target),
+            estimate=crossing(grid, self.predict(*at), target),
             low=crossing(grid, low, target),
             high=crossing(grid, high, target),
-            never=self.probability_error_above(MOST_IMAGES, target, s),
-            largest=float(self.cells.n.max()),
+            never=never,
+            largest=float(known.max()),
         )
 
     # ---- identification --------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The pre-training size at which a law reaches a target error."""
+"""The size, of pre-training or fine-tuning, at which a law reaches a target error."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MOST_IMAGES = 1e12
 
 @dataclass(frozen=True)
 class ImagesNeeded:
-    """Pre-training size at which the law reaches a target error.
+    """Size at which the law reaches a target error: of pre-training, or of fine-tuning.
 
     Attributes:
         target: The target error.
@@ -23,7 +23,7 @@ class ImagesNeeded:
         high: Upper end; infinite where the data do not bound it.
         never: Confidence that the law stays above the target up to :data:`MOST_IMAGES` images: C is above it, or the
             curve so flat that it makes no difference.
-        largest: Largest size measured, to see how far this extrapolates.
+        largest: Largest such size measured, to see how far this extrapolates.
     """
 
     target: float

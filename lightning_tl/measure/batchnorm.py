@@ -7,7 +7,7 @@ again on a fixed set of images, only the change of the weights remains.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, get_args
 
@@ -65,6 +65,7 @@ def reestimate(
     forward: Callable[[Any], object],
     batches: Iterable[Any],
     reduce: Callable[[Tensor], Tensor] | None = None,
+    layers: Sequence[_BatchNorm] | None = None,
 ) -> int:
     """Replace running statistics by their average over batches, for the module's present weights.
 
@@ -76,11 +77,13 @@ def reestimate(
         forward: Called with each batch, without gradients.
         batches: The batches; all have the same weight in the average.
         reduce: Averages a tensor over the processes of a distributed run.
+        layers: Only these layers are changed; the others normalise as they do in the module's present mode. Default:
+            all that have running statistics.
 
     Returns:
         The number of layers whose statistics were replaced.
     """
-    layers = running_layers(module)
+    layers = running_layers(module) if layers is None else layers
     if not layers:
         return 0
     before = [(layer, layer.training, layer.momentum, layer.num_batches_tracked) for layer in layers]

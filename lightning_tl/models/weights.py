@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lightning_tl.checkpoint_files import read_checkpoint
 from lightning_tl.errors import UserError, shortened
+from lightning_tl.models.low_rank import is_adapter, is_factor, merge_updates
 
 # Prefixes that wrappers add to the names of parameters (torch.compile, DataParallel, Lightning projects, torchvision's
 # detectors).
@@ -33,6 +34,7 @@ class KeyReport:
         unexpected: The source's names that the backbone lacks.
         mismatched: Name → (shape in the source, shape in the backbone).
         head: The source's names that belong to its head, which is not loaded.
+        merged: Layers of which a low-rank update (LoRA) was added to the weight.
     """
 
     source: str
@@ -41,6 +43,7 @@ class KeyReport:
     unexpected: list[str] = field(default_factory=list)
     mismatched: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
     head: list[str] = field(default_factory=list)
+    merged: list[str] = field(default_factory=list)
 
     @property
     def fraction(self) -> float:
@@ -53,6 +56,8 @@ class KeyReport:
             f"{len(self.unexpected)} unexpected, {len(self.mismatched)} of another shape, {len(self.head)} of the head"
         ]
         shapes = [f"{name}: {a} there, {b} here" for name, (a, b) in self.mismatched.items()]
+        if self.merged:
+            lines.append(f"  low-rank updates (LoRA) added to the weights of {len(self.merged)} layers")
         for title, names in (("missing", self.missing), ("unexpected", self.unexpected), ("shapes", shapes)):
             if names:
                 lines.append(f"  {title}: {', '.join(names[:5])}{f', … ({len(names)})' if len(names) > 5 else ''}")
@@ -100,8 +105,13 @@ def network_state(content: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
     return content, ""
 
 
-def _is_counter(name: str) -> bool:
-    return name.endswith("num_batches_tracked")
+def _may_lack(name: str) -> bool:
+    """Whether a source may lack an entry.
+
+    BatchNorm's counters do not affect the outputs, and older files of torchvision lack them; what transfer methods add
+    changes no output as long as it is new.
+    """
+    return name.endswith("num_batches_tracked") or is_factor(name) or is_adapter(name)
 
 
 def is_statistic(name: str) -> bool:
@@ -137,6 +147,9 @@ def _under(key: str) -> str:
 def load_backbone(source: str | Path | Mapping[str, Any], backbone: nn.Module, min_fraction: float = 0.9) -> KeyReport:
     """Copy a checkpoint's backbone into ``backbone``, in place.
 
+    Low-rank updates of a checkpoint (LoRA) are added to its weights. What a transfer method has added to ``backbone``,
+    and the checkpoint lacks, stays as it is.
+
     Args:
         source: A checkpoint of any task of this library, of Lightning, or a state dict of torchvision or timm, as a
             file or already in memory.
@@ -148,21 +161,31 @@ def load_backbone(source: str | Path | Mapping[str, Any], backbone: nn.Module, m
 
     Raises:
         UserError: Fewer than ``min_fraction`` of the entries fit, as for a checkpoint of another backbone; or an entry
-            has another shape, as for another number of channels. Then nothing is copied.
+            has another shape, as for another number of channels; or the source has other bottleneck adapters
+            than the backbone. Then nothing is copied.
     """
     content = read_checkpoint(source) if isinstance(source, str | Path) else dict(source)
     state, key = network_state(content)
     entries, head = backbone_state(state)
-    # BatchNorm's counters do not affect the outputs, and older files of torchvision lack them
-    own = {name: value for name, value in backbone.state_dict().items() if name in entries or not _is_counter(name)}
+    place = str(source) if isinstance(source, str | Path) else "a state dict"
+    entries, merged = merge_updates(entries, place)
+    own = {name: value for name, value in backbone.state_dict().items() if name in entries or not _may_lack(name)}
+    for name, value in entries.items():
+        if is_adapter(name) and (name not in own or own[name].shape != value.shape):
+            raise UserError(
+                f"{place}: its backbone has bottleneck adapters ({name} {list(value.shape)}, …), which cannot be "
+                "merged into the weights; use the checkpoint that it was fine-tuned from, or the same adapters here "
+                "(--model.transfer)"
+            )
     shapes = {name: (tuple(entries[name].shape), tuple(own[name].shape)) for name in own if name in entries}
     report = KeyReport(
-        source=(str(source) if isinstance(source, str | Path) else "a state dict") + _under(key),
+        source=place + _under(key),
         matched=[name for name, (there, here) in shapes.items() if there == here],
         missing=[name for name in own if name not in entries],
         unexpected=[name for name in entries if name not in own],
         mismatched={name: pair for name, pair in shapes.items() if pair[0] != pair[1]},
         head=head,
+        merged=merged,
     )
     if not entries and not head:
         found = shortened(", ".join(map(str, content))) or "nothing"

@@ -22,7 +22,7 @@ def origin(point: Point | None) -> str:
 
 
 def choose(choice: Choice, runs: Iterable[Run], records: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Return, for each series (and configuration of fine-tuning), the best value and the metric of every value tried.
+    """Return, for each series (and value of the axes in ``each``), the best value and the metric of every value tried.
 
     Args:
         choice: The setting and the metric, of which the lowest value is the best.
@@ -45,7 +45,7 @@ def choose(choice: Choice, runs: Iterable[Run], records: Mapping[str, Mapping[st
             raise UserError(
                 f"choose.metric is {choice.metric}, which run {run.name} did not log; it has {', '.join(metrics)}"
             )
-        entry = chosen.setdefault(_choice_key(by_name.get(run.start or ""), run.point), {"tried": []})
+        entry = chosen.setdefault(_choice_key(choice, by_name.get(run.start or ""), run.point), {"tried": []})
         entry["tried"].append([run.point[choice.key], metrics[choice.metric]])
     for entry in chosen.values():
         entry["chosen"] = min(entry["tried"], key=lambda pair: pair[1])[0]
@@ -63,9 +63,13 @@ def chosen_value(study: Study, start: Run | None, point: Point, chosen: Mapping[
     """
     if study.choose is None or study.choose.key in point:
         return {}
-    return {study.choose.key: chosen[_choice_key(start, point)]["chosen"]}
+    return {study.choose.key: chosen[_choice_key(study.choose, start, point)]["chosen"]}
 
 
-def _choice_key(start: Run | None, point: Point) -> str:
-    config = point.get("config")
-    return origin(start.point if start else None) + (f" {label({'config': config})}" if config else "")
+def alike(choice: Choice, point: Point) -> Point:
+    """Return the values of the axes of fine-tuning for each of which one value is chosen."""
+    return {key: point[key] for key in ("config", *choice.each) if point.get(key)}
+
+
+def _choice_key(choice: Choice, start: Run | None, point: Point) -> str:
+    return " ".join(filter(None, [origin(start.point if start else None), label(alike(choice, point))]))

@@ -9,6 +9,7 @@ from typing import Any
 from lightning_tl._io.atomic import write_atomically
 from lightning_tl.measured_value import measurements_table
 from lightning_tl.study.expansion import Expansion
+from lightning_tl.study.grid import is_specification, specification_text
 from lightning_tl.study.plan_items import DataSet, Run
 from lightning_tl.study.records import RESULT_COLUMNS, write_results, write_table
 
@@ -19,12 +20,13 @@ Traits = Mapping[str, Mapping[str, Any]]
 _FORGETTING = tuple(name for name in RESULT_COLUMNS if name.startswith(("pretrain_loss_", "param_distance", "line_")))
 # axes that have a column of their own in results.csv
 _KNOWN = {"render", "config", "data.n", "data.draw", "data.seed", "data.fraction", "seed_everything", "data.shots"}
+_KNOWN |= {"model.transfer"}
 
 
 def collect(
     runs: Sequence[Run], sets: Sequence[DataSet], records: Records, out: Path, traits: Traits | None = None
 ) -> None:
-    """Write ``results.csv``, ``measurements.csv`` and ``error_replicates.csv``.
+    """Write ``results.csv``, ``measurements.csv``, ``error_replicates.csv`` and, if any, ``interpolations.csv``.
 
     Args:
         runs: All runs of the study; those without a record are left out.
@@ -40,6 +42,8 @@ def collect(
     write_atomically(out / "measurements.csv", measurements_table(measurement_rows(runs, records)))
     columns, drawn = replicate_rows(runs, records)
     write_table(out / "error_replicates.csv", columns, drawn)
+    if between := interpolation_rows(runs, records):
+        write_table(out / "interpolations.csv", ("run_id", "alpha", "val_error", "error", "pretrain_loss"), between)
 
 
 def axis_columns(expansion: Expansion) -> set[str]:
@@ -80,7 +84,7 @@ def _row(run: Run, record: Mapping[str, Any], start: Mapping[str, Any] | None) -
         "finetune_data": facts.get("data"),
         "finetune_fraction": facts.get("fraction"),
         "finetune_images": facts.get("images"),
-        "transfer": "full",
+        "transfer": facts.get("transfer", "full"),
         "lr": facts.get("lr"),
         "draw_seed": facts.get("draw", facts.get("seed")),
         "metric": facts.get("metric"),
@@ -94,6 +98,7 @@ def _row(run: Run, record: Mapping[str, Any], start: Mapping[str, Any] | None) -
         **{name: _rounded(facts.get(name)) for name in _FORGETTING},
         "seconds": record["seconds"],
         "backbone_params": facts.get("backbone_params"),
+        "trainable_params": facts.get("trainable_params"),
     }
     if start is not None:
         before = start["facts"]
@@ -108,7 +113,8 @@ def _row(run: Run, record: Mapping[str, Any], start: Mapping[str, Any] | None) -
         }
     for key, value in run.point.items():
         if key.removeprefix("pretrain.") not in _KNOWN:
-            row[key if key.startswith("pretrain.") else f"finetune.{key}"] = value
+            column = key if key.startswith("pretrain.") else f"finetune.{key}"
+            row[column] = specification_text(value) if is_specification(value) else value
     return {key: value for key, value in row.items() if value is not None}
 
 
@@ -118,6 +124,12 @@ def measurement_rows(runs: Iterable[Run], records: Records) -> Iterable[dict[str
         if run.name in records:
             for row in records[run.name].get("measurements", ()):
                 yield {"run_id": run.name, **row}
+
+
+def interpolation_rows(runs: Iterable[Run], records: Records) -> list[dict[str, Any]]:
+    """Return the rows of ``interpolations.csv``: the networks that WiSE-FT evaluated, run by run."""
+    known = [(run.name, records[run.name].get("interpolations", ())) for run in runs if run.name in records]
+    return [{"run_id": name, **row} for name, rows in known for row in rows]
 
 
 def replicate_rows(runs: Iterable[Run], records: Records) -> tuple[list[str], list[dict[str, Any]]]:

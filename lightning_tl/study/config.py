@@ -113,11 +113,14 @@ class Choice:
         key: Of fine-tuning, such as ``model.optimizer.lr``.
         values: To choose from.
         metric: The lowest wins. It must be measured on validation images; a test metric is refused.
+        each: Axes of fine-tuning: one value is chosen for each of their values, such as ``[model.transfer]``. Of the
+            other axes, trial runs have the first values.
     """
 
     key: str
     values: list[Any]
     metric: str = "val/error"
+    each: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -154,6 +157,21 @@ class OvertrainingOptions:
 
 
 @dataclass
+class TransferOptions:
+    """Options of ``analysis: transfer``.
+
+    Attributes:
+        level: Of intervals and tests.
+        equal: Share of the lowest error by which another method's may be higher and still count as equal.
+        target_errors: Errors of which the fine-tuning images needed are asked. null: one that most curves reach.
+    """
+
+    level: float = 0.95
+    equal: float = 0.1
+    target_errors: list[float] | None = None
+
+
+@dataclass
 class Study:
     """Rendering, pre-training and fine-tuning, crossed; then a law.
 
@@ -162,14 +180,18 @@ class Study:
         render: Data sets; every pre-training runs on each of them. None: the pre-trainings name their data.
         pretrain: Pre-trainings, each shared by all fine-tunings that start from it. None: only fine-tunings.
         finetune: Fine-tunings; each point starts from each pre-training.
-        scratch: Also fine-tune from random weights.
+        scratch: Also fine-tune from random weights. Keys and values: only the fine-tunings that have these, such as
+            ``{model.transfer: Full}``, as other methods start from a pre-training.
         choose: A value of fine-tuning to choose first.
         test_at: Which network of a fine-tuning is tested: that after the ``last`` step, or that of the ``best``
             validation, of the lowest ``val/loss``.
         forgetting: Also measure the pre-training loss of each fine-tuned backbone and how far it has moved.
         complexity: Also measure how complex each rendering is, for alpha and C against it; null: do not.
         analysis: ``overtraining``: how fine-tuning depends on the length of pre-training; pre-trainings differ in it.
-        overtraining: Options of that analysis.
+            ``transfer``: ways of fine-tuning compared; it is also done without being named where results differ in
+            ``transfer``.
+        overtraining: Options of the first analysis.
+        transfer: Options of the second.
         until: When to stop: pre-trainings are begun in batches until its question is decided; null: all are run.
         law: Options of ``lightning-tl law`` for the table, such as ``{target_error: 0.1}``; null: no law is fitted.
         retries: How often a run that failed is tried again.
@@ -186,13 +208,14 @@ class Study:
     title: str = "Is this pre-training worth anything?"
     render: RenderStage | None = None
     pretrain: Stage | None = None
-    scratch: bool = True
+    scratch: bool | dict[str, Any] = True
     choose: Choice | None = None
     test_at: Literal["last", "best"] = "last"
     forgetting: bool = False
     complexity: Complexity | None = None
-    analysis: Literal["overtraining"] | None = None
+    analysis: Literal["overtraining", "transfer"] | None = None
     overtraining: OvertrainingOptions = field(default_factory=OvertrainingOptions)
+    transfer: TransferOptions = field(default_factory=TransferOptions)
     until: Until | None = None
     law: LawOptions | None = field(default_factory=LawOptions)
     retries: int = 1
@@ -224,10 +247,7 @@ class Study:
             raise UserError("without a pretrain stage and with scratch: false there is nothing to run")
         if self.forgetting and self.pretrain is None:
             raise UserError("forgetting is measured under a pre-training's head: there is no pretrain stage")
-        if self.analysis is not None and (self.pretrain is None or not self.forgetting):
-            raise UserError(f"analysis: {self.analysis} needs a pretrain stage and forgetting: true")
-        if not 0 < self.overtraining.level < 1:
-            raise UserError(f"overtraining.level is {self.overtraining.level}; it must be between 0 and 1")
+        self._check_analysis()
         if self.law is not None:
             try:
                 self.law.check()
@@ -265,14 +285,36 @@ class Study:
         if self.until is not None:
             self.until.check(
                 pretrain=self.pretrain is not None,
-                scratch=self.scratch,
+                scratch=bool(self.scratch),
                 analysis=self.analysis,
                 varied=self.finetune.axes - set(self.finetune.same),
+            )
+
+    def _check_analysis(self) -> None:
+        if self.analysis is not None and (self.pretrain is None or not self.forgetting):
+            raise UserError(f"analysis: {self.analysis} needs a pretrain stage and forgetting: true")
+        for name, level in (("overtraining", self.overtraining.level), ("transfer", self.transfer.level)):
+            if not 0 < level < 1:
+                raise UserError(f"{name}.level is {level}; it must be between 0 and 1")
+        if not 0 <= self.transfer.equal < 1:
+            raise UserError(f"transfer.equal is {self.transfer.equal}; it must be at least 0 and below 1")
+        for target in self.transfer.target_errors or ():
+            if not 0 < target < 1:
+                raise UserError(f"transfer.target_errors has {target}; an error of 10 % is 0.1")
+        named = any("transfer" in key.split(".") or key == "config" for key in self.finetune.axes)
+        if self.analysis == "transfer" and not named:
+            raise UserError(
+                "analysis: transfer compares ways of fine-tuning, and finetune has no axis of them: give "
+                "finetune.product: {model.transfer: [Full, LinearProbe]}"
             )
 
     def _check_choice(self, choice: Choice) -> None:
         if not choice.values:
             raise UserError(f"choose.values is empty: give values of {choice.key} to choose from")
+        for key in choice.each:
+            if key not in self.finetune.axes:
+                hint = nearest(key, self.finetune.axes)
+                raise UserError(f"choose.each names '{key}', which is no axis of finetune{hint}")
         if "test" in re.split(r"[^a-z]+", choice.metric.lower()):
             raise UserError(
                 f"choose.metric is {choice.metric}, which is measured on test images: those are for the results, not "

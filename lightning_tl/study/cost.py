@@ -54,13 +54,17 @@ class Estimator:
 
     def of_run(self, run: Run) -> Seconds:
         """Return the duration of a run."""
-        rates, work = self.rates.stages[run.stage], self.work[run.name]
-        return (
+        work = self.work[run.name]
+        rates = self.rates.training(work.kind)
+        duration = (
             rates.start
             + rates.step * work.steps
             + rates.val_image * (work.validations * work.val_images)
             + rates.test_image * work.test_images
         )
+        if work.start_images:
+            duration += self.rates.training("pretrain").val_image * work.start_images
+        return duration
 
     def rendering(self, data: DataSet, images: int) -> tuple[int, Seconds, float]:
         """Return images, duration on one worker, and clock time of rendering a data set up to so many images."""
@@ -107,7 +111,7 @@ class Estimator:
                 name = "trial runs" if run.trial else "pre-train" if run.stage == "pretrain" else "fine-tune"
                 runs[name] += 1
                 seconds[name] += self.of_run(run)
-                size += self.rates.stages[run.stage].checkpoint_bytes
+                size += self.rates.training(self.work[run.name].kind).checkpoint_bytes
             clock += makespan({run.name: (run.start, self.of_run(run).clock) for run in todo}, self.rates.workers)
         return Cost(runs, seconds, images, size, clock)
 

@@ -139,6 +139,10 @@ def candidate(point: Point) -> Candidate:
 
 def _check_reach(curves: Curves) -> None:
     until = curves.until
+    for name in curves.labels:
+        sizes = len({item.n for item in curves.candidates if item.group == name})
+        if sizes < until.least_sizes:
+            raise UserError(f"until: least_sizes is {until.least_sizes}, and {name} has {sizes}; add values to data.n")
     if until.budget is not None:
         cheapest = min(until.costs().of(item, 0.0) for item in curves.candidates)
         if cheapest > until.budget:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from lightning_tl.errors import UserError
 from lightning_tl.study.config import Stage, Study
-from lightning_tl.study.grid import Point, label
+from lightning_tl.study.grid import Point, excluder, label
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,9 @@ def expand(study: Study) -> Expansion:
     if study.scratch:
         without_starts = replace(study.finetune, exclude=_own_exclusions(study.finetune))
         scratch = tuple(point for _, point in without_starts.grid("finetune"))
+        if isinstance(study.scratch, dict):
+            kept = excluder([study.scratch], list(scratch), "finetune", "scratch")
+            scratch = tuple(point for point in scratch if kept(point))
     finetune = tuple((other["start"], point) for other, point in pairs if "start" in other)
     return Expansion(study, renders, tuple(pretrain), scratch, finetune)
 

@@ -44,7 +44,9 @@ def points(
     return [{key: value for part in parts for key, value in part.items()} for parts in itertools.product(*axes)]
 
 
-def excluder(exclude: Sequence[Mapping[str, Any]], known: Sequence[Point], where: str) -> Callable[[Point], bool]:
+def excluder(
+    exclude: Sequence[Mapping[str, Any]], known: Sequence[Point], where: str, what: str = "exclude"
+) -> Callable[[Point], bool]:
     """Return a function that says whether a point is excluded.
 
     A rule excludes a point that has, for every key of the rule, the rule's value, or one of its list of values.
@@ -53,6 +55,7 @@ def excluder(exclude: Sequence[Mapping[str, Any]], known: Sequence[Point], where
         exclude: The rules.
         known: Points with all keys and values that a rule may name.
         where: The stage, for error messages.
+        what: What has the rules, for error messages.
 
     Raises:
         UserError: A rule names a key or a value that no point has.
@@ -61,11 +64,11 @@ def excluder(exclude: Sequence[Mapping[str, Any]], known: Sequence[Point], where
         values = [point[key] for point in known if key in point]
         if not values:
             axes = {key for point in known for key in point}
-            raise UserError(f"{where}: exclude names '{key}', which is no axis{nearest(key, axes)}")
+            raise UserError(f"{where}: {what} names '{key}', which is no axis{nearest(key, axes)}")
         for value in wanted if isinstance(wanted, list | tuple) else [wanted]:
             if value not in values:
                 hint = nearest(str(value), set(map(str, values)))
-                raise UserError(f"{where}: exclude: '{key}' is never {value!r}{hint}")
+                raise UserError(f"{where}: {what}: '{key}' is never {value!r}{hint}")
 
     def excluded(point: Point) -> bool:
         return any(
@@ -91,6 +94,8 @@ def label(point: Mapping[str, Any]) -> str:
         last = key.rpartition(".")[2]
         if isinstance(value, list | tuple) and value and all(map(_is_number, value)):
             text = last + "-".join(f"{item:.12g}" for item in value)
+        elif is_specification(value):
+            text = specification_text(value, for_file=True)
         elif isinstance(value, str | list | tuple):
             items = [value] if isinstance(value, str) else value
             text = "-".join(str(item).removesuffix(".yaml").rpartition("/")[2] for item in items)
@@ -98,6 +103,33 @@ def label(point: Mapping[str, Any]) -> str:
             text = f"{last}{value:.12g}" if _is_number(value) else f"{last}-{value}"
         parts.append(re.sub(r"[^\w.+\-]+", "-", text).strip("-") or last)
     return "-".join(parts).lstrip(".") or "-"
+
+
+def is_specification(value: object) -> bool:
+    """Return whether a value names a class with its arguments, or is a list of such."""
+    if isinstance(value, list | tuple):
+        return any(map(is_specification, value))
+    return isinstance(value, Mapping) and isinstance(value.get("class_path"), str)
+
+
+def specification_text(value: Any, for_file: bool = False) -> str:
+    """Return a class with its arguments, or several of them, as a short text.
+
+    Args:
+        value: The class, or a list of classes.
+        for_file: Whether it is part of a file's name: ``L2SP-strength0.01``, else ``L2SP(strength=0.01)``.
+    """
+    if isinstance(value, list | tuple):
+        return ("+" if for_file else " + ").join(specification_text(item, for_file) for item in value)
+    if not is_specification(value):
+        return str(value)
+    given = {
+        key: f"{item:.12g}" if _is_number(item) else str(item) for key, item in (value.get("init_args") or {}).items()
+    }
+    name = value["class_path"].rpartition(".")[2]
+    if for_file:
+        return "-".join([name, *(f"{key}{text}" for key, text in given.items())])
+    return f"{name}({', '.join(f'{key}={text}' for key, text in given.items())})" if given else name
 
 
 def _is_number(value: object) -> bool:

@@ -13,7 +13,7 @@ import yaml
 
 from lightning_tl.config_files import find_config, merge_keys, read_yaml
 from lightning_tl.errors import UserError
-from lightning_tl.study.choice import chosen_value, origin
+from lightning_tl.study.choice import alike, chosen_value, origin
 from lightning_tl.study.config import Stage, Study
 from lightning_tl.study.expansion import Expansion, finetuning_axes
 from lightning_tl.study.grid import Point, label
@@ -112,7 +112,7 @@ def plan(expansion: Expansion, out: Path, chosen: Mapping[str, Any] | None = Non
 
 
 def trials(expansion: Expansion, starts: list[Run]) -> list[Run]:
-    """Return the trial runs: all values to choose from, for each series and each configuration of fine-tuning.
+    """Return the trial runs: all values to choose from, for each series and each value of the axes of ``choose.each``.
 
     Trials start from the middle n of a series. They are validated and not tested, so that no test image is read before
     the choice is made.
@@ -122,14 +122,15 @@ def trials(expansion: Expansion, starts: list[Run]) -> list[Run]:
         return []
     members: list[tuple[Run | None, list[Point]]] = []
     if study.scratch:
-        members.append((None, [point for _, point in expansion.finetune] or list(expansion.scratch)))
+        paired = [] if isinstance(study.scratch, dict) else [point for _, point in expansion.finetune]
+        members.append((None, paired or list(expansion.scratch)))
     for middle in trial_starts(expansion):
         members.append((starts[middle], [point for number, point in expansion.finetune if number == middle]))
     runs = []
     for start, points in members:
         first: dict[str, Point] = {}
         for point in points:
-            first.setdefault(repr(point.get("config")), point)
+            first.setdefault(repr(alike(study.choose, point)), point)
         for point in first.values():
             for value in study.choose.values:
                 runs.append(finetuning(study, start, point, {study.choose.key: value}, trial=True))

@@ -1,10 +1,10 @@
-"""How fast this machine renders and trains, measured in trials of about a minute; the rates of another can be read."""
+"""How fast this machine renders and trains, measured in short trials; the rates of another can be read."""
 
 from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,8 @@ class Rates:
     Attributes:
         workers: Runs at a time. Rates of training were measured with so many trials at once.
         start: Once: the imports of the processes. The check of the study comes on top.
-        stages: ``pretrain``, ``finetune``.
+        stages: ``pretrain``, ``finetune``; where a stage has several kinds of runs, ``pretrain`` and the settings, such
+            as the network, that tell the kind from others.
         render: Data set → rates; those not named take the mean.
     """
 
@@ -83,14 +84,41 @@ class Rates:
         """Return the rates of a data set."""
         if name in self.render:
             return self.render[name]
-        known = list(self.render.values())
-        if not known:
+        if not self.render:
             raise UserError(f"the rates have none of rendering {name}; measure them again, without --assume")
-        share = 1 / len(known)
-        start, image = Seconds(0, 0), Seconds(0, 0)
-        for item in known:
-            start, image = start + item.start * share, image + item.image * share
-        return RenderRates(start, image, share * sum(item.image_bytes for item in known))
+        return mean_rendering(list(self.render.values()))
+
+    def training(self, kind: str) -> StageRates:
+        """Return the rates of a kind of run; where it was not measured, the mean of its stage."""
+        if kind in self.stages:
+            return self.stages[kind]
+        return mean_training([item for name, item in self.stages.items() if stage_of(name) == stage_of(kind)])
+
+
+def stage_of(kind: str) -> str:
+    """Return the stage of a kind of run."""
+    return kind.partition(" ")[0]
+
+
+def mean_rendering(items: Sequence[RenderRates]) -> RenderRates:
+    """Return the mean of rates."""
+    share = 1 / len(items)
+    start, image = (_total([getattr(item, name) for item in items]) * share for name in ("start", "image"))
+    return RenderRates(start, image, share * sum(item.image_bytes for item in items))
+
+
+def mean_training(items: Sequence[StageRates]) -> StageRates:
+    """Return the mean of rates."""
+    share = 1 / len(items)
+    parts = {
+        name: _total([getattr(item, name) for item in items]) * share
+        for name in ("start", "step", "val_image", "test_image")
+    }
+    return StageRates(**parts, checkpoint_bytes=share * sum(item.checkpoint_bytes for item in items))
+
+
+def _total(items: Sequence[Seconds]) -> Seconds:
+    return Seconds(sum(item.clock for item in items), sum(item.cpu for item in items))
 
 
 def read_rates(path: Path) -> Rates:

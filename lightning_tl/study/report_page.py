@@ -22,12 +22,17 @@ from lightning_tl.laws.wording import left_out_sentence
 from lightning_tl.study import step_figure, step_words
 from lightning_tl.study.records import load_json
 from lightning_tl.study.runs import in_one_line
-from lightning_tl.study.shapes import ComplexityEntry, Fits, OvertrainingRecord, StudyFacts, problem
+from lightning_tl.study.shapes import AnalysisRecord, ComplexityEntry, Fits, StudyFacts, problem
 from lightning_tl.study.still_falling import sentences
 
 #: Rows of results.csv that the page shows; a browser takes long for more.
 _MOST_ROWS = 2000
 TITLE = "Is this pre-training worth anything?"
+#: Analyses by the name of their file, and the headings of their sections.
+ANALYSES = {
+    "overtraining": "Does longer pre-training make the model fragile?",
+    "transfer_methods": "Which way of fine-tuning?",
+}
 # The law command's figures, as far as it drew them.
 LAW_FIGURES = {
     "law": "Test error against pre-training size n, both on logarithmic axes, with the fitted laws, their 95 % bands "
@@ -70,16 +75,17 @@ def write_report(folder: Path) -> Path:
     """
     facts = _facts(folder)
     law = _law(folder, facts)
-    overtraining = _read(folder / "overtraining.json", OvertrainingRecord)
+    analyses = {name: _read(folder / f"{name}.json", AnalysisRecord) for name in ANALYSES}
+    analysed = [sentence for record in analyses.values() for sentence in record.get("answer", [])]
     steps = facts.get("steps") or {}
     falling = sentences(facts.get("still_falling", {}))
     advice = law.get("advice", [])
     first = advice[: len(law.get("pretraining", []))]  # is pre-training better than none
-    answer = [*step_words.answer(steps), *overtraining.get("answer", []), *first, *falling, *advice[len(first) :]]
+    answer = [*step_words.answer(steps), *analysed, *first, *falling, *advice[len(first) :]]
     title = str(facts.get("study", {}).get("title", TITLE))
     sections = [
         *_steps(folder, steps),
-        *_overtraining(folder, overtraining),
+        *(section for name, record in analyses.items() for section in _analysis(folder, name, record)),
         *_laws(folder, law, "pretrain" in facts.get("still_falling", {})),
         *_complexity(folder),
         *_pictures(folder),
@@ -104,7 +110,7 @@ def _law(folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
     path = folder / "fits.json"
     mend = f"run `lightning-tl law {folder / 'results.csv'} --out {folder}` first"
     if not path.is_file():
-        if (folder / "overtraining.json").is_file() or facts.get("failures") or facts.get("steps"):
+        if any((folder / f"{name}.json").is_file() for name in ANALYSES) or facts.get("failures") or facts.get("steps"):
             return {}
         raise UserError(f"{path}: no such file; {mend}")
     content = load_json(path)
@@ -157,14 +163,21 @@ def _group(group: dict[str, Any], falling: bool) -> Section:
     )
 
 
-def _overtraining(folder: Path, analysis: dict[str, Any]) -> list[Section]:
+def _analysis(folder: Path, name: str, analysis: dict[str, Any]) -> list[Section]:
     named = [(figure["file"], figure["caption"]) for figure in analysis.get("figures", [])]
-    if wrong := [name for name, _ in named if not is_file_name(name)]:
-        raise UserError(f"{folder / 'overtraining.json'}: a figure is called {shortened(repr(wrong[0]))}; run it again")
-    figures = [(folder / name, caption) for name, caption in named]
-    if not figures:
+    if wrong := [file for file, _ in named if not is_file_name(file)]:
+        raise UserError(f"{folder / f'{name}.json'}: a figure is called {shortened(repr(wrong[0]))}; run it again")
+    figures = [(folder / file, caption) for file, caption in named]
+    tables = [table for table in analysis.get("tables", []) if table["rows"]]
+    if not figures and not tables:
         return []
-    return [Section("Does longer pre-training make the model fragile?", analysis.get("sentences", []), figures=figures)]
+    return [
+        Section(ANALYSES[name], analysis.get("sentences", []), figures=figures),
+        *(
+            Section(table["title"], table=(table["heads"], table["rows"]), folded=f"{len(table['rows'])} rows")
+            for table in tables
+        ),
+    ]
 
 
 def _steps(folder: Path, steps: dict[str, Any]) -> list[Section]:

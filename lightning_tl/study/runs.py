@@ -144,60 +144,74 @@ def locked(call: Call) -> Iterator[bool]:
 
 
 def _train(call: Call, folder: Path, keep: Callable[[], None]) -> dict[str, Any]:
-    from lightning_tl.callbacks.measurement import Measurement
-    from lightning_tl.run import run
-    from lightning_tl.study.image_results import save_image_results
-    from lightning_tl.study.pictures import save_predictions, save_target
-
     checkpoint = _resumable(folder, call.key)
     if checkpoint is None:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-    args = ["fit", *call.args, f"--trainer.default_root_dir={folder}", "--trainer.enable_progress_bar=false"]
     spent = _spent(folder)
     begun = time.perf_counter() - spent
     note_state(folder, call.key, status="running", spent=spent)
     with output_to(folder / "log.txt"):
-        more = [*_best_checkpoint(call, folder), _reporter(call, folder, begun, keep)]
-        cli = run([*args, *([f"--ckpt_path={checkpoint}"] if checkpoint else [])], callbacks=more)
-        logged = cli.trainer.callback_metrics.items()
-        metrics = {name: float(value) for name, value in logged if not name.endswith("/seconds")}
-        if checkpoint and not any(name.startswith("val/") for name in metrics):
-            # interrupted after the last step: no training step was left, so no validation ran
-            metrics |= _numbers(cli.trainer.validate(cli.model, cli.datamodule, verbose=False))
-        saved = cli.trainer.checkpoint_callback
-        best = getattr(saved, "best_model_path", "") or getattr(saved, "last_model_path", "")
-        facts = _facts(cli)
-        replicates: list[float] = []
-        callbacks = cli.trainer.callbacks  # type: ignore[attr-defined]
-        history = [record for item in callbacks if isinstance(item, Measurement) for record in item.history]
-        if call.test_at == "best":
-            facts |= _take_best(cli, best)
-            metrics |= _numbers(cli.trainer.validate(cli.model, cli.datamodule, verbose=False))
-        if call.test:
-            save_target(cli.datamodule, facts, Path(call.targets))
-            metrics |= _numbers(cli.trainer.test(cli.model, cli.datamodule, verbose=False))
-            tested_on, replicates = save_image_results(cli.model, folder)
-            facts |= tested_on
-            save_predictions(cli.model, cli.datamodule, folder / "predictions.png")
-        for name, value in metrics.items():
+        done = train_and_test(call, folder, checkpoint, [_reporter(call, folder, begun, keep)])
+        for name, value in done["metrics"].items():
             if not math.isfinite(value):
                 raise UserError(f"{name} is {value}: the training diverged; lower model.optimizer.lr")
-        if call.forgetting and call.start is not None:
-            from lightning_tl.study.forgetting import forgotten
+    record = {"key": call.key, **done, "seconds": round(time.perf_counter() - begun, 3)}
+    write_json(folder / "record.json", record)
+    return record
 
-            facts |= forgotten(cli.model, Path(call.start))
-    record = {
-        "key": call.key,
+
+def train_and_test(call: Call, folder: Path, checkpoint: Path | None, callbacks: list[Any]) -> dict[str, Any]:
+    """Train, test and measure in a folder; return what a record says of it.
+
+    Args:
+        call: The run; its test, start and forgetting say what comes after the training.
+        folder: Folder of the run.
+        checkpoint: The training goes on from it.
+        callbacks: Further ones.
+    """
+    from lightning_tl.callbacks.measurement import Measurement
+    from lightning_tl.run import run
+    from lightning_tl.study.image_results import save_image_results
+    from lightning_tl.study.interpolations import interpolations
+    from lightning_tl.study.pictures import save_predictions, save_target
+
+    args = ["fit", *call.args, f"--trainer.default_root_dir={folder}", "--trainer.enable_progress_bar=false"]
+    more = [*_best_checkpoint(call, folder), *callbacks]
+    cli = run([*args, *([f"--ckpt_path={checkpoint}"] if checkpoint else [])], callbacks=more)
+    logged = cli.trainer.callback_metrics.items()
+    metrics = {name: float(value) for name, value in logged if not name.endswith("/seconds")}
+    if checkpoint and not any(name.startswith("val/") for name in metrics):
+        # interrupted after the last step: no training step was left, so no validation ran
+        metrics |= _numbers(cli.trainer.validate(cli.model, cli.datamodule, verbose=False))
+    saved = cli.trainer.checkpoint_callback
+    best = getattr(saved, "best_model_path", "") or getattr(saved, "last_model_path", "")
+    facts = _facts(cli)
+    replicates: list[float] = []
+    measured = [item for item in cli.trainer.callbacks if isinstance(item, Measurement)]  # type: ignore[attr-defined]
+    history = [record for item in measured for record in item.history]
+    if call.test_at == "best":
+        facts |= _take_best(cli, best)
+        metrics |= _numbers(cli.trainer.validate(cli.model, cli.datamodule, verbose=False))
+    if call.test:
+        save_target(cli.datamodule, facts, Path(call.targets))
+        metrics |= _numbers(cli.trainer.test(cli.model, cli.datamodule, verbose=False))
+        tested_on, replicates = save_image_results(cli.model, folder)
+        facts |= tested_on
+        save_predictions(cli.model, cli.datamodule, folder / "predictions.png")
+    if call.forgetting and call.start is not None:
+        from lightning_tl.study.forgetting import forgotten
+
+        facts |= forgotten(cli.model, Path(call.start))
+    between = interpolations(cli, call.test, Path(call.start) if call.forgetting and call.start else None)
+    return {
         "checkpoint": str(Path(best).resolve().relative_to(folder.resolve())) if best else "",
         "metrics": metrics,
         "facts": facts,
         "error_replicates": replicates,
         "measurements": [record.row() for record in history],
-        "seconds": round(time.perf_counter() - begun, 3),
+        "interpolations": between,
     }
-    write_json(folder / "record.json", record)
-    return record
 
 
 def _best_checkpoint(call: Call, folder: Path) -> list[Any]:
@@ -269,6 +283,8 @@ def _numbers(results: Any) -> dict[str, float]:
 
 def _facts(cli: Any) -> dict[str, Any]:
     """Return the columns of results.csv that module, data module and trainer provide."""
+    from lightning_tl.models.low_rank import own_size
+
     data, model, trainer = cli.datamodule, cli.model, cli.trainer
     splits = getattr(data, "splits", {})
     split = splits.get("train")
@@ -281,14 +297,21 @@ def _facts(cli: Any) -> dict[str, Any]:
         "fraction": getattr(data, "fraction", None),
         "draw": getattr(data, "draw", None),
         "backbone": getattr(model, "backbone_name", None),
-        "backbone_params": sum(p.numel() for p in model.backbone.parameters()) if hasattr(model, "backbone") else None,
+        "backbone_params": own_size(model.backbone) if hasattr(model, "backbone") else None,
         "metric": getattr(model, "metric_name", None),
         "steps": trainer.global_step,
         "passes": _passes(cli, split),
         "seed": cli.config[cli.subcommand].get("seed_everything"),
         "lr": _peak_lr(trainer.optimizers),
+        **_transfer_facts(model),
     }
     return {name: value for name, value in facts.items() if value is not None}
+
+
+def _transfer_facts(model: Any) -> dict[str, Any]:
+    if not hasattr(model, "transfer"):
+        return {}
+    return {"transfer": model.transfer.label(), "trainable_params": model.transfer.parameter_counts(model)[0]}
 
 
 def _peak_lr(optimizers: Any) -> float | None:

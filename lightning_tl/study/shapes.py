@@ -37,6 +37,14 @@ class _Measurement:
 
 
 @dataclass
+class _Interpolation:
+    alpha: float
+    val_error: float
+    error: float | None = None
+    pretrain_loss: float | None = None
+
+
+@dataclass
 class RunRecord:
     """``record.json`` of a finished run."""
 
@@ -47,6 +55,7 @@ class RunRecord:
     seconds: float
     measurements: list[_Measurement] = field(default_factory=list)
     error_replicates: list[float] = field(default_factory=list)
+    interpolations: list[_Interpolation] = field(default_factory=list)
 
 
 @dataclass
@@ -221,12 +230,20 @@ class _Figure:
 
 
 @dataclass
-class OvertrainingRecord:
-    """``overtraining.json``, as far as reports need it."""
+class _Table:
+    title: str
+    heads: list[str]
+    rows: list[list[str]]
+
+
+@dataclass
+class AnalysisRecord:
+    """``overtraining.json`` or ``transfer_methods.json``, as far as reports need it."""
 
     answer: list[str] = field(default_factory=list)
     sentences: list[str] = field(default_factory=list)
     figures: list[_Figure] = field(default_factory=list)
+    tables: list[_Table] = field(default_factory=list)
 
 
 @dataclass

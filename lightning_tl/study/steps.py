@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from math import log
 from typing import Any
 
 from lightning_tl.laws.candidates import Candidate
@@ -108,15 +109,49 @@ def next_step(curves: Curves, steps: Sequence[Step], groups: Sequence[Group], si
         for item in plan.batch
         if item.candidate is not None
     ]
+    if not stopped:  # what the question needs comes first
+        begin = [item.candidate for item in plan.batch if item.candidate is not None]
+        for item in _sizes_lacking(curves, plan, [*before, *begin], open_ones)[: room - len(batch)]:
+            why = f"The question is decided; least_sizes is {until.least_sizes}, for the law in the report."
+            batch.append({**_named(item), "kind": "size", "why": why})
     runs = sum(len(group.runs) + len(group.scratch) for group in groups)
-    reason = _reason(plan, stopped, open_ones) if plan.done or not batch else ""
+    reason = "" if batch else _reason(plan, stopped, open_ones)
     return _step(curves, steps, batch, runs, hours) | {
-        "done": plan.done or not batch,
+        "done": not batch,
         "reason": reason,
         "decisions": [asdict(item) for item in plan.decisions] if before else [],  # else they are only the prior
         "looks": [asdict(item) for item in plan.looks],
         "notes": [item.sentence for item in plan.checks if item.flagged],
     }
+
+
+def _sizes_lacking(
+    curves: Curves, plan: Plan, before: Sequence[Candidate], open_ones: Sequence[Candidate]
+) -> list[Candidate]:
+    """Return the pre-trainings that decided curves lack of the sizes that ``until.least_sizes`` asks for.
+
+    Each is the affordable one at the size that lies farthest from those that its curve has: there it tells most of the
+    law.
+    """
+    until, found = curves.until, list[Candidate]()
+    undecided = set() if plan.done else {item.group for item in plan.decisions if item.state == "open"}
+    for name in curves.labels:
+        if name in undecided or "" in undecided:  # "": one answer for all curves
+            continue
+        while True:
+            spent = [*before, *found]
+            sizes = {item.n for item in spent if item.group == name}
+            new = [
+                item
+                for item in open_ones
+                if item.group == name
+                and item.n not in sizes
+                and (until.budget is None or cost([*spent, item], curves) <= until.budget)
+            ]
+            if len(sizes) >= until.least_sizes or not new:
+                break
+            found.append(max(new, key=lambda item: min((abs(log(item.n / n)) for n in sizes), default=0.0)))
+    return found
 
 
 def _reason(plan: Plan, stopped: str, open_ones: Sequence[Candidate]) -> str:

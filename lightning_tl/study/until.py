@@ -36,6 +36,8 @@ class Until:
         max_runs: Most pre-trainings.
         max_hours: No pre-training is begun when the study has taken so many hours, interruptions left out.
         batch: Pre-trainings begun together (default: as many as can run at once).
+        least_sizes: Sizes that each curve has before the study ends, however early it is decided. The law in the report
+            needs 4.
     """
 
     question: QuestionName = "more_or_different"
@@ -51,6 +53,7 @@ class Until:
     max_runs: int | None = None
     max_hours: float | None = None
     batch: int | None = None
+    least_sizes: int = 0
 
     def asked(self, largest: float) -> Question:
         """Return the question.
@@ -111,6 +114,8 @@ class Until:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"{name} is {value}; it must be at least 1, or null")
+        if self.least_sizes < 0:
+            raise UserError(f"least_sizes is {self.least_sizes}; it must be at least 0")
         for name in ("budget", "max_hours"):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):

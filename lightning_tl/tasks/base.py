@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import lightning.pytorch as pl
 import numpy as np
@@ -21,21 +21,23 @@ from lightning_tl.models import KeyReport, build_backbone, load_backbone
 from lightning_tl.tasks.image_results import ImageResults
 from lightning_tl.tasks.lr_schedules import Schedule
 from lightning_tl.tasks.training import TrainingControl, batch_and_images
+from lightning_tl.transfer import TransferChain, TransferMethod
 
 _LARGE = ("resnet50", "resnet101", "resnet152")
-_NOT_PLAIN = ("init_from", "optimizer", "scheduler", "schedule")
+_NOT_PLAIN = ("init_from", "optimizer", "scheduler", "schedule", "transfer")
 
 
 class TransferTask(pl.LightningModule):
-    """A backbone under a new head, for pre-training or for fine-tuning all parameters.
+    """A backbone under a new head, for pre-training or for fine-tuning.
 
     For a new task, subclass it and define ``build_head``, ``loss`` and ``build_metric``; a batch is
     ``(images, targets)``. A task with another kind of network also overrides ``configure_models`` and
     ``forward``, and keeps its backbone at ``self.backbone``.
 
-    Logged: ``train/loss``; for each stage in ``val`` and ``test`` ``<stage>/loss``, ``<stage>/score`` and
-    ``<stage>/error`` = 1 - score, and further values of the metric; ``test/error_stderr``, the standard error over test
-    images by bootstrap, where the task defines ``build_image_results``.
+    Logged: ``train/loss``, of the data (terms that ``transfer`` adds are logged beside it); for each stage in ``val``
+    and ``test`` ``<stage>/loss``, ``<stage>/score`` and ``<stage>/error`` = 1 - score, and further values of the
+    metric; ``test/error_stderr``, the standard error over test images by bootstrap, where the task defines
+    ``build_image_results``.
 
     The callback :class:`~lightning_tl.tasks.training.TrainingControl`, which every run gets, seeds each batch and sets
     the length of the training.
@@ -49,6 +51,8 @@ class TransferTask(pl.LightningModule):
         in_chans: Channels of the images.
         init_from: A checkpoint of any task; the backbone starts from its weights. (To resume an interrupted run, use
             Lightning's ``ckpt_path`` instead.)
+        transfer: How the backbone is adapted: one or several methods of :mod:`lightning_tl.transfer`. Default: all
+            parameters are trained.
         optimizer: From the parameters to an optimiser.
         scheduler: From the optimiser to a learning-rate schedule, stepped after every training step.
         schedule: Length and rates of the training in images, instead of ``scheduler``. Where the trainer's
@@ -58,7 +62,7 @@ class TransferTask(pl.LightningModule):
 
     Raises:
         UserError: The backbone is unknown, the checkpoint is damaged or of another backbone, ``scheduler`` and
-            ``schedule`` are both given, or the data are of another task.
+            ``schedule`` are both given, methods of ``transfer`` cannot be combined, or the data are of another task.
     """
 
     #: name of the task; a data module with another ``task`` is refused; empty accepts any
@@ -72,6 +76,7 @@ class TransferTask(pl.LightningModule):
         backbone: str = "resnet50",
         in_chans: int = 3,
         init_from: str | Path | None = None,
+        transfer: TransferMethod | list[TransferMethod] | None = None,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         scheduler: LRSchedulerCallable | None = None,
         schedule: Schedule | None = None,
@@ -82,6 +87,7 @@ class TransferTask(pl.LightningModule):
             raise UserError(f"model.num_classes is {num_classes}; it must be at least 1")
         if scheduler is not None and schedule is not None:
             raise UserError("model.scheduler and model.schedule are both given; give one of them (null removes one)")
+        self.transfer = TransferChain(transfer)
         self._save_plain_arguments()
         self.num_classes, self.backbone_name, self.in_chans = num_classes, backbone, in_chans
         self.init_from, self.optimizer = init_from, optimizer
@@ -90,6 +96,7 @@ class TransferTask(pl.LightningModule):
         self.image_results: ImageResults | None = None
         self._checked: set[str] = set()
         self.configure_models()
+        self.transfer.adapt(self)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.to(memory_format=self.memory_format)
         self.val_score = self.build_metric()
@@ -97,6 +104,7 @@ class TransferTask(pl.LightningModule):
         if init_from is not None:
             self.key_report = load_backbone(init_from, self.backbone)
             rank_zero_info(str(self.key_report))
+        self.transfer.start(self)
 
     def _save_plain_arguments(self) -> None:
         """Save the arguments of plain types, also those of subclasses, as hyper-parameters."""
@@ -105,10 +113,20 @@ class TransferTask(pl.LightningModule):
         for name in [name for name, value in self.hparams.items() if name.startswith("_") or not _plain(value)]:
             self.hparams.pop(name)
             self.hparams_initial.pop(name, None)
+        methods = self.transfer.specification()
+        if methods:
+            self.hparams["transfer"] = self.hparams_initial["transfer"] = methods
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode; in training, what ``transfer`` has frozen stays in eval mode."""
+        super().train(mode)
+        if mode:
+            self.transfer.set_mode(self)
+        return self
 
     def configure_callbacks(self) -> list[Callback]:
         """Return the callbacks of every training; a subclass that adds callbacks must also return these."""
-        return [TrainingControl()]
+        return [TrainingControl(), *self.transfer.callbacks()]
 
     def configure_models(self) -> None:
         """Create ``self.backbone`` and ``self.head``."""
@@ -123,6 +141,7 @@ class TransferTask(pl.LightningModule):
         fresh = copy.copy(self)
         nn.Module.__init__(fresh)  # removes parameters, buffers and modules; keeps the arguments
         fresh.configure_models()
+        fresh.transfer.adapt(fresh)
         return fresh
 
     def build_head(self, num_features: int) -> nn.Module:
@@ -185,8 +204,9 @@ class TransferTask(pl.LightningModule):
         return loss
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Return the training loss."""
-        return self.shared_step(batch, "train")
+        """Return the training loss, with what ``transfer`` adds; in eval mode, as in measurements, without."""
+        loss = self.shared_step(batch, "train")
+        return self.transfer.training_loss(self, loss) if self.training else loss
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Update and log validation loss and score."""
@@ -254,17 +274,22 @@ class TransferTask(pl.LightningModule):
             UserError: The optimiser refuses a value.
         """
         try:
-            optimizer = self.optimizer(self.parameter_groups())
+            optimizer = self.optimizer(self.transfer.parameter_groups(self, self.parameter_groups()))
         except ValueError as error:
             raise UserError(f"model.optimizer: {error}") from error
         for group in optimizer.param_groups:
             group["lr"] *= group.get("lr_factor", 1.0)
+        optimizer = self.transfer.attach(self, optimizer)
+        phases = self.transfer.phases
         scheduler: Any
         if self.schedule is not None:
-            scheduler, _ = self.schedule.build(optimizer, *batch_and_images(self.trainer, self.schedule))
+            images = batch_and_images(self.trainer, self.schedule)
+            scheduler, _ = self.schedule.build(optimizer, *images, restarts=phases.restarts)
         elif self.scheduler is not None:
             scheduler = self.scheduler(optimizer)
         else:
+            scheduler = phases.schedule(self, optimizer)
+        if scheduler is None:
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
@@ -275,7 +300,12 @@ class TransferTask(pl.LightningModule):
             "backbone": self.backbone_name,
             "in_chans": self.in_chans,
             "num_classes": self.num_classes,
+            "transfer": self.transfer.label(),
         }
+
+    def on_fit_start(self) -> None:
+        """Say how many parameters are trained, where ``transfer`` is given."""
+        self.transfer.announce(self)
 
 
 def _plain(value: Any) -> bool:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal
 
 from torch.optim import Optimizer
@@ -124,13 +126,38 @@ class Schedule:
             )
         return total, first
 
-    def build(self, optimizer: Optimizer, batch: int, train_images: int = 0) -> tuple[LambdaLR, int]:
-        """Scale the optimiser's rates where that was asked for; return the schedule by step and its length in steps."""
+    def build(
+        self,
+        optimizer: Optimizer,
+        batch: int,
+        train_images: int = 0,
+        restarts: Callable[[int], Sequence[int]] = lambda steps: (0,),
+    ) -> tuple[LambdaLR, int]:
+        """Scale the optimiser's rates where that was asked for; return the schedule by step and its length in steps.
+
+        Args:
+            optimizer: A group's ``begin`` is the step before which its rate is 0.
+            batch: Images a step, over all processes.
+            train_images: Images in a pass; needed only for lengths in epochs.
+            restarts: From the length in steps to the steps at which the schedule starts, the first of them 0. Each part
+                goes through the whole schedule, with a warm-up of the same share.
+        """
         total, warmup = self.steps(batch, train_images)
         if self.scale_lr == "linear" and self.batch is not None:
             for group in optimizer.param_groups:
                 group["lr"] *= batch / self.batch
-        return LambdaLR(optimizer, lambda step: warmed_up(step, total, warmup, self.decay)), total
+        starts = list(restarts(total))
+        ends = [*starts[1:], total]
+
+        def factor(step: int, begin: int) -> float:
+            part = bisect_right(starts, step) - 1
+            start, length = starts[part], ends[part] - starts[part]
+            if step < begin:
+                return 0.0
+            return warmed_up(step - start, length, warmup * length // total, self.decay)
+
+        begins = [group.get("begin", 0) for group in optimizer.param_groups]
+        return LambdaLR(optimizer, [partial(factor, begin=begin) for begin in begins]), total
 
 
 class Cosine(Schedule):

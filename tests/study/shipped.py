@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections import defaultdict
 from contextlib import redirect_stdout
 from functools import cache
 from pathlib import Path
@@ -39,7 +40,7 @@ def planned(study, out):
     chosen = None
     if study.choose is not None:
         tried = {"tried": [], "chosen": study.choose.values[0]}
-        chosen = dict.fromkeys(("scratch", "digits", "shapes"), tried)
+        chosen = defaultdict(lambda: tried, {"": tried})  # not empty: a choice has been made
     return plan(expand(study), out, chosen)
 
 

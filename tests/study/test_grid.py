@@ -4,7 +4,8 @@ import pytest
 
 from lightning_tl.errors import UserError
 from lightning_tl.study.config import Choice, RenderStage, Stage, Study
-from lightning_tl.study.grid import excluder, label, points
+from lightning_tl.study.expansion import expand
+from lightning_tl.study.grid import excluder, label, points, specification_text
 
 
 def test_products_and_zips():
@@ -125,3 +126,30 @@ def test_wrong_studies_are_named(study, words):
 def test_a_point_without_values_has_no_name() -> None:
     """A data set without axes is named by its configuration."""
     assert label({}) == ""
+
+
+L2SP = {"class_path": "lightning_tl.transfer.L2SP", "init_args": {"strength": 0.01}}
+
+
+def test_classes_as_values_have_names_that_can_be_read():
+    assert label({"model.transfer": L2SP}) == "L2SP-strength0.01"
+    assert label({"model.transfer": "LinearProbe", "data.draw": 1}) == "LinearProbe-draw1"
+    both = [L2SP, {"class_path": "Layerwise", "init_args": {"decay": 0.5}}]
+    assert label({"model.transfer": both}) == "L2SP-strength0.01+Layerwise-decay0.5"
+    assert specification_text(both) == "L2SP(strength=0.01) + Layerwise(decay=0.5)"
+    assert specification_text({"class_path": "Full"}) == "Full"
+    assert specification_text([L2SP, "Full"]) == "L2SP(strength=0.01) + Full"
+
+
+def test_only_some_fine_tunings_are_also_done_from_scratch():
+    stage = Stage("f", product={"model.transfer": ["Full", L2SP]}, zip=[{"data.draw": [0, 1]}])
+    study = Study(stage, pretrain=Stage("p"), scratch={"model.transfer": "Full"})
+    study.check()
+    expansion = expand(study)
+    assert [point["model.transfer"] for point in expansion.scratch] == ["Full", "Full"]
+    assert len(expansion.finetune) == 4
+    assert len(expand(replace(study, scratch=True)).scratch) == 4
+    with pytest.raises(UserError, match=r"finetune: scratch names 'model\.transfr', which is no axis; did you mean"):
+        expand(replace(study, scratch={"model.transfr": "Full"}))
+    with pytest.raises(UserError, match=r"finetune: scratch: 'model\.transfer' is never 'Fulll'"):
+        expand(replace(study, scratch={"model.transfer": "Fulll"}))

@@ -153,6 +153,42 @@ def test_a_value_is_chosen_for_each_series_by_its_middle_size(files, out):
         choose(given.choose, plan(expand(given), out), records)
 
 
+def test_a_value_is_chosen_for_each_way_of_fine_tuning(files, out):
+    pull = {"class_path": "L2SP", "init_args": {"strength": 0.1}}
+    axes = {"model.transfer": ["Full", pull], "data.shots": [5, 1]}
+    given = study(
+        files,
+        finetune=Stage(files["fine"], product=axes),
+        scratch={"model.transfer": "Full"},
+        choose=Choice("model.optimizer.lr", [0.1, 0.2], each=["model.transfer"]),
+    )
+    given.check()
+    trials = [run for run in plan(expand(given), out) if run.stage == "finetune"]
+    series = [
+        "scratch-Full",
+        *(f"{data}-n16-{way}" for data in ("digits", "shapes") for way in ("Full", "L2SP-strength0.1")),
+    ]
+    assert {run.label for run in trials} == {f"{name}-shots5-lr{lr}" for name in series for lr in ("0.1", "0.2")}
+    records = {
+        run.name: {"metrics": {"val/error": 0.1 if ("L2SP" in run.label) == run.label.endswith("lr0.2") else 0.3}}
+        for run in trials
+    }
+    chosen = choose(given.choose, plan(expand(given), out), records)
+    assert {name: found["chosen"] for name, found in chosen.items()} == {
+        "scratch Full": 0.1,
+        "digits Full": 0.1,
+        "digits L2SP-strength0.1": 0.2,
+        "shapes Full": 0.1,
+        "shapes L2SP-strength0.1": 0.2,
+    }
+    for run in plan(expand(given), out, chosen):
+        if run.stage == "finetune":
+            assert f"--model.optimizer.lr={0.2 if 'L2SP' in run.label else 0.1}" in run.args
+    given.choose.each = ["model.transfr"]
+    with pytest.raises(UserError, match=r"choose\.each names 'model\.transfr', which is no axis of finetune; did you"):
+        given.check()
+
+
 @pytest.mark.parametrize(
     "change,words",
     [

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from study.stepped import Lab, path, study
+from study.stepped import SIZES, Lab, path, study
 
 from lightning_tl.laws.advice import DIFFERENT, MORE
 from lightning_tl.study.config import Choice
@@ -147,6 +148,56 @@ def test_budget_and_cost_of_images(tmp_path):
     assert steps["grid"]["cost"] == pytest.approx(24 + 0.01 * 2 * 2048)
 
 
+def sizes_of(steps, name: str) -> list[float]:
+    return [item["n"] for step in steps["taken"] for item in step["batch"] if item["group"] == name]
+
+
+def test_a_decided_curve_gets_the_sizes_that_its_law_needs(tmp_path):
+    """Of those that it lacks, the ones that are farthest from those it has."""
+    until = Until(least_sizes=5)
+    curves, steps = Lab().run(study(until), tmp_path / "out")
+    assert verdicts(steps) == {"resnet10_w8": MORE, "resnet10_w16": DIFFERENT}
+    assert steps["taken"][-1]["reason"] == "decided"
+    added, before = 0, dict[str, set[float]]()
+    for item in (item for step in steps["taken"] for item in step["batch"]):
+        have = before.setdefault(item["group"], set())
+        if item["why"] == "The question is decided; least_sizes is 5, for the law in the report.":
+            added += 1
+            apart = {n: min(abs(math.log(n / m)) for m in have) for n in SIZES if n not in have}
+            assert apart[item["n"]] == pytest.approx(max(apart.values()))
+        have.add(item["n"])
+    assert {name: len(have) for name, have in before.items()} == dict.fromkeys(curves.labels, 5)
+    assert added
+    lab = Lab()
+    lab.kill_after = len(steps["taken"]) - 2
+    with pytest.raises(KeyboardInterrupt):
+        lab.run(study(until), tmp_path / "killed")
+    lab.kill_after = None
+    assert path(lab.run(study(until), tmp_path / "killed")[1]) == path(steps)
+
+
+@pytest.mark.parametrize("limit", [{"max_runs": 9}, {"budget": 9.5}])
+def test_sizes_for_the_law_come_after_the_question_and_keep_the_limits(tmp_path, limit):
+    _, plain = Lab().run(study(Until()), tmp_path / "plain")
+    assert plain["spent"]["runs"] < 9
+    _, steps = Lab().run(study(Until(least_sizes=6, **limit)), tmp_path / "out")
+    assert verdicts(steps) == verdicts(plain)
+    assert steps["taken"][-1]["reason"] == "decided"
+    assert steps["spent"]["runs"] == 9
+    looks = [[item["confidence"] for item in step["decisions"]] for step in plain["taken"]]
+    assert [[item["confidence"] for item in step["decisions"]] for step in steps["taken"]][: len(looks)] == looks
+
+
+def test_of_best_sizes_are_added_when_it_is_decided(tmp_path):
+    _, plain = Lab().run(study(Until("best")), tmp_path / "plain")
+    _, steps = Lab().run(study(Until("best", least_sizes=4)), tmp_path / "out")
+    assert path(steps)[: len(plain["taken"]) - 1] == [
+        step | {"settings": steps["taken"][0]["settings"]} for step in path(plain)[:-1]
+    ]
+    assert verdicts(steps) == verdicts(plain)
+    assert [len(set(sizes_of(steps, name))) for name in ("resnet10_w8", "resnet10_w16")] == [4, 4]
+
+
 def test_max_hours(tmp_path, monkeypatch):
     monkeypatch.setattr(Facts, "hours", 2.5)
     _, steps = Lab().run(study(Until(max_hours=2)), tmp_path / "out")
@@ -195,7 +246,7 @@ def test_words_and_table(whole):
     _, steps, _ = whole
     last = steps["taken"][-1]
     text = answer(steps)
-    looks = len([step for step in steps["taken"] if step["decisions"]])
+    looks = last["decisions"][0]["looks"]  # as the words of each decision count them
     assert f"Decided at look {looks}, with {steps['spent']['runs']} of 24 pre-trainings: resnet10_w8: {MORE}" in text[0]
     times = 24 / steps["spent"]["runs"]
     assert f"would have cost 24 instead of {steps['spent']['runs']}, {times:.1f} times as much" in text[1]
@@ -205,7 +256,10 @@ def test_words_and_table(whole):
     head, rows = table(steps)
     assert len(rows) == len(steps["taken"])
     assert all(len(row) == len(head) for row in rows)
-    assert rows[-1][:3] == [looks, steps["spent"]["runs"], str(steps["spent"]["runs"])]
+    runs = steps["spent"]["runs"]
+    assert rows[-1][:4] == [len(rows), looks, runs, str(runs)]
+    assert rows[0][:2] == [1, "-"]
+    assert [row[1] for row in rows if row[1] != "-"] == list(range(1, looks + 1))
 
 
 def test_the_figure_has_a_line_per_curve_and_the_grid(whole, tmp_path):

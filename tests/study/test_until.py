@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import yaml
+from study.shipped import CONFIGS, read
 from study.small_study import write
 from study.stepped import study
 
@@ -38,6 +39,7 @@ from lightning_tl.study.until import Until
         ({"max_hours": float("nan")}, "until: max_hours is nan; it must be over 0, or null for no limit"),
         ({"max_runs": 0}, "until: max_runs is 0; it must be at least 1, or null"),
         ({"batch": 0}, "until: batch is 0; it must be at least 1, or null"),
+        ({"least_sizes": -1}, "until: least_sizes is -1; it must be at least 0"),
     ],
 )
 def test_values_out_of_range(until, words):
@@ -88,6 +90,7 @@ def test_studies_that_cannot_be_run_in_steps():
             {"sizes": (64, 128), "seeds": (0,)},
             "until: resnet10_w8 has 2 pre-trainings, and more_or_different is not decided with fewer than 3; give it",
         ),
+        ({"least_sizes": 7}, {}, "until: least_sizes is 7, and resnet10_w8 has 6; add values to data.n"),
         ({"question": "best"}, {"widths": ()}, "until: best compares curves, and there is one; vary the rendering"),
         ({}, {"sizes": (64, 0, 128)}, "until: data.n of a pre-training is 0; give sizes as an axis"),
         ({}, {"sizes": (64, "many")}, "until: data.n of a pre-training is 'many'; give sizes as an axis"),
@@ -140,3 +143,12 @@ def test_dry_run_shows_the_candidates_and_what_comes_first(tmp_path, renders, ca
     assert said.count("Next: pretrained, n = ") == 2
     assert "6 pre-trainings:" in said
     assert not (tmp_path / "out").exists()
+
+
+def test_the_quickstart_in_steps_and_as_a_grid():
+    path = CONFIGS / "study/quickstart.yaml"
+    steps = read(path, "--until.confidence=0.95")
+    assert steps.until is not None
+    assert (steps.until.confidence, steps.until.least_sizes) == (0.95, 4)
+    assert len(curves_of(expand(steps)).candidates) == 12
+    assert read(path, "--until=null").until is None

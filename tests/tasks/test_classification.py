@@ -101,6 +101,7 @@ def test_checkpoints_say_what_they_hold(tmp_path):
     run.save_checkpoint(tmp_path / "a.ckpt")
     content = torch.load(tmp_path / "a.ckpt", weights_only=True)
     expected = {"task": "Classification", "backbone": "resnet10_w16", "in_chans": 1, "num_classes": 4}
+    expected["transfer"] = "full"
     assert content["lightning_tl"] == expected
     assert {key.split(".")[0] for key in content["state_dict"]} == {"backbone", "head"}
     # the next task starts from it, whatever its head

@@ -26,8 +26,10 @@ from lightning_tl.study.overtraining.budget_table import (
     series_name,
     within_window,
 )
+from lightning_tl.study.overtraining.delay import delays
 from lightning_tl.study.overtraining.quadratic import line_approximation, noise_approximations
-from lightning_tl.study.overtraining.results import Exclusion, Overtraining, Series, Tuned
+from lightning_tl.study.overtraining.results import Delay, Exclusion, Overtraining, Series, Tuned
+from lightning_tl.study.transfer_methods.labels import order
 
 #: Quantities by learning rate, and the column of each.
 BY_LR = {
@@ -64,10 +66,33 @@ def analyse(
     table = checked(results)
     keys = series_keys(table)
     parts = table.groupby(keys, dropna=False, sort=True) if keys else [((), table)]
-    return Overtraining(
-        tuple(_series(series_name(keys, values), rows, measurements, level, loss_window) for values, rows in parts),
-        level,
-    )
+    groups = [(values if isinstance(values, tuple) else (values,), rows) for values, rows in parts]
+    series = [_series(series_name(keys, values), rows, measurements, level, loss_window) for values, rows in groups]
+    return Overtraining(tuple(series), level, tuple(_delays(keys, groups, series, level)))
+
+
+def _delays(
+    keys: Sequence[str],
+    groups: Sequence[tuple[tuple[object, ...], pd.DataFrame]],
+    series: Sequence[Series],
+    level: float,
+) -> list[Delay]:
+    """Compare the series that differ in ``transfer`` only: each with full fine-tuning, or else with the first."""
+    if "transfer" not in keys:
+        return []
+    place = list(keys).index("transfer")
+    others = [key for key in keys if key != "transfer"]
+    families: dict[str, dict[str, pd.DataFrame]] = {}
+    curves = {}
+    for (values, rows), item in zip(groups, series, strict=True):
+        name, label = series_name(others, (*values[:place], *values[place + 1 :])), str(values[place])
+        families.setdefault(name, {})[label] = rows
+        curves[name, label] = item.curves
+    pairs = []
+    for name, family in families.items():
+        reference, *methods = sorted(family, key=order)
+        pairs += [(name, (reference, family[reference]), (label, family[label])) for label in methods]
+    return delays(pairs, {name: BY_LR[name] for name in _TUNED}, curves, level)
 
 
 def _series(

@@ -10,8 +10,11 @@ import pandas as pd
 
 from lightning_tl.errors import UserError
 from lightning_tl.study.overtraining.analysis import analyse
+from lightning_tl.study.overtraining.delay_words import delay_answers, delay_table
 from lightning_tl.study.overtraining.words import answers, sentences
 from lightning_tl.study.records import write_json
+
+DELAYS = "Does a way of fine-tuning delay the turn?"
 
 
 def conclude(folder: Path, level: float = 0.95, loss_window: tuple[float, float] | None = None) -> dict[str, Any]:
@@ -23,7 +26,8 @@ def conclude(folder: Path, level: float = 0.95, loss_window: tuple[float, float]
         loss_window: As in :func:`~lightning_tl.study.overtraining.analysis.analyse`.
 
     Returns:
-        What the file holds: ``answer`` and ``sentences`` (lists of text), ``figures``, ``series``, ``level``.
+        What the file holds: ``answer`` and ``sentences`` (lists of text), ``figures``, ``tables``,
+        ``series``, ``level``, ``delays``.
 
     Raises:
         UserError: A table is missing or lacks what is needed.
@@ -38,11 +42,13 @@ def conclude(folder: Path, level: float = 0.95, loss_window: tuple[float, float]
         except (OSError, ValueError) as error:
             raise UserError(f"{folder / name}: cannot be read ({error}); run the study again") from error
     analysis = analyse(tables[0], tables[1], level, loss_window)
+    heads, rows = delay_table(analysis.delays)
     record: dict[str, Any] = plain(
         {
-            "answer": answers(analysis),
+            "answer": [*answers(analysis), *delay_answers(analysis.delays, analysis.level)],
             "sentences": sentences(analysis),
             "figures": write(analysis, folder),
+            "tables": [{"title": DELAYS, "heads": heads, "rows": rows}] if rows else [],
             **asdict(analysis),
         }
     )

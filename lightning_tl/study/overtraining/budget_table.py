@@ -55,7 +55,9 @@ def series_keys(table: pd.DataFrame) -> list[str]:
     """Return the columns in which series differ: those that vary where budget, seeds and learning rate do not."""
     same = table.groupby(["pretrain_steps", "pretrain_seed", "draw_seed", "lr"])
     axes = [name for name in table.columns if name in _AXES or name.startswith(("pretrain.", "finetune."))]
-    return [name for name in axes if same[name].nunique(dropna=False).max() > 1]
+    keys = [name for name in axes if same[name].nunique(dropna=False).max() > 1]
+    # the label in ``transfer`` says what such an axis holds
+    return [name for name in keys if "transfer" not in keys or not name.startswith("finetune.model.transfer")]
 
 
 def series_name(keys: Sequence[str], values: object) -> str:

@@ -155,13 +155,47 @@ class Series:
 
 
 @dataclass(frozen=True)
+class Delay:
+    """The turn of a quantity with a method, against that without.
+
+    Attributes:
+        quantity: A key of :data:`~lightning_tl.study.overtraining.analysis.BY_LR`.
+        lr: Learning rate of fine-tuning.
+        series: What both series have in common; empty where there are no others.
+        reference: Label of the method compared with.
+        method: Label of the method.
+        inflection: Inflection points of Def. 4.2 (steps), of the reference and of the method; NaN where none is
+            significant.
+        vertex: Where each is lowest (steps).
+        ratio: Of the second to the first.
+        ratio_interval: Of it; an infinite end: the method's curve is lowest at the last budget (the turn may come
+            later), likewise 0 at the first.
+        p: How likely so late a turn is where the method delays none (one-sided), corrected over all comparisons of the
+            quantity; NaN for single runs.
+    """
+
+    quantity: str
+    lr: float
+    series: str
+    reference: str
+    method: str
+    inflection: tuple[float, float]
+    vertex: tuple[float, float]
+    ratio: float
+    ratio_interval: tuple[float, float]
+    p: float
+
+
+@dataclass(frozen=True)
 class Overtraining:
     """The analysis.
 
     Attributes:
         series: By kind of pre-training.
         level: Of all intervals and verdicts.
+        delays: Where ways of fine-tuning differ: whether one delays the turn of a curve.
     """
 
     series: tuple[Series, ...]
     level: float
+    delays: tuple[Delay, ...] = ()
