@@ -309,13 +309,19 @@ HEAD += ["flagged", "flagged, of the wrong", "time"]
 
 
 def more(
-    kinds: dict[str, Draw], worlds: int, noises: Sequence[float], seed: int, batch: int, confidence: float
+    kinds: dict[str, Draw],
+    worlds: int,
+    noises: Sequence[float],
+    seed: int,
+    batch: int,
+    confidence: float,
+    with_grid: bool,
 ) -> None:
     """Print a row per kind of curve and noise: the sequential study, and the grid with the verdict of ``law``."""
     rows = []
     for name, kind in kinds.items():
         for noise in noises:
-            for procedure in ("next", "grid"):
+            for procedure in ("next", "grid") if with_grid else ("next",):
                 rng, start, results = np.random.default_rng(seed), time.process_time(), []
                 for _ in range(worlds):
                     curve = kind(rng)
@@ -382,7 +388,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1, help="runs started together; for more, other, boundary")
     parser.add_argument("--confidence", type=float, default=CONFIDENCE, help="for more, other, boundary")
     parser.add_argument("--curves", nargs="+", default=["apart", "close"], choices=["apart", "close"], help="for best")
-    parser.add_argument("--no-grid", action="store_true", help="for best: only the sequential study")
+    parser.add_argument("--no-grid", action="store_true", help="only the sequential study")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     if given.what == "best":
@@ -396,7 +402,7 @@ def main() -> None:
         "other": {"double power laws": broken_curve, "rising again": rising_curve},
         "boundary": {"laws near the boundary": boundary_curve},
     }[given.what]
-    more(kinds, given.worlds, given.noise, given.seed, given.batch, given.confidence)
+    more(kinds, given.worlds, given.noise, given.seed, given.batch, given.confidence, not given.no_grid)
 
 
 if __name__ == "__main__":

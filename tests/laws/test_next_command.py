@@ -63,7 +63,7 @@ def test_stop_where_it_is_decided(table, capsys) -> None:
     record, out = run(table, "--question", "best")
     said = capsys.readouterr().out
     assert "Which group has the lowest error at n = 2,048, or one at most 2 % above it?" in said
-    assert "  digits. Confidence over 99 %, at least the 94.0 % that 1 look asks for." in said
+    assert "  digits. Confidence over 99 %, at least the 91.0 % that 1 look asks for." in said
     assert "Stop: Every question is decided." in said
     assert record["done"] is True
     assert list(pd.read_csv(out / "next.csv")["kind"]) == ["stop"]
