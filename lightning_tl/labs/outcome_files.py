@@ -13,7 +13,8 @@ from typing import Any
 from lightning_tl._io.atomic import write_atomically
 from lightning_tl.figure_style import number, save
 from lightning_tl.html_page import details, figure, page, paragraphs, table
-from lightning_tl.labs.lab import Lab, Outcome
+from lightning_tl.labs.lab import Lab
+from lightning_tl.labs.outcome import Outcome
 
 _COLUMNS = ("part", "case", "at", "theory", "simulation", "stderr", "allowed", "agreement")
 
