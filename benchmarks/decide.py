@@ -37,7 +37,7 @@ LEVEL = 0.3  # error at 1000 images
 GROUPS = 8
 CONFIDENCE = 0.9
 #: Runs after which a study of one curve gives up.
-MOST_RUNS = 14
+MOST_RUNS = 10
 Curve = Callable[[Array], Array]
 Draw = Callable[[np.random.Generator], Curve]
 
@@ -308,7 +308,9 @@ HEAD = ["curves", "noise", "decided", "wrong", "and outside 8 to 12 %", "runs, m
 HEAD += ["flagged", "flagged, of the wrong", "time"]
 
 
-def more(kinds: dict[str, Draw], worlds: int, noises: Sequence[float], seed: int, batch: int) -> None:
+def more(
+    kinds: dict[str, Draw], worlds: int, noises: Sequence[float], seed: int, batch: int, confidence: float
+) -> None:
     """Print a row per kind of curve and noise: the sequential study, and the grid with the verdict of ``law``."""
     rows = []
     for name, kind in kinds.items():
@@ -318,9 +320,10 @@ def more(kinds: dict[str, Draw], worlds: int, noises: Sequence[float], seed: int
                 for _ in range(worlds):
                     curve = kind(rng)
                     own = np.random.default_rng(rng.integers(2**32))
-                    sequence = procedure == "next"
-                    done = study(curve, noise, own, Prior(), batch=batch) if sequence else grid(curve, noise, own)
-                    results.append(done)
+                    if procedure == "next":
+                        results.append(study(curve, noise, own, Prior(), confidence, batch=batch))
+                    else:
+                        results.append(grid(curve, noise, own, confidence))
                 rows.append(row(f"{name}, {procedure}", noise, results, time.process_time() - start))
                 print(" ".join(rows[-1]), flush=True)
     show(HEAD, rows)
@@ -344,12 +347,13 @@ def questions(worlds: int, noises: Sequence[float], seed: int) -> None:
     show(["question", "noise", "decided", "wrong, of these", "runs, mean", "90 % of studies", "time"], rows)
 
 
-def best(worlds: int, noises: Sequence[float], seed: int) -> None:
+def best(worlds: int, noises: Sequence[float], seed: int, names: Sequence[str], with_grid: bool) -> None:
     """Print a row per noise: the sequential study with at most half the grid's runs, and the grid."""
     rows = []
-    for name, kind in {"apart": apart, "close": close}.items():
+    for name in names:
+        kind = {"apart": apart, "close": close}[name]
         for noise in noises:
-            for full in (False, True):
+            for full in (False, True) if with_grid else (False,):
                 rng, start, results = np.random.default_rng(seed), time.process_time(), []
                 for _ in range(worlds):
                     curves = kind(rng)
@@ -376,10 +380,13 @@ def main() -> None:
     parser.add_argument("--worlds", type=int, default=1000)
     parser.add_argument("--noise", type=float, nargs="+", default=[0.005, 0.02, 0.05])
     parser.add_argument("--batch", type=int, default=1, help="runs started together; for more, other, boundary")
+    parser.add_argument("--confidence", type=float, default=CONFIDENCE, help="for more, other, boundary")
+    parser.add_argument("--curves", nargs="+", default=["apart", "close"], choices=["apart", "close"], help="for best")
+    parser.add_argument("--no-grid", action="store_true", help="for best: only the sequential study")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     if given.what == "best":
-        best(given.worlds, given.noise, given.seed)
+        best(given.worlds, given.noise, given.seed, given.curves, not given.no_grid)
         return
     if given.what == "questions":
         questions(given.worlds, given.noise, given.seed)
@@ -389,7 +396,7 @@ def main() -> None:
         "other": {"double power laws": broken_curve, "rising again": rising_curve},
         "boundary": {"laws near the boundary": boundary_curve},
     }[given.what]
-    more(kinds, given.worlds, given.noise, given.seed, given.batch)
+    more(kinds, given.worlds, given.noise, given.seed, given.batch, given.confidence)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,10 @@
-"""How often intervals contain the truth when the test images are a sample: `python benchmarks/image_sampling.py`.
+"""How often intervals contain the truth when the test images are a sample.
+
+    python benchmarks/image_sampling.py             # one test set: coverage with what it adds, and without
+    python benchmarks/image_sampling.py --weights   # points tested to different precision: weighted, and not
 
 Simulated studies of two renderings, seven sizes and one seed each; the truth is the error on all images that exist.
-Intervals of nominal 95 %, with what the test images add, and without it.
+Intervals have a nominal 95 %.
 """
 
 from __future__ import annotations
@@ -16,7 +19,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from laws.tested_worlds import SIZES, World, law
 
 from lightning_tl.laws.compare import log_ratio
+from lightning_tl.laws.fitting import fit_cells, points_of
+from lightning_tl.laws.forms import TransferLaw
 from lightning_tl.laws.group_fits import analyse
+from lightning_tl.laws.image_weights import weighted_by_images
 from lightning_tl.laws.results_table import groups
 
 AT = 256_000
@@ -52,13 +58,52 @@ def world(seed: int, images: int, noise: float, known: bool) -> dict[str, tuple[
     return found
 
 
+def weighted(seed: int, images: list[int], noise: float) -> dict[str, tuple[float, bool, float]]:
+    """Return for fits with and without weights how far log error is off at 4 times the largest size, and the band.
+
+    Each run is tested on images of its own, so many of each size.
+    """
+    rng = np.random.default_rng([seed, *images])
+    true = (rng.uniform(0.1, 0.3), rng.uniform(0.3, 0.8), rng.uniform(0.05, 0.3))
+    real = law(SIZES, *true) * np.exp(noise * rng.standard_normal(len(SIZES)))
+    error = rng.binomial(images, real) / images
+    points = points_of(TransferLaw(), SIZES, error, own_image_variance=(1 - error) / error / images)
+    found = {}
+    for name, cells in (("weighted", weighted_by_images(TransferLaw(), [points])[0]), ("not", points)):
+        fitted = fit_cells(TransferLaw(), cells)
+        low, high = (float(end[0]) for end in fitted.band(AT))
+        missed = float(np.log(fitted.predict([AT])[0] / law(AT, *true)))
+        found[name] = (missed, low <= law(AT, *true) <= high, np.log(high / low))
+    return found
+
+
+def print_weights(worlds: int, noise: float) -> None:
+    """Print what weights by the test images bring."""
+    layouts = {
+        "2,000 images each": [2000] * 7,
+        "500, the two largest sizes 20,000": [500] * 5 + [20_000] * 2,
+        "20,000, the two largest sizes 500": [20_000] * 5 + [500] * 2,
+    }
+    print(f"{'tested on':36} {'fit':10} {'RMS log error':>14} {'covers':>8} {'median width':>13}")
+    for label, images in layouts.items():
+        found = [weighted(i, images, noise) for i in range(worlds)]
+        for name in found[0]:
+            missed, inside, width = zip(*(item[name] for item in found), strict=True)
+            rms, median = float(np.sqrt(np.mean(np.square(missed)))), float(np.median(width))
+            print(f"{label:36} {name:10} {rms:14.4f} {100 * np.mean(inside):6.1f} % {100 * median:11.1f} %", flush=True)
+
+
 def main() -> None:
     """Print coverage and median width of each interval."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--worlds", type=int, default=1000)
     parser.add_argument("--images", type=int, nargs="+", default=[500, 2000, 5000])
     parser.add_argument("--noise", type=float, default=0.02, help="relative scatter of pre-training runs")
+    parser.add_argument("--weights", action="store_true", help="points that were tested to different precision")
     options = parser.parse_args()
+    if options.weights:
+        print_weights(options.worlds, options.noise)
+        return
     print(f"{'test images':>11}  {'interval':26} {'covers':>8} {'median width':>13}   without: covers   width")
     for images in options.images:
         tables = [[world(i, images, options.noise, known) for i in range(options.worlds)] for known in (True, False)]

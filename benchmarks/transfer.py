@@ -1,4 +1,4 @@
-"""Seconds of a training step by each way to transfer, over those of full fine-tuning.
+"""CPU seconds of a training step by each way to transfer, over those of full fine-tuning.
 
     python benchmarks/transfer.py                  # ResNet-18 at 64 px, and ResNet-10 at 24 px, on a CPU
     python benchmarks/transfer.py --only L2SP SAM
@@ -53,11 +53,11 @@ class Clock(pl.Callback):
     def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: object, index: int) -> None:
         """Start at the first step that is timed."""
         if trainer.global_step == self.first:
-            self.began = time.perf_counter()
+            self.began = time.process_time()
 
     def on_train_batch_end(self, *_: object) -> None:
         """Stop, for now."""
-        self.ended = time.perf_counter()
+        self.ended = time.process_time()
 
 
 def sgd(parameters: object) -> torch.optim.Optimizer:
@@ -84,7 +84,7 @@ def methods(steps: int) -> dict[str, tuple[Callable[[], object], str]]:
 
 
 def seconds(backbone: str, start: Path, method: object, steps: int) -> float:
-    """Train, and return the seconds of the timed steps."""
+    """Train, and return the CPU seconds of the timed steps, which other work on the machine changes little."""
     side, batch, _ = SETTINGS[backbone]
     torch.manual_seed(0)
     task = Classification(10, backbone, init_from=start, transfer=method, optimizer=sgd)  # type: ignore[arg-type]
@@ -132,7 +132,8 @@ def main() -> None:
                     taken = seconds(backbone, start, make(), steps)
                     full.append(seconds(backbone, start, None, steps))
                     ratios[name].append(taken / (full[-2] / 2 + full[-1] / 2))
-        print(f"\n{backbone}, {side} px, {batch} images a step: {1000 * np.median(full) / steps:.1f} ms a step in full")
+        step = 1000 * np.median(full) / steps
+        print(f"\n{backbone}, {side} px, {batch} images a step: {step:.1f} CPU ms a step of full fine-tuning")
         print(f"{'':42}ratio   quartiles      goal")
         for name, (_, goal) in chosen.items():
             low, middle, high = np.quantile(ratios[name], [0.25, 0.5, 0.75])

@@ -3,6 +3,7 @@
     python benchmarks/transfer_methods.py negative  # negative transfer: false alarms among all methods, power
     python benchmarks/transfer_methods.py front     # off the front of error against forgetting: false claims, power
     python benchmarks/transfer_methods.py choice    # how much higher the error of the method to take is than the lowest
+    python benchmarks/transfer_methods.py delay     # a turn over budgets that comes later: coverage, false claims
     python benchmarks/transfer_methods.py samples   # samples needed and their exponent: coverage of the intervals
 
 Worlds have a known truth: nine methods on the same pre-trainings and draws. A draw moves the log error of all methods
@@ -23,10 +24,13 @@ import pandas as pd
 from scipy import stats
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "study" / "transfer_methods"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "study" / "overtraining"))
 
 from method_worlds import TARGET, sample_world, study
+from turning_curves import BUDGETS, curves
 
 from lightning_tl.laws.samples_needed import exponent, samples_needed
+from lightning_tl.study.overtraining.delay import delay
 from lightning_tl.study.transfer_methods.comparison import SettingResult, compare_methods
 from lightning_tl.study.transfer_methods.methods_table import settings
 
@@ -159,12 +163,30 @@ def samples(worlds: int) -> None:
         )
 
 
+def delayed(worlds: int) -> None:
+    """Compare pairs of curves that turn at known budgets."""
+    for turns in ((256, 256), (181, 256), (181, 512), (256, 300)):
+        for seeds, draws in ((2, 2), (2, 4), (3, 3)):
+            covered = claimed = 0
+            for world in range(worlds):
+                pair = curves(turns, np.random.default_rng(world), seeds, draws)
+                _, (low, high), p = delay(BUDGETS, *pair, seed=world)
+                covered += low <= turns[1] / turns[0] <= high
+                claimed += p <= 1 - LEVEL
+            print(
+                f"turns at {turns[0]} and {turns[1]} steps, {seeds} pre-trainings, {draws} draws: interval covers "
+                f"{share(covered, worlds)}; delay claimed {share(claimed, worlds)}",
+                flush=True,
+            )
+
+
 def main() -> None:
     """Run one of the simulations."""
     kinds: dict[str, Callable[[int], None]] = {
         "negative": negative,
         "front": front,
         "choice": choice,
+        "delay": delayed,
         "samples": samples,
     }
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "test": ("train", "run a model's test: test/error = 1 - score"),
     "predict": ("train", "run a model's predictions"),
     "measure": ("measure", "distance, Hessian trace and sensitivity of saved checkpoints"),
+    "export": ("export", "the backbone of a checkpoint as a plain state dict, LoRA merged"),
     "law": ("law", "fit error = D*n^-alpha + C to a table of results, and say what to do"),
     "next": ("next", "which run to do next, or stop: is a question decided by the results so far?"),
     "study": ("study", "many runs from one YAML file, resumable: run, status"),

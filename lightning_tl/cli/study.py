@@ -16,7 +16,7 @@ from lightning_tl.study.config import Study
 
 ACTIONS = {
     "run": "render, pre-train, fine-tune; then fit the law, write report.html. The same command resumes it.",
-    "plan": "how many runs, images, hours and how much disk it will take, by a trial of about a minute.",
+    "plan": "how many runs, images, hours and how much disk it will take, by a short trial.",
     "status": "which runs are done, running or failed; takes the same configuration and folder as run.",
 }
 USAGE = (

@@ -42,6 +42,8 @@ class Cells:
         residual_variance: Variance of log error within cells once draws are removed; nan without degrees of freedom.
         residual_dof: Its degrees of freedom.
         image_variance: Variance of the level in log error because the test images are a sample; 0 where unknown.
+        own_image_variance: Variance of each cell by what the test images do to it by itself, shape (m,); ``None`` where
+            unknown. It is part of the cells' scatter about the law.
     """
 
     n: Array
@@ -57,6 +59,7 @@ class Cells:
     residual_variance: float
     residual_dof: int
     image_variance: float = 0.0
+    own_image_variance: Array | None = None
 
     def level_half_width(self, level: float, draw_variance: float | None = None) -> float:
         """Return the half-width of what draws and test images add to the level of log error, as a t interval."""
@@ -65,7 +68,9 @@ class Cells:
 
     def where(self, keep: NDArray[np.bool_]) -> Cells:
         """Return some of the cells, with the draw offsets estimated from all."""
-        fields = {name: getattr(self, name)[keep] for name in ("n", "s", "log_error", "runs", "weight", "cluster")}
+        names = ["n", "s", "log_error", "runs", "weight", "cluster"]
+        names += ["own_image_variance"] if self.own_image_variance is not None else []
+        fields = {name: getattr(self, name)[keep] for name in names}
         return Cells(**{**vars(self), **fields})
 
 
@@ -96,6 +101,7 @@ def cells(
     pretrain: Sequence[Any] | None = None,
     draw: Sequence[Any] | None = None,
     weight: Array | None = None,
+    own_image_variance: Array | None = None,
 ) -> Cells:
     """Average runs into independent points.
 
@@ -108,6 +114,7 @@ def cells(
             one size to share one.
         draw: Label of its draw of fine-tuning data; the same label at several sizes is the same draw.
         weight: Weight of each run, shape (runs,); a cell has the mean of its runs'.
+        own_image_variance: Variance of each run by what the test images do to it by itself, shape (runs,).
 
     Returns:
         The cells in order of size.
@@ -154,6 +161,7 @@ def cells(
         draw_dof=sum(len(values) - 1 for values in offsets),
         residual_variance=float(rest @ rest / dof) if dof > 0 else np.nan,
         residual_dof=dof,
+        own_image_variance=None if own_image_variance is None else member.T @ own_image_variance / runs**2,
     )
 
 
@@ -176,7 +184,7 @@ def _without_draws(n: Array, y: Array, member: Array, draws: NDArray[np.int64] |
     return _Offsets(plain, (), np.zeros(0), y - member @ plain, member.shape[1])
 
 
-def half_width(variance: float, dof: int, level: float) -> float:
+def half_width(variance: float, dof: float, level: float) -> float:
     """Return the half-width of a two-sided t interval; infinite where the variance has no degrees of freedom."""
     return float(stdtrit(dof, (1 + level) / 2)) * np.sqrt(variance) if dof > 0 else np.inf
 
@@ -185,6 +193,27 @@ def level_half_width(draw_variance: float, draw_dof: int, image_variance: float,
     """Return the half-width of what draws (a t interval) and test images (a normal one) add to a level."""
     of_draws = half_width(draw_variance, draw_dof, level) if draw_variance > 0 else 0.0
     return float(np.hypot(of_draws, ndtri((1 + level) / 2) * np.sqrt(image_variance)))
+
+
+def half_width_together(parts: Sequence[tuple[float, float]], level: float) -> float:
+    """Return the half-width of the t interval of a sum of independent errors (Welch & Satterthwaite).
+
+    Half-widths added in quadrature would be those of a t distribution with the few degrees of freedom of each part,
+    and too wide: two errors of 4 degrees of freedom have about 8 together.
+
+    Args:
+        parts: Of each error the half-width of its own t interval, and its degrees of freedom; infinite: it is normal.
+        level: Confidence level of the half-widths, and of the result.
+    """
+    if not all(np.isfinite(width) for width, _ in parts):
+        return np.inf
+    tail = (1 + level) / 2
+    variances = [(width / stdtrit(dof, tail)) ** 2 if width else 0.0 for width, dof in parts]
+    total = float(sum(variances))
+    if total == 0:
+        return 0.0
+    inverse = float(sum((variance / total) ** 2 / dof for variance, (_, dof) in zip(variances, parts, strict=True)))
+    return float(stdtrit(1 / inverse if inverse > 0 else np.inf, tail) * np.sqrt(total))
 
 
 def widened(low: float, centre: float, high: float, extra: float) -> tuple[float, float]:

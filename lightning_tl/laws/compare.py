@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lightning_tl.laws.clusters import level_half_width, widened
+from lightning_tl.laws.clusters import half_width, half_width_together
 from lightning_tl.laws.fitted_law import Interval
 from lightning_tl.laws.group_fits import GroupFit
 from lightning_tl.laws.image_sampling import paired, variance_of_difference
@@ -84,9 +84,16 @@ def log_ratio(a: GroupFit, n_a: float, b: GroupFit, n_b: float, image_variance: 
     second, (low_b, high_b) = b.law.log_level(n_b, b.s)
     variance, dof, _ = _draw_shift(a, b)
     images = variance_of_difference(a.group.images, b.group.images) if image_variance is None else image_variance
-    extra = level_half_width(variance, dof, images, a.law.level)
-    low, high = _less((low_a, first, high_a), (low_b, second, high_b))
-    return Difference(first - second, widened(low, first - second, high, extra))
+    level = a.law.level
+    others = [(half_width(variance, dof, level) if variance > 0 else 0.0, float(max(dof, 1)))]
+    others += [(half_width(images, np.inf, level), np.inf)]
+    centre, ends = first - second, []
+    for of_a, of_b in ((first - low_a, high_b - second), (high_a - first, second - low_b)):
+        laws = [(of_a, float(a.law.dof)), (of_b, float(b.law.dof))]
+        if a.law.pooled is not None:  # both intervals rest on one estimate of the noise
+            laws = [(float(np.hypot(of_a, of_b)), float(a.law.dof))]
+        ends.append(half_width_together([*laws, *others], level))
+    return Difference(centre, (centre - ends[0], centre + ends[1]))
 
 
 def _less(a: tuple[float, float, float], b: tuple[float, float, float]) -> Interval:

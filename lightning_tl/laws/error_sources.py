@@ -53,6 +53,10 @@ def error_sources(item: GroupFit) -> ErrorSources | None:
         variances[of_draws] = cells.draw_variance
     if cells.image_variance > 0:
         variances[of_images] = cells.image_variance
+        if cells.own_image_variance is not None and law.log_noise > 0:  # a part of the scatter is theirs too
+            own = min(float(cells.own_image_variance.mean()) / law.log_noise**2, 1.0) * variances[of_runs]
+            variances[of_runs] -= own
+            variances[of_images] += own
     return ErrorSources(item.largest, variances) if len(variances) > 1 else None
 
 

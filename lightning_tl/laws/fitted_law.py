@@ -258,8 +258,19 @@ class FittedLaw:
                 # Points are means over several runs; one run has more noise than a mean.
                 share = 1 - 1 / float(self.cells.runs.mean())
                 extra += self.cells.residual_variance * share / self.noise**2
+            extra = max(extra - self._of_images(), 0.0)
             shift = self.cells.level_half_width(level or self.level, variance)
         return self._limits(n, s, level, extra=extra, shift=shift)
+
+    def _of_images(self) -> float:
+        """Return which part of a run's scatter the test images make by themselves, in units of the residual variance.
+
+        It is no part of an error on images of any number.
+        """
+        own = self.cells.own_image_variance
+        if own is None or self.space == "linear" or not self.noise > 0:
+            return 0.0
+        return float(np.median(1 - 1 / self.cells.weight + own * self.cells.runs / self.noise**2))
 
     def _limits(
         self, n: ArrayLike, s: ArrayLike | None, level: float | None, *, extra: float, shift: float

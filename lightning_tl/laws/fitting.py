@@ -150,6 +150,7 @@ def points_of(
     pretrain: Sequence[Any] | None = None,
     draw: Sequence[Any] | None = None,
     weights: ArrayLike | None = None,
+    own_image_variance: Array | None = None,
 ) -> Cells:
     """Check the runs and average them into independent points; see :func:`fit`."""
     sizes, errors = _numbers(n, "n"), _numbers(error, "error")
@@ -176,7 +177,7 @@ def points_of(
         raise UserError("weights must be over 0; leave a run out instead of giving it no weight")
     if form.uses_s and others is None:
         raise UserError(f"{form.formula} needs the fine-tuning sizes: fit(..., s=[...])")
-    points = cells(sizes, np.log(errors), others if form.uses_s else None, pretrain, draw, weight)
+    points = cells(sizes, np.log(errors), others if form.uses_s else None, pretrain, draw, weight, own_image_variance)
     if len(np.unique(points.n)) < 2:
         raise UserError(f"all runs have n = {sizes[0]:g}; a law needs several sizes")
     if form.uses_s and len(np.unique(points.s)) < 2:

@@ -15,6 +15,7 @@ from lightning_tl.laws.clusters import Cells
 from lightning_tl.laws.fitted_law import IDENTIFIED, WIDE, FittedLaw, Interval, prepare_regions
 from lightning_tl.laws.fitting import fit_many, points_of
 from lightning_tl.laws.forms import Array, Form, Loss, PowerLaw, ResidualSpace, TransferLaw
+from lightning_tl.laws.image_weights import weighted_by_images
 from lightning_tl.laws.results_table import Group
 from lightning_tl.laws.scratch import Scratch, scratch_contrast
 from lightning_tl.laws.shared_coefficient import CoefficientMode, Settings, fit_together
@@ -219,6 +220,8 @@ def analyse(groups: Sequence[Group], form: Form | None = None, method: Method | 
             points[i] = _points(group, form)
         except UserError as error:
             results[i] = UnfittedGroup(group, str(error))
+    if method.space == "log":
+        points = dict(zip(points, weighted_by_images(form, list(points.values())), strict=True))
     for members in _families(groups, list(points), method.share_by):
         family = [points[i] for i in members]
         laws = fit_together(form, family, method.coefficient, method.settings)
@@ -288,8 +291,12 @@ def _points(group: Group, form: Form) -> Cells:
             "or it is too coarse; fine-tune longer, or at another learning rate"
         )
     s = runs["s"].to_numpy(float) if "s" in runs else None
-    points = points_of(form, runs["n"], runs["error"], s, group.labels("pretrain"), group.labels("draw"))
-    return points if group.images is None else replace(points, image_variance=group.images.variance)
+    images = group.images
+    each = None if images is None else images.each
+    points = points_of(
+        form, runs["n"], runs["error"], s, group.labels("pretrain"), group.labels("draw"), own_image_variance=each
+    )
+    return points if images is None else replace(points, image_variance=images.variance)
 
 
 def _rising(law: FittedLaw) -> str | None:

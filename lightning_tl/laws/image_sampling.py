@@ -29,12 +29,15 @@ class ImageSampling:
         shift: Their mean log error on each bootstrap sample of the images, less its mean, shape (R,); ``None`` where
             only standard errors are known. The runs are then taken to err on the same images, the worst case.
         own: Variance of ``shift`` by what the images do to each run by itself.
+        each: Variance of each run's log error by what the images do to it by itself, shape (runs,); ``None`` where
+            unknown.
     """
 
     variance: float
     test_set: str = ""
     shift: Array | None = None
     own: float = 0.0
+    each: Array | None = None
 
 
 def read_replicates(results: Path) -> dict[str, Array]:
@@ -79,15 +82,33 @@ def of_runs(runs: pd.DataFrame, replicates: Replicates) -> ImageSampling | None:
     if test_set and len(found) == len(runs) and len({len(values) for values in found}) == 1:
         logs = np.log(np.stack(found))
         shift = logs.mean(0) - logs.mean()
-        apart = logs - logs.mean(1, keepdims=True) - shift
-        own = float(apart.var(ddof=1) / (len(logs) - 1)) if len(logs) > 1 else 0.0
-        return ImageSampling(max(float(shift.var(ddof=1)) - own, 0.0), test_set, shift, own)
+        own, each = _apart(logs - logs.mean(1, keepdims=True) - shift)
+        return ImageSampling(max(float(shift.var(ddof=1)) - own, 0.0), test_set, shift, own, each)
     if "error_stderr" not in runs:
         return None
     relative = (runs["error_stderr"] / runs["error"]).to_numpy(float)
     if not (np.isfinite(relative) & (relative > 0)).all():
         return None
+    if len(names) == len(runs) > 1 and "" not in names:  # each has its own test images: they have no luck in common
+        return ImageSampling(0.0, each=relative**2)
     return ImageSampling(float(relative.mean() ** 2), test_set)
+
+
+def _apart(logs: Array) -> tuple[float, Array | None]:
+    """Return the variance of runs' mean by what the images do to each by itself, and that of each run.
+
+    Args:
+        logs: Log errors on bootstrap samples less their means, over samples and over runs, shape (runs, R).
+    """
+    count = len(logs)
+    if count < 2:
+        return 0.0, None
+    seen = logs.var(axis=1, ddof=1)
+    own = float(seen.sum() / (count * (count - 1)))
+    if count == 2:  # the two differ by the sum of both parts; nothing says which is whose
+        return own, np.full(2, 2 * own)
+    # Of run i, less the mean over k runs, 1 - 2/k of its own variance is seen, and the variance of the mean.
+    return own, np.maximum((seen - own) / (1 - 2 / count), 0.0)
 
 
 def variance_of_difference(first: ImageSampling | None, second: ImageSampling | None) -> float:

@@ -28,6 +28,8 @@ from lightning_tl.laws.results_table import Group
 _ALPHAS, _SHARES = 160, 128
 #: Values of the noise with less of the posterior than this are left out.
 _LEAST = 1e-3
+#: Grid points whose log density is this far below the highest are left out.
+_DEPTH = 25.0
 _GOLDEN = (5**0.5 - 1) / 2
 
 
@@ -40,6 +42,7 @@ class Prior:
         noise: Ends of the range in which the noise (standard deviation of a pre-training's log error) is log-uniform;
             twice the same value: the noise is known.
         noises: How many values of the noise are looked at.
+        lean: Power of the noise that its log-uniform probability is multiplied by: over 0, large noise is likelier.
         error: Error about which a curve's error at the smallest size lies, where there is no run at all.
         spread: Standard deviation of the log of it.
     """
@@ -47,6 +50,7 @@ class Prior:
     alpha: tuple[float, float] = (0.02, 1.2)
     noise: tuple[float, float] = (0.0025, 0.10)
     noises: int = 8
+    lean: float = 0.5
     error: float = 0.3
     spread: float = 0.7
 
@@ -60,6 +64,12 @@ class Prior:
         """Values of the noise, shape (S,)."""
         low, high = self.noise
         return np.array([low]) if low == high else np.geomspace(low, high, self.noises)
+
+    @property
+    def log_noise_weight(self) -> Array:
+        """Log of the prior probabilities of these values, but for a constant, shape (S,)."""
+        weight: Array = self.lean * np.log(self.noise_values)
+        return weight
 
 
 def prior_of(noise: float | None) -> Prior:
@@ -220,10 +230,11 @@ def _drawn(
         misfit = weight @ rest**2 - mean**2 / precision
         log_density = log_prior - misfit / 2 if len(weight) else log_prior
         peak = float(log_density.max())
-        cumulative = np.cumsum(np.exp(log_density - peak))
+        near = np.flatnonzero(log_density > peak - _DEPTH)
+        cumulative = np.cumsum(np.exp(log_density[near] - peak))
         constant = np.log(weight / (2 * np.pi)).sum() / 2 - np.log(prior.spread**2 * precision) / 2
         evidence.append(peak + float(np.log(cumulative[-1]) + constant))
-        place = np.minimum(np.searchsorted(cumulative, stratum * cumulative[-1]), len(cumulative) - 1)
+        place = near[np.minimum(np.searchsorted(cumulative, stratum * cumulative[-1]), len(near) - 1)]
         chosen.append(place)
         at = mean[place] / precision if len(weight) else np.zeros(count)
         levels.append(centre + at + normal / np.sqrt(precision))
@@ -269,7 +280,7 @@ def level_centre(groups: Sequence[Points], prior: Prior) -> float:
 
 def combined(groups: Sequence[Particles], prior: Prior) -> Posterior:
     """Return the posterior of groups that are known one by one: their evidence for the noise is put together."""
-    log_weight = np.sum([group.log_evidence for group in groups], axis=0)
+    log_weight = prior.log_noise_weight + np.sum([group.log_evidence for group in groups], axis=0)
     noises = prior.noise_values
     weight = np.exp(log_weight - logsumexp(log_weight))
     keep = weight >= _LEAST

@@ -18,7 +18,7 @@ Source of the question: arXiv 2602.04233, with larger pre-trained models fewer t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -26,8 +26,9 @@ import pandas as pd
 from scipy.special import stdtrit
 
 from lightning_tl.laws.fitted_law import FittedLaw, Interval
-from lightning_tl.laws.fitting import fit
+from lightning_tl.laws.fitting import fit_cells, points_of
 from lightning_tl.laws.forms import Array, Form, PowerLaw, TransferLaw
+from lightning_tl.laws.image_sampling import ImageSampling, Replicates, of_runs, paired
 
 #: Sizes beyond this factor of the largest or smallest s measured are not taken for known.
 REACH = 2.0
@@ -46,12 +47,14 @@ class SampleCurve:
         x: Values that curves are ordered by: ``parameters`` and ``n``.
         law: The law over s; its size is s.
         points: Log error at each size and draw, the mean over pre-trainings: index (s, draw).
+        images: What the choice of the test images does to the level; None where it is not known.
     """
 
     label: str
     x: dict[str, float]
     law: FittedLaw
     points: pd.Series
+    images: ImageSampling | None = None
 
 
 @dataclass(frozen=True)
@@ -93,14 +96,22 @@ class Exponent:
     bounded: int
 
 
-def sample_curve(label: str, runs: pd.DataFrame, x: dict[str, float], level: float = 0.95) -> SampleCurve | None:
+def sample_curve(
+    label: str,
+    runs: pd.DataFrame,
+    x: dict[str, float],
+    level: float = 0.95,
+    replicates: Replicates | None = None,
+) -> SampleCurve | None:
     """Return the curve of some fine-tunings; None where there are fewer than two sizes, or too few points for a law.
 
     Args:
         label: What to call it.
-        runs: Columns ``s``, ``error`` (above 0), ``draw`` and ``pretrain`` (labels).
+        runs: Columns ``s``, ``error`` (above 0), ``draw`` and ``pretrain`` (labels); with ``replicates`` also
+            ``run_id`` and ``test_set``.
         x: See :class:`SampleCurve`.
         level: Of intervals.
+        replicates: Run → error on bootstrap samples of the test images.
     """
     runs = runs[(runs["error"] > 0) & (runs["error"] <= 1) & (runs["s"] > 0)]
     sizes = runs["s"].nunique()
@@ -110,8 +121,11 @@ def sample_curve(label: str, runs: pd.DataFrame, x: dict[str, float], level: flo
         return None
     # the pre-training is to a law over s what a draw is to one over n, and the other way round
     starts = list(runs["pretrain"]) if runs["pretrain"].nunique() > 1 else None
-    law = fit(form, n=runs["s"], error=runs["error"], pretrain=list(runs["draw"]), draw=starts, level=level)
-    return SampleCurve(label, x, law, points)
+    cells = points_of(form, runs["s"], runs["error"], None, list(runs["draw"]), starts)
+    images = of_runs(runs, replicates or {})
+    if images is not None:
+        cells = replace(cells, image_variance=images.variance)
+    return SampleCurve(label, x, fit_cells(form, cells, level=level), points, images)
 
 
 def samples_needed(curve: SampleCurve, target: float) -> Samples:
@@ -183,6 +197,7 @@ def _variance(samples: Sequence[Samples], weight: Array) -> tuple[float, float]:
     moves = np.zeros((len(samples), len(index)))  # weight times d log s / d log error, by curve and point
     residuals = np.full_like(moves, np.nan)
     parts: list[tuple[float, float]] = []
+    levels: list[float] = []  # weight times d log s / d level
     parameters = 0
     for row, (item, factor) in enumerate(zip(samples, weight, strict=True)):
         law = item.curve.law
@@ -194,17 +209,31 @@ def _variance(samples: Sequence[Samples], weight: Array) -> tuple[float, float]:
         residuals[row, own] = item.curve.points.to_numpy(float) - np.log(law.predict(sizes))
         if law.cells.draw_variance > 0:  # of pre-trainings, which move the whole curve
             parts.append(((factor * gradient.sum()) ** 2 * law.cells.draw_variance, float(law.cells.draw_dof)))
+        levels.append(factor * gradient.sum())
     there = ~np.isnan(residuals)
     filled = np.where(there, residuals, 0.0)
     common = there.astype(float) @ there.T
     covariance = filled @ filled.T / np.maximum(common - parameters, 1)
     variance = max(float(np.sum(covariance * (moves @ moves.T))), 0.0)
     parts.append((variance, float(common.max() - parameters)))
+    if (of_images := _image_variance([item.curve for item in samples], levels)) > 0:
+        parts.append((of_images, np.inf))
     if any(dof <= 0 for _, dof in parts):
         return np.inf, 1.0
     total = sum(part for part, _ in parts)
     dof = total**2 / sum(part**2 / own for part, own in parts) if total > 0 else parts[-1][1]
     return total, float(dof)
+
+
+def _image_variance(curves: Sequence[SampleCurve], levels: Sequence[float]) -> float:
+    """Return the variance of a weighted sum of levels by the choice of the test images, which all share if they can."""
+    images = [curve.images for curve in curves]
+    known = [(item, level) for item, level in zip(images, levels, strict=True) if item is not None]
+    if len(known) == len(curves) and all(paired(known[0][0], item) for item, _ in known):
+        moved = np.sum([level * item.shift for item, level in known if item.shift is not None], axis=0)
+        own = sum(level**2 * item.own for item, level in known)
+        return max(float(moved.var(ddof=1)) - own, 0.0)
+    return float(sum(level**2 * item.variance for item, level in known))
 
 
 def _gradient(law: FittedLaw, sizes: Array, s: float) -> tuple[Array, int]:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_tl.errors import UserError
 
@@ -25,6 +25,11 @@ def is_factor(name: str) -> bool:
 def is_adapter(name: str) -> bool:
     """Return whether an entry of a state dict belongs to a bottleneck adapter."""
     return bool(_ADAPTER.search(name))
+
+
+def own_size(backbone: nn.Module) -> int:
+    """Return the number of a backbone's own parameters, without low-rank updates and adapters."""
+    return sum(p.numel() for name, p in backbone.named_parameters() if not is_factor(name) and not is_adapter(name))
 
 
 def merge_updates(state: Mapping[str, Tensor], source: str = "state dict") -> tuple[dict[str, Tensor], list[str]]:

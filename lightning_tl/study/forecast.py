@@ -121,7 +121,7 @@ def text(found: Forecast, study: Study) -> str:
     """Return a forecast for the terminal."""
     grid, size = found.grid, found.rates
     lines = ["The whole grid:" if found.steps else "The study:", *_table(grid), ""]
-    lines.append(f"{size.workers} runs at a time: {_hours(grid.clock)} hours; {_disk(grid.size)} on disk.")
+    lines.append(f"{size.workers} runs at a time: {duration(grid.clock)}; {_disk(grid.size)} on disk.")
     if grid.images:
         lines[-1] = f"{grid.images:,} images to render. " + lines[-1]
     if found.steps:
@@ -139,27 +139,32 @@ def text(found: Forecast, study: Study) -> str:
 
 
 def _table(cost: Cost) -> list[str]:
-    rows = [["", "runs", "hours one by one", "CPU hours"]]
+    rows = [["", "runs", "one by one", "CPU time"]]
     for name in STAGES:
         if cost.runs[name]:
             own = cost.seconds[name]
-            rows.append([name, f"{cost.runs[name]:,}", _hours(own.clock), _hours(own.cpu)])
+            rows.append([name, f"{cost.runs[name]:,}", duration(own.clock), duration(own.cpu)])
+    whole = [duration(sum(getattr(own, of) for own in cost.seconds.values())) for of in ("clock", "cpu")]
+    trainings = sum(cost.runs[name] for name in STAGES if name not in ("start", "render"))
+    rows.append(["in all", f"{trainings:,}", *whole])
     return _aligned(rows)
 
 
 def _spread(costs: Sequence[Cost]) -> list[str]:
     """Return median and 90th percentile of simulated studies."""
-    rows = [["", "median", "90 % at most"]]
-    for name, values in (
-        ("pre-trainings", [item.runs["pre-train"] for item in costs]),
-        ("images to render", [item.images for item in costs]),
-        ("hours", [item.clock / 3600 for item in costs]),
-        ("CPU hours", [sum(part.cpu for part in item.seconds.values()) / 3600 for item in costs]),
+    rows = [["", "median", "in 9 of 10 at most"]]
+    for name, values, words in (
+        ("pre-trainings", [item.runs["pre-train"] for item in costs], _count),
+        ("images to render", [item.images for item in costs], _count),
+        ("time", [item.clock for item in costs], duration),
+        ("CPU time", [sum(part.cpu for part in item.seconds.values()) for item in costs], duration),
     ):
-        ends = [float(value) for value in np.quantile(values, [0.5, 0.9])]
-        whole = name in ("pre-trainings", "images to render")
-        rows.append([name, *(f"{end:,.0f}" if whole else f"{end:.3g}" for end in ends)])
+        rows.append([name, *(words(float(value)) for value in np.quantile(values, [0.5, 0.9]))])
     return _aligned(rows)
+
+
+def _count(value: float) -> str:
+    return f"{value:,.0f}"
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -168,8 +173,14 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     return ["  " + "  ".join([row[0].strip().ljust(width[0]), *row[1:]]) for row in cells]
 
 
-def _hours(seconds: float) -> str:
-    return f"{seconds / 3600:.3g}"
+def duration(seconds: float) -> str:
+    """Return a duration in the unit that suits it, with two or three digits."""
+    if seconds < 99:
+        return f"{seconds:.2g} s"
+    if seconds < 6000:
+        return f"{seconds / 60:.3g} min"
+    hours = seconds / 3600
+    return f"{hours:.3g} h" if hours < 100 else f"{hours:,.0f} h"
 
 
 def _disk(size: float) -> str:

@@ -9,12 +9,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from lightning_tl.errors import UserError
 from lightning_tl.losses.training_step import quiet, step_loss
 from lightning_tl.measure import Curve, Objective, distance, loss_along, select
 from lightning_tl.measure.batchnorm import batch_statistics, reestimate
+from lightning_tl.models.low_rank import is_adapter, is_factor, merge_updates
 from lightning_tl.study.records import load_json
 from lightning_tl.study.shapes import RunRecord
 
@@ -31,6 +33,9 @@ def forgotten(finetuned: Any, start: Path) -> dict[str, float]:
     differ in weights and BatchNorm statistics. Fine-tuning replaces the backbone's statistics by those of the target
     images, which raises the pre-training loss even where no weight has moved. So before and after are compared with
     statistics that are re-estimated on the same pre-training images, for all layers of backbone and head.
+
+    Low-rank updates (LoRA) count as added to the weights. Bottleneck adapters are put into the pre-trained network too,
+    with their fine-tuned down-projections and up-projections of 0, which change nothing: d holds the up-projections.
 
     Args:
         finetuned: The fine-tuned module.
@@ -57,8 +62,11 @@ def forgotten(finetuned: Any, start: Path) -> dict[str, float]:
     if not hasattr(finetuned, "backbone"):
         raise UserError(f"forgetting: {type(finetuned).__name__} has no .backbone to put under the pre-training's head")
     network = Pretrained(start)
-    target = {f"backbone.{name}": value for name, value in _state(finetuned.backbone).items()}
-    names = [f"backbone.{name}" for name, _ in finetuned.backbone.named_parameters()]
+    merged, _ = merge_updates(_state(finetuned.backbone))
+    target = {f"backbone.{name}": value for name, value in merged.items()}
+    if any(is_adapter(name) and name not in network.saved for name in target):
+        network.adapt(finetuned, target)
+    names = [f"backbone.{name}" for name, _ in finetuned.backbone.named_parameters() if not is_factor(name)]
     weights = {name: target[name] for name in names}
     moved = distance(weights, network.saved)
     losses = {"pretrain_loss_saved": network.loss()}
@@ -104,7 +112,25 @@ class Pretrained:
         self._changed = False
         self.module = self._cli.model
         self.saved = _state(self.module)
+        merged, updated = merge_updates(self.saved)
+        if updated:
+            self.saved |= merged | {key: 0 * value for key, value in self.saved.items() if key.endswith(".lora_B")}
+            self.module.load_state_dict(self.saved)
         self._cli.datamodule.setup("fit")
+
+    def adapt(self, finetuned: Any, target: dict[str, Tensor]) -> None:
+        """Put the bottleneck adapters of a fine-tuned task into the network, where they change nothing yet.
+
+        Args:
+            finetuned: The task.
+            target: Its state; of its adapters, the down-projections are taken.
+        """
+        for method in finetuned.transfer.methods:
+            method.adapt(self.module)
+        adapters = {name: value for name, value in target.items() if is_adapter(name)}
+        up = {name: torch.zeros_like(value) for name, value in adapters.items() if ".adapter.up." in name}
+        self.saved |= adapters | up
+        self.module.load_state_dict(self.saved)
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Take other values for some entries of the state, all others as they were saved."""
@@ -141,7 +167,7 @@ class Pretrained:
             if images >= LINE_IMAGES:
                 break
         with self._ready():
-            parameters = select(self.module, "^backbone")
+            parameters = select(self.module, "^backbone", trainable=False)
             weights = [len(images) for images, _ in batches]
             objective = Objective(self.module, _loss_by_batch, batches, parameters, weights=weights)
             return loss_along(objective, direction, [0.0, 1.0])

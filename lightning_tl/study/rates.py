@@ -1,4 +1,4 @@
-"""How fast this machine renders and trains, measured in trials of about a minute; the rates of another can be read."""
+"""How fast this machine renders and trains, measured in short trials; the rates of another can be read."""
 
 from __future__ import annotations
 

@@ -283,6 +283,8 @@ def _numbers(results: Any) -> dict[str, float]:
 
 def _facts(cli: Any) -> dict[str, Any]:
     """Return the columns of results.csv that module, data module and trainer provide."""
+    from lightning_tl.models.low_rank import own_size
+
     data, model, trainer = cli.datamodule, cli.model, cli.trainer
     splits = getattr(data, "splits", {})
     split = splits.get("train")
@@ -295,7 +297,7 @@ def _facts(cli: Any) -> dict[str, Any]:
         "fraction": getattr(data, "fraction", None),
         "draw": getattr(data, "draw", None),
         "backbone": getattr(model, "backbone_name", None),
-        "backbone_params": sum(p.numel() for p in model.backbone.parameters()) if hasattr(model, "backbone") else None,
+        "backbone_params": own_size(model.backbone) if hasattr(model, "backbone") else None,
         "metric": getattr(model, "metric_name", None),
         "steps": trainer.global_step,
         "passes": _passes(cli, split),

@@ -38,8 +38,7 @@ def answer(steps: Steps) -> list[str]:
     if not steps.get("taken") or not steps["taken"][-1]["decisions"]:
         return []
     last, own, grid = steps["taken"][-1], steps["spent"], steps["grid"]
-    number = sum(bool(step["decisions"]) for step in steps["taken"])
-    after = f"at look {number}, with {own['runs']} of {grid['runs']} pre-trainings"
+    after = f"at look {max(looks(last), 1)}, with {own['runs']} of {grid['runs']} pre-trainings"
     given = "; ".join(f"{_answer(item)} (confidence {sure(item['confidence'])})" for item in last["decisions"])
     if last["done"] and last["reason"] == "decided":
         first = f"Decided {after}: {given}."
@@ -48,6 +47,11 @@ def answer(steps: Steps) -> list[str]:
     else:
         first = f"Not decided yet {after}: {given}."
     return [f"{steps['asked']} {first}", grid_sentence(own, grid), *last["notes"]]
+
+
+def looks(step: Step) -> int:
+    """Return the number of looks up to a step; one at which no answer could be decided, for lack of runs, is none."""
+    return len(step["looks"])
 
 
 def grid_sentence(own: Mapping[str, Any], grid: Mapping[str, Any]) -> str:
@@ -68,17 +72,22 @@ def _duration(hours: float) -> str:
 def table(steps: Steps) -> tuple[list[str], list[list[object]]]:
     """Return the path of the decision as a table: its head, and one row per step.
 
-    What a step begins before there are results is chosen without a look.
+    A look is numbered where an answer could be decided by it.
     """
-    head = ["look", "pre-trainings", "cost", "confidence", "asked for", "then begun"]
-    rows, count, looks = list[list[object]](), 0, 0
-    for step in steps["taken"]:
+    head = ["step", "look", "pre-trainings", "cost", "lowest confidence", "asked for", "then begun"]
+    rows, count = list[list[object]](), 0
+    seeds = {item["seed"] for step in steps["taken"] for item in step["batch"]}
+    for number, step in enumerate(steps["taken"], 1):
         decisions = step["decisions"]
-        looks += bool(decisions)
+        counted = bool(step["looks"]) and step["looks"][-1]["runs"] == step["runs"]
         least = min(decisions, key=lambda item: item["confidence"], default=None)
         known = [sure(least["confidence"]), f"{100 * least['threshold']:.1f} %"] if least else ["-", "-"]
-        batch = ", ".join(f"{item['group']} n = {item['n']:,.0f} (seed {item['seed']})" for item in step["batch"])
-        rows.append([looks or "-", count, f"{step['cost']:,.6g}", *known, batch or _end(step)])
+        batch = ", ".join(
+            f"{item['group']} n = {item['n']:,.0f}" + (f" (seed {item['seed']})" if len(seeds) > 1 else "")
+            for item in step["batch"]
+        )
+        look = looks(step) if counted else "-"
+        rows.append([number, look, count, f"{step['cost']:,.6g}", *known, batch or _end(step)])
         count += len(step["batch"])
     return head, rows
 

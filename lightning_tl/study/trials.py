@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lightning_tl.errors import UserError, one_line
+from lightning_tl.errors import UserError
 from lightning_tl.study.plan_items import DataSet, Run
 from lightning_tl.study.preflight import Draft
 from lightning_tl.study.rates import Rates, RenderRates, Seconds, StageRates, Watch, mean_rendering, mean_training
@@ -157,8 +157,9 @@ def measure(draft: Draft, sets: Sequence[DataSet], workers: int, threads: int, f
             folder / "renders" / (data.name if data not in tried[:i] else f"{data.name} {i}")
             for i, data in enumerate(tried)
         ]
-        found = _results([pool.submit(render_trial, *item) for item in zip(tried, places, strict=True)])
         names = [data.name for data in tried]
+        rendered = [pool.submit(render_trial, *item) for item in zip(tried, places, strict=True)]
+        found = _results("the trial of rendering", names, rendered)
         rendering = {name: mean_rendering(_of(name, names, found)) for name in dict.fromkeys(names)}
         calls = _calls(draft, folder, next(iter(rendering), ""))
         if not calls:
@@ -168,7 +169,7 @@ def measure(draft: Draft, sets: Sequence[DataSet], workers: int, threads: int, f
             pool.submit(train_trial, replace(calls[kind], folder=str(folder / f"trial{i}")), threads)
             for i, kind in enumerate(kinds)
         ]
-        measured = _results(begun)
+        measured = _results("the trial of", kinds, begun)
     stages = {kind: mean_training(_of(kind, kinds, measured)) for kind in calls}
     return Rates(workers, start_up(), stages, rendering)
 
@@ -189,13 +190,22 @@ def _of(name: str, names: Sequence[str], values: Sequence[T]) -> list[T]:
     return [value for other, value in zip(names, values, strict=True) if other == name]
 
 
-def _results(begun: Sequence[Future[T]]) -> list[T]:
-    try:
-        return [item.result() for item in begun]
-    except UserError:
-        raise
-    except Exception as error:  # of the user's classes, too
-        raise UserError(f"a trial run failed: {type(error).__name__}: {one_line(error)}") from error
+def _results(what: str, names: Sequence[str], begun: Sequence[Future[T]]) -> list[T]:
+    """Return what trials found.
+
+    Raises:
+        UserError: One failed.
+    """
+    found = []
+    for name, item in zip(names, begun, strict=True):
+        try:
+            found.append(item.result())
+        except Exception as error:  # of the user's classes, too
+            kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+            # of scenes that cannot be rendered, only the reason: their folder is gone by now
+            reason = " ".join(str(error).rpartition("\nThe first: ")[2].split())
+            raise UserError(f"{what} {name} failed: {kind}{reason}") from error
+    return found
 
 
 def _calls(draft: Draft, folder: Path, render: str) -> dict[str, Call]:

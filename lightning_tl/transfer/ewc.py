@@ -12,10 +12,11 @@ from torch import Tensor
 
 from lightning_tl.errors import UserError
 from lightning_tl.transfer.pretraining import UsesPretraining, same_parameters
+from lightning_tl.transfer.pull import Pull
 from lightning_tl.transfer.selection import backbone_parameters
 
 
-class EWC(UsesPretraining):
+class EWC(Pull, UsesPretraining):
     """½·strength·Σᵢ Fᵢ·(θᵢ − θ_pre,i)² is added to the training loss, for the backbone's weights.
 
     Elastic weight consolidation: Kirkpatrick et al. 2017 (arXiv 1612.00796), Eq. 3. F is the diagonal of the empirical
@@ -26,7 +27,7 @@ class EWC(UsesPretraining):
 
     F and θ_pre are kept in the checkpoint, so that a resumed training needs no other file.
 
-    Logged: ``train/ewc``, the term that is added.
+    Logged every ``trainer.log_every_n_steps``: ``train/ewc``, the term that is added.
 
     Args:
         strength: Of the pull.
@@ -38,7 +39,6 @@ class EWC(UsesPretraining):
     """
 
     name = "ewc"
-    part = "pull"
     excludes: ClassVar[Mapping[str, str]] = {
         "LinearProbe": "the backbone does not move, so there is nothing to pull",
         "LoRA": "the backbone's own weights do not move, so there is nothing to pull",
@@ -46,7 +46,8 @@ class EWC(UsesPretraining):
     }
 
     def __init__(self, strength: float, images: int = 1024, config: str | Path | None = None) -> None:
-        super().__init__(config)
+        Pull.__init__(self)
+        UsesPretraining.__init__(self, config)
         if not strength > 0:
             raise UserError(f"EWC: strength is {strength:g}; it must be above 0")
         if images < 1:
@@ -54,7 +55,6 @@ class EWC(UsesPretraining):
         self.strength, self.images = strength, images
         self._start: dict[str, Tensor] = {}
         self._fisher: dict[str, Tensor] = {}
-        self._tensors: tuple[list[Tensor], list[Tensor], list[Tensor]] = ([], [], [])
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Keep the weights that the training begins from."""
@@ -80,9 +80,8 @@ class EWC(UsesPretraining):
             self._fisher = self._compute(trainer, pl_module)
         self._network = self._images = None
         known = dict(pl_module.named_parameters())
-        now: list[Tensor] = [known[name] for name in self._start]
-        start, fisher = ([kept[name].to(known[name]) for name in self._start] for kept in (self._start, self._fisher))
-        self._tensors = (now, start, fisher)
+        now = [known[name] for name in self._start]
+        self.pull(now, list(self._start.values()), [self._fisher[name].to(known[name]) for name in self._start])
 
     def _compute(self, trainer: Trainer, task: Any) -> dict[str, Tensor]:
         """Return F by name, on the CPU."""
@@ -106,12 +105,3 @@ class EWC(UsesPretraining):
                 break
         means = [trainer.strategy.reduce(total / mine, reduce_op="mean") for total in sums]
         return {name: mean.cpu() for name, mean in zip(self._start, means, strict=True)}
-
-    def penalty(self, task: Any) -> Tensor | None:
-        """Return ½·strength·Σᵢ Fᵢ·(θᵢ − θ_pre,i)²."""
-        now, start, fisher = self._tensors
-        if not now:
-            return None
-        away = torch._foreach_sub(now, start)
-        pulled = torch._foreach_mul(torch._foreach_mul(away, away), fisher)
-        return 0.5 * self.strength * torch.stack([each.sum() for each in pulled]).sum()

@@ -12,17 +12,17 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_tl.errors import UserError
-from lightning_tl.transfer.method import TransferMethod
+from lightning_tl.transfer.pull import Pull
 
 
-class L2SP(TransferMethod):
+class L2SP(Pull):
     """½·strength·‖θ − θ_pre‖² is added to the training loss, for the backbone's weights.
 
     Springer et al. 2025, Eq. 3; Mikami et al., App. E; Li et al. 2018 (arXiv 1802.01483). The optimiser's own weight
     decay, a pull towards 0, is another one: set it to 0 to have only this. The pre-trained weights are kept in the
     checkpoint, so that a resumed training needs no other file.
 
-    Logged: ``train/l2sp``, the term that is added.
+    Logged every ``trainer.log_every_n_steps``: ``train/l2sp``, the term that is added.
 
     Args:
         strength: Of the pull.
@@ -36,10 +36,10 @@ class L2SP(TransferMethod):
     """
 
     name = "l2sp"
-    part = "pull"
     excludes: ClassVar[Mapping[str, str]] = {"LinearProbe": "the backbone does not move, so there is nothing to pull"}
 
     def __init__(self, strength: float, exclude: str = r"^head\.", decoupled: bool = False) -> None:
+        super().__init__()
         if not strength > 0:
             raise UserError(f"L2SP: strength is {strength:g}; it must be above 0")
         try:
@@ -48,7 +48,6 @@ class L2SP(TransferMethod):
             raise UserError(f"L2SP: exclude is '{exclude}', which is no regular expression: {error}") from error
         self.strength, self.exclude, self.decoupled = strength, exclude, decoupled
         self._start: dict[str, Tensor] = {}
-        self._pairs: tuple[list[Tensor], list[Tensor]] = ([], [])
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Keep the weights that the training begins from."""
@@ -74,15 +73,12 @@ class L2SP(TransferMethod):
         """Put the pre-trained weights where the parameters are; refuse a training that does not begin from any."""
         self.need_start(pl_module, "pulls towards the pre-trained weights")
         known = dict(pl_module.named_parameters())
-        now: list[Tensor] = [known[name] for name in self._start]
-        self._pairs = (now, [start.to(each.device) for each, start in zip(now, self._start.values(), strict=True)])
+        self.pull([known[name] for name in self._start], list(self._start.values()))
 
-    def penalty(self, task: Any) -> Tensor | None:
-        """Return ½·strength·‖θ − θ_pre‖²."""
-        if self.decoupled or not self._pairs[0]:
-            return None
-        norms = torch._foreach_norm(torch._foreach_sub(*self._pairs))  # one call for all tensors
-        return 0.5 * self.strength * torch.stack(norms).square().sum()
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        """Pull, where the pull is a term of the loss."""
+        if not self.decoupled:
+            super().on_before_optimizer_step(trainer, pl_module, optimizer)
 
     def attach(self, task: Any, optimizer: Optimizer) -> Optimizer:
         """Pull after each step, where the pull is decoupled."""
@@ -93,6 +89,7 @@ class L2SP(TransferMethod):
     @torch.no_grad()
     def _pull(self, optimizer: Optimizer, *_: Any) -> None:
         rates = {id(each): group["lr"] for group in optimizer.param_groups for each in group["params"]}
-        for now, start in zip(*self._pairs, strict=True):
+        for pulled in self._pulled:
+            now, start = pulled[:2]
             if now.grad is not None:
                 now.lerp_(start, rates[id(now)] * self.strength)

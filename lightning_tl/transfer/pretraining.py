@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from lightning_tl.transfer.method import TransferMethod
 _LOGGING = ("log", "log_dict", "print")
 
 
-class UsesPretraining(TransferMethod):
+class UsesPretraining(TransferMethod, ABC):
     """A method that needs the pre-training's network and images.
 
     The command line and studies give them, from the pre-training's ``config.yaml``; elsewhere call
@@ -52,6 +53,10 @@ class UsesPretraining(TransferMethod):
         for each in _LOGGING:
             vars(task)[each] = _nothing  # it has no trainer to log with
         self._network, self._images = task, data
+
+    @abstractmethod
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Call :meth:`prepare`."""
 
     def prepare(self, trainer: Trainer, task: Any) -> tuple[Any, BatchedDataModule]:
         """Return the pre-trained task, on the training's device, and its data module, set up; for ``on_fit_start``.

@@ -42,6 +42,7 @@ print("imported:", *(name for name in {HEAVY} if name in sys.modules))
         ["next", "--help"],
         ["measure", "--help"],
         ["report", "--help"],
+        ["export", "--help"],
     ],
     ids=" ".join,
 )
@@ -68,7 +69,8 @@ def test_version(capsys):
 
 
 @pytest.mark.parametrize(
-    "name,hint", [("quikstart", "did you mean 'quickstart'"), ("xyz", "valid: dataset, fit, law"), ("Fit", "'fit'")]
+    "name,hint",
+    [("quikstart", "did you mean 'quickstart'"), ("xyz", "valid: dataset, export, fit, law"), ("Fit", "'fit'")],
 )
 def test_unknown_command(capsys, name, hint):
     assert main([name]) == 2

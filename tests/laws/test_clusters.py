@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from lightning_tl.laws import fit
-from lightning_tl.laws.clusters import cells, half_width, widened
+from lightning_tl.laws.clusters import cells, half_width, half_width_together, widened
 
 SIZES = 64 * 2.0 ** np.arange(6)
 
@@ -91,3 +92,17 @@ def test_widening_adds_in_quadrature_and_keeps_the_sides() -> None:
     assert widened(-3.0, 0.0, np.inf, 4.0)[1] == np.inf
     assert half_width(1.0, 1, 0.95) == pytest.approx(12.706, rel=1e-4)
     assert half_width(1.0, 0, 0.95) == np.inf
+
+
+def test_errors_of_few_degrees_of_freedom_together() -> None:
+    """Against Welch's interval of a difference of means in scipy; with one error, its own interval."""
+    rng = np.random.default_rng(0)
+    for sizes in ((5, 5), (3, 12)):
+        samples = [rng.normal(0, spread, size) for spread, size in zip((1.0, 2.0), sizes, strict=True)]
+        low, high = stats.ttest_ind(*samples, equal_var=False).confidence_interval(0.9)
+        parts = [(half_width(float(x.var(ddof=1)) / len(x), len(x) - 1, 0.9), len(x) - 1) for x in samples]
+        assert half_width_together(parts, 0.9) == pytest.approx((high - low) / 2)
+        assert half_width_together([parts[0], (0.0, 1)], 0.9) == pytest.approx(parts[0][0])
+    assert half_width_together([(3.0, np.inf), (4.0, np.inf)], 0.95) == pytest.approx(5.0)
+    assert half_width_together([(np.inf, 0), (1.0, 5)], 0.95) == np.inf
+    assert half_width_together([(0.0, 3)], 0.95) == 0

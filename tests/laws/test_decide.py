@@ -72,7 +72,8 @@ def test_stopping_early_does_not_bias_the_confidence(decide) -> None:
 
             if (decide.reduction(curve) >= 0.1) == bool(i % 2):
                 break
-        noise = float(rng.choice(prior.noise_values))
+        likely = np.exp(prior.log_noise_weight)
+        noise = float(rng.choice(prior.noise_values, p=likely / likely.sum()))
         decision, _ = decide.sequential(curve, question, noise, rng, prior, confidence=0.7, most=8)
         expected.append(decision.confidence)
         right.append(decision.answer == ("render more" if i % 2 else "render differently"))

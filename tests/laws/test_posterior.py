@@ -33,6 +33,7 @@ def brute_force(n, y, prior: Prior, at: float):
         rest = sum((y[k] - level - law[k]) ** 2 for k in range(len(n)))
         for i, noise in enumerate(prior.noise_values):
             density = np.exp(-rest / (2 * noise**2)) / noise ** len(n) * stats.norm.pdf(level, y[0], prior.spread)
+            density = density * noise**prior.lean
             weight[i] += density
             first[i] += density * (level + law[-1])
             second[i] += density * (level + law[-1]) ** 2
@@ -77,7 +78,9 @@ def test_truth_is_ranked_evenly_among_particles() -> None:
     """Curves drawn from the prior: the truth's rank in the posterior is uniform, so that intervals cover."""
     rng, prior, ranks = np.random.default_rng(5), Prior(noise=(0.01, 0.04), noises=3), {"far": [], "alpha": []}
     for _ in range(300):
-        alpha, share, noise = rng.uniform(*prior.alpha), rng.uniform(), rng.choice(prior.noise_values)
+        likely = prior.noise_values**prior.lean
+        alpha, share = rng.uniform(*prior.alpha), rng.uniform()
+        noise = rng.choice(prior.noise_values, p=likely / likely.sum())
         n = np.sort(1000 * 2.0 ** rng.choice(7, rng.integers(2, 6)))
         level = np.log(prior.error) + prior.spread * rng.standard_normal()
 
@@ -100,7 +103,8 @@ def test_no_run_gives_the_prior() -> None:
     prior = Prior()
     found = posterior([Points("a", np.zeros(0), np.zeros(0), np.zeros(0))], prior, 1000.0)
     item = found.groups[0]
-    assert found.weight == pytest.approx(np.full(prior.noises, 1 / prior.noises))
+    likely = np.sqrt(prior.noise_values)
+    assert found.weight == pytest.approx(likely / likely.sum())
     assert item.alpha.mean() == pytest.approx(np.mean(prior.alpha), abs=0.01)
     assert item.share.mean() == pytest.approx(0.5, abs=0.02)
     assert item.level.mean() == pytest.approx(np.log(prior.error), abs=0.02)

@@ -18,6 +18,7 @@ from lightning_tl.laws.posterior import Prior
 from lightning_tl.study.cost import Estimator, makespan
 from lightning_tl.study.curves import curves_of
 from lightning_tl.study.expansion import expand
+from lightning_tl.study.forecast import duration
 from lightning_tl.study.plan import plan
 from lightning_tl.study.plan_items import DataSet
 from lightning_tl.study.rates import Rates, RenderRates, Seconds, StageRates, read_rates, write_rates
@@ -135,17 +136,33 @@ def test_the_command_with_rates_of_another_machine(tmp_path, renders, capsys):
     said = capsys.readouterr().out
     rows = {line.split()[0]: line.split()[1:] for line in said.splitlines() if line.startswith("  ") and line.strip()}
     # three pre-trainings of 8 steps, two validations of 24 images; eight fine-tunings of 4 steps
-    assert rows["pre-train"] == [
-        "3",
-        f"{3 * (2 + 8 * 0.1 + 2 * 24 * 0.01) / 3600:.3g}",
-        f"{3 * (1 + 0.4 + 0.48) / 3600:.3g}",
-    ]
+    clock, cpu = 3 * (2 + 8 * 0.1 + 2 * 24 * 0.01), 3 * (1 + 0.4 + 0.48)
+    assert rows["pre-train"] == ["3", f"{clock:.2g}", "s", f"{cpu:.2g}", "s"]
     assert rows["fine-tune"][0] == "8"
+    assert rows["in"][:2] == ["all", "11"]
     assert rows["pre-trainings"] == ["3", "3"]
+    assert rows["time"][1::2] == ["s", "s"] or rows["time"][1::2] == ["min", "min"]
     assert "In steps, until more_or_different is decided, by 5 simulated studies:" in said
     assert not (tmp_path / "out").exists()
     with pytest.raises(UserError, match=r"--simulations is 0; it must be at least 1"):
         command.main([*arguments[:-1], "--simulations=0"])
+
+
+@pytest.mark.parametrize(
+    "seconds,words",
+    [
+        (0.0, "0 s"),
+        (9.44, "9.4 s"),
+        (98.9, "99 s"),
+        (99, "1.65 min"),
+        (100, "1.67 min"),
+        (5400, "90 min"),
+        (6000, "1.67 h"),
+        (9e6, "2,500 h"),
+    ],
+)
+def test_durations_have_the_unit_that_suits_them(seconds, words):
+    assert duration(seconds) == words
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from lightning_tl.errors import UserError
 from lightning_tl.run import run
 from lightning_tl.study.forgetting import BN_IMAGES, Pretrained, forgotten
 from lightning_tl.study.runs import Call, do_run
+from lightning_tl.tasks import Classification
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's remarks on short runs
 
@@ -131,6 +132,58 @@ def test_at_a_learning_rate_of_nothing_nothing_is_forgotten(folder, renders, tas
     assert abs(facts["pretrain_loss_after_target_bn"] - before) > 1e-3 * before
     assert abs(facts["pretrain_loss_after_saved_bn"] - facts["pretrain_loss_saved"]) < 1e-6 * before
     assert abs(facts["line_rise"]) < 1e-6 * before
+
+
+METHODS = {
+    "lora": ("{class_path: LoRA, init_args: {rank: 3, alpha: 30}}", 0.05),
+    "adapter": ("{class_path: Adapter, init_args: {width: 4}}", 0.05),
+    "partial": ("{class_path: Partial, init_args: {share: 0.5, inherited: frozen}}", 0.01),
+}
+
+
+@pytest.mark.parametrize("method", ["lora", "adapter", pytest.param("partial", marks=pytest.mark.slow)])
+def test_what_a_method_has_done_to_the_backbone_is_forgotten(folder, method):
+    """The fine-tuned backbone itself, with its factors or adapters, under the pre-training's head."""
+    given, lr = METHODS[method]
+    facts = done(
+        folder, method, finetuning(Path("-"), f"--model.transfer={given}", f"--model.optimizer.lr={lr}"), "pre"
+    )
+    cli = run(["validate", f"--config={folder / 'pre/config.yaml'}", "--trainer.logger=false"])
+    net, data = cli.model, cli.datamodule
+    net.load_state_dict(weights(folder / "pre/checkpoints/last.ckpt"))
+    before = {name: p.detach().clone() for name, p in net.backbone.named_parameters()}
+    fine = Classification.load_from_checkpoint(folder / method / "checkpoints/last.ckpt")
+    assert fine.transfer.label() == facts["transfer"]
+    net.backbone, own = fine.backbone.requires_grad_(), net.backbone  # frozen layers would stay in eval mode
+    data.setup("fit")
+    data.steps_per_epoch = BN_IMAGES // data.batch_size
+    update_bn([images for images, _ in data.train_dataloader()], net)
+    net.eval()
+    with torch.no_grad():
+        parts = [(F.binary_cross_entropy_with_logits(net(x), y).double(), len(x)) for x, y in data.val_dataloader()]
+    loss = float(sum(value * count for value, count in parts) / sum(count for _, count in parts))
+    assert facts["pretrain_loss_after"] == pytest.approx(loss, rel=1e-4)
+    assert abs(loss - facts["pretrain_loss_before"]) > 1e-3 * loss
+    if method == "lora":
+        pairs = [
+            (m.weight + m.scaling * (m.lora_B.flatten(1) @ m.lora_A.flatten(1)).view_as(m.weight), name)
+            for name, m in fine.backbone.named_modules()
+            if hasattr(m, "lora_A")
+        ]
+        moved = sum(float((weight - before[f"{name}.weight"]).square().sum()) for weight, name in pairs)
+    elif method == "adapter":
+        moved = sum(float(p.square().sum()) for name, p in fine.backbone.named_parameters() if ".up." in name)
+    else:
+        moved = sum(float((p - before[name]).square().sum()) for name, p in fine.backbone.named_parameters())
+    assert facts["param_distance"] == pytest.approx(moved**0.5, rel=1e-4)
+    assert facts["backbone_params"] == sum(p.numel() for p in own.parameters())
+    assert abs(facts["line_rise"]) > 0
+    # as its own start, whose losses are of its own validation images
+    fine = Classification.load_from_checkpoint(folder / method / "checkpoints/last.ckpt")
+    same = forgotten(fine, folder / method)
+    assert same["param_distance"] == pytest.approx(0, abs=1e-6 * facts["param_distance"])
+    assert same["pretrain_loss_after"] == pytest.approx(same["pretrain_loss_before"], rel=1e-5)
+    assert same["pretrain_loss_after_target_bn"] == pytest.approx(same["pretrain_loss_saved"], rel=1e-5)
 
 
 def test_the_same_images_each_time(folder):

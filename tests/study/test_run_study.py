@@ -201,7 +201,8 @@ def test_the_quickstart_small_with_real_renders(tmp_path):
     settings = yaml.safe_load((Path(__file__).parents[2] / "configs/study/quickstart.yaml").read_text())
     settings["render"] = {"product": {"config": configs}, "val_images": 8}
     settings["pretrain"]["set"] = SMALL | {"trainer.max_steps": 6, "data.steps_per_epoch": 3}
-    settings["pretrain"]["product"]["data.n"] = [4, 8]
+    settings["pretrain"]["product"]["data.n"] = [4, 8, 16]
+    settings["until"] |= {"least_sizes": 3}
     settings["finetune"]["set"] = SMALL | {"trainer.max_steps": 4, "data.steps_per_epoch": 4, "data.shots": 1}
     settings["finetune"]["zip"] = [{"data.draw": [0], "seed_everything": [0]}]
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(settings | {"workers": 2}))
@@ -209,10 +210,13 @@ def test_the_quickstart_small_with_real_renders(tmp_path):
     done = subprocess.run(run(tmp_path / "study.yaml", out), capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr
     found = rows(out)
-    assert len(found) == 2 * (2 + 1)
+    assert len(found) == 2 * (3 + 1)  # three of each are needed, and there are no more
     assert {row["render"] for row in found} == {"digits", "shapes"}
-    assert len({row["run_id"] for row in found}) == 5  # scratch stands once for each rendering
+    assert len({row["run_id"] for row in found}) == 7  # scratch stands once for each rendering
     for name in ("report.html", "renders/digits/sheet.png", "renders/shapes/sheet.png"):
         assert (out / name).stat().st_size > 0
     assert len(list((out / "targets").glob("*-sinclass.png"))) == 1
-    assert "chosen once" in (out / "report.html").read_text()
+    page = (out / "report.html").read_text()
+    assert "chosen once" in page
+    assert "How it was decided" in page
+    assert "with 6 of 6 pre-trainings" in page

@@ -246,7 +246,7 @@ def test_words_and_table(whole):
     _, steps, _ = whole
     last = steps["taken"][-1]
     text = answer(steps)
-    looks = len([step for step in steps["taken"] if step["decisions"]])
+    looks = last["decisions"][0]["looks"]  # as the words of each decision count them
     assert f"Decided at look {looks}, with {steps['spent']['runs']} of 24 pre-trainings: resnet10_w8: {MORE}" in text[0]
     times = 24 / steps["spent"]["runs"]
     assert f"would have cost 24 instead of {steps['spent']['runs']}, {times:.1f} times as much" in text[1]
@@ -256,7 +256,10 @@ def test_words_and_table(whole):
     head, rows = table(steps)
     assert len(rows) == len(steps["taken"])
     assert all(len(row) == len(head) for row in rows)
-    assert rows[-1][:3] == [looks, steps["spent"]["runs"], str(steps["spent"]["runs"])]
+    runs = steps["spent"]["runs"]
+    assert rows[-1][:4] == [len(rows), looks, runs, str(runs)]
+    assert rows[0][:2] == [1, "-"]
+    assert [row[1] for row in rows if row[1] != "-"] == list(range(1, looks + 1))
 
 
 def test_the_figure_has_a_line_per_curve_and_the_grid(whole, tmp_path):

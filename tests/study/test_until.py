@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import yaml
+from study.shipped import CONFIGS, read
 from study.small_study import write
 from study.stepped import study
 
@@ -142,3 +143,12 @@ def test_dry_run_shows_the_candidates_and_what_comes_first(tmp_path, renders, ca
     assert said.count("Next: pretrained, n = ") == 2
     assert "6 pre-trainings:" in said
     assert not (tmp_path / "out").exists()
+
+
+def test_the_quickstart_in_steps_and_as_a_grid():
+    path = CONFIGS / "study/quickstart.yaml"
+    steps = read(path, "--until.confidence=0.95")
+    assert steps.until is not None
+    assert (steps.until.confidence, steps.until.least_sizes) == (0.95, 4)
+    assert len(curves_of(expand(steps)).candidates) == 12
+    assert read(path, "--until=null").until is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import product
 
 import pytest
 import torch
@@ -14,9 +15,10 @@ from torch import nn
 from training import equal, state
 
 from lightning_tl.callbacks import HessianTrace, ParameterDistance, PerturbationSensitivity
+from lightning_tl.models.filters import chosen_filters
 from lightning_tl.models.low_rank import merge_updates
-from lightning_tl.tasks import Classification, SemanticSegmentation
-from lightning_tl.transfer import Adapter, LoRA, Partial
+from lightning_tl.tasks import Classification, ObjectDetection, SemanticSegmentation
+from lightning_tl.transfer import SAM, Adapter, Average, Layerwise, LoRA, Partial
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's remarks on short runs
 
@@ -39,6 +41,12 @@ TRAINED = {
     "layers frozen": r"head\..*|backbone\.(bn1\.|layer[123]\.0\.(bn|conv2|downsample)).*",
     "share slowed": r".*",
 }
+
+SLOW = {("lora with dropout", "semseg"), ("layers frozen", "semseg")}
+EACH = pytest.mark.parametrize(
+    "method,task",
+    [pytest.param(*each, marks=[pytest.mark.slow] * (each in SLOW)) for each in product(METHODS, TASKS)],
+)
 
 
 def sgd(parameters):
@@ -79,8 +87,7 @@ def every_step(folder):
     return ModelCheckpoint(folder, "{step}", every_n_train_steps=1, save_top_k=-1)
 
 
-@pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("method", METHODS)
+@EACH
 def test_only_the_documented_parameters_move(starts, tmp_path, task, method):
     module = made(starts, task, method)
     before = state(module)
@@ -101,8 +108,7 @@ def test_only_the_documented_parameters_move(starts, tmp_path, task, method):
                 assert kept == (not own & moved), (key, name)
 
 
-@pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("method", METHODS)
+@EACH
 def test_resumed_equals_uninterrupted(starts, tmp_path, task, method):
     steps = every_step(tmp_path / "steps")
     whole = fitted(tmp_path, made(starts, task, method), task, callbacks=[steps], enable_checkpointing=True)
@@ -117,7 +123,7 @@ def test_resumed_equals_uninterrupted(starts, tmp_path, task, method):
     assert equal(state(again), state(whole))
 
 
-@pytest.mark.parametrize("method", ["lora"])
+@pytest.mark.parametrize("method", ["lora", "adapter"])
 def test_accumulated_batches_are_one(starts, tmp_path, method):
     whole = fitted(tmp_path, made(starts, "sinclass", method), "sinclass", batch_size=16)
     parts = fitted(tmp_path, made(starts, "sinclass", method), "sinclass", batch_size=4, accumulate_grad_batches=4)
@@ -125,8 +131,7 @@ def test_accumulated_batches_are_one(starts, tmp_path, method):
         torch.testing.assert_close(parts.state_dict()[name], value, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("method", METHODS)
+@EACH
 def test_half_precision_trains_as_full(starts, tmp_path, task, method):
     moved = []
     for precision in ("32-true", "bf16-mixed"):
@@ -137,8 +142,16 @@ def test_half_precision_trains_as_full(starts, tmp_path, task, method):
     assert float((moved[0] - moved[1]).norm()) < 0.2 * float(moved[0].norm())
 
 
-@pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("method", ["lora"])
+@pytest.mark.parametrize(
+    "method,task",
+    [
+        ("lora", "sinclass"),
+        ("adapter", "sinclass"),
+        ("share slowed", "sinclass"),
+        pytest.param("lora", "semseg", marks=pytest.mark.slow),
+        pytest.param("adapter", "semseg", marks=pytest.mark.slow),
+    ],
+)
 def test_measuring_changes_nothing(starts, tmp_path, task, method):
     plain = fitted(tmp_path, made(starts, task, method), task, steps=3)
     often = {"every_n_steps": 1}
@@ -167,3 +180,56 @@ def test_the_distance_is_that_of_the_merged_weights(starts, tmp_path, task):
     for name, square in squares.items():
         assert float(logged[f"param_distance/merged/{name}"]) == pytest.approx(float(square.sqrt()), rel=1e-4)
     assert float(logged["param_distance/merged"]) == pytest.approx(float(sum(squares.values()).sqrt()), rel=1e-4)
+
+
+COMBINED = {
+    "lora and rates": lambda: [LoRA(2), Layerwise(0.5)],
+    "rates and adapter": lambda: [Layerwise(0.5), Adapter(2)],
+    "share and rates": lambda: [Partial(share=0.5, inherited="frozen"), Layerwise(0.5)],
+    "lora and sam": lambda: [LoRA(2), SAM()],
+    "sam and share": lambda: [SAM(), Partial(share=0.5, inherited="frozen")],
+    "share and sam": lambda: [Partial(share=0.5, inherited="frozen"), SAM()],
+    "adapter and average": lambda: [Adapter(2), Average(ema=0.9)],
+    "share and average": lambda: [Partial(share=0.5, inherited="frozen"), Average(ema=0.9)],
+}
+
+
+@pytest.mark.parametrize("name", COMBINED)
+def test_combined_with_other_methods(starts, tmp_path, name):
+    """What is frozen stays exactly, and rates fall with depth."""
+    seed_everything(0, verbose=False)
+    module = Classification(
+        3, "resnet10_w8", init_from=starts / "sinclass.ckpt", optimizer=sgd, transfer=COMBINED[name]()
+    )
+    before = state(module)
+    fitted(tmp_path, module, "sinclass")
+    moved = {key for key, p in module.named_parameters() if not torch.equal(p, before[key])}
+    if "share" in name:
+        masks = chosen_filters(module.backbone, 0.5, 0)
+        for key, parameter in module.backbone.named_parameters():
+            assert torch.equal(parameter[masks[key]], before[f"backbone.{key}"][masks[key]])
+        assert moved == {key for key, _ in module.named_parameters()}
+    else:
+        assert moved == {key for key, p in module.named_parameters() if p.requires_grad}
+        assert len(moved) < len(list(module.parameters()))
+    if "rates" in name:
+        names = {id(p): key for key, p in module.named_parameters()}
+        rates = {names[id(p)]: group["lr"] for group in module.optimizers().param_groups for p in group["params"]}
+        for key, rate in rates.items():
+            stage = re.match(r"backbone\.layer(\d)", key)
+            below = 0 if key.startswith("head") else 5 - int(stage[1]) if stage else 5
+            assert rate == pytest.approx(0.05 * 0.5**below), key
+
+
+@pytest.mark.parametrize("method", ["lora", "adapter", "share slowed"])
+def test_a_detector_trains(starts, tmp_path, method):
+    seed_everything(0, verbose=False)
+    module = ObjectDetection(
+        3, backbone="resnet10_w8", init_from=starts / "sinclass.ckpt", optimizer=sgd, transfer=METHODS[method]()
+    )
+    before = state(module)
+    fitted(tmp_path, module, "objdet", steps=1, batch_size=2)
+    moved = {key for key, p in module.named_parameters() if not torch.equal(p, before[key])}
+    assert {key for key in moved if key.startswith("head")}
+    names = {key for key, _ in module.named_parameters() if key.startswith("backbone.")}
+    assert moved & names == {key for key in names if re.fullmatch(TRAINED[method], key)}

@@ -12,7 +12,7 @@ from ports import free_port
 
 from lightning_tl.data import Rendered
 from lightning_tl.tasks import Classification, MultiLabelClassification
-from lightning_tl.transfer import L2SP, LPFT, FreezeStages
+from lightning_tl.transfer import L2SP, LPFT, Adapter, FreezeStages, LoRA, Partial
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
@@ -63,8 +63,18 @@ def fit(out: Path, renders: Path, start: Path, transfer, processes: int):
     return [torch.load(out / f"rank{rank}.pt") for rank in range(processes)]
 
 
+METHODS = {
+    "lpft": lambda: LPFT(probe_steps=2),
+    "frozen_and_pulled": lambda: [FreezeStages(1), L2SP(3.0)],
+    "lora": lambda: LoRA(2, alpha=8),
+    "adapter": lambda: Adapter(4),
+    "partial": lambda: Partial(share=0.5, inherited="slowed"),
+}
+SLOW = {"adapter", "partial"}
+
+
 @pytest.mark.parametrize(
-    "make", [lambda: LPFT(probe_steps=2), lambda: [FreezeStages(1), L2SP(3.0)]], ids=["lpft", "frozen_and_pulled"]
+    "make", [pytest.param(each, id=key, marks=[pytest.mark.slow] * (key in SLOW)) for key, each in METHODS.items()]
 )
 def test_two_processes_train_as_one(renders, tmp_path, make):
     torch.manual_seed(1)
@@ -72,7 +82,9 @@ def test_two_processes_train_as_one(renders, tmp_path, make):
     torch.save(Classification(3, backbone="resnet10_w8").state_dict(), start)
     (whole,) = fit(tmp_path / "one", renders, start, make(), 1)
     first = torch.load(start)
-    assert any(not torch.equal(whole[name], first[name]) for name in whole if name.startswith("backbone.layer4"))
+    last = {name: value for name, value in whole.items() if name.startswith("backbone.layer4")}
+    zeros = {name: torch.zeros_like(value) for name, value in last.items() if name.endswith((".lora_B", ".up.weight"))}
+    assert any(not torch.equal(last[name], value) for name, value in (first | zeros).items() if name in last)
     for found in fit(tmp_path / "two", renders, start, make(), 2):
         for name, value in whole.items():
             torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5)

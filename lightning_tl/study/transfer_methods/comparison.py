@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lightning_tl.study.transfer_methods.front import Place, front
+from lightning_tl.study.transfer_methods.image_variance import replicates_of, variance_of_error
 from lightning_tl.study.transfer_methods.labels import FULL
 from lightning_tl.study.transfer_methods.methods_table import Setting
 from lightning_tl.study.transfer_methods.paired_statistics import Estimate, estimate, holm
@@ -157,4 +158,5 @@ def _scratch(setting: Setting) -> Estimate:
     if setting.scratch.empty:
         return estimate(np.zeros((0, 0)))
     by_draw = setting.scratch.groupby("draw_seed")["error"].mean().to_numpy(float)
-    return estimate(by_draw[None])
+    images = variance_of_error(replicates_of(setting.scratch, setting.replicates))
+    return estimate(by_draw[None]).with_variance(images)

@@ -13,6 +13,7 @@ from lightning_tl.errors import UserError
 from lightning_tl.figure_style import narrow_figures, save
 from lightning_tl.html_page import narrow_path
 from lightning_tl.laws.fits_output import plain
+from lightning_tl.laws.image_sampling import read_replicates
 from lightning_tl.study.records import write_json, write_table
 from lightning_tl.study.transfer_methods import method_figures
 from lightning_tl.study.transfer_methods.comparison import EQUAL, SettingResult, compare_methods
@@ -80,7 +81,8 @@ def conclude(
         UserError: A table is missing or lacks what is needed.
     """
     path = folder / "interpolations.csv"
-    found = settings(_read(folder / "results.csv"), _read(path) if path.is_file() else None)
+    interpolations = _read(path) if path.is_file() else None
+    found = settings(_read(folder / "results.csv"), interpolations, read_replicates(folder / "results.csv"))
     compared = compare_methods(found, level, equal)
     needs = sample_needs(found, target_errors, level)
     rows = [_row(item, place, level) for item in compared for place in range(len(item.methods))]

@@ -9,6 +9,12 @@ import numpy as np
 import pandas as pd
 
 from lightning_tl.errors import UserError
+from lightning_tl.study.transfer_methods.image_variance import (
+    Cells,
+    replicates_of,
+    variance_of_error,
+    variance_of_ratio,
+)
 from lightning_tl.study.transfer_methods.labels import FULL, order
 from lightning_tl.study.transfer_methods.paired_statistics import Array, Estimate, estimate, without_gaps
 
@@ -32,6 +38,7 @@ _AXES = (
     "lr",
 )
 #: Axes that say how a method is set; they go with ``transfer``.
+_ALPHAS = r"wiseft\(alphas=\[[^]]*\]\)"  # which interpolations were evaluated changes no network
 _OF_METHOD = ("finetune.model.transfer", "finetune.model.init_args.transfer")
 
 
@@ -45,6 +52,7 @@ class Setting:
         s: Fine-tuning images.
         runs: Fine-tunings from a pre-training, with ``transfer`` (or a point of an interpolation, ``point``).
         scratch: Fine-tunings of the same s without pre-training.
+        replicates: Run → error on bootstrap samples of the test images, where known.
     """
 
     keys: Mapping[str, str]
@@ -52,6 +60,7 @@ class Setting:
     s: float
     runs: pd.DataFrame = field(repr=False)
     scratch: pd.DataFrame = field(repr=False)
+    replicates: Mapping[str, Array] = field(default_factory=dict, repr=False)
     _tables: dict[tuple[str, str], pd.DataFrame] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -75,8 +84,11 @@ class Setting:
         return without_gaps(table.to_numpy(float))
 
     def estimate(self, point: str, quantity: str, less: str | None = None) -> Estimate:
-        """Return the mean of :meth:`values`."""
-        return estimate(self.values(point, quantity, less))
+        """Return the mean of :meth:`values`; that of the test error is also uncertain by the choice of the images."""
+        found = estimate(self.values(point, quantity, less))
+        if quantity != "error" or not self.replicates:
+            return found
+        return found.with_variance(variance_of_error(self._images(point), self._images(less) if less else None))
 
     def above_scratch(self, point: str) -> Estimate:
         """Return log(error / error without pre-training), paired by draw; the mean over pre-trainings and draws."""
@@ -86,7 +98,13 @@ class Setting:
         without = self.scratch.groupby("draw_seed")["error"].mean().reindex(table.columns)
         with np.errstate(divide="ignore"):
             ratio = np.log(table.to_numpy(float)) - np.log(without.to_numpy(float))
-        return estimate(without_gaps(np.where(np.isfinite(ratio), ratio, np.nan)))
+        found = estimate(without_gaps(np.where(np.isfinite(ratio), ratio, np.nan)))
+        return found.with_variance(variance_of_ratio(self._images(point), replicates_of(self.scratch, self.replicates)))
+
+    def _images(self, point: str) -> Cells:
+        rows = self.runs[self.runs["point"] == point]
+        # of interpolations no replicates are recorded
+        return replicates_of(rows, self.replicates) if (rows["point"] == rows["transfer"]).all() else {}
 
     def _table(self, point: str, quantity: str) -> pd.DataFrame:
         if (point, quantity) not in self._tables:
@@ -101,12 +119,17 @@ class Setting:
         return float(rows["trainable_params"].max()) if "trainable_params" in rows else float("nan")
 
 
-def settings(results: pd.DataFrame, interpolations: pd.DataFrame | None = None) -> list[Setting]:
+def settings(
+    results: pd.DataFrame,
+    interpolations: pd.DataFrame | None = None,
+    replicates: Mapping[str, Array] | None = None,
+) -> list[Setting]:
     """Return the settings in which methods are compared.
 
     Args:
         results: As in ``results.csv``.
         interpolations: As in ``interpolations.csv``; its points become methods such as ``full, α = 0.5``.
+        replicates: Run → error on bootstrap samples of the test images, as in ``error_replicates.csv``.
 
     Raises:
         UserError: A column is missing, or no fine-tuning starts from a pre-training.
@@ -132,7 +155,8 @@ def settings(results: pd.DataFrame, interpolations: pd.DataFrame | None = None) 
         without = scratch[scratch["finetune_images"] == s]
         for key in same:
             without = without[without[key].map(_text) == named[key]]
-        found.append(Setting(named, float(str(n)), float(str(s)), rows, without.drop_duplicates("run_id")))
+        without = without.drop_duplicates("run_id")
+        found.append(Setting(named, float(str(n)), float(str(s)), rows, without, replicates or {}))
     return found
 
 
@@ -155,7 +179,7 @@ def checked(results: pd.DataFrame) -> pd.DataFrame:
     if "pretrain_loss_after" in table and "pretrain_loss_before" in table:
         table["forgetting"] = table["pretrain_loss_after"] - table["pretrain_loss_before"]
     table["pretrain_run"] = table["pretrain_run"].fillna("").astype(str)
-    table["transfer"] = table["transfer"].fillna(FULL).astype(str)
+    table["transfer"] = table["transfer"].fillna(FULL).astype(str).str.replace(_ALPHAS, "wiseft", regex=True)
     return table.dropna(subset=["pretrain_images", "finetune_images", "draw_seed", "error"])
 
 

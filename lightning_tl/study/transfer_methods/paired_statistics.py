@@ -14,7 +14,7 @@ pre-training or a draw does to both sides alike cancels.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +50,14 @@ class Estimate:
             return float("nan"), float("nan")
         half = float(stats.t.ppf((1 + level) / 2, self.dof)) * self.stderr
         return self.mean - half, self.mean + half
+
+    def with_variance(self, more: float) -> Estimate:
+        """Return the estimate with the variance of another, independent source of which much is known."""
+        variance = self.stderr**2 + more
+        if not more > 0 or not np.isfinite(variance):
+            return self
+        dof = variance**2 / (self.stderr**4 / self.dof) if self.stderr > 0 else self.dof
+        return replace(self, stderr=float(np.sqrt(variance)), dof=float(min(dof, 1e6)))
 
     def p_above(self) -> float:
         """Return how likely so large a mean is where the true one is 0 or less; 1 for a single run."""

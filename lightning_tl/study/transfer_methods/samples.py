@@ -118,8 +118,11 @@ def _curves(found: Sequence[Setting], level: float) -> list[tuple[tuple[str, str
                 "pretrain": rows["pretrain_run"].astype(str),
             }
         )
+        for name in ("run_id", "test_set", "error_stderr"):
+            if name in rows:
+                runs[name] = rows[name]
         x = {"parameters": key[3], "n": key[2]}
-        curve = sample_curve(f"{key[0]} {key[1]}".strip(), runs, x, level)
+        curve = sample_curve(f"{key[0]} {key[1]}".strip(), runs, x, level, found[0].replicates)
         if curve is not None:
             curves.append((key, curve))
     return curves

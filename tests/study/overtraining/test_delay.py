@@ -3,22 +3,12 @@
 import numpy as np
 import pandas as pd
 import pytest
+from turning_curves import BUDGETS, curves
 
 from lightning_tl.study.overtraining import analyse, conclude
 from lightning_tl.study.overtraining.delay import delay
 from lightning_tl.study.overtraining.delay_words import delay_answers, delay_table
 from lightning_tl.study.report_page import write_report
-
-BUDGETS = [64, 128, 256, 512, 1024]
-
-
-def curves(turns, rng, seeds=2, draws=3, bend=0.15, noise=0.02):
-    """Parabolas in log budget that turn at ``turns``; seeds, draws and their interactions move both alike."""
-    steps = np.log(BUDGETS)
-    shared = 0.1 * rng.standard_normal((1, seeds, 1)) + 0.1 * rng.standard_normal((1, 1, draws))
-    shared = shared + 0.03 * rng.standard_normal((5, seeds, 1)) + 0.03 * rng.standard_normal((5, 1, draws))
-    rest = [noise * rng.standard_normal((5, seeds, draws)) for _ in turns]
-    return [bend * (steps - np.log(t))[:, None, None] ** 2 + shared + own for t, own in zip(turns, rest, strict=True)]
 
 
 def test_without_noise_the_factor_is_exact():

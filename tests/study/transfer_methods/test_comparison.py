@@ -140,3 +140,53 @@ def test_a_rate_that_was_chosen_for_each_backbone_and_method_makes_no_settings()
     table.loc[(table["backbone"] == "resnet10_w8") & (table["transfer"] == "full"), "lr"] = 0.016
     table["finetune.model.optimizer.lr"] = table["lr"]
     assert [item.keys for item in settings(table)] == [{"backbone": "resnet10_w16"}, {"backbone": "resnet10_w8"}]
+
+
+def with_images(rng, images=400, draws=5, resamples=200):
+    """Two methods that are equal on all images that exist, and differ on those that were drawn."""
+    by_image = {label: rng.normal(size=images) for label in ("full", "bitfit")}  # how hard each image is to each method
+    samples = rng.integers(0, images, (resamples, images))
+    rows, replicates = [], {}
+    for label, hard in by_image.items():
+        for draw in range(draws):
+            wrong = hard + 0.5 * rng.normal(size=images) > 1.2
+            run = f"{label}-{draw}"
+            rows.append({"run_id": run, "transfer": label, "draw_seed": draw, "error": wrong.mean()})
+            replicates[run] = wrong[samples].mean(axis=1)
+    common = {"pretrain_images": 100, "finetune_images": 50, "pretrain_run": "p", "test_set": "digits"}
+    return pd.DataFrame(rows).assign(**common), replicates
+
+
+def test_intervals_hold_for_all_images_that_exist():
+    hits = {True: 0, False: 0}
+    for world in range(120):
+        table, replicates = with_images(np.random.default_rng(world))
+        for known in hits:
+            (found,) = settings(table, replicates=replicates if known else None)
+            low, high = found.estimate("bitfit", "error", "full").interval(0.95)
+            hits[known] += low <= 0 <= high
+    assert hits[True] >= 0.91 * 120
+    assert hits[False] < 0.75 * 120  # the scatter over draws knows nothing of the images
+
+
+def test_a_ratio_to_scratch_holds_for_all_images_too():
+    table, replicates = with_images(np.random.default_rng(0))
+    table.loc[table["transfer"] == "bitfit", "pretrain_images"] = 0
+    plain, known = (settings(table, replicates=given)[0].above_scratch("full") for given in (None, replicates))
+    assert known.stderr > 1.5 * plain.stderr
+    assert known.mean == plain.mean
+    assert known.dof > plain.dof
+    # another test set, or a run without replicates: nothing is known
+    other = table.assign(test_set=["a", *table["test_set"][1:]])
+    assert settings(other, replicates=replicates)[0].above_scratch("full").stderr == plain.stderr
+
+
+def test_which_interpolations_were_evaluated_is_no_part_of_a_methods_name():
+    table = study({"full": 0.2, "wiseft(alphas=[0 0.5 1])": 0.2, "l2sp(strength=0.1) + wiseft(alphas=[0.5])": 0.2})
+    (found, _) = settings(table)
+    assert found.methods == ["full", "l2sp(strength=0.1) + wiseft", "wiseft"]
+    assert (
+        settings(table.replace("wiseft(alphas=[0 0.5 1])", "wiseft(alphas=[1], take=0.5)"))[0]
+        .methods[-1]
+        .endswith("5)")
+    )
