@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "law": ("law", "fit error = D*n^-alpha + C to a table of results, and say what to do"),
     "next": ("next", "which run to do next, or stop: is a question decided by the results so far?"),
     "study": ("study", "many runs from one YAML file, resumable: run, status"),
+    "lab": ("lab", "theory with a known answer, simulated; the library's answers compared with it"),
     "report": ("report", "write the report of a folder of results: one self-contained HTML page"),
 }
 

@@ -1,0 +1,84 @@
+"""A lab's outcome as files: figures, a CSV of all comparisons, a JSON, and a page of three paragraphs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from lightning_tl._io.atomic import write_atomically
+from lightning_tl.figure_style import number, save
+from lightning_tl.html_page import details, figure, page, paragraphs, table
+from lightning_tl.labs.lab import Lab
+from lightning_tl.labs.outcome import Outcome
+
+_COLUMNS = ("part", "case", "at", "theory", "simulation", "stderr", "allowed", "agreement")
+
+
+def write_outcome(name: str, lab: Lab, outcome: Outcome, folder: Path) -> list[Path]:
+    """Write ``<name>.csv``, ``<name>.json``, ``<name>.html`` and each figure as PNG and SVG.
+
+    Args:
+        name: Of the lab.
+        lab: Its parameters.
+        outcome: What it gave.
+        folder: To write into; it is made where it is missing.
+
+    Returns:
+        The paths, the page last.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = [{**asdict(item), "agreement": item.agreement} for item in outcome.comparisons]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    paths = [folder / f"{name}.csv", folder / f"{name}.json"]
+    write_atomically(paths[0], text.getvalue())
+    content = {
+        "lab": name,
+        "parameters": asdict(lab),
+        "agreement": outcome.counts(),
+        "comparisons": rows,
+        "facts": outcome.facts,
+    }
+    write_atomically(paths[1], json.dumps(_plain(content), indent=1, allow_nan=False) + "\n")
+    for key, drawn in outcome.figures.items():
+        for suffix in ("png", "svg"):
+            paths.append(folder / f"{key}.{suffix}")
+            save(drawn, paths[-1])
+    paths.append(folder / f"{name}.html")
+    write_atomically(paths[-1], _page(outcome, folder, rows))
+    return paths
+
+
+def _page(outcome: Outcome, folder: Path, rows: list[dict[str, Any]]) -> str:
+    cells = [
+        [value if isinstance(value, str) else "" if value is None else number(value, 4) for value in row.values()]
+        for row in rows
+    ]
+    counts = ", ".join(f"{count} {kind}" for kind, count in outcome.counts().items() if count)
+    body = [
+        *(paragraphs([text]) for text in outcome.paragraphs),
+        *(figure(folder / f"{key}.png", outcome.captions.get(key, "")) for key in outcome.figures),
+        details(f"All comparisons ({counts})", table(_COLUMNS, cells)),
+    ]
+    return page(outcome.title, body)
+
+
+def _plain(value: Any) -> Any:
+    """Return a value in JSON's types; what is not finite becomes null."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, bool | str) or value is None:
+        return value
+    if isinstance(value, int):
+        return value
+    number_ = float(value)
+    return number_ if math.isfinite(number_) else None
