@@ -114,6 +114,10 @@ class Plain(Classification):
     [
         (lambda: Adapter(0), "Adapter: width is 0; it must be a whole number of at least 1"),
         (lambda: Adapter(1.5), "Adapter: width is 1.5; it must be a whole number of at least 1"),
+        (
+            lambda: [Adapter(2), "WiSEFT"],
+            "Adapter and WiSEFT cannot be combined: the backbone's own weights do not move, so",
+        ),
         (lambda: [Adapter(2), "LinearProbe"], "Adapter and LinearProbe cannot be combined: both change the parameters"),
         (
             lambda: [Adapter(2), {"class_path": "LoRA", "init_args": {"rank": 2}}],

@@ -301,7 +301,7 @@ def test_damaged_updates(tmp_path, change, message):
         ),
         (
             lambda: [LoRA(2), "WiSEFT"],
-            "LoRA and WiSEFT cannot be combined: the fine-tuned weights are not the backbone's o",
+            "LoRA and WiSEFT cannot be combined: the backbone's own weights do not move, and bet",
         ),
         (
             lambda: [LoRA(2), {"class_path": "Replay", "init_args": {"share": 0.2}}],
