@@ -35,8 +35,6 @@ class Adapter(TransferMethod):
     _STAYS: ClassVar[str] = "the backbone's own weights do not move"
     excludes: ClassVar[Mapping[str, str]] = {
         "L2SP": f"{_STAYS}, so there is nothing to pull",
-        "EWC": f"{_STAYS}, so there is nothing to pull",
-        "WiSEFT": f"{_STAYS}, so there is nothing to interpolate",
         "Partial": f"{_STAYS}, so that new ones would stay random",
     }
 

@@ -39,11 +39,7 @@ class EWC(Pull, UsesPretraining):
     """
 
     name = "ewc"
-    excludes: ClassVar[Mapping[str, str]] = {
-        "LinearProbe": "the backbone does not move, so there is nothing to pull",
-        "LoRA": "the backbone's own weights do not move, so there is nothing to pull",
-        "Adapter": "the backbone's own weights do not move, so there is nothing to pull",
-    }
+    excludes: ClassVar[Mapping[str, str]] = {"LinearProbe": "the backbone does not move, so there is nothing to pull"}
 
     def __init__(self, strength: float, images: int = 1024, config: str | Path | None = None) -> None:
         Pull.__init__(self)

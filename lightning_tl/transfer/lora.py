@@ -44,8 +44,6 @@ class LoRA(TransferMethod):
     _STAYS: ClassVar[str] = "the backbone's own weights do not move"
     excludes: ClassVar[Mapping[str, str]] = {
         "L2SP": f"{_STAYS}, so there is nothing to pull",
-        "EWC": f"{_STAYS}, so there is nothing to pull",
-        "WiSEFT": f"{_STAYS}, and between low-rank factors there is no straight line of weights",
         "Partial": f"{_STAYS}, so that new ones would stay random",
     }
 

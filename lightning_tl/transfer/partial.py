@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -29,9 +30,9 @@ class Partial(TransferMethod):
 
     * A layer's BatchNorm statistics are inherited where all of its parameters are.
     * With ``share``, a filter is inherited with its channel: an entry of a convolution's weight where the channels that
-      it reads and writes both are inherited, and the channel's entries of BatchNorm. Residual connections add channels,
-      so all layers that write into one stage's sum inherit the same ones. Of c filters, round(share · c) are inherited;
-      with the same seed, those of a smaller share are among those of a larger one.
+      it reads and writes both are inherited (about share² of the entries), and the channel's entries of BatchNorm.
+      Residual connections add channels, so all layers that write into one stage's sum inherit the same ones. Of c
+      filters, round(share · c) are inherited; with the same seed, those of a smaller share are among those of a larger.
 
     Inherited parts that are frozen keep their weights exactly, under any optimiser, and slowed ones move by ``factor``
     times what the optimiser would move them. The BatchNorm of whole frozen layers keeps its statistics; with ``share``
@@ -93,18 +94,19 @@ class Partial(TransferMethod):
 
     def start(self, task: Any) -> None:
         """Replace what is not inherited by newly drawn values, where there is a pre-trained backbone."""
-        state = task.backbone.state_dict()
         self._masks = self._find(task.backbone)
-        shares = [float(self._masks[name].float().mean()) for name, _ in task.backbone.named_parameters()]
-        if not any(shares) or all(share == 1 for share in shares):
-            what = "no parameter is inherited" if not any(shares) else "everything is inherited"
-            raise UserError(f"Partial: {what} ({self._text()})")
+        named = dict(task.backbone.named_parameters())
+        count = sum(int(self._masks[name].sum()) for name in named)
+        total = sum(parameter.numel() for parameter in named.values())
+        if count in (0, total):
+            raise UserError(f"Partial: {'everything' if count else 'no parameter'} is inherited ({self._text()})")
         if task.init_from is None:
             return  # the weights are those of an interrupted training, or on_fit_start refuses
+        rank_zero_info(f"transfer {self.label()}: {count:,} of the backbone's {total:,} parameters are inherited")
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self.seed)
             fresh = task.freshly_initialised().backbone.state_dict()
-        for name, value in state.items():
+        for name, value in task.backbone.state_dict().items():
             value.copy_(torch.where(self._masks[name].to(value.device), value, fresh[name].to(value.device)))
 
     def _find(self, backbone: nn.Module) -> dict[str, Tensor]:

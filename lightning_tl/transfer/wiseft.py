@@ -43,9 +43,7 @@ class WiSEFT(FinalWeights):
 
     name = "wiseft"
     excludes: ClassVar[Mapping[str, str]] = {
-        "LinearProbe": "the backbone does not move, so all interpolations are the same",
-        "LoRA": "the fine-tuned weights are not the backbone's own; use its alpha",
-        "Adapter": "there are no pre-trained adapters to interpolate with",
+        "LinearProbe": "the backbone does not move, so all interpolations are the same"
     }
 
     def __init__(self, alphas: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0), take: float | None = None) -> None:

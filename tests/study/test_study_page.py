@@ -55,3 +55,14 @@ def test_all_shipped_studies_are_on_the_page():
     assert shipped == set(re.findall(r"^\| `study/(\w+)`", PAGE, re.M))
     for name in re.findall(r"\]\((\w+\.md)\)", PAGE):
         assert (ROOT / "docs" / name).is_file()
+
+
+def test_the_example_of_ways_of_fine_tuning_is_planned(tmp_path):
+    page = (ROOT / "docs/transfer.md").read_text()
+    text = next(block for block in re.findall(r"```yaml\n(.*?)```", page, re.S) if "analysis: transfer" in block)
+    stages = "pretrain: {config: pretrain/small_images, set: {data.root: renders, data.n: 64}}\n"
+    path = tmp_path / "study.yaml"
+    path.write_text(stages + text.replace("finetune:\n", "finetune:\n  config: finetune/digits\n"))
+    study = read(path)
+    fine = [run for run in planned(study, tmp_path) if run.stage == "finetune"]
+    assert len(fine) == (3 + 1) * 3 * 5  # from scratch only one of the methods

@@ -295,6 +295,18 @@ def test_damaged_updates(tmp_path, change, message):
             lambda: [{"class_path": "L2SP", "init_args": {"strength": 1.0}}, LoRA(2)],
             "L2SP and LoRA cannot be combined: the backbone's own weights do not move, so there is nothing to pull",
         ),
+        (
+            lambda: [LoRA(2), {"class_path": "EWC", "init_args": {"strength": 1.0}}],
+            "LoRA and EWC cannot be combined: the b",
+        ),
+        (
+            lambda: [LoRA(2), "WiSEFT"],
+            "LoRA and WiSEFT cannot be combined: the fine-tuned weights are not the backbone's o",
+        ),
+        (
+            lambda: [LoRA(2), {"class_path": "Replay", "init_args": {"share": 0.2}}],
+            "LoRA and Replay cannot be combined",
+        ),
         (lambda: {"class_path": "LoRA"}, "model.transfer LoRA: .* missing 1 required positional argument: 'rank'"),
     ],
 )

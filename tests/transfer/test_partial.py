@@ -108,11 +108,12 @@ PARTS = {
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_what_is_not_inherited_is_that_of_a_fresh_network(start, part):
+def test_what_is_not_inherited_is_that_of_a_fresh_network(start, part, caplog):
     arguments, modules = PARTS[part]
     torch.manual_seed(7)
     module = Classification(3, "resnet10_w8", init_from=start, transfer=Partial(**arguments, seed=5))
     after = torch.rand(1)
+    said = caplog.messages[-1]
     torch.manual_seed(7)
     Classification(3, "resnet10_w8")
     assert torch.equal(torch.rand(1), after)  # the global generator has drawn nothing more
@@ -120,7 +121,7 @@ def test_what_is_not_inherited_is_that_of_a_fresh_network(start, part):
     fresh = build_backbone("resnet10_w8").state_dict()
     old = {k.removeprefix("backbone."): v for k, v in torch.load(start)["state_dict"].items() if "backbone" in k}
     masks = chosen_filters(module.backbone, 0.5, 5) if modules is None else None
-    kinds = set()
+    kinds, counts = set(), torch.zeros(2, dtype=torch.long)
     for name, value in module.backbone.state_dict().items():
         if masks is not None:
             expected = torch.where(masks[name], old[name], fresh[name])
@@ -129,8 +130,12 @@ def test_what_is_not_inherited_is_that_of_a_fresh_network(start, part):
         else:
             expected = (old if name.startswith(modules) else fresh)[name]
         assert torch.equal(value, expected), name
+        if name in dict(module.backbone.named_parameters()):
+            counts += torch.tensor([int((masks[name] if masks else expected == old[name]).sum()), value.numel()])
         kinds.add((torch.equal(value, old[name]), torch.equal(value, fresh[name])))
     assert len(kinds) > 1
+    label, count, total = module.transfer.label(), *counts.tolist()
+    assert said == f"transfer {label}: {count:,} of the backbone's {total:,} parameters are inherited"
     if masks is not None:
         new = ~masks["layer2.0.bn1.weight"]
         assert bool((module.backbone.layer2[0].bn1.running_var[new] == 1).all())
@@ -240,6 +245,10 @@ class Squeezed(Classification):
         (
             lambda: [Partial(stages=1), {"class_path": "L2SP", "init_args": {"strength": 1.0}}],
             "Partial and L2SP cannot be combined: the new part of the backbone has no pre-trained weights",
+        ),
+        (
+            lambda: [Partial(stages=1), "WiSEFT"],
+            "Partial and WiSEFT cannot be combined: the new part of the backbone has",
         ),
         (
             lambda: [Partial(stages=1), {"class_path": "LoRA", "init_args": {"rank": 2}}],

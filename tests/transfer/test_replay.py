@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from itertools import islice
 from pathlib import Path
 
 import lightning.pytorch as pl
 import pytest
 import torch
-from ports import free_port
 from training import finetuning, pretraining
 from transferred import data, different, fit, pretrained, resumed_differs, state, task
 
@@ -111,24 +109,6 @@ def test_the_pretrained_head_and_its_statistics_stay(start, renders, tmp_path):
 @pytest.mark.parametrize("target", ["mulclass", "semseg"])
 def test_resumed_equals_uninterrupted(start, renders, tmp_path, target):
     assert not resumed_differs(lambda: task(start, replay(start, renders), target), renders, tmp_path, target, at=3)
-
-
-def test_two_processes_equal_one(start, renders, tmp_path, monkeypatch):
-    monkeypatch.setenv("MASTER_PORT", str(free_port()))
-
-    def trained(processes: int) -> dict[str, torch.Tensor]:
-        module = task(start, replay(start, renders))
-        module.backbone.eval()  # in train mode BatchNorm normalises by each process's own images
-        strategy = {"devices": processes, "strategy": "ddp_spawn"} if processes > 1 else {}
-        images = data(renders, batch_size=8 // processes)
-        fit(module, images, tmp_path / str(processes), max_steps=2, **strategy)
-        return state(module)
-
-    one, two = trained(1), trained(2)
-    assert different(one, state(task(start)))
-    for name, value in one.items():
-        torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-6)
-    assert os.environ["MASTER_PORT"]
 
 
 def test_by_the_command_and_resumed_from_it(renders, tmp_path, caplog):

@@ -14,6 +14,8 @@ METHODS = {
     "lpft": "{class_path: LPFT, init_args: {probe_steps: 3}}",
     "unfreeze": "{class_path: Unfreeze, init_args: {schedule: [1, 4]}}",
     "batchnorm": "BNOnly",
+    "lora": "{class_path: LoRA, init_args: {rank: 4, dropout: 0.1}}",
+    "share": "{class_path: Partial, init_args: {share: 0.5, inherited: frozen}}",
     "pull": "[{class_path: L2SP, init_args: {strength: 1.0}}, {class_path: FreezeStages, init_args: {stages: 1}}]",
     "decay": "[{class_path: L2SP, init_args: {strength: 1.0, decoupled: true}}, "
     "{class_path: Layerwise, init_args: {decay: 0.5}}]",

@@ -7,7 +7,6 @@ from itertools import islice
 
 import pytest
 import torch
-from ports import free_port
 from transferred import data, different, fit, pretrained, resumed_differs, sgd, state, task
 
 from lightning_tl.errors import UserError
@@ -128,22 +127,6 @@ def test_the_schedule_acts_on_the_inner_optimizer(start, renders, tmp_path):
     assert optimizer.param_groups is optimizer.inner.param_groups
     assert optimizer.inner.param_groups[0]["lr"] == pytest.approx(0.0, abs=1e-9)
     assert optimizer.state_dict()["state"].keys() == optimizer.inner.state_dict()["state"].keys() != set()
-
-
-def test_two_processes_equal_one(start, renders, tmp_path, monkeypatch):
-    monkeypatch.setenv("MASTER_PORT", str(free_port()))
-
-    def trained(processes):
-        module = task(start, SAM(0.2))
-        module.backbone.eval()  # in train mode BatchNorm normalises by each process's own images
-        strategy = {"devices": processes, "strategy": "ddp_spawn"} if processes > 1 else {}
-        fit(module, data(renders, batch_size=8 // processes), tmp_path / str(processes), max_steps=2, **strategy)
-        return state(module)
-
-    one, two = trained(1), trained(2)
-    assert different(one, state(task(start)))
-    for name, value in one.items():
-        torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-6)
 
 
 def test_what_is_refused(renders, tmp_path):

@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass
 
 FULL = "full"
+#: What stands for training from random weights beside the methods.
+WITHOUT = "no pre-training"
 _LABEL = re.compile(r"\s*([a-z_0-9]+)\s*(?:\((.*)\))?\s*", re.DOTALL)
 
 

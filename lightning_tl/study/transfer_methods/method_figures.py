@@ -7,29 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lightning_tl.figure_style import (
-    COLOURS,
-    MARKERS,
-    STYLE,
-    fitting,
-    headed,
-    is_narrow,
-    new_figure,
-    plain_ticks,
-    short,
-)
+from lightning_tl.figure_style import COLOURS, fitting, plain_ticks, short
 from lightning_tl.laws.curve_figures import ERROR_LABEL
 from lightning_tl.study.transfer_methods.comparison import Compared, SettingResult
-from lightning_tl.study.transfer_methods.labels import FULL, order, parse_label
+from lightning_tl.study.transfer_methods.labels import FULL, WITHOUT, parse_label
 from lightning_tl.study.transfer_methods.methods_table import name_of
 from lightning_tl.study.transfer_methods.paired_statistics import Estimate
+from lightning_tl.study.transfer_methods.panels import MOST_PANELS, Style, finished, panel_grid, styles_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-_MOST_PANELS = 12
-_COLUMNS = 3
 
 
 def front_figure(results: Sequence[SettingResult], level: float = 0.95) -> Figure | None:
@@ -45,7 +33,7 @@ def front_figure(results: Sequence[SettingResult], level: float = 0.95) -> Figur
     if not shown:
         return None
     styles = _styles(shown)
-    figure, panels = _panels(shown[:_MOST_PANELS], several_n=len({item.n for item in shown}) > 1)
+    figure, panels = _panels(shown[:MOST_PANELS], several_n=len({item.n for item in shown}) > 1)
     for axes, item in panels:
         for one in item.methods:
             _point(axes, one, styles[_base(one.label)], level)
@@ -60,9 +48,10 @@ def front_figure(results: Sequence[SettingResult], level: float = 0.95) -> Figur
                 linewidth=0.8,
                 zorder=1,
             )
+        axes.locator_params("x", nbins=5)
         axes.set_xlabel("rise of the pre-training loss")
         axes.set_ylabel(ERROR_LABEL)
-    return _finished(figure, styles, "Error against forgetting: the lower left is best", len(shown))
+    return finished(figure, styles, "Error against forgetting: the lower left is best", len(shown))
 
 
 def sizes_figure(results: Sequence[SettingResult], level: float = 0.95) -> Figure | None:
@@ -79,7 +68,7 @@ def sizes_figure(results: Sequence[SettingResult], level: float = 0.95) -> Figur
         return None
     styles = _styles(results)
     several = len({item.n for item in results}) > 1
-    figure, panels = _panels([members[0] for members in shown[:_MOST_PANELS]], several, with_s=False)
+    figure, panels = _panels([members[0] for members in shown[:MOST_PANELS]], several, with_s=False)
     for (axes, _), members in zip(panels, shown, strict=False):
         for label, (colour, marker) in styles.items():
             rows = [(item.s, item.method(label).error) for item in members if item.has(label)]
@@ -94,7 +83,7 @@ def sizes_figure(results: Sequence[SettingResult], level: float = 0.95) -> Figur
         axes.set_xlabel("fine-tuning size s (images)")
         axes.set_ylabel(ERROR_LABEL)
     scratch = any(item.scratch.draws for item in results)
-    return _finished(figure, styles, "Error by fine-tuning size and method", len(shown), scratch)
+    return finished(figure, styles, "Error by fine-tuning size and method", len(shown), scratch)
 
 
 def inherited_figure(results: Sequence[SettingResult], level: float = 0.95) -> Figure | None:
@@ -116,7 +105,7 @@ def inherited_figure(results: Sequence[SettingResult], level: float = 0.95) -> F
     if not shown:
         return None
     several = len({item.n for item in results}) > 1
-    figure, panels = _panels([item for _, item, _ in shown[:_MOST_PANELS]], several)
+    figure, panels = _panels([item for _, item, _ in shown[:MOST_PANELS]], several)
     for (axes, item), (kind, _, rows) in zip(panels, shown, strict=False):
         for value, one in rows:
             harm = one.p_negative <= 1 - level
@@ -129,11 +118,11 @@ def inherited_figure(results: Sequence[SettingResult], level: float = 0.95) -> F
                 _bar(axes, value, one.error, colour, marker, level)
         axes.plot([value for value, _ in rows], [one.error.mean for _, one in rows], color=COLOURS[0], linewidth=0.8)
         if item.scratch.draws:
-            axes.axhline(item.scratch.mean, color="0.4", linestyle="--", linewidth=1, label="no pre-training")
+            axes.axhline(item.scratch.mean, color="0.4", linestyle="--", linewidth=1, label=WITHOUT)
             axes.legend(fontsize=6.5)
         axes.set_xlabel("share of filters inherited" if kind == "share" else "stages inherited")
         axes.set_ylabel(ERROR_LABEL)
-    return _finished(figure, {}, "Error by what is inherited of the backbone", len(shown))
+    return finished(figure, {}, "Error by what is inherited of the backbone", len(shown))
 
 
 def _inherited(item: SettingResult, kind: str) -> list[tuple[float, Compared]]:
@@ -151,25 +140,15 @@ def _base(label: str) -> str:
     return label.partition(", α = ")[0]
 
 
-def _styles(results: Sequence[SettingResult]) -> dict[str, tuple[str, str]]:
+def _styles(results: Sequence[SettingResult]) -> dict[str, Style]:
     """Return a colour and a marker for each method; an interpolation has those of its fine-tuned network."""
-    labels = sorted({_base(one.label) for item in results for one in item.methods}, key=order)
-    count = len(COLOURS)
-    return {label: (COLOURS[i % count], MARKERS[(i + i // count) % len(MARKERS)]) for i, label in enumerate(labels)}
+    return styles_of({_base(one.label) for item in results for one in item.methods})
 
 
 def _panels(
     items: Sequence[SettingResult], several_n: bool, with_s: bool = True
 ) -> tuple[Figure, list[tuple[Axes, SettingResult]]]:
-    import matplotlib as mpl
-
-    columns = min(_COLUMNS, len(items))
-    rows = -(-len(items) // columns)
-    with mpl.rc_context(STYLE):
-        figure, grid = new_figure(max(3.3 * columns, 4.6), 2.9 * rows + 0.9, rows, columns)
-    axes = list(grid.ravel())
-    for unused in axes[len(items) :]:
-        unused.remove()
+    figure, axes = panel_grid(len(items))
     for each, item in zip(axes, items, strict=False):
         parts = [name_of(item.keys), f"n = {item.n:,.0f}" * several_n, f"s = {item.s:,.0f}" * with_s]
         each.set_title(fitting(", ".join(filter(None, parts)), 44, 44), fontsize=8)
@@ -219,23 +198,3 @@ def _bars(axes: Axes, at: float, mean: float, ends: tuple[float, float], colour:
     if np.isfinite(ends[0]):
         bars = [[mean - max(ends[0], 0.02 * mean)], [ends[1] - mean]]  # the axis may be logarithmic
     axes.errorbar(at, mean, bars, fmt=marker, color=colour, markersize=4, linewidth=0.8, capsize=2)
-
-
-def _finished(
-    figure: Figure, styles: dict[str, tuple[str, str]], title: str, count: int, scratch: bool = False
-) -> Figure:
-    import matplotlib as mpl
-    from matplotlib.lines import Line2D
-
-    with mpl.rc_context(STYLE):
-        handles = [
-            Line2D([], [], color=colour, marker=marker, linestyle="", markersize=5, label=fitting(label, 22, 34))
-            for label, (colour, marker) in styles.items()
-        ]
-        if scratch:
-            handles.append(Line2D([], [], color="0.4", linestyle="--", linewidth=1, label="no pre-training"))
-        if handles:
-            columns = 2 if is_narrow() else max(1, int(figure.get_figwidth() // 2.2))
-            figure.legend(handles=handles, loc="outside lower left", ncols=columns, fontsize=7, handletextpad=0.3)
-        headed(figure, title + (f" (the first {_MOST_PANELS} of {count})" if count > _MOST_PANELS else ""))
-    return figure

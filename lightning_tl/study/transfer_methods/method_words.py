@@ -59,7 +59,9 @@ def _take(item: SettingResult, several: bool, level: float) -> str:
     text += f"; its pre-training loss {_moved(taken.forgetting.mean)}"
     if full is not None and taken is not full and np.isfinite(full.forgetting.mean):
         low, high = taken.forgetting_to_full.interval(level)
-        text += f" instead of {number(full.forgetting.mean, 2)}"
+        apart = not low <= 0 <= high  # also where there is no interval
+        text += " instead of " if apart else ", not distinguishable from full's "
+        text += number(full.forgetting.mean, 2)
         if np.isfinite(low):
             text += f" (difference {_signed(taken.forgetting_to_full.mean)}, {_ends(low, high)})"
     rest = "" if taken is not full else " No method whose error is as low forgets less."

@@ -7,25 +7,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lightning_tl.figure_style import (
-    COLOURS,
-    MARKERS,
-    STYLE,
-    fitting,
-    headed,
-    is_narrow,
-    new_figure,
-    plain_ticks,
-    short,
-)
-from lightning_tl.study.transfer_methods.labels import order
-from lightning_tl.study.transfer_methods.samples import WITHOUT, SampleNeeds, SampleRow
+from lightning_tl.figure_style import fitting, plain_ticks, short
+from lightning_tl.study.transfer_methods.labels import WITHOUT
+from lightning_tl.study.transfer_methods.panels import MOST_PANELS, Style, finished, panel_grid, styles_of
+from lightning_tl.study.transfer_methods.samples import SampleNeeds, SampleRow
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_MOST_PANELS = 9
 _LABELS = {"parameters": "parameters of the backbone", "n": "pre-training size n (images)"}
 
 
@@ -38,46 +28,26 @@ def samples_figure(needs: SampleNeeds) -> Figure | None:
     Returns:
         The figure; None where neither the model's size nor n varies.
     """
-    import matplotlib as mpl
-
     panels = _panels(needs)
     if not panels:
         return None
-    methods = sorted(
-        {row.method for _, _, rows in panels for row in rows}, key=lambda name: (name == WITHOUT, order(name))
-    )
-    count, panels = len(panels), panels[:_MOST_PANELS]
-    columns = min(3, len(panels))
-    rows_of_panels = -(-len(panels) // columns)
-    with mpl.rc_context(STYLE):
-        figure, grid = new_figure(max(3.3 * columns, 4.6), 2.9 * rows_of_panels + 0.9, rows_of_panels, columns)
-        axes_of = list(grid.ravel())
-        for unused in axes_of[len(panels) :]:
-            unused.remove()
-        for axes, (by, title, rows) in zip(axes_of, panels, strict=False):
-            for i, method in enumerate(methods):
-                own = [row for row in rows if row.method == method]
-                _draw(axes, own, by, i, len(methods), method)
-            axes.set_xscale("log")
-            axes.set_yscale("log")
-            plain_ticks(axes)
-            places = sorted({row.samples.curve.x[by] for row in rows if row.samples.curve.x[by] > 0})
-            axes.set_xticks(places, [short(float(f"{place:.2g}")) for place in places])
-            axes.minorticks_off()
-            axes.set_xlim(min(places) / 1.4, max(places) * 1.4)
-            axes.set_title(fitting(title, 44, 44), fontsize=8)
-            axes.set_xlabel(_LABELS[by])
-            axes.set_ylabel("fine-tuning images needed")
-        handles = [
-            mpl.lines.Line2D([], [], color=_colour(i), marker=_marker(i), linestyle="", label=fitting(method, 22, 34))
-            for i, method in enumerate(methods)
-            if method != WITHOUT or any(row.method == WITHOUT for row in needs.rows)
-        ]
-        ncols = 2 if is_narrow() else max(1, int(figure.get_figwidth() // 2.2))
-        figure.legend(handles=handles, loc="outside lower left", ncols=ncols, fontsize=7, handletextpad=0.3)
-        some = f" (the first {len(panels)} of {count})" if count > len(panels) else ""
-        headed(figure, f"How many fine-tuning images does an error take?{some}")
-        return figure
+    styles = styles_of(row.method for _, _, rows in panels for row in rows)
+    figure, axes_of = panel_grid(min(len(panels), MOST_PANELS))
+    for axes, (by, title, rows) in zip(axes_of, panels, strict=False):
+        for i, (method, style) in enumerate(styles.items()):
+            own = [row for row in rows if row.method == method]
+            _draw(axes, own, by, (i + 0.5) / len(styles) - 0.5, style)
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        plain_ticks(axes)
+        places = sorted({row.samples.curve.x[by] for row in rows if row.samples.curve.x[by] > 0})
+        axes.set_xticks(places, [short(float(f"{place:.2g}")) for place in places])
+        axes.minorticks_off()
+        axes.set_xlim(min(places) / 1.4, max(places) * 1.4)
+        axes.set_title(fitting(title, 44, 44), fontsize=8)
+        axes.set_xlabel(_LABELS[by])
+        axes.set_ylabel("fine-tuning images needed")
+    return finished(figure, styles, "How many fine-tuning images does an error take?", len(panels))
 
 
 def _panels(needs: SampleNeeds) -> list[tuple[str, str, list[SampleRow]]]:
@@ -99,22 +69,13 @@ def _panels(needs: SampleNeeds) -> list[tuple[str, str, list[SampleRow]]]:
     return panels
 
 
-def _colour(place: int) -> str:
-    return COLOURS[place % len(COLOURS)]
-
-
-def _marker(place: int) -> str:
-    return MARKERS[(place + place // len(COLOURS)) % len(MARKERS)]
-
-
-def _draw(axes: Axes, rows: Sequence[SampleRow], by: str, place: int, of: int, method: str) -> None:
+def _draw(axes: Axes, rows: Sequence[SampleRow], by: str, aside: float, style: Style) -> None:
     """Draw one method, its points a little aside of those of the others."""
-    aside = np.exp(0.12 * ((place + 0.5) / of - 0.5))
+    colour, marker = style
     line = []
     for row in sorted(rows, key=lambda row: row.samples.curve.x[by]):
         item, sizes = row.samples, row.samples.curve.law.cells.n
-        at = row.samples.curve.x[by] * aside
-        colour, marker = _colour(place), _marker(place)
+        at = row.samples.curve.x[by] * float(np.exp(0.12 * aside))
         if item.state != "reached":
             edge = sizes.max() if item.state == "not reached" else sizes.min()
             axes.plot(at, edge, "^" if item.state == "not reached" else "v", color=colour, markerfacecolor="white")
@@ -124,5 +85,4 @@ def _draw(axes: Axes, rows: Sequence[SampleRow], by: str, place: int, of: int, m
         axes.errorbar(at, item.estimate, bars, fmt=marker, color=colour, markersize=4.5, linewidth=0.9, capsize=2)
         line.append((at, item.estimate))
     if len(line) > 1:
-        style = "--" if method == WITHOUT else "-"
-        axes.plot(*zip(*line, strict=True), style, color=_colour(place), linewidth=0.8)
+        axes.plot(*zip(*line, strict=True), "--" if rows[0].method == WITHOUT else "-", color=colour, linewidth=0.8)

@@ -6,7 +6,8 @@ import numpy as np
 
 from lightning_tl.laws.samples_needed import Samples
 from lightning_tl.laws.wording import images
-from lightning_tl.study.transfer_methods.samples import WITHOUT, Fall, SampleNeeds, SampleRow
+from lightning_tl.study.transfer_methods.labels import WITHOUT
+from lightning_tl.study.transfer_methods.samples import Fall, SampleNeeds, SampleRow
 
 _BY = {"parameters": "the backbone's parameters", "n": "n"}
 

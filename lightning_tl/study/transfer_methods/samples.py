@@ -18,10 +18,8 @@ from lightning_tl.laws.samples_needed import (
     sample_curve,
     samples_needed,
 )
-from lightning_tl.study.transfer_methods.labels import order
+from lightning_tl.study.transfer_methods.labels import WITHOUT, order
 from lightning_tl.study.transfer_methods.methods_table import Setting, name_of
-
-WITHOUT = "no pre-training"
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,7 @@ class SampleRow:
 
     Attributes:
         setting: What tells its setting from others of the same n: the backbone and the like.
-        method: Label of the method; :data:`WITHOUT` where there is no pre-training.
+        method: Label of the method, or ``no pre-training``.
         n: Pre-training images; 0 without.
         parameters: Of the backbone; NaN where not recorded.
         samples: For the target error.

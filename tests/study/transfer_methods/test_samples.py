@@ -9,8 +9,9 @@ from scipy import stats
 from lightning_tl.errors import UserError
 from lightning_tl.laws import FullLaw, PowerLaw, fit
 from lightning_tl.laws.samples_needed import common_target, exponent, sample_curve, samples_needed
+from lightning_tl.study.transfer_methods.labels import WITHOUT
 from lightning_tl.study.transfer_methods.methods_table import settings
-from lightning_tl.study.transfer_methods.samples import WITHOUT, sample_needs, table_rows
+from lightning_tl.study.transfer_methods.samples import sample_needs, table_rows
 
 
 def full_law(noise=0.01, rng=0):
