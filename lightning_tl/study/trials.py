@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from lightning_tl._io.processes import die_with_parent
 from lightning_tl.errors import UserError
 from lightning_tl.study.plan_items import DataSet, Run
 from lightning_tl.study.preflight import Draft
@@ -151,7 +152,7 @@ def measure(draft: Draft, sets: Sequence[DataSet], workers: int, threads: int, f
     folder.mkdir(parents=True, exist_ok=True)  # nothing may be rendered into it
     context = mp.get_context("forkserver")
     context.set_forkserver_preload(["lightning_tl.study.fork_server", "lightning_tl.run"])
-    with ProcessPoolExecutor(max(workers, 1), context) as pool:
+    with ProcessPoolExecutor(max(workers, 1), context, initializer=die_with_parent) as pool:
         tried = filling(spread(sets, _MOST_SETS), workers)
         places = [
             folder / "renders" / (data.name if data not in tried[:i] else f"{data.name} {i}")
