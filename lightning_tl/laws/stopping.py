@@ -23,7 +23,7 @@ from lightning_tl.laws.wording import sure
 State = Literal["decided", "open", "exhausted"]
 #: Share of the promised probability of a wrong answer that the first look may use, and what each further look adds.
 _FIRST, _STEP = 0.9, 0.05
-#: Share of it that one answer for all groups may use: how far the groups lie apart is estimated, and the best is chosen.
+#: Share of it that one answer for all groups may use: how far groups lie apart is estimated, and the best is chosen.
 _JOINT = 0.5
 #: Pre-training runs of a group without which its own question is not decided: two sizes cannot contradict a law.
 LEAST_RUNS = 3
