@@ -332,6 +332,8 @@ def _passes(cli: Any, split: Any) -> float | None:
 @contextmanager
 def output_to(path: Path) -> Iterator[None]:
     """Send all output to a file. Lightning's log handlers need it too: they keep the stream they had at import."""
+    import lightning.pytorch  # noqa: F401  imported within, its handlers would keep the file, which is closed afterwards
+
     with path.open("a") as log, redirect_stdout(log), redirect_stderr(log):
         before = [(handler, handler.setStream(log)) for handler in _handlers()]
         try:
