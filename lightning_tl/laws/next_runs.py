@@ -100,7 +100,7 @@ def plan(
     study = Study(points, question, candidates, prior or Prior(), running)
     runs = int(sum(item.runs.sum() + len(item.scratch) for item in points))
     count = count_looks(looks, runs)
-    limit = threshold(confidence, count, question.joint)
+    limit = threshold(confidence, count)
     stand = study.stand(limit)
     unanswered = [group for group, item in enumerate(stand) if not item.decided]
     affordable = [item for item in study.options if costs.budget is None or study.cost(item, costs) <= costs.budget]

@@ -6,9 +6,8 @@ the truth is not drawn from the prior, above all where the noise is larger than 
 noise is hardly known, and the first looks are those that go wrong. Two things keep the promise there too: the prior of
 the noise leans towards large noise (:class:`~.posterior.Prior`), and the first looks ask for more, as O'Brien and
 Fleming's boundary does (Biometrics 1979): the probability of a wrong answer must be at most 0.9 of the promised one at
-the first look, 0.95 at the second, all of it from the third on. Where one of many groups is chosen, half of that: the
-spread of the groups is estimated too. These numbers were calibrated by simulation (``benchmarks/decide.py more`` and
-``best``) and hold for looks after every run.
+the first look, 0.95 at the second, all of it from the third on. These numbers were calibrated by simulation
+(``benchmarks/decide.py more``) and hold for looks after every run.
 """
 
 from __future__ import annotations
@@ -23,8 +22,6 @@ from lightning_tl.laws.wording import sure
 State = Literal["decided", "open", "exhausted"]
 #: Share of the promised probability of a wrong answer that the first look may use, and what each further look adds.
 _FIRST, _STEP = 0.9, 0.05
-#: Share of it that one answer for all groups may use: how far groups lie apart is estimated, and the best is chosen.
-_JOINT = 0.5
 #: Pre-training runs of a group without which its own question is not decided: two sizes cannot contradict a law.
 LEAST_RUNS = 3
 
@@ -67,13 +64,12 @@ class Decision:
     why: str = ""
 
 
-def threshold(confidence: float, looks: int, joint: bool = False) -> float:
+def threshold(confidence: float, looks: int) -> float:
     """Return the probability from which on an answer is decided, so that looking often keeps what is promised.
 
     Args:
         confidence: Promised share of right decisions.
         looks: Number of looks so far at which it could have been decided, this one included.
-        joint: Whether all groups have one answer together.
 
     Raises:
         UserError: The confidence is not in [0.5, 1).
@@ -82,7 +78,7 @@ def threshold(confidence: float, looks: int, joint: bool = False) -> float:
         raise UserError(
             f"confidence is {confidence:g}; give a share of right decisions from 0.5 to below 1, such as 0.9"
         )
-    return 1 - (1 - confidence) * min(_FIRST + _STEP * (looks - 1), 1.0) * (_JOINT if joint else 1.0)
+    return 1 - (1 - confidence) * min(_FIRST + _STEP * (looks - 1), 1.0)
 
 
 def missing_runs(joint: bool, runs: int) -> int:

@@ -117,7 +117,6 @@ def test_threshold_comes_down_to_what_is_promised() -> None:
     assert values[0] == pytest.approx(0.91)
     assert values == sorted(values, reverse=True)
     assert min(values) == pytest.approx(0.9)
-    assert threshold(0.9, 9, joint=True) == pytest.approx(0.95)
     assert count_looks([Look(3, 0.5), Look(4, 0.6)], 4) == 2
     with pytest.raises(UserError, match="confidence is 1; give a share of right decisions from 0"):
         threshold(1.0, 1)
