@@ -141,7 +141,9 @@ METHODS = {
 }
 
 
-@pytest.mark.parametrize("method", ["lora", "adapter", pytest.param("partial", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "method", ["lora", *(pytest.param(each, marks=pytest.mark.slow) for each in ("adapter", "partial"))]
+)
 def test_what_a_method_has_done_to_the_backbone_is_forgotten(folder, method):
     """The fine-tuned backbone itself, with its factors or adapters, under the pre-training's head."""
     given, lr = METHODS[method]

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from study.small_study import records, write
 
 PAGE = (Path(__file__).parents[2] / "docs/slurm.md").read_text()
@@ -19,6 +20,7 @@ STAND_INS = {
 }
 
 
+@pytest.mark.slow
 def test_the_script_runs_a_study_on_two_nodes(renders, tmp_path):
     (script,) = re.findall(r"```bash\n(.*?)```", PAGE, re.S)
     (tmp_path / "study.sbatch").write_text(script)

@@ -19,7 +19,7 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", ["average", pytest.param("interpolation", marks=pytest.mark.slow)])
 def test_two_processes_equal_one(renders, tmp_path, monkeypatch, way):
     monkeypatch.setenv("MASTER_PORT", str(free_port()))
     start = pretrained(tmp_path / "pre.ckpt")

@@ -288,6 +288,7 @@ def _campaign(tmp_path, config, images, val, kills, most, seed, crash=None):
     assert _files(tmp_path / "out") == _files(tmp_path / "calm")
 
 
+@pytest.mark.slow
 def test_killed_and_restarted_gives_the_same_bytes_and_more_images_keep_the_first(tmp_path):
     config = config_from_dict(
         {
