@@ -102,8 +102,8 @@ class WiSEFT(FinalWeights):
             self._put(task, self.take)
         if trainer.is_global_zero:
             write_interpolations(trainer.default_root_dir, self.rows)
-        told = ", ".join(f"{row['alpha']:g}: {row['val_error']:.4f}" for row in self.rows)
-        rank_zero_info(f"transfer WiSEFT: validation error by alpha: {told}")
+        errors = ", ".join(f"{row['alpha']:g}: {row['val_error']:.4f}" for row in self.rows)
+        rank_zero_info(f"transfer WiSEFT: validation error by alpha: {errors}")
 
     @contextmanager
     def network(self, task: Any, alpha: float) -> Iterator[None]:
