@@ -43,7 +43,7 @@ from lightning_tl.resuming import (
     names_a_file,
     restoring_error,
 )
-from lightning_tl.run_arguments import check_braces, check_classes, given_values, in_its_file
+from lightning_tl.run_arguments import check_braces, check_classes, given_values, in_its_file, wrong_methods
 from lightning_tl.run_output import metrics_table, quieten_lightning, saved_checkpoints, use_own_progress_bar
 from lightning_tl.sigterm import only_note_sigterm
 from lightning_tl.tasks import Schedule, TransferTask
@@ -62,7 +62,7 @@ class RunParser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise the parser's error as a ``UserError``."""
-        text = explain(self, message, ex)
+        text = wrong_methods(explain(self, message, ex))
         if unknown := _UNKNOWN_CLASS.search(text):
             key, name = unknown.groups()
             hint = nearest(name, _class_names(_KINDS[key])) if key in _KINDS else ""

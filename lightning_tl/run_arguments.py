@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import yaml
 
+import lightning_tl.transfer
 from lightning_tl.config_files import read_yaml
 from lightning_tl.errors import UserError
 
@@ -71,6 +73,29 @@ def check_classes(given: dict[str, Any], data: Any) -> None:
                 f"{key} is {value}, but {type(data).__name__} has {actual} classes: leave it out, as the number comes "
                 "from the data"
             )
+
+
+def wrong_methods(text: str) -> str:
+    """Return a parser's message about ``model.transfer``, in words where it is about a list of methods.
+
+    The parser only says that the list is no method, with all values; what is wrong is most often an argument that is
+    missing.
+
+    Args:
+        text: The message.
+    """
+    start = text.find("Not a valid subclass of TransferMethod. Got value: [")
+    if start < 0:
+        return text
+    named = re.findall(r"class_path='[\w.]*?(\w+)', init_args=Namespace\(([^()]*)\)", text[start:])
+    known = {name: method for name, method in vars(lightning_tl.transfer).items() if isinstance(method, type)}
+    lacking = []
+    for name, given in named:
+        arguments = inspect.signature(known[name]).parameters.values() if name in known else ()
+        needed = [each.name for each in arguments if each.default is each.empty]
+        lacking += [f"{name} needs {each}" for each in needed if f"{each}=None" in given]
+    what = "; ".join(lacking) or "a name or a value in the list is wrong"
+    return f"{text[:start]}{what}. Give each method as {{class_path: NAME, init_args: {{argument: value}}}}"
 
 
 def check_braces(args: Sequence[str]) -> None:

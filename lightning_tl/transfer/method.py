@@ -52,7 +52,8 @@ class TransferMethod(Callback):
     def label(self) -> str:
         """Return the name with the arguments that are not the defaults: ``l2sp(strength=0.01)``."""
         defaults = self._parameters()
-        given = [f"{key}={_text(value)}" for key, value in self.arguments().items() if value != defaults[key]]
+        texts = {key: _text(value) for key, value in self.arguments().items()}
+        given = [f"{key}={text}" for key, text in texts.items() if text != _text(defaults[key])]
         name = self.name or type(self).__name__
         return f"{name}({', '.join(given)})" if given else name
 

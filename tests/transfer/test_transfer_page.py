@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import lightning_tl.transfer
+from lightning_tl.errors import UserError
 from lightning_tl.run import CheckCLI
 from lightning_tl.tasks import Classification
 from lightning_tl.transfer import TransferMethod
@@ -45,3 +46,18 @@ def test_the_yaml_parses(tmp_path):
     (tmp_path / "transfer.yaml").write_text(re.findall(r"```yaml\n(.*?)```", PAGE, flags=re.DOTALL)[0])
     cli = CheckCLI(["fit", "--config=finetune/sinclass_small", f"--config={tmp_path / 'transfer.yaml'}"], make=False)
     assert [each.class_path.rpartition(".")[2] for each in cli.config.fit.model.init_args.transfer] == ["LPFT", "L2SP"]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("[LoRA, WiSEFT]", "LoRA needs rank. Give each method as"),
+        ("[{class_path: L2SP, init_args: {}}, LPFT]", "L2SP needs strength. Give each method as"),
+        ("[{class_path: L2SP, init_args: {strength: strong}}, LPFT]", "a name or a value in the list is wrong"),
+        ("[LinearProb, LPFT]", "a name or a value in the list is wrong|did you mean 'LinearProbe'"),
+    ],
+)
+def test_a_wrong_list_is_one_sentence(given, message):
+    with pytest.raises(UserError, match=message) as caught:
+        CheckCLI(["fit", "--config=finetune/sinclass_small", f"--model.transfer={given}"], make=False)
+    assert "Namespace" not in str(caught.value)
