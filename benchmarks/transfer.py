@@ -29,7 +29,7 @@ from lightning_tl.data.batch_transform import BatchTransform
 from lightning_tl.data.batched_module import BatchedDataModule, Batches
 from lightning_tl.tasks import Classification
 
-SETTINGS = {"resnet18": (64, 32, 4), "resnet10_w16": (24, 50, 30)}  # px, images a step, steps
+SETTINGS = {"resnet18": (64, 32, 10), "resnet10_w16": (24, 50, 40)}  # px, images a step, steps
 WARM = 2  # steps that are not timed
 
 
@@ -68,20 +68,20 @@ def sgd(parameters: object) -> torch.optim.Optimizer:
 def methods(steps: int) -> dict[str, tuple[Callable[[], object], str]]:
     """Return by label how to make the method, and what its ratio should be."""
     probe = f"{WARM + steps // 2}"
-    known: dict[str, tuple[Callable[[], object], str]] = {
+    return {
         "LinearProbe": (lambda: ways.LinearProbe(), "<= 0.5"),
+        f"LPFT, half of the steps ({probe} in)": (lambda: ways.LPFT(probe_steps=int(probe)), "mean of both phases"),
         "L2SP": (lambda: ways.L2SP(0.01), "<= 1.03"),
         "L2SP, decoupled": (lambda: ways.L2SP(0.01, decoupled=True), "<= 1.03"),
         "EWC": (lambda: ways.EWC(1.0, images=2), ""),
-        f"LPFT, half of the steps ({probe} in)": (lambda: ways.LPFT(probe_steps=int(probe)), "mean of both phases"),
+        "LoRA, rank 4": (lambda: ways.LoRA(rank=4), ""),
+        "Adapter, width 16": (lambda: ways.Adapter(width=16), ""),
+        "Partial, share 0.5, frozen": (lambda: ways.Partial(share=0.5, inherited="frozen"), ""),
         "Replay, share 0.2": (lambda: ways.Replay(0.2), "1.25"),
         "Replay, share 0.5": (lambda: ways.Replay(0.5), "2"),
         "SAM": (lambda: ways.SAM(), "about 2"),
         "Average, ema": (lambda: ways.Average(ema=0.99), ""),
     }
-    if hasattr(ways, "LoRA"):
-        known["LoRA, rank 4"] = (lambda: ways.LoRA(rank=4), "")
-    return known
 
 
 def seconds(backbone: str, start: Path, method: object, steps: int) -> float:
@@ -118,6 +118,7 @@ def main() -> None:
     parser.add_argument("--backbones", nargs="+", default=list(SETTINGS), choices=list(SETTINGS))
     parser.add_argument("--only", nargs="+", default=[""], help="beginnings of the methods' names")
     options = parser.parse_args()
+    torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
     for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.ERROR)
