@@ -12,11 +12,12 @@ def main(argv: list[str]) -> int:
     parser = command_parser(
         "export",
         "Write the backbone of a checkpoint as a plain state dict with torchvision's names, without the head, with "
-        "low-rank updates (LoRA) merged into the weights. torch.load(FILE, weights_only=True) reads it.",
+        "low-rank updates (LoRA) merged into the weights; torch.load(FILE, weights_only=True) reads it. Or a language "
+        "model as a folder for Hugging Face's libraries.",
     )
     parser.add_argument("checkpoint", type=str, help="Checkpoint of any task, or a state dict: path or URL.")
-    parser.add_argument("--out", type=Path, required=True, help="New file.")
-    parser.add_argument("--format", type=str, default="backbone", help="What to write: backbone.")
+    parser.add_argument("--out", type=Path, required=True, help="New file, or folder.")
+    parser.add_argument("--format", type=str, default="backbone", help="What to write: backbone or huggingface.")
     options = parse(parser, argv)
     from lightning_tl.models.export import export
 

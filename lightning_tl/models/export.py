@@ -10,11 +10,15 @@ from torch import Tensor
 from lightning_tl._io.atomic import replacing
 from lightning_tl.checkpoint_files import read_checkpoint
 from lightning_tl.errors import UserError, nearest
+from lightning_tl.models.hugging_face_folder import write_hugging_face_folder
 from lightning_tl.models.low_rank import is_adapter, merge_updates
 from lightning_tl.models.weights import backbone_state, network_state, tensor_problem
 
 #: What can be written, by the name of the format.
-FORMATS = {"backbone": "state dict of the backbone, by torchvision's names"}
+FORMATS = {
+    "backbone": "state dict of the backbone, by torchvision's names",
+    "huggingface": "folder of a language model, for Hugging Face's AutoModelForCausalLM",
+}
 
 
 def export(checkpoint: str | Path, out: Path, form: str = "backbone") -> str:
@@ -23,9 +27,11 @@ def export(checkpoint: str | Path, out: Path, form: str = "backbone") -> str:
     ``backbone``: a plain dict of tensors, that ``torch.load(out, weights_only=True)`` reads and torchvision's or timm's
     network of that architecture takes, without a classifier. Low-rank updates (LoRA) are added to the weights.
 
+    ``huggingface``: see :func:`~lightning_tl.models.hugging_face_folder.write_hugging_face_folder`.
+
     Args:
         checkpoint: Of any task, of Lightning, or a state dict; a path or URL.
-        out: The file.
+        out: The file or folder.
         form: One of :data:`FORMATS`.
 
     Returns:
@@ -37,6 +43,8 @@ def export(checkpoint: str | Path, out: Path, form: str = "backbone") -> str:
     """
     if form not in FORMATS:
         raise UserError(f"export: no format '{form}'{nearest(form, FORMATS)}")
+    if form == "huggingface":
+        return write_hugging_face_folder(checkpoint, out)
     if out.exists():
         raise UserError(f"export: --out {out} exists already; give another name, or delete it")
     state, text = plain_backbone(checkpoint)

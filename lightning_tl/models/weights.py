@@ -18,7 +18,7 @@ from lightning_tl.models.low_rank import is_adapter, is_factor, merge_updates
 # detectors).
 _WRAPPERS = ("_orig_mod.", "module.", "model.", "net.", "backbone.", "body.", "encoder.")
 # Classifiers of torchvision and timm, and heads: never part of a backbone.
-_HEADS = ("fc.", "head.", "classifier.", "fpn.")
+_HEADS = ("fc.", "head.", "lm_head.", "classifier.", "fpn.")
 # Keys under which checkpoints of other projects keep a network's weights; the first one present is used.
 _NESTED = ("state_dict", "model_state_dict", "model", "teacher", "student", "network", "net")
 

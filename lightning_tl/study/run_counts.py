@@ -133,5 +133,6 @@ def _steps(cli: Any, batch: int, images: int, every: int) -> int:
     if trainer.max_epochs is not None and trainer.max_epochs >= 0:
         limits.append(every * trainer.max_epochs)
     if schedule is not None and trainer.max_steps < 0:
-        limits.append(schedule.steps(batch, images)[0])
+        tokens = getattr(cli.datamodule, "sample_tokens", None)
+        limits.append(schedule.steps(batch, images, tokens)[0])
     return int(min(limits, default=every))

@@ -5,11 +5,13 @@ from lightning_tl.tasks.classification import Classification, MultiLabelClassifi
 from lightning_tl.tasks.dense import DensePrediction
 from lightning_tl.tasks.detection import ObjectDetection
 from lightning_tl.tasks.image_results import ImageResults, MeanScores, SumScores
+from lightning_tl.tasks.language import CausalLanguageModel
 from lightning_tl.tasks.lr_schedules import Cosine, Polynomial, Schedule, WarmupCosine
 from lightning_tl.tasks.normals import SurfaceNormals
 from lightning_tl.tasks.segmentation import SemanticSegmentation
 
 __all__ = [
+    "CausalLanguageModel",
     "Classification",
     "Cosine",
     "DensePrediction",

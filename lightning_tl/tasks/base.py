@@ -179,6 +179,10 @@ class TransferTask(pl.LightningModule):
         outputs = self(images)
         return outputs, self.loss(outputs, targets)
 
+    def batch_weight(self, images: Any, targets: Any) -> int:
+        """Return the weight of a batch's loss in the mean over batches: the number of images."""
+        return len(images)
+
     def shared_step(self, batch: Any, stage: str) -> Tensor:
         """Return and log the loss of a batch; outside training, also update the score."""
         if not isinstance(batch, list | tuple) or len(batch) != 2:
@@ -194,7 +198,7 @@ class TransferTask(pl.LightningModule):
             loss,
             on_step=training,
             on_epoch=not training,
-            batch_size=len(images),
+            batch_size=len(images) if training else self.batch_weight(images, targets),
             sync_dist=not training,
         )
         if not training:
@@ -283,8 +287,8 @@ class TransferTask(pl.LightningModule):
         phases = self.transfer.phases
         scheduler: Any
         if self.schedule is not None:
-            images = batch_and_images(self.trainer, self.schedule)
-            scheduler, _ = self.schedule.build(optimizer, *images, restarts=phases.restarts)
+            sizes = batch_and_images(self.trainer, self.schedule)
+            scheduler, _ = self.schedule.build(optimizer, *sizes, restarts=phases.restarts)
         elif self.scheduler is not None:
             scheduler = self.scheduler(optimizer)
         else:

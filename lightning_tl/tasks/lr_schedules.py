@@ -48,15 +48,16 @@ class WarmupCosine(LambdaLR):
 
 
 class Schedule:
-    """Length and learning rates of a training, in images; steps follow from the batch at hand.
+    """Length and learning rates of a training, in images or tokens; steps follow from the batch at hand.
 
     The base class of :class:`Cosine` and :class:`Polynomial`.
 
     The batch at hand is the data module's ``batch_size`` × ``accumulate_grad_batches`` × devices × nodes.
 
     Args:
-        images: Length of the training in images, where repeated visits count.
+        images: Length of the training in images (for text: in samples), where repeated visits count.
         epochs: The length in passes over the training images instead.
+        tokens: The length in tokens of text instead.
         warmup_images: Length of the linear warm-up.
         warmup_epochs: The same in passes.
         warmup_share: The same as a share of the whole training.
@@ -72,15 +73,16 @@ class Schedule:
         self,
         images: int | None = None,
         epochs: float | None = None,
+        tokens: int | None = None,
         warmup_images: int = 0,
         warmup_epochs: float = 0,
         warmup_share: float = 0,
         batch: int | None = None,
         scale_lr: Literal["none", "linear"] = "none",
     ) -> None:
-        if (images is None) == (epochs is None):
-            raise UserError("model.schedule: give its length once, either in images or in epochs")
-        lengths = {"images": images, "epochs": epochs, "batch": batch}
+        if sum(length is not None for length in (images, epochs, tokens)) != 1:
+            raise UserError("model.schedule: give its length once, either in images, in epochs or in tokens")
+        lengths = {"images": images, "epochs": epochs, "tokens": tokens, "batch": batch}
         for name, value in lengths.items():
             if value is not None and value <= 0:
                 raise UserError(f"model.schedule.{name} is {value}; it must be above 0")
@@ -93,7 +95,7 @@ class Schedule:
             raise UserError("model.schedule: give the warm-up once: in images, in epochs, or as a share")
         if scale_lr == "linear" and batch is None:
             raise UserError("model.schedule.scale_lr is linear: give the batch that the learning rate belongs to")
-        self.images, self.epochs = images, epochs
+        self.images, self.epochs, self.tokens = images, epochs, tokens
         self.warmup_images, self.warmup_epochs, self.warmup_share = warmup_images, warmup_epochs, warmup_share
         self.batch, self.scale_lr = batch, scale_lr
 
@@ -106,17 +108,25 @@ class Schedule:
         """Return the factor on the peak rate after a share of the steps behind the warm-up: from 1 to 0."""
         raise NotImplementedError
 
-    def steps(self, batch: int, train_images: int = 0) -> tuple[int, int]:
+    def steps(self, batch: int, train_images: int = 0, sample_tokens: int | None = None) -> tuple[int, int]:
         """Return the steps of the training and of its warm-up.
 
         Args:
             batch: Images a step, over all processes.
             train_images: Images in a pass; needed only for lengths in epochs.
+            sample_tokens: Tokens of a sample; needed only for a length in tokens.
 
         Raises:
-            UserError: The warm-up is not shorter than the training.
+            UserError: The warm-up is not shorter than the training; a length in tokens of data that are no text.
         """
         images = self.images if self.images is not None else (self.epochs or 0) * train_images
+        if self.tokens is not None:
+            if sample_tokens is None:
+                raise UserError(
+                    "model.schedule.tokens is for text, and the data module does not say how many tokens a sample has: "
+                    "give the length in images or in epochs"
+                )
+            images = self.tokens / sample_tokens
         warmup = self.warmup_images or self.warmup_epochs * train_images or self.warmup_share * images
         total, first = max(1, round(images / batch)), round(warmup / batch)
         if first >= total:
@@ -131,6 +141,7 @@ class Schedule:
         optimizer: Optimizer,
         batch: int,
         train_images: int = 0,
+        sample_tokens: int | None = None,
         restarts: Callable[[int], Sequence[int]] = lambda steps: (0,),
     ) -> tuple[LambdaLR, int]:
         """Scale the optimiser's rates where that was asked for; return the schedule by step and its length in steps.
@@ -139,10 +150,11 @@ class Schedule:
             optimizer: A group's ``begin`` is the step before which its rate is 0.
             batch: Images a step, over all processes.
             train_images: Images in a pass; needed only for lengths in epochs.
+            sample_tokens: Tokens of a sample; needed only for a length in tokens.
             restarts: From the length in steps to the steps at which the schedule starts, the first of them 0. Each part
                 goes through the whole schedule, with a warm-up of the same share.
         """
-        total, warmup = self.steps(batch, train_images)
+        total, warmup = self.steps(batch, train_images, sample_tokens)
         if self.scale_lr == "linear" and self.batch is not None:
             for group in optimizer.param_groups:
                 group["lr"] *= batch / self.batch

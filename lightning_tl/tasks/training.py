@@ -29,8 +29,9 @@ class TrainingControl(Callback):
         schedule = getattr(pl_module, "schedule", None)
         if stage != "fit" or schedule is None:
             return
-        batch, images = batch_and_images(trainer, schedule)
-        steps, _ = schedule.steps(batch, images)
+        sizes = batch_and_images(trainer, schedule)
+        batch = sizes[0]
+        steps, _ = schedule.steps(*sizes)
         if trainer.max_steps == -1:
             trainer.fit_loop.epoch_loop.max_steps = steps
         elif trainer.max_steps < steps and not trainer.fast_dev_run:  # type: ignore[attr-defined]
@@ -70,15 +71,17 @@ class TrainingControl(Callback):
 def _cut_short(key: str, value: int | None, steps: int, scheduled: int) -> str:
     return (
         f"{key} is {value}: the training ends after {steps} of the {scheduled} steps of model.schedule, before its "
-        f"learning rate has come down; leave {key} out, or shorten the schedule (model.schedule.init_args.images or "
-        "epochs)"
+        f"learning rate has come down; leave {key} out, or shorten the schedule (model.schedule.init_args.images, "
+        "epochs or tokens)"
     )
 
 
-def batch_and_images(trainer: Trainer, schedule: Schedule) -> tuple[int, int]:
-    """Return the images of a training step over all processes, and of a pass (0 where the schedule needs none).
+def batch_and_images(trainer: Trainer, schedule: Schedule) -> tuple[int, int, int | None]:
+    """Return what a schedule's steps follow from.
 
-    The batch is the data module's ``batch_size``, where it has one, else that of its loader.
+    These are the images of a training step over all processes, those of a pass (0 where the schedule needs none), and
+    the tokens of a sample (None where the data module does not say). The batch is the data module's ``batch_size``,
+    where it has one, else that of its loader.
     """
     batch = getattr(trainer.datamodule, "batch_size", None)  # type: ignore[attr-defined]
     images = 0
@@ -87,4 +90,5 @@ def batch_and_images(trainer: Trainer, schedule: Schedule) -> tuple[int, int]:
         loader: Any = trainer.train_dataloader
         batch = batch or loader.batch_size or loader.batch_sampler.batch_size
         images = len(loader.dataset) if schedule.in_epochs else 0
-    return batch * trainer.accumulate_grad_batches * trainer.world_size, images
+    tokens = getattr(trainer.datamodule, "sample_tokens", None)  # type: ignore[attr-defined]
+    return batch * trainer.accumulate_grad_batches * trainer.world_size, images, tokens
