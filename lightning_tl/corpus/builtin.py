@@ -7,10 +7,10 @@ import json
 import os
 import string
 import sysconfig
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from pathlib import Path
+from random import Random
 
 import numpy as np
 
@@ -25,8 +25,8 @@ PREFIX = "builtin:"
 _VERSION = 1  # of the generated texts and of the choice of files
 _SHARES = 0.05  # of validation and of test
 _LARGEST_FILE = 1 << 20  # larger ones are tables of data
-_PROSE = ("licen[cs]e*", "copying*", "notice*", "authors*", "readme*", "change*", "history*", "news*", "metadata")
-_PROSE_SUFFIXES = ("", ".txt", ".md", ".rst")
+# beginnings of names
+_PROSE = ("license", "licence", "copying", "notice", "authors", "readme", "change", "history", "news", "metadata")
 _GENERATED = 2000  # documents
 
 
@@ -35,17 +35,17 @@ class Generated(Chunk):
     """Texts that a function makes.
 
     Attributes:
-        make: Random generator → the text of one document.
+        make: Generator of random numbers → the text of one document.
         count: Number of documents.
     """
 
-    make: Callable[[np.random.Generator], str]
+    make: Callable[[Random], str]
     count: int
 
     def documents(self) -> Iterator[Document]:
         """Yield the texts: the same on every machine."""
         for number in range(self.count):
-            text = self.make(np.random.default_rng([_VERSION, number]))
+            text = self.make(Random(_VERSION << 32 | number))
             yield Document(text, f"{self.source}, document {number}")
 
 
@@ -55,29 +55,37 @@ def _packages() -> list[Path]:
     return sorted({Path(paths[name]) for name in ("purelib", "platlib")})
 
 
-def _walk(roots: list[Path], wanted: Callable[[Path], bool]) -> list[Path]:
-    files = []
+def _walk(roots: list[Path], wanted: Callable[[str], bool], without: Sequence[str] = ()) -> list[Path]:
+    """Return the files with wanted names below some folders, in the order of their paths.
+
+    Args:
+        roots: The folders; one that does not exist has no files.
+        wanted: File name in lower case → whether to take it.
+        without: Names of sub-folders of the roots to leave out.
+    """
+    found: list[str] = []
     for root in roots:
-        for folder, folders, names in os.walk(root):
-            # installed packages have a root of their own, also where they lie inside the standard library
-            skipped = {"__pycache__", *(() if root.name == "site-packages" else ("site-packages", "dist-packages"))}
-            folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in skipped)
-            for name in sorted(names):
-                path = Path(folder) / name
-                if wanted(path) and path.is_file() and 0 < path.stat().st_size <= _LARGEST_FILE:
-                    files.append(path)
-    return files
+        waiting = [os.fspath(root)] if root.is_dir() else []
+        top = {*without} if root.name == "site-packages" else {*without, "site-packages", "dist-packages"}
+        while waiting:
+            with os.scandir(waiting.pop()) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        if entry.name[0] != "." and entry.name != "__pycache__" and entry.name not in top:
+                            waiting.append(entry.path)
+                    elif wanted(entry.name.lower()) and entry.is_file() and 0 < entry.stat().st_size <= _LARGEST_FILE:
+                        found.append(entry.path)
+            top = set()
+    return [Path(path) for path in sorted(found)]
 
 
 def _python(source: str) -> list[Chunk]:
     roots = [Path(sysconfig.get_paths()["stdlib"]), *_packages()]
-    without = [folder / "sympy" for folder in _packages()]
-    files = _walk(roots, lambda path: path.suffix == ".py" and not any(path.is_relative_to(each) for each in without))
-    return file_groups(source, files, skip_binary=True)
+    return file_groups(source, _walk(roots, lambda name: name.endswith(".py"), without=["sympy"]), skip_binary=True)
 
 
 def _sympy(source: str) -> list[Chunk]:
-    files = _walk([folder / "sympy" for folder in _packages()], lambda path: path.suffix == ".py")
+    files = _walk([folder / "sympy" for folder in _packages()], lambda name: name.endswith(".py"))
     if not files:
         raise UserError(f"{source}: sympy is not installed; install it (pip install sympy), or choose another text")
     return file_groups(source, files, skip_binary=True)
@@ -85,17 +93,14 @@ def _sympy(source: str) -> list[Chunk]:
 
 def _c_headers(source: str) -> list[Chunk]:
     roots = [folder / "torch" / "include" for folder in _packages()]
-    files = _walk(roots, lambda path: path.suffix in (".h", ".hpp", ".cuh"))
+    files = _walk(roots, lambda name: name.endswith((".h", ".hpp", ".cuh")))
     if not files:
         raise UserError(f"{source}: this installation of torch has no C++ headers; choose another text")
     return file_groups(source, files, skip_binary=True)
 
 
-def _is_prose(path: Path) -> bool:
-    name = path.name.lower()
-    if path.suffix.lower() in (".rst", ".md"):
-        return True
-    return path.suffix.lower() in _PROSE_SUFFIXES and any(fnmatch(name, pattern) for pattern in _PROSE)
+def _is_prose(name: str) -> bool:
+    return name.endswith((".rst", ".md")) or (name.startswith(_PROSE) and name.partition(".")[2] in ("", "txt"))
 
 
 def _prose(source: str) -> list[Chunk]:
@@ -118,12 +123,14 @@ def _cipher(source: str) -> list[Chunk]:
     return file_groups(source, files, skip_binary=True, convert=_enciphered, kind=f"cipher {_VERSION}")
 
 
-def _sums(rng: np.random.Generator) -> str:
+def _sums(rng: Random) -> str:
     """Return 64 sums and differences, one per line."""
-    limits = 10 ** rng.integers(1, 5, 64)
-    left, right, minus = rng.integers(0, limits), rng.integers(0, limits), rng.integers(0, 2, 64)
-    rows = zip(left.tolist(), right.tolist(), minus.tolist(), strict=True)
-    return "".join(f"{a} - {b} = {a - b}\n" if subtract else f"{a} + {b} = {a + b}\n" for a, b, subtract in rows)
+    lines = []
+    for _ in range(64):
+        limit = 10 ** rng.randrange(1, 5)
+        left, right = rng.randrange(limit), rng.randrange(limit)
+        lines.append(f"{left} + {right} = {left + right}\n" if rng.random() < 0.5 else f"{left} - {right} = {left - right}\n")
+    return "".join(lines)
 
 
 _WORDS = (
@@ -133,29 +140,28 @@ _WORDS = (
 ).split()
 
 
-def _json_value(rng: np.random.Generator, depth: int) -> object:
-    kind = int(rng.integers(0, 5 if depth else 3))
+def _json_value(rng: Random, depth: int) -> object:
+    kind = rng.randrange(5 if depth else 3)
     if kind == 0:
-        return int(rng.integers(0, 10 ** int(rng.integers(1, 6))))
+        return rng.randrange(10 ** rng.randrange(1, 6))
     if kind == 1:
-        return " ".join(_WORDS[number] for number in rng.integers(0, len(_WORDS), int(rng.integers(1, 4))))
+        return " ".join(rng.choices(_WORDS, k=rng.randrange(1, 4)))
     if kind == 2:
-        return (None, True, False, round(float(rng.normal()), 3))[int(rng.integers(0, 4))]
+        return rng.choice((None, True, False, round(rng.random(), 3)))
     if kind == 3:
-        return [_json_value(rng, depth - 1) for _ in range(int(rng.integers(1, 5)))]
+        return [_json_value(rng, depth - 1) for _ in range(rng.randrange(1, 5))]
     return _json_object(rng, depth - 1)
 
 
-def _json_object(rng: np.random.Generator, depth: int) -> dict[str, object]:
-    keys = rng.choice(len(_WORDS), int(rng.integers(3, 8)), replace=False)
-    return {_WORDS[number]: _json_value(rng, depth) for number in keys}
+def _json_object(rng: Random, depth: int) -> dict[str, object]:
+    return {key: _json_value(rng, depth) for key in rng.sample(_WORDS, rng.randrange(3, 8))}
 
 
-def _json_text(rng: np.random.Generator) -> str:
+def _json_text(rng: Random) -> str:
     return json.dumps([_json_object(rng, 3) for _ in range(4)], indent=2) + "\n"
 
 
-def _generated(make: Callable[[np.random.Generator], str], size: int) -> Callable[[str], list[Chunk]]:
+def _generated(make: Callable[[Random], str], size: int) -> Callable[[str], list[Chunk]]:
     def chunks(source: str) -> list[Chunk]:
         identity = json.dumps(["generated", source, _VERSION, _GENERATED])
         return [Generated(source, identity, size * _GENERATED, make, _GENERATED)]

@@ -6,6 +6,7 @@ Which chunks a source has follows from the names, sizes and times of its files, 
 from __future__ import annotations
 
 import json
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -96,6 +97,7 @@ def file_groups(
     chunks: list[Chunk] = []
     group: list[Path] = []
     stamps: list[tuple[str, int, int]] = []
+    size = 0
     for place, path in enumerate(files):
         status = path.stat()
         if status.st_size > _LARGEST_DOCUMENT:
@@ -104,12 +106,12 @@ def file_groups(
                 "--delimiter, such as '\\n\\n'"
             )
         group.append(path)
-        stamps.append((str(path.absolute()), status.st_size, status.st_mtime_ns))
-        size = sum(each[1] for each in stamps)
+        stamps.append((os.path.abspath(path), status.st_size, status.st_mtime_ns))
+        size += status.st_size
         if size >= CHUNK_BYTES or place == len(files) - 1:
             identity = json.dumps(["files", kind, skip_binary, stamps])
             chunks.append(FileGroup(source, identity, size, tuple(group), skip_binary, convert))
-            group, stamps = [], []
+            group, stamps, size = [], [], 0
     return chunks
 
 
