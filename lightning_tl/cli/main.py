@@ -18,6 +18,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "quickstart": ("quickstart", "all steps on real data: render, pre-train, fine-tune, fit the law, report"),
     "render": ("render", "render a labelled data set with BlenderProc; add to it, or verify it"),
     "dataset": ("dataset", "a rendered data set: preview, validate, stats, export, complexity"),
+    "corpus": ("corpus", "text as token ids: build a corpus, show one"),
     "fit": ("train", "train: pre-training or fine-tuning, from YAML and dotted overrides (LightningCLI)"),
     "validate": ("train", "run a model's validation"),
     "test": ("train", "run a model's test: test/error = 1 - score"),

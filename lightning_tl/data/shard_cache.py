@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
 from lightning_tl._io.atomic import replacing
+from lightning_tl._io.cache import CACHE_VARIABLE, cache_folder
 from lightning_tl._io.checksums import file_sha256
 from lightning_tl._io.locks import waiting_lock
 from lightning_tl._io.stores import download
 from lightning_tl._io.urls import Url
 from lightning_tl.errors import UserError, disk_full, is_disk_full
 
-CACHE_VARIABLE = "LIGHTNING_TL_CACHE"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _AT_ONCE = 8
-
-
-def cache_folder() -> Path:
-    """Return the cache folder: ``$LIGHTNING_TL_CACHE``, else ``~/.cache/lightning_tl``."""
-    folder = os.environ.get(CACHE_VARIABLE)
-    return Path(folder) if folder else Path.home() / ".cache" / "lightning_tl"
 
 
 def cached(sha256: str) -> Path:

@@ -19,7 +19,7 @@ import s3 as s3_servers
 import torch
 
 from lightning_tl.data import Rendered, RenderedImages
-from lightning_tl.data.shard_cache import CACHE_VARIABLE, cache_folder
+from lightning_tl._io.cache import CACHE_VARIABLE, cache_folder
 from lightning_tl.errors import UserError
 
 
