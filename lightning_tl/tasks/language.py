@@ -80,7 +80,7 @@ class CausalLanguageModel(TransferTask):
         self.dropout, self.pretrained, self.tie_head = dropout, pretrained, tie_head
         self.mup_base_width, self.checkpoint_blocks = mup_base_width, checkpoint_blocks
         self.shape = None if backbone.startswith(HUGGING_FACE) else _shape(backbone, shape)
-        super().__init__(num_classes, backbone, **({"channels_last": False} | kwargs))
+        super().__init__(num_classes, backbone, **kwargs)
         if compile_backbone:
             self.backbone.compile()
 

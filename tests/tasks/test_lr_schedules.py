@@ -119,7 +119,7 @@ def test_lengths_of_the_paper(images, batch, steps):
 @pytest.mark.parametrize(
     "options,message",
     [
-        ({}, r"give its length once, either in images or in epochs"),
+        ({}, r"give its length once, either in images, in epochs or in tokens"),
         ({"images": 10, "epochs": 1}, r"give its length once"),
         ({"images": 0}, r"model.schedule.images is 0; it must be above 0"),
         ({"epochs": -1}, r"model.schedule.epochs is -1; it must be above 0"),
