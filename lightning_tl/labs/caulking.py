@@ -138,10 +138,10 @@ class Caulking(CaulkingParameters):
             f"{self.draws} draws of samples and {_PROBLEMS} functions for each point; a kernel on the circle; the "
             "library's LoRA, trained to the end on a linear layer and on a two-layer tanh network whose residual has "
             f"a rank from {self.rank_at(self.sizes[-1])} to {self.rank_at(self.sizes[0])}.",
-            f"Theory and simulation of kernel ridge regression differ by {worst:.1f} % at most, in errors and in samples "
-            f"needed. Powers of m: {powers}. Knowing the first functions takes "
-            f"{100 * (1 - energy[-1] / energy[0]):.0f} % of the residual's energy away between the smallest and the "
-            f"largest m, and {100 * (1 - known[-1].simulation / known[0].simulation):.0f} % of the samples. LoRA's "
+            f"Theory and simulation of kernel ridge regression differ by {worst:.1f} % at most, in errors and in "
+            f"samples needed. Powers of m: {powers}. Where the first functions are known, the residual's energy is "
+            f"{100 * (1 - energy[-1] / energy[0]):.0f} % less at the largest m than at the smallest, and it needs "
+            f"{100 * (1 - known[-1].theory / known[0].theory):.1f} % fewer samples. LoRA's "
             f"errors are {linear:.3f} times the theory on the linear layer; on the network {tanh:.2f} times the theory "
             "of many samples. The kernel on the circle, whose eigenfunctions are not independent, is outside the "
             f"theory: its errors are {min(circle):.2f} to {max(circle):.2f} times those of independent features.",

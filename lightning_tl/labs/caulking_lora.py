@@ -127,7 +127,7 @@ def _trained(
         optimiser.zero_grad()
         value = (output(layer(features)) - labels).square().sum(1).mean()
         value.backward()  # type: ignore[no-untyped-call]
-        return value  # type: ignore[return-value]
+        return float(value)
 
     optimiser.step(loss)
     return layer

@@ -83,7 +83,7 @@ class CaulkingParameters(Lab):
 
     def width(self, m: float) -> float:
         """Return the dimension of the simpler residual."""
-        return _WIDTH * self.samples * m**-self.simplifying
+        return float(_WIDTH * self.samples * m**-self.simplifying)
 
     def rank_at(self, m: float) -> int:
         """Return the rank of the residual that LoRA learns."""

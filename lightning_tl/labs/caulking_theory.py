@@ -1,4 +1,4 @@
-"""Learning curves of kernel ridge regression and of low-rank updates in the caulking lab; derivations in docs/labs.md."""
+"""Learning curves of kernel ridge regression and of low-rank updates; derivations in docs/labs.md."""
 
 from __future__ import annotations
 

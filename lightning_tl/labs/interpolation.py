@@ -27,11 +27,9 @@ def nearest_interpolator(features: Array, labels: Array, start: Array, ridge: fl
     wide = features.shape[0] <= features.shape[1]
     gram = features @ features.T if wide else features.T @ features
     gram[np.diag_indices_from(gram)] += len(features) * ridge
-    if wide:
-        step = features.T @ cho_solve(cho_factor(gram), rest)
-    else:
-        step = cho_solve(cho_factor(gram), features.T @ rest)
-    moved: Array = start + step
+    moved: Array = start + (
+        features.T @ cho_solve(cho_factor(gram), rest) if wide else cho_solve(cho_factor(gram), features.T @ rest)
+    )
     return moved
 
 
