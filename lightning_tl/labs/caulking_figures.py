@@ -83,6 +83,8 @@ def _lora(lab: CaulkingParameters, outcome: Outcome) -> Figure:
             grid = np.geomspace(0.8 * points[0].at, 1.25 * points[-1].at, 30)
             draw_line(each, grid, [network.theory(rank, s) for s in grid], index)
         full = outcome.part(f"{name}: all weights")
+        grid = np.geomspace(0.8 * network.samples, 1.25 * network.samples, 30)
+        each.plot(grid, [network.full_theory(s) for s in grid], color="black", linewidth=1.2)
         each.plot(
             [p.at for p in full], [p.simulation for p in full], "X", color="black", markersize=5, label="all weights"
         )
@@ -90,6 +92,6 @@ def _lora(lab: CaulkingParameters, outcome: Outcome) -> Figure:
         _logarithmic(each)
         titled(each, f"{name} (dotted: the error to reach)", "samples s", "excess error")
     headed(figure, "A residual of rank r, learnt by LoRA of rank r")
-    rest = "Without LoRA the error is that of all weights, whatever the residual's rank."
+    rest = f"All weights: at residuals of rank {lab.rank_at(lab.sizes[0])} and {lab.rank_at(lab.sizes[-1])}."
     noted(figure, f"{_NOTE} {rest}")
     return figure

@@ -107,11 +107,11 @@ def _trained(
 
     from lightning_tl.transfer.lora import add_update
 
-    layer = nn.Linear(before.shape[1], before.shape[0], bias=False, dtype=before.dtype)
-    layer.weight = nn.Parameter(before.clone(), requires_grad=rank == 0)
-    if rank:
-        with torch.random.fork_rng(devices=[]):  # LoRA draws its factor A from torch's global generator
-            torch.manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):  # a layer and LoRA's factor A are drawn from torch's global generator
+        torch.manual_seed(seed)
+        layer = nn.Linear(before.shape[1], before.shape[0], bias=False, dtype=before.dtype)
+        layer.weight = nn.Parameter(before.clone(), requires_grad=rank == 0)
+        if rank:
             add_update(layer, rank, rank)
     trained = [parameter for parameter in layer.parameters() if parameter.requires_grad]
     optimiser = torch.optim.LBFGS(
@@ -127,7 +127,7 @@ def _trained(
         optimiser.zero_grad()
         value = (output(layer(features)) - labels).square().sum(1).mean()
         value.backward()  # type: ignore[no-untyped-call]
-        return float(value)
+        return float(value.detach())
 
     optimiser.step(loss)
     return layer
