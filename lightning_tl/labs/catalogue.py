@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 #: name → (module in lightning_tl.labs, its class, one line)
 LABS: dict[str, tuple[str, str, str]] = {
+    "caulking": ("caulking", "Caulking", "a pre-trained part of size m: samples that its residual needs"),
     "linear-transfer": ("linear_transfer", "LinearTransfer", "fine-tuning a linear model: risk against samples"),
 }
 

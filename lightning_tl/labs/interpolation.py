@@ -1,4 +1,4 @@
-"""The interpolator nearest to a start, which SGD from there ends at, and its risk in simulations."""
+"""The interpolator nearest to a start, which SGD from there ends at, and ridge regression towards a start."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ import numpy as np
 from lightning_tl.labs.outcome import Array
 
 
-def nearest_interpolator(features: Array, labels: Array, start: Array) -> Array:
+def nearest_interpolator(features: Array, labels: Array, start: Array, ridge: float = 0.0) -> Array:
     """Return the w with Xw = y that is nearest to the start; least squares where X has more rows than columns.
+
+    With ρ over 0, the w that minimises ‖Xw − y‖²/s + ρ‖w − w₀‖².
 
     Args:
         features: X, shape (s, d).
         labels: y, shape (s,) or (s, k) for k problems of the same features.
         start: w₀, shape (d,) or (d, k).
+        ridge: ρ.
 
     Returns:
         w, of the shape of the start (or (d, k)).
@@ -21,11 +24,12 @@ def nearest_interpolator(features: Array, labels: Array, start: Array) -> Array:
     from scipy.linalg import cho_factor, cho_solve
 
     rest = labels - features @ start
-    if features.shape[0] <= features.shape[1]:
-        step = features.T @ cho_solve(cho_factor(features @ features.T), rest)
-    else:
-        step = cho_solve(cho_factor(features.T @ features), features.T @ rest)
-    moved: Array = start + step
+    wide = features.shape[0] <= features.shape[1]
+    gram = features @ features.T if wide else features.T @ features
+    gram[np.diag_indices_from(gram)] += len(features) * ridge
+    moved: Array = start + (
+        features.T @ cho_solve(cho_factor(gram), rest) if wide else cho_solve(cho_factor(gram), features.T @ rest)
+    )
     return moved
 
 
