@@ -84,9 +84,9 @@ class LawRecovery(Lab):
         return (
             "Where the error follows the law, noise is normal and the table names what runs share, an interval of 95 % "
             "has to hold the truth in 95 % of studies, and a verdict that asks for 80 % confidence may be wrong in at "
-            "most 20 % of the studies whose truth lies on its boundary. For power laws the t distribution also gives how "
-            "often intervals miss where shared draws are not named, and how often the check on the largest size warns "
-            "where the law does not hold.",
+            "most 20 % of the studies whose truth lies on its boundary. For power laws the t distribution also gives "
+            "how often intervals miss where shared draws are not named, and how often the check on the largest size "
+            "warns where the law does not hold.",
             f"Simulated: {self.worlds} studies each of {len(facts)} kinds of worlds with {self.sizes} sizes of "
             "pre-training. Each table goes through what lightning-tl law does, with a target error that the world "
             f"reaches or, in half of the worlds with a floor, never does; and {self.tables} tables for each point "
