@@ -20,8 +20,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import stats
 
+from lightning_tl.labs.error_curves import LEVEL, LawCurve, broken_curve, law_curve, rising_curve
+from lightning_tl.labs.shares import binomial_interval
 from lightning_tl.laws import fit
 from lightning_tl.laws.candidates import Candidate, Costs
 from lightning_tl.laws.forms import Array
@@ -33,7 +34,6 @@ from lightning_tl.laws.stopping import Decision, Look
 
 SIZES = 1000 * 2.0 ** np.arange(7)
 LARGEST = float(SIZES[-1])
-LEVEL = 0.3  # error at 1000 images
 GROUPS = 8
 CONFIDENCE = 0.9
 #: Runs after which a study of one curve gives up.
@@ -69,38 +69,12 @@ class Outcome:
 # ---- worlds ----------------------------------------------------------------------------------------------------------
 
 
-def law_curve(rng: np.random.Generator, level: float = LEVEL) -> Curve:
-    """Draw a curve that is a law."""
-    alpha, share = rng.uniform(0.1, 1), rng.uniform(0.05, 0.95)
-    return lambda n: level * (share + (1 - share) * (n / 1000) ** -alpha)
-
-
-def boundary_curve(rng: np.random.Generator) -> Curve:
+def boundary_curve(rng: np.random.Generator) -> LawCurve:
     """Draw laws until ten times the images take away 5 to 20 % of the error at 64,000."""
     while True:
         curve = law_curve(rng)
         if 0.05 <= reduction(curve) <= 0.20:
             return curve
-
-
-def broken_curve(rng: np.random.Generator) -> Curve:
-    """Draw a double power law: the rate changes smoothly at 4,000 to 32,000 images (arXiv 2210.14891)."""
-    first, second = rng.uniform(0.1, 1, 2)
-    share, bend = rng.uniform(0.05, 0.95), np.exp(rng.uniform(np.log(4), np.log(32)))
-    width = 0.3
-
-    def error(n: Array) -> Array:
-        x = n / 1000
-        turn = ((1 + (x / bend) ** (1 / width)) / (1 + (1 / bend) ** (1 / width))) ** (-(second - first) * width)
-        return LEVEL * (share + (1 - share) * x**-first * turn)
-
-    return error
-
-
-def rising_curve(rng: np.random.Generator) -> Curve:
-    """Draw a law that turns at 4,000 to 32,000 images: from there on the error rises as n^0.1 to n^0.4."""
-    curve, turn, rise = law_curve(rng), np.exp(rng.uniform(np.log(4000), np.log(32000))), rng.uniform(0.1, 0.4)
-    return lambda n: curve(np.minimum(n, turn)) * np.maximum(n / turn, 1) ** rise
 
 
 def reduction(curve: Curve) -> float:
@@ -271,8 +245,7 @@ def share(count: int, of: int) -> str:
     """A share in percent with its 95 % binomial interval (Clopper and Pearson)."""
     if not of:
         return "-"
-    low = stats.beta.ppf(0.025, count, of - count + 1) if count else 0.0
-    high = stats.beta.ppf(0.975, count + 1, of - count) if count < of else 1.0
+    low, high = binomial_interval(count, of)
     return f"{100 * count / of:.1f} ({100 * low:.1f} to {100 * high:.1f})"
 
 

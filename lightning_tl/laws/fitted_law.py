@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import InitVar, dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Literal
 
 import numpy as np
@@ -382,17 +382,24 @@ class FittedLaw:
             size = float(self.cells.n.max()) if n is None else n
             if not size > 0:
                 raise UserError(f"n is {size:g}; it must be above 0")
-            at: tuple[Array, Array | float | None] = (np.full_like(grid, size), grid)
             never = self.probability_error_above(size, target, MOST_IMAGES)
         else:
-            at = (grid, s)
             never = self.probability_error_above(MOST_IMAGES, target, s)
-        low, high = self.band(*at, level)
+
+        def at(i: int) -> tuple[float, float | None]:
+            return (size, grid[i]) if over == "s" else (grid[i], s)
+
+        @cache
+        def ends(i: int) -> tuple[float, float]:
+            low, high = self.band(*at(i), level)
+            return float(low[0]), float(high[0])
+
+        falls = self.form.has_plateau and over == "n"  # alpha is above 0 there; other exponents may be below
         return ImagesNeeded(
             target=target,
-            estimate=crossing(grid, self.predict(*at), target),
-            low=crossing(grid, low, target),
-            high=crossing(grid, high, target),
+            estimate=crossing(grid, lambda i: float(self.predict(*at(i))[0]), target, falls),
+            low=crossing(grid, lambda i: ends(i)[0], target, falls),
+            high=crossing(grid, lambda i: ends(i)[1], target, falls),
             never=never,
             largest=float(known.max()),
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,14 +36,24 @@ class ImagesNeeded:
     largest: float
 
 
-def crossing(sizes: Array, error: Array, target: float) -> float:
-    """Return the first size at which a falling curve reaches the target, between grid points by log interpolation."""
-    reached = np.flatnonzero(error <= target)
-    if not len(reached):
+def crossing(sizes: Array, error_at: Callable[[int], float], target: float, falls: bool) -> float:
+    """Return the first size at which a curve reaches the target, between grid points by log interpolation.
+
+    Args:
+        sizes: The grid, ascending.
+        error_at: The curve at a point of the grid, by its number.
+        target: The error to reach.
+        falls: The curve never rises, so that few of its points have to be computed.
+    """
+    points = range(len(sizes))
+    if falls:
+        first = bisect_left(points, True, key=lambda i: error_at(i) <= target)
+    else:
+        first = next((i for i in points if error_at(i) <= target), len(sizes))
+    if first == len(sizes):
         return np.inf
-    i = int(reached[0])
-    if i == 0:
+    if first == 0:
         return float(sizes[0])
-    before, after = np.log(error[i - 1] / target), np.log(error[i] / target)
+    before, after = np.log(error_at(first - 1) / target), np.log(error_at(first) / target)
     part = before / (before - after) if before != after else 1.0
-    return float(np.exp(np.log(sizes[i - 1]) + part * np.log(sizes[i] / sizes[i - 1])))
+    return float(np.exp(np.log(sizes[first - 1]) + part * np.log(sizes[first] / sizes[first - 1])))

@@ -1,0 +1,40 @@
+"""Shares of simulated cases, with binomial uncertainty."""
+
+from __future__ import annotations
+
+import math
+
+from lightning_tl.labs.outcome import Comparison
+
+
+def binomial_interval(count: int, of: int, level: float = 0.95) -> tuple[float, float]:
+    """Return the interval of a share (Clopper and Pearson): 0 to 1 where nothing was counted.
+
+    Args:
+        count: Cases in which it is so.
+        of: All cases.
+        level: Confidence level.
+    """
+    from scipy.special import betaincinv
+
+    tail = (1 - level) / 2
+    low = float(betaincinv(count, of - count + 1, tail)) if count else 0.0
+    high = float(betaincinv(count + 1, of - count, 1 - tail)) if count < of else 1.0
+    return low, high
+
+
+def compared_share(
+    part: str, case: str, at: float, theory: float, count: int, of: int, allowed: float | None = None
+) -> Comparison:
+    """Compare the share that theory gives with a count; its standard error is that of the theoretical share.
+
+    Args:
+        part: Which part of the lab.
+        case: Which of its cases.
+        at: Where on the part's horizontal axis.
+        theory: The share.
+        count: Cases in which it is so.
+        of: All cases.
+        allowed: Largest difference that counts as agreement; ``None``: it is only shown.
+    """
+    return Comparison(part, case, at, theory, count / of, math.sqrt(theory * (1 - theory) / of), allowed)
