@@ -210,3 +210,24 @@ def load_backbone(source: str | Path | Mapping[str, Any], backbone: nn.Module, m
             raise UserError(f"{report.source}: {name} {problem}; use another checkpoint")
     backbone.load_state_dict({name: entries[name] for name in report.matched}, strict=False)
     return report
+
+
+def load_head(source: str | Path, head: nn.Module) -> None:
+    """Copy the head of a checkpoint of this library into ``head``, in place.
+
+    Raises:
+        UserError: The checkpoint has no head with these names and shapes.
+    """
+    state, _ = network_state(read_checkpoint(source))
+    theirs = {name.removeprefix("head."): value for name, value in state.items() if name.startswith("head.")}
+    own = head.state_dict()
+    different = sorted(own.keys() ^ theirs.keys())
+    problem = f"{different[0]} is only in one of the two" if different else ""
+    for name in () if different else own:
+        problem = problem or (f"{name} {reason}" if (reason := tensor_problem(theirs[name], own[name])) else "")
+    if problem:
+        raise UserError(
+            f"{source}: its head does not fit ({problem}); use data with the same vocabulary, or a new head "
+            "(--model.keep_head false)"
+        )
+    head.load_state_dict(theirs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -29,8 +30,10 @@ LINE_IMAGES = 512
 def forgotten(finetuned: Any, start: Path) -> dict[str, float]:
     """Return the pre-training loss before and after fine-tuning, and how far the backbone moved.
 
-    All losses are those of the pre-training's validation images under its saved head, whose weights never change. They
-    differ in weights and BatchNorm statistics. Fine-tuning replaces the backbone's statistics by those of the target
+    All losses are those of the pre-training's validation images under its saved head, whose weights never change; or
+    under the fine-tuned head, where that started from the saved one (:attr:`TransferTask.keeps_head`), as language
+    models' do: it is then a part of the network in all that follows. The losses differ in weights and BatchNorm
+    statistics. Fine-tuning replaces the backbone's statistics by those of the target
     images, which raises the pre-training loss even where no weight has moved. So before and after are compared with
     statistics that are re-estimated on the same pre-training images, for all layers of backbone and head.
 
@@ -61,12 +64,23 @@ def forgotten(finetuned: Any, start: Path) -> dict[str, float]:
     """
     if not hasattr(finetuned, "backbone"):
         raise UserError(f"forgetting: {type(finetuned).__name__} has no .backbone to put under the pre-training's head")
+    keeps_head = getattr(finetuned, "keeps_head", False)
+    parts = {"backbone": finetuned.backbone} | ({"head": finetuned.head} if keeps_head else {})
+    target: dict[str, Tensor] = {}
+    for part, module in parts.items():
+        merged, _ = merge_updates(_state(module))
+        target |= {f"{part}.{name}": value for name, value in merged.items()}
+    names = [name for name, _ in finetuned.named_parameters() if name in target and not is_factor(name)]
     network = Pretrained(start)
-    merged, _ = merge_updates(_state(finetuned.backbone))
-    target = {f"backbone.{name}": value for name, value in merged.items()}
+    keeps_head = getattr(finetuned, "keeps_head", False)
+    parts = {"backbone": finetuned.backbone} | ({"head": finetuned.head} if keeps_head else {})
+    target, names = {}, []
+    for part, module in parts.items():
+        merged, _ = merge_updates(_state(module))
+        target |= {f"{part}.{name}": value for name, value in merged.items()}
+        names += [f"{part}.{name}" for name, _ in module.named_parameters() if not is_factor(name)]
     if any(is_adapter(name) and name not in network.saved for name in target):
         network.adapt(finetuned, target)
-    names = [f"backbone.{name}" for name, _ in finetuned.backbone.named_parameters() if not is_factor(name)]
     weights = {name: target[name] for name in names}
     moved = distance(weights, network.saved)
     losses = {"pretrain_loss_saved": network.loss()}
@@ -155,7 +169,7 @@ class Pretrained:
         self._changed |= changed > 0
 
     def along(self, direction: dict[str, Tensor]) -> Curve:
-        """Return the loss at both ends of a line of the backbone's weights that begins at the present ones.
+        """Return the loss at both ends of a line of weights that begins at the present ones.
 
         Args:
             direction: By name, how far each parameter moves.
@@ -167,7 +181,7 @@ class Pretrained:
             if images >= LINE_IMAGES:
                 break
         with self._ready():
-            parameters = select(self.module, "^backbone", trainable=False)
+            parameters = select(self.module, "|".join(f"^{re.escape(name)}$" for name in direction), trainable=False)
             weights = [len(images) for images, _ in batches]
             objective = Objective(self.module, _loss_by_batch, batches, parameters, weights=weights)
             return loss_along(objective, direction, [0.0, 1.0])

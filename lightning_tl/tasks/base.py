@@ -67,6 +67,8 @@ class TransferTask(pl.LightningModule):
 
     #: name of the task; a data module with another ``task`` is refused; empty accepts any
     task = ""
+    #: whether the head, too, starts from that of ``init_from``
+    keeps_head = False
     #: name of the score in tables of results, such as ``accuracy``
     metric_name = "score"
 
@@ -102,9 +104,13 @@ class TransferTask(pl.LightningModule):
         self.val_score = self.build_metric()
         self.test_score = self.build_metric()
         if init_from is not None:
-            self.key_report = load_backbone(init_from, self.backbone)
+            self.key_report = self.load_start(init_from)
             rank_zero_info(str(self.key_report))
         self.transfer.start(self)
+
+    def load_start(self, checkpoint: str | Path) -> KeyReport:
+        """Copy the weights that a fine-tuning starts from: the backbone's."""
+        return load_backbone(checkpoint, self.backbone)
 
     def _save_plain_arguments(self) -> None:
         """Save the arguments of plain types, also those of subclasses, as hyper-parameters."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -13,6 +14,7 @@ from torchmetrics import Metric
 from lightning_tl.errors import UserError, nearest
 from lightning_tl.models.causal_lm import load_causal_lm
 from lightning_tl.models.decoder import Decoder, DecoderShape, decoder_shape
+from lightning_tl.models.weights import KeyReport, load_head
 from lightning_tl.tasks.base import TransferTask, wrong_batch
 from lightning_tl.tasks.image_results import Array, ImageResults, SumScores
 
@@ -41,6 +43,8 @@ class CausalLanguageModel(TransferTask):
         dropout: Of the decoder.
         pretrained: Whether a Hugging Face model starts from its weights; else from random ones.
         tie_head: Whether the decoder's head has the embedding's weights.
+        keep_head: Whether the head, too, starts from the checkpoint of ``init_from``. It must then have the same
+            vocabulary, and counts as a part of the network when forgetting is measured.
         mup_base_width: Width at which the learning rate was tuned. The rate of all matrices inside the blocks, and of
             the head, is then divided by (width / this width); the head's weights start smaller by the square root of
             that, and the embedding's as at this width, as in muP for Adam (Yang et al., *Tensor Programs V*, 2022,
@@ -65,6 +69,7 @@ class CausalLanguageModel(TransferTask):
         dropout: float = 0.0,
         pretrained: bool = True,
         tie_head: bool = False,
+        keep_head: bool = True,
         mup_base_width: int | None = None,
         checkpoint_blocks: bool = False,
         compile_backbone: bool = False,
@@ -78,6 +83,7 @@ class CausalLanguageModel(TransferTask):
             raise UserError(f"model.mup_base_width is {mup_base_width}; it must be at least 1")
         # before the base makes the network
         self.dropout, self.pretrained, self.tie_head = dropout, pretrained, tie_head
+        self.keeps_head = keep_head
         self.mup_base_width, self.checkpoint_blocks = mup_base_width, checkpoint_blocks
         self.shape = None if backbone.startswith(HUGGING_FACE) else _shape(backbone, shape)
         super().__init__(num_classes, backbone, **kwargs)
@@ -97,6 +103,13 @@ class CausalLanguageModel(TransferTask):
         nn.init.normal_(self.head.weight, std=(self.shape.width * self._width_factor) ** -0.5)
         if self.tie_head:
             self.head.weight = self.backbone.embed_tokens.weight
+
+    def load_start(self, checkpoint: str | Path) -> KeyReport:
+        """Copy the weights that a fine-tuning starts from: the backbone's and, with ``keep_head``, the head's."""
+        report = super().load_start(checkpoint)
+        if self.keeps_head:
+            load_head(checkpoint, self.head)
+        return report
 
     def freshly_initialised(self) -> nn.Module:
         """Return a module with newly drawn weights under the same names; a Hugging Face model's are drawn too."""
