@@ -69,9 +69,7 @@ class BuildOptions:
             raise UserError("--val_share and --test_share leave nothing to train on: their sum must be below 1")
 
 
-def build_corpus(
-    chunks: Sequence[Chunk], out: Path, options: BuildOptions, progress: Progress = silent
-) -> Manifest:
+def build_corpus(chunks: Sequence[Chunk], out: Path, options: BuildOptions, progress: Progress = silent) -> Manifest:
     """Build a corpus; continue a build that was interrupted. Where it is finished already, nothing is done.
 
     Args:
@@ -181,9 +179,7 @@ def _digest(document: Document) -> tuple[bytes, int]:
     return hashlib.sha256(content).digest(), len(content)
 
 
-def _trained(
-    chunks: Sequence[Chunk], size: int, options: BuildOptions, work: Path, progress: Progress
-) -> BpeTokenizer:
+def _trained(chunks: Sequence[Chunk], size: int, options: BuildOptions, work: Path, progress: Progress) -> BpeTokenizer:
     """Train a BPE on the first training documents, in the order of their hashes: whatever the order of the sources."""
     plan = _identity(options.tokenizer, json.dumps([options.val_share, options.test_share]), *_identities(chunks))
     saved = work / f"tokenizer-{plan}.json"

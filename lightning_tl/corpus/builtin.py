@@ -129,15 +129,60 @@ def _sums(rng: Random) -> str:
     for _ in range(64):
         limit = 10 ** rng.randrange(1, 5)
         left, right = rng.randrange(limit), rng.randrange(limit)
-        lines.append(f"{left} + {right} = {left + right}\n" if rng.random() < 0.5 else f"{left} - {right} = {left - right}\n")
+        lines.append(
+            f"{left} + {right} = {left + right}\n" if rng.random() < 0.5 else f"{left} - {right} = {left - right}\n"
+        )
     return "".join(lines)
 
 
-_WORDS = (
-    "amount author city colour count date email height id item label length level mass mode name note order owner "
-    "path phone place price rank rate region score size source speed state status stock street target title total "
-    "type unit user value version weight width year zone"
-).split()
+_WORDS = [
+    "amount",
+    "author",
+    "city",
+    "colour",
+    "count",
+    "date",
+    "email",
+    "height",
+    "id",
+    "item",
+    "label",
+    "length",
+    "level",
+    "mass",
+    "mode",
+    "name",
+    "note",
+    "order",
+    "owner",
+    "path",
+    "phone",
+    "place",
+    "price",
+    "rank",
+    "rate",
+    "region",
+    "score",
+    "size",
+    "source",
+    "speed",
+    "state",
+    "status",
+    "stock",
+    "street",
+    "target",
+    "title",
+    "total",
+    "type",
+    "unit",
+    "user",
+    "value",
+    "version",
+    "weight",
+    "width",
+    "year",
+    "zone",
+]
 
 
 def _json_value(rng: Random, depth: int) -> object:

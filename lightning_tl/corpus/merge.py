@@ -69,7 +69,9 @@ def merge_parts(
         raw.unlink()
         sync_to_disk(folder / f"{name}.bin")
         sync_to_disk(folder / f"{name}.documents.npy")
-    return {name: entry | {"sha256": file_sha256(folder / f"{name}.bin")} for name, entry in entries.items()}, duplicates
+    return {
+        name: entry | {"sha256": file_sha256(folder / f"{name}.bin")} for name, entry in entries.items()
+    }, duplicates
 
 
 def _distinct(hashes: np.ndarray) -> tuple[np.ndarray, int]:
