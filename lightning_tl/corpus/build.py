@@ -83,12 +83,12 @@ def build_corpus(chunks: Sequence[Chunk], out: Path, options: BuildOptions, prog
             corpus, or the folder holds something else.
     """
     options.check()
-    size = bpe_size(options.tokenizer)
-    tokenizer = load_tokenizer(options.tokenizer, options.separator) if size is None else None
-    if size is not None and options.separator is not None:
+    trained = bpe_size(options.tokenizer)
+    if trained and options.separator is not None:
         raise UserError(f"--separator is for a tokenizer.json; {options.tokenizer} has a separator of its own")
+    given = None if trained else load_tokenizer(options.tokenizer, options.separator)
     settings: dict[str, Any] = {
-        "tokenizer": tokenizer.name if tokenizer else options.tokenizer,
+        "tokenizer": given.name if given else options.tokenizer,
         "val_share": options.val_share,
         "test_share": options.test_share,
     }
@@ -102,9 +102,7 @@ def build_corpus(chunks: Sequence[Chunk], out: Path, options: BuildOptions, prog
             shutil.rmtree(work, ignore_errors=True)
             return finished
         remove_leftovers(work)
-        if tokenizer is None:
-            assert size is not None
-            tokenizer = _trained(chunks, size, options, work, progress)
+        tokenizer = given or _trained(chunks, trained or 0, options, work, progress)
         parts, sources = _write_parts(chunks, tokenizer, work, progress)
         staged = work / "corpus"
         shutil.rmtree(staged, ignore_errors=True)

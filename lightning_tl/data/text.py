@@ -97,12 +97,8 @@ class Text(BatchedDataModule):
         **shared: Any,
     ) -> None:
         super().__init__(batch_size=batch_size, **shared)
-        for name, value in (
-            ("n", n),
-            ("context", context),
-            ("val_samples", val_samples),
-            ("test_samples", test_samples),
-        ):
+        counts = {"n": n, "context": context, "val_samples": val_samples, "test_samples": test_samples}
+        for name, value in counts.items():
             if value is not None and value < 1:
                 raise UserError(f"data.{name} is {value}; it must be at least 1")
         self.root, self.n, self.context, self.sample_tokens = str(root), n, context, context
@@ -154,28 +150,24 @@ class Text(BatchedDataModule):
         """Make the three splits."""
         if self.splits:
             return
+        self.splits = {split: self._windows(split) for split in ("train", "val", "test")}
+
+    def _windows(self, split: str) -> Windows:
         manifest = self.manifest
-        available = manifest.splits["train"].tokens
-        if self.n is not None and self.n > available:
-            raise UserError(
-                f"data.n is {self.n}, but {self.root} has {available} tokens to train on: build a larger corpus, or "
-                "train for more tokens than n, which repeats them"
-            )
-        for split in ("train", "val", "test"):
-            tokens = manifest.splits[split].tokens
-            # the last target is one token further on
-            usable = min(self.n, tokens - 1) if split == "train" and self.n is not None else tokens - 1
-            length = max(0, usable) // self.context
-            if not length:
-                what = (
-                    f"data.n is {self.n}"
-                    if usable == self.n
-                    else f"the {split} split of {self.root} has {tokens} tokens"
-                )
+        tokens = manifest.splits[split].tokens
+        usable = tokens - 1  # the last target is one token further on
+        if split == "train" and self.n is not None:
+            if self.n > tokens:
                 raise UserError(
-                    f"data.context is {self.context}, but {what}: fewer than one sample; choose a smaller context"
-                    + ("" if usable == self.n else ", or build a larger corpus")
+                    f"data.n is {self.n}, but {self.root} has {tokens} tokens to train on: choose a smaller n "
+                    "(training for more tokens repeats them), or build a larger corpus"
                 )
-            most = self.eval_samples.get(split)
-            manifest.open(split)  # a damaged file is found before the training
-            self.splits[split] = Windows(manifest, split, self.context, length if most is None else min(most, length))
+            usable = min(usable, self.n)
+        if usable < self.context:
+            raise UserError(
+                f"data.context is {self.context}, but the {split} split of {self.root} has {max(0, usable)} tokens to "
+                "take samples from: choose a smaller context, a larger data.n, or build a larger corpus"
+            )
+        length, most = usable // self.context, self.eval_samples.get(split)
+        manifest.open(split)  # a damaged file is found before the training
+        return Windows(manifest, split, self.context, length if most is None else min(most, length))
