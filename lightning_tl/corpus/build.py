@@ -282,6 +282,6 @@ def _check_splits(splits: dict[str, dict[str, Any]], out: Path) -> None:
     for name, count in counts.items():
         if not count:
             raise UserError(
-                f"{out}: {sum(counts.values())} documents are too few: none of them falls into {name}; add documents "
+                f"{out}: too few documents ({sum(counts.values())}): none falls into {name}; add documents "
                 "(for a text file say where one ends by --delimiter), or enlarge --val_share and --test_share"
             )
