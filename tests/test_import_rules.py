@@ -34,6 +34,8 @@ def test_who_may_import_whom():
     [
         ("lightning_tl/data/sample_order.py", "import lightning_tl.tasks", "models and data, then tasks"),
         ("lightning_tl/laws/forms.py", "import torch", "the laws stand alone"),
+        ("lightning_tl/corpus/manifest.py", "import torch", "a corpus needs the ground floor and numpy"),
+        ("lightning_tl/corpus/build.py", "import lightning_tl.progress", "a corpus needs the ground floor and numpy"),
         ("lightning_tl/models/weights.py", "import data_gen", "training never touches the renderer"),
         (
             "lightning_tl/offline/measure_options.py",

@@ -69,9 +69,7 @@ class BuildOptions:
             raise UserError("--val_share and --test_share leave nothing to train on: their sum must be below 1")
 
 
-def build_corpus(
-    chunks: Sequence[Chunk], out: Path, options: BuildOptions, progress: Progress = silent
-) -> Manifest:
+def build_corpus(chunks: Sequence[Chunk], out: Path, options: BuildOptions, progress: Progress = silent) -> Manifest:
     """Build a corpus; continue a build that was interrupted. Where it is finished already, nothing is done.
 
     Args:
@@ -85,12 +83,12 @@ def build_corpus(
             corpus, or the folder holds something else.
     """
     options.check()
-    size = bpe_size(options.tokenizer)
-    tokenizer = load_tokenizer(options.tokenizer, options.separator) if size is None else None
-    if size is not None and options.separator is not None:
+    trained = bpe_size(options.tokenizer)
+    if trained and options.separator is not None:
         raise UserError(f"--separator is for a tokenizer.json; {options.tokenizer} has a separator of its own")
+    given = None if trained else load_tokenizer(options.tokenizer, options.separator)
     settings: dict[str, Any] = {
-        "tokenizer": tokenizer.name if tokenizer else options.tokenizer,
+        "tokenizer": given.name if given else options.tokenizer,
         "val_share": options.val_share,
         "test_share": options.test_share,
     }
@@ -104,9 +102,7 @@ def build_corpus(
             shutil.rmtree(work, ignore_errors=True)
             return finished
         remove_leftovers(work)
-        if tokenizer is None:
-            assert size is not None
-            tokenizer = _trained(chunks, size, options, work, progress)
+        tokenizer = given or _trained(chunks, trained or 0, options, work, progress)
         parts, sources = _write_parts(chunks, tokenizer, work, progress)
         staged = work / "corpus"
         shutil.rmtree(staged, ignore_errors=True)
@@ -181,9 +177,7 @@ def _digest(document: Document) -> tuple[bytes, int]:
     return hashlib.sha256(content).digest(), len(content)
 
 
-def _trained(
-    chunks: Sequence[Chunk], size: int, options: BuildOptions, work: Path, progress: Progress
-) -> BpeTokenizer:
+def _trained(chunks: Sequence[Chunk], size: int, options: BuildOptions, work: Path, progress: Progress) -> BpeTokenizer:
     """Train a BPE on the first training documents, in the order of their hashes: whatever the order of the sources."""
     plan = _identity(options.tokenizer, json.dumps([options.val_share, options.test_share]), *_identities(chunks))
     saved = work / f"tokenizer-{plan}.json"
@@ -288,6 +282,6 @@ def _check_splits(splits: dict[str, dict[str, Any]], out: Path) -> None:
     for name, count in counts.items():
         if not count:
             raise UserError(
-                f"{out}: {sum(counts.values())} documents are too few: none of them falls into {name}; add documents "
+                f"{out}: too few documents ({sum(counts.values())}): none falls into {name}; add documents "
                 "(for a text file say where one ends by --delimiter), or enlarge --val_share and --test_share"
             )

@@ -107,7 +107,7 @@ def _prose(source: str) -> list[Chunk]:
     return file_groups(source, _walk(_packages(), _is_prose), skip_binary=True)
 
 
-def _cipher_table() -> dict[int, str]:
+def _cipher_table() -> dict[int, int]:
     order = np.random.default_rng(_VERSION).permutation(26)
     letters = string.ascii_lowercase
     changed = "".join(letters[number] for number in order)
@@ -129,15 +129,17 @@ def _sums(rng: Random) -> str:
     for _ in range(64):
         limit = 10 ** rng.randrange(1, 5)
         left, right = rng.randrange(limit), rng.randrange(limit)
-        lines.append(f"{left} + {right} = {left + right}\n" if rng.random() < 0.5 else f"{left} - {right} = {left - right}\n")
+        sign, result = ("+", left + right) if rng.random() < 0.5 else ("-", left - right)
+        lines.append(f"{left} {sign} {right} = {result}\n")
     return "".join(lines)
 
 
-_WORDS = (
-    "amount author city colour count date email height id item label length level mass mode name note order owner "
-    "path phone place price rank rate region score size source speed state status stock street target title total "
-    "type unit user value version weight width year zone"
-).split()
+_NAMES = """
+amount author city colour count date email height id item label length level mass mode name note order owner path phone
+place price rank rate region score size source speed state status stock street target title total type unit user value
+version weight width year zone
+"""
+_WORDS = _NAMES.split()
 
 
 def _json_value(rng: Random, depth: int) -> object:

@@ -166,7 +166,9 @@ def _manifest(folder: Path, content: dict[str, Any]) -> Manifest:
     if not isinstance(tokenizer["name"], str) or not 0 <= _count(tokenizer["separator"]) < vocab_size:
         raise ValueError("tokenizer")
     splits = {
-        name: SplitEntry(*(_count(entry[key]) for key in ("tokens", "documents", "bytes")), str(entry["sha256"]))
+        name: SplitEntry(
+            _count(entry["tokens"]), _count(entry["documents"]), _count(entry["bytes"]), str(entry["sha256"])
+        )
         for name, entry in content["splits"].items()
     }
     if set(splits) != set(SPLITS):

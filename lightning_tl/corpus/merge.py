@@ -69,7 +69,8 @@ def merge_parts(
         raw.unlink()
         sync_to_disk(folder / f"{name}.bin")
         sync_to_disk(folder / f"{name}.documents.npy")
-    return {name: entry | {"sha256": file_sha256(folder / f"{name}.bin")} for name, entry in entries.items()}, duplicates
+    hashes = {name: file_sha256(folder / f"{name}.bin") for name in SPLITS}
+    return {name: {**entries[name], "sha256": hashes[name]} for name in SPLITS}, duplicates
 
 
 def _distinct(hashes: np.ndarray) -> tuple[np.ndarray, int]:
@@ -85,7 +86,7 @@ def _distinct(hashes: np.ndarray) -> tuple[np.ndarray, int]:
 def _append(documents: Documents, chosen: np.ndarray, file: Any) -> np.ndarray:
     """Write the ids of documents in the given order; return where each begins, from 0, uint64."""
     begins = np.concatenate([np.zeros(1, np.int64), np.cumsum(documents.lengths, dtype=np.int64)])
-    ids = memoryview(documents.ids)
+    ids = documents.ids.data
     file.write(b"".join(ids[begin:end] for begin, end in zip(begins[chosen], begins[chosen + 1], strict=True)))
     ends = np.cumsum(documents.lengths[chosen], dtype=np.uint64)
     return np.asarray(ends - documents.lengths[chosen].astype(np.uint64))

@@ -73,7 +73,8 @@ class ByteTokenizer(Tokenizer):
     def decode(self, ids: np.ndarray) -> str:
         """Return the text; bytes that are not UTF-8 become U+FFFD."""
         kept = np.asarray(ids)[np.asarray(ids) != self.separator]
-        return kept.astype(np.uint8).tobytes().decode("utf-8", errors="replace")
+        content: bytes = kept.astype(np.uint8).tobytes()
+        return content.decode("utf-8", errors="replace")
 
 
 _SYMBOLS = "\n\t" + "".join(chr(code) for code in range(32, 127))
@@ -101,9 +102,11 @@ class AsciiTokenizer(Tokenizer):
     def encode(self, text: str) -> np.ndarray:
         """Return one id per character."""
         if text.isascii():
-            return self._ids[np.frombuffer(text.encode(), np.uint8)]
-        codes = np.frombuffer(text.encode("utf-32-le"), "<u4")
-        return self._ids[np.minimum(codes, 128)]
+            codes = np.frombuffer(text.encode(), np.uint8)
+        else:
+            codes = np.minimum(np.frombuffer(text.encode("utf-32-le"), "<u4"), 128)
+        ids: np.ndarray = self._ids[codes]
+        return ids
 
     def decode(self, ids: np.ndarray) -> str:
         """Return the text; each character that is not in the vocabulary becomes U+FFFD."""

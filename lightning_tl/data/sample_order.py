@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import repeat
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -83,11 +84,12 @@ class StepBatches(DistributedSampler[Any]):
     def batch(self, step: int) -> list[Pick]:
         """Return this process's samples of a step."""
         total = self.batch_size * self.num_replicas
-        picks = []
-        for place in range(self.rank * self.batch_size, (self.rank + 1) * self.batch_size):
-            number, at = divmod(step * total + place, self.length)
-            picks.append(Pick(int(self._permutation(number)[at]), step, place, total))
-        return picks
+        places = range(self.rank * self.batch_size, (self.rank + 1) * self.batch_size)
+        samples: list[int] = []
+        while len(samples) < self.batch_size:  # once, unless the batch spans two passes or more
+            number, at = divmod(step * total + places[len(samples)], self.length)
+            samples += self._permutation(number)[at : at + self.batch_size - len(samples)].tolist()
+        return list(map(Pick, samples, repeat(step), places, repeat(total)))
 
     def __iter__(self) -> Iterator[list[Pick]]:
         total, in_epoch = self.done()

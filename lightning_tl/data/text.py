@@ -37,6 +37,7 @@ class Windows(Dataset[Batch]):
     def __init__(self, manifest: Manifest, split: str, context: int, length: int) -> None:
         self.manifest, self.split, self.context, self.length = manifest, split, context, length
         self._ids: np.ndarray | None = None
+        self._places = np.arange(context + 1)
 
     def __len__(self) -> int:
         return self.length
@@ -54,9 +55,10 @@ class Windows(Dataset[Batch]):
             # a plain view: numpy's class for memory maps costs several times as much per access
             self._ids = np.asarray(self.manifest.open(self.split))
         numbers = [index.sample if isinstance(index, Pick) else index for index in indices]
-        starts = np.array(numbers, np.int64) * self.context
-        ids = torch.from_numpy(self._ids[starts[:, None] + np.arange(self.context + 1)].astype(np.int64))
-        return ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
+        starts = np.array(numbers, np.int64)[:, None] * self.context
+        ids = self._ids[starts + self._places]
+        # converted by numpy: torch takes ten times as long for small batches
+        return torch.from_numpy(ids[:, :-1].astype(np.int64)), torch.from_numpy(ids[:, 1:].astype(np.int64))
 
 
 class Text(BatchedDataModule):
@@ -95,7 +97,8 @@ class Text(BatchedDataModule):
         **shared: Any,
     ) -> None:
         super().__init__(batch_size=batch_size, **shared)
-        for name, value in (("n", n), ("context", context), ("val_samples", val_samples), ("test_samples", test_samples)):
+        counts = {"n": n, "context": context, "val_samples": val_samples, "test_samples": test_samples}
+        for name, value in counts.items():
             if value is not None and value < 1:
                 raise UserError(f"data.{name} is {value}; it must be at least 1")
         self.root, self.n, self.context, self.sample_tokens = str(root), n, context, context
@@ -147,24 +150,24 @@ class Text(BatchedDataModule):
         """Make the three splits."""
         if self.splits:
             return
+        self.splits = {split: self._windows(split) for split in ("train", "val", "test")}
+
+    def _windows(self, split: str) -> Windows:
         manifest = self.manifest
-        available = manifest.splits["train"].tokens
-        if self.n is not None and self.n > available:
-            raise UserError(
-                f"data.n is {self.n}, but {self.root} has {available} tokens to train on: build a larger corpus, or "
-                "train for more tokens than n, which repeats them"
-            )
-        for split in ("train", "val", "test"):
-            tokens = manifest.splits[split].tokens
-            # the last target is one token further on
-            usable = min(self.n, tokens - 1) if split == "train" and self.n is not None else tokens - 1
-            length = max(0, usable) // self.context
-            if not length:
-                what = f"data.n is {self.n}" if usable == self.n else f"the {split} split of {self.root} has {tokens} tokens"
+        tokens = manifest.splits[split].tokens
+        usable = tokens - 1  # the last target is one token further on
+        if split == "train" and self.n is not None:
+            if self.n > tokens:
                 raise UserError(
-                    f"data.context is {self.context}, but {what}: fewer than one sample; choose a smaller context"
-                    + ("" if usable == self.n else ", or build a larger corpus")
+                    f"data.n is {self.n}, but {self.root} has {tokens} tokens to train on: choose a smaller n "
+                    "(training for more tokens repeats them), or build a larger corpus"
                 )
-            most = self.eval_samples.get(split)
-            manifest.open(split)  # a damaged file is found before the training
-            self.splits[split] = Windows(manifest, split, self.context, length if most is None else min(most, length))
+            usable = min(usable, self.n)
+        if usable < self.context:
+            raise UserError(
+                f"data.context is {self.context}, but the {split} split of {self.root} has {max(0, usable)} tokens to "
+                "take samples from: choose a smaller context, a larger data.n, or build a larger corpus"
+            )
+        length, most = usable // self.context, self.eval_samples.get(split)
+        manifest.open(split)  # a damaged file is found before the training
+        return Windows(manifest, split, self.context, length if most is None else min(most, length))

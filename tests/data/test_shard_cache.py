@@ -18,8 +18,8 @@ import pytest
 import s3 as s3_servers
 import torch
 
-from lightning_tl.data import Rendered, RenderedImages
 from lightning_tl._io.cache import CACHE_VARIABLE, cache_folder
+from lightning_tl.data import Rendered, RenderedImages
 from lightning_tl.errors import UserError
 
 
