@@ -17,12 +17,13 @@ def save_target(data: Any, facts: Mapping[str, Any], folder: Path) -> None:
     """Draw the first training batch, once per data set and task; the runs of a study share the file.
 
     Args:
-        data: A data module whose batches begin with images, ``[B, C, H, W]`` or a list of ``[C, H, W]``.
+        data: A data module whose batches begin with images, ``[B, C, H, W]`` or a list of ``[C, H, W]``; of text,
+            nothing is drawn.
         facts: ``data`` and ``task`` name the file.
         folder: Where the PNG file is written.
     """
     path = folder / f"{facts.get('data', 'data')}-{facts.get('task', 'task')}.png"
-    if path.is_file():
+    if path.is_file() or hasattr(data, "sample_tokens"):
         return
     from lightning_tl.data.preview import image_grid, visible_pixels
 
@@ -36,7 +37,7 @@ def save_target(data: Any, facts: Mapping[str, Any], folder: Path) -> None:
 
 
 def save_predictions(model: Any, data: Any, path: Path) -> None:
-    """Draw the predictions of the first test images beside the truth; nothing for data that are not read by index.
+    """Draw the predictions of the first test images beside the truth; nothing for text and data not read by index.
 
     Args:
         model: The trained task.
@@ -44,7 +45,7 @@ def save_predictions(model: Any, data: Any, path: Path) -> None:
         path: PNG file to write.
     """
     split = getattr(data, "splits", {}).get("test")
-    if split is None or not len(split):
+    if split is None or not len(split) or hasattr(data, "sample_tokens"):
         return
     from lightning_tl.data.prediction_pictures import save_sheet
 
