@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from lightning_tl.checkpoint_files import read_checkpoint
 from lightning_tl.errors import UserError, one_line, shortened
 from lightning_tl.models.weights import is_statistic, tensor_problem
+from lightning_tl.tasks import TransferTask
 
 #: What Lightning looks for by itself; anything else is a place.
 NAMES = ("best", "last", "hpc")
@@ -58,9 +59,13 @@ class ReadCheckpoints(TorchCheckpointIO):
         place, module = str(path), self._module
         content = self._ready.pop(place, None) or self.read(place)
         self._ready.clear()
-        own_names = type(module).on_load_checkpoint is not LightningModule.on_load_checkpoint
+        name = f"--ckpt_path {shortened(place)}"
+        if self._training and isinstance(module, TransferTask):
+            module.transfer.check_resumed(content, name)
+        known = (LightningModule.on_load_checkpoint, TransferTask.on_load_checkpoint)
+        own_names = type(module).on_load_checkpoint not in known
         strict = module.strict_loading and not own_names  # else the module renames, or leaves out
-        check_weights(content["state_dict"], module, f"--ckpt_path {shortened(place)}", strict)
+        check_weights(content["state_dict"], module, name, strict)
         return content
 
 

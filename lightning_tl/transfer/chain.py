@@ -45,6 +45,31 @@ class TransferChain:
         own = [method for method in self.methods if type(method) is not Full]
         return [{"class_path": type(method).__name__, "init_args": method.arguments()} for method in own]
 
+    def check_resumed(self, checkpoint: Mapping[str, Any], place: str = "the checkpoint") -> None:
+        """Refuse to resume a training that had other methods. Other arguments of the same methods are accepted.
+
+        Args:
+            checkpoint: Content of the checkpoint; one that is not of a task of this library is accepted.
+            place: For messages.
+
+        Raises:
+            UserError: The methods differ, or only one of the two trainings has any.
+        """
+        if not isinstance(checkpoint.get("lightning_tl"), Mapping):
+            return
+        arguments = checkpoint.get("hyper_parameters")
+        saved = arguments.get("transfer") if isinstance(arguments, Mapping) else None
+        specifications = [each for each in saved if isinstance(each, Mapping)] if isinstance(saved, list) else []
+        there, here = (
+            sorted(_class_name(each) for each in given) for given in (specifications, self.specification())
+        )
+        if there != here:
+            then, now = (" and ".join(names) or "no method" for names in (there, here))
+            raise UserError(
+                f"{place}: that training had {then} as transfer, and this one has {now}: resume with the same "
+                "--model.transfer, or start a new training from its weights by --model.init_from"
+            )
+
     def callbacks(self) -> list[Any]:
         """Return the callbacks of a training."""
         own = [method for method in self.methods if type(method) is not Full]
@@ -138,7 +163,7 @@ def as_method(given: Any) -> TransferMethod:
     if isinstance(given, TransferMethod):
         return given
     spec: Any = given if isinstance(given, Mapping) else {"class_path": given}
-    name = str(spec.get("class_path")).rpartition(".")[2]
+    name = _class_name(spec)
     known = {each.__name__: each for each in _subclasses(TransferMethod) if not inspect.isabstract(each)}
     if name not in known:
         raise UserError(
@@ -148,6 +173,10 @@ def as_method(given: Any) -> TransferMethod:
         return known[name](**(spec.get("init_args") or {}))
     except TypeError as error:
         raise UserError(f"model.transfer {name}: {error}") from error
+
+
+def _class_name(specification: Mapping[str, Any]) -> str:
+    return str(specification.get("class_path")).rpartition(".")[2]
 
 
 def _subclasses(base: type[TransferMethod]) -> list[type[TransferMethod]]:
