@@ -285,7 +285,7 @@ class TransferTask(pl.LightningModule):
         scheduler: Any
         if self.schedule is not None:
             images = batch_and_images(self.trainer, self.schedule)
-            scheduler, _ = self.schedule.build(optimizer, *images, restarts=phases.restarts)
+            scheduler, _ = self.schedule.build(optimizer, *images, parts=phases.parts(self))
         elif self.scheduler is not None:
             scheduler = self.scheduler(optimizer)
         else:

@@ -38,7 +38,7 @@ class TransferChain:
 
     def label(self) -> str:
         """Return the names of the methods with their strengths, joined by `` + ``."""
-        return " + ".join(method.label() for method in self.methods) or Full.name
+        return " + ".join(method.label() for method in self.methods)
 
     def specification(self) -> list[dict[str, Any]]:
         """Return plain values from which the methods can be made again."""
@@ -60,9 +60,7 @@ class TransferChain:
         arguments = checkpoint.get("hyper_parameters")
         saved = arguments.get("transfer") if isinstance(arguments, Mapping) else None
         specifications = [each for each in saved if isinstance(each, Mapping)] if isinstance(saved, list) else []
-        there, here = (
-            sorted(_class_name(each) for each in given) for given in (specifications, self.specification())
-        )
+        there, here = (sorted(_class_name(each) for each in given) for given in (specifications, self.specification()))
         if there != here:
             then, now = (" and ".join(names) or "no method" for names in (there, here))
             raise UserError(

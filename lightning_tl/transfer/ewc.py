@@ -8,9 +8,10 @@ from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_tl.errors import UserError
+from lightning_tl.transfer.method import BACKBONE
 from lightning_tl.transfer.pretraining import UsesPretraining, same_parameters
 from lightning_tl.transfer.pull import Pull
 from lightning_tl.transfer.selection import backbone_parameters
@@ -50,15 +51,16 @@ class EWC(Pull, UsesPretraining):
         if images < 1:
             raise UserError(f"EWC: images is {images}; it must be at least 1")
         self.strength, self.images = strength, images
-        self._start: dict[str, Tensor] = {}
         self._fisher: dict[str, Tensor] = {}
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Keep the weights that the training begins from."""
-        super().setup(trainer, pl_module, stage)
-        if stage == "fit":
-            kept = {name: each for name, each in backbone_parameters(pl_module).items() if each.requires_grad}
-            self._start = {name: each.detach().cpu().clone() for name, each in kept.items()}
+    def pulled(self, task: Any) -> dict[str, nn.Parameter]:
+        """Return the trained parameters of the backbone."""
+        return {name: each for name, each in backbone_parameters(task).items() if each.requires_grad}
+
+    def start(self, task: Any) -> None:
+        """Forget the weights of another task, and F there."""
+        super().start(task)
+        self._fisher = {}
 
     def state_dict(self) -> dict[str, Any]:
         """Return θ_pre and F."""
@@ -84,7 +86,7 @@ class EWC(Pull, UsesPretraining):
         """Return F by name, on the CPU."""
         network, data = self.prepare(trainer, task)
         network.requires_grad_(False).eval()
-        known = {f"backbone.{name}": each for name, each in network.backbone.named_parameters()}
+        known = {f"{BACKBONE}{name}": each for name, each in network.backbone.named_parameters()}
         same_parameters(task.backbone, network.backbone, "EWC")
         chosen = [known[name].requires_grad_() for name in self._start]
         sums = [torch.zeros_like(each) for each in chosen]

@@ -73,13 +73,20 @@ class Phases(Callback):
                 f"transfer {label} trains in phases, which model.scheduler does not know of; use model.schedule"
             )
         steps = task.trainer.estimated_stepping_batches
-        if steps == float("inf"):
+        if steps == float("inf") or steps < 1:  # below 1: epochs of a loader without a length
             raise UserError(f"transfer {label} needs the length of the training: give trainer.max_steps")
         return int(steps)
 
-    def restarts(self, steps: int) -> list[int]:
-        """Return the steps at which the schedule starts, the first of them 0."""
-        return sorted({0, *(step for method in self._methods for step in method.restarts(steps))})
+    def parts(self, task: Any) -> list[int]:
+        """Return the steps at which the schedule starts, the first of them 0, and the last step; empty without phases.
+
+        They follow from the training's own number of steps, which may differ from the schedule's.
+        """
+        if not self._begin:
+            return []
+        steps = self.steps(task)
+        starts = sorted({0, *(step for method in self._methods for step in method.restarts(steps))})
+        return [*starts, steps] if len(starts) > 1 else []
 
     def schedule(self, task: Any, optimizer: Optimizer) -> Any:
         """Return a constant schedule that is 0 before a group begins; None without phases."""

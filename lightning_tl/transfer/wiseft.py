@@ -61,10 +61,14 @@ class WiSEFT(FinalWeights):
         self._start: dict[str, Tensor] = {}
         self._statistics: dict[float, dict[str, Tensor]] = {}
 
+    def start(self, task: Any) -> None:
+        """Forget the weights of another task."""
+        self._start = {}
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Keep the weights that the training begins from."""
+        """Keep the weights that the first training of the task begins from, also for a second one."""
         super().setup(trainer, pl_module, stage)
-        if stage == "fit":
+        if stage == "fit" and not self._start:
             self._start = {name: _kept(each) for name, each in backbone_parameters(pl_module).items()}
 
     def state_dict(self) -> dict[str, Any]:
