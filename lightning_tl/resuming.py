@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
 from lightning_tl.checkpoint_files import read_checkpoint
@@ -29,6 +30,28 @@ Content = dict[str, Any]
 def names_a_file(checkpoint: str | None) -> bool:
     """Return whether ``--ckpt_path`` names a path or URL, and not what Lightning finds by itself."""
     return bool(checkpoint) and checkpoint not in NAMES and not str(checkpoint).startswith("registry")
+
+
+def checkpoint_to_load(trainer: Trainer, subcommand: str, given: str | None) -> str | None:
+    """Return the checkpoint that a run will load: a path or URL instead of a name such as ``last``; None: none.
+
+    Args:
+        trainer: Of the run.
+        subcommand: ``fit``, ``validate``, ``test`` or ``predict``.
+        given: The value of ``--ckpt_path``. With None, Lightning looks for the checkpoint of a SLURM job that was
+            interrupted.
+
+    Raises:
+        UserError: There is no checkpoint of that name; ``last`` may be missing, as before the first training.
+    """
+    if given is not None and given not in NAMES:
+        return given
+    try:
+        connector = trainer._checkpoint_connector
+        found = connector._parse_ckpt_path(TrainerFn(subcommand), given, model_provided=True, model_connected=False)
+    except ValueError as error:
+        raise UserError(f"--ckpt_path {given}: found no such checkpoint; give the file ({one_line(error)})") from error
+    return None if found is None else str(found)
 
 
 class ReadCheckpoints(TorchCheckpointIO):

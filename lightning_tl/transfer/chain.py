@@ -162,7 +162,7 @@ def as_method(given: Any) -> TransferMethod:
         return given
     spec: Any = given if isinstance(given, Mapping) else {"class_path": given}
     name = _class_name(spec)
-    known = {each.__name__: each for each in _subclasses(TransferMethod) if not inspect.isabstract(each)}
+    known = known_methods()
     if name not in known:
         raise UserError(
             f"model.transfer: no method '{name}'{nearest(name, known)}; one of your own must be imported first"
@@ -171,6 +171,11 @@ def as_method(given: Any) -> TransferMethod:
         return known[name](**(spec.get("init_args") or {}))
     except TypeError as error:
         raise UserError(f"model.transfer {name}: {error}") from error
+
+
+def known_methods() -> dict[str, type[TransferMethod]]:
+    """Return all methods that have been imported, by the name of their class."""
+    return {each.__name__: each for each in _subclasses(TransferMethod) if not inspect.isabstract(each)}
 
 
 def _class_name(specification: Mapping[str, Any]) -> str:

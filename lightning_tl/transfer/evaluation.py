@@ -30,8 +30,8 @@ def reestimate_statistics(trainer: Trainer, task: Any) -> None:
     """
     layers = [layer for layer in running_layers(task) if layer.training]
     if layers:
-        with _evaluated(trainer, task), torch.random.fork_rng():
-            torch.manual_seed(0)  # for loaders that draw their order
+        with _evaluated(trainer, task), torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(0)  # for loaders that draw their order
             batches = (to_device(trainer, batch) for batch in _first_batches(trainer))
             reestimate(
                 task,

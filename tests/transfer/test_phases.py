@@ -159,7 +159,7 @@ class Endless(torch.utils.data.IterableDataset):
 def test_epochs_of_a_loader_without_a_length_are_no_length(tmp_path):
     module = Classification(3, backbone="resnet10_w8", transfer=LPFT(), optimizer=sgd)
     loader = torch.utils.data.DataLoader(Endless(), batch_size=4)
-    with pytest.raises(UserError, match="needs the length of the training: give trainer.max_steps"):
+    with pytest.raises(UserError, match=r"needs the length of the training: give trainer\.max_steps"):
         trainer(tmp_path, max_steps=-1, max_epochs=2).fit(module, loader)
 
 
