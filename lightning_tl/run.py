@@ -177,8 +177,8 @@ class RunCLI(LightningCLI):
         # before the callbacks that write checkpoints, so that checkpoints hold these callbacks' state of the same step
         trainer.callbacks[:0] = [WholeHistory(), *self.more_callbacks]  # type: ignore[attr-defined]
         config, fitting = self.config[self.subcommand], self.subcommand == "fit"
-        checkpoint = config.ckpt_path = checkpoint_to_load(trainer, self.subcommand, config.ckpt_path)
-        done = self._open_checkpoint(trainer, checkpoint) if names_a_file(checkpoint) else None
+        checkpoint = config.ckpt_path = checkpoint_to_load(trainer, str(self.subcommand), config.ckpt_path)
+        done = self._open_checkpoint(trainer, checkpoint) if checkpoint and names_a_file(checkpoint) else None
         if not fitting or checkpoint:  # a new fit starts a new metrics.csv
             for logger in trainer.loggers:
                 if isinstance(logger, CSVLogger):

@@ -26,7 +26,7 @@ BN_IMAGES = 1024
 LINE_IMAGES = 512
 
 
-def forgotten(finetuned: Any, start: Path) -> dict[str, float]:
+def forgotten(finetuned: Any, network: Pretrained) -> dict[str, float]:
     """Return the pre-training loss before and after fine-tuning, and how far the backbone moved.
 
     All losses are those of the pre-training's validation images under its saved head, whose weights never change. They
@@ -39,7 +39,7 @@ def forgotten(finetuned: Any, start: Path) -> dict[str, float]:
 
     Args:
         finetuned: The fine-tuned module.
-        start: Folder of the pre-training run that it started from.
+        network: That of the pre-training that it started from; it is changed.
 
     Returns:
         By name, losses in the units of the pre-training's loss (for classification nats):
@@ -57,11 +57,10 @@ def forgotten(finetuned: Any, start: Path) -> dict[str, float]:
           validation images.
 
     Raises:
-        UserError: The folder is no finished run, or a module has no backbone.
+        UserError: The module has no backbone.
     """
     if not hasattr(finetuned, "backbone"):
         raise UserError(f"forgetting: {type(finetuned).__name__} has no .backbone to put under the pre-training's head")
-    network = Pretrained(start)
     merged, _ = merge_updates(_state(finetuned.backbone))
     target = {f"backbone.{name}": value for name, value in merged.items()}
     if any(is_adapter(name) and name not in network.saved for name in target):

@@ -20,7 +20,7 @@ from lightning_tl.study.preflight import Draft
 from lightning_tl.study.rates import Rates, RenderRates, Seconds, StageRates, Watch, mean_rendering, mean_training
 from lightning_tl.study.records import load_json
 from lightning_tl.study.run_counts import kinds_of
-from lightning_tl.study.runs import Call, output_to, train_and_test
+from lightning_tl.study.runs import Call, compare, output_to, train_and_test
 from lightning_tl.study.shapes import Shards
 
 T = TypeVar("T")
@@ -126,7 +126,8 @@ def _train_beginning(call: Call) -> StageRates:
 
     folder = Path(call.folder)
     folder.mkdir()
-    train_and_test(call, folder, None, [Timer()])
+    cli, done = train_and_test(call, folder, None, [Timer()])
+    compare(cli, call, done)
     timed = steps[_WARM:] or steps
     step = _total(timed) * (1 / max(len(timed), 1))
     each = {part: _total(seen[part]) * (1 / max(images[part], 1)) for part in seen}

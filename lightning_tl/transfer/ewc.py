@@ -11,6 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
 from lightning_tl.errors import UserError
+from lightning_tl.losses.training_step import quiet
 from lightning_tl.transfer.method import BACKBONE
 from lightning_tl.transfer.pretraining import UsesPretraining, same_parameters
 from lightning_tl.transfer.pull import Pull
@@ -94,7 +95,8 @@ class EWC(Pull, UsesPretraining):
         for batch in data.training_batches():
             images, targets = self._on_device(trainer, batch)
             for image in range(min(len(images), mine - seen)):
-                loss = network.outputs_and_loss(images[image : image + 1], targets[image : image + 1], "train")[1]
+                with quiet(network):  # it has no trainer to log with
+                    loss = network.outputs_and_loss(images[image : image + 1], targets[image : image + 1], "train")[1]
                 gradients = torch.autograd.grad(loss, chosen, allow_unused=True)
                 for total, gradient in zip(sums, gradients, strict=True):
                     if gradient is not None:

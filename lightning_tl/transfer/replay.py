@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lightning_tl.data.batched_module import BatchedDataModule
 from lightning_tl.errors import UserError
+from lightning_tl.losses.training_step import quiet
 from lightning_tl.measure.batchnorm import running_layers
 from lightning_tl.transfer.pretraining import UsesPretraining, same_parameters
 
@@ -105,7 +106,8 @@ class Replay(UsesPretraining):
         for theirs, ours in self._modes:
             theirs.training = ours.training
         size, (images, targets) = self._batch
-        replayed: Tensor = self._network.outputs_and_loss(images, targets, "train")[1]
+        with quiet(self._network):  # it has no trainer to log with
+            replayed: Tensor = self._network.outputs_and_loss(images, targets, "train")[1]
         task.log("train/replay", replayed.detach(), on_step=True, on_epoch=False, batch_size=len(images))
         mean: Tensor = (size * loss + len(images) * replayed) / (size + len(images))
         return mean

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from lightning_tl.errors import UserError
 from lightning_tl.measure.batchnorm import running_layers
-from lightning_tl.transfer.evaluation import error_on, reestimate_statistics
+from lightning_tl.transfer.evaluation import errors_on, reestimate_statistics
 from lightning_tl.transfer.final_weights import FinalWeights
 from lightning_tl.transfer.selection import backbone_parameters
 
@@ -91,23 +92,35 @@ class WiSEFT(FinalWeights):
         """Evaluate all interpolations; leave the network that was asked for."""
         loaders: Any = trainer.val_dataloaders
         loader = loaders[0] if isinstance(loaders, list) else loaders
-        self.rows, self._statistics = [], {}
+        self._statistics = {}
         chosen = [] if self.take is None or self.take in self.alphas else [self.take]
         for alpha in [*self.alphas, *chosen]:
-            self._interpolate(task, alpha)
+            self._put(task, alpha)
             reestimate_statistics(trainer, task)
             self._statistics[alpha] = _statistics(task)
-            if alpha in self.alphas:
-                error = error_on(trainer, task, loader, trainer.num_val_batches[0])
-                self.rows.append({"alpha": alpha, "val_error": error})
+        errors = self.errors(trainer, task, loader, trainer.num_val_batches[0])
+        self.rows = [{"alpha": alpha, "val_error": error} for alpha, error in zip(self.alphas, errors, strict=True)]
         if self.take is None:
             task.load_state_dict(self._last)
         else:
             self._put(task, self.take)
         if trainer.is_global_zero:
             write_interpolations(trainer.default_root_dir, self.rows)
-        errors = ", ".join(f"{row['alpha']:g}: {row['val_error']:.4f}" for row in self.rows)
-        rank_zero_info(f"transfer WiSEFT: validation error by alpha: {errors}")
+        listed = ", ".join(f"{row['alpha']:g}: {row['val_error']:.4f}" for row in self.rows)
+        rank_zero_info(f"transfer WiSEFT: validation error by alpha: {listed}")
+
+    def errors(self, trainer: Trainer, task: Any, loader: Iterable[Any], batches: float = float("inf")) -> list[float]:
+        """Return the error of the network of each α, on batches that are read once; the task's own network stays.
+
+        Args:
+            trainer: Of the training.
+            task: The task, after its training.
+            loader: Batches of validation or test.
+            batches: The most batches that are read.
+        """
+        with _restored(task):
+            networks = [functools.partial(self._put, task, alpha) for alpha in self.alphas]
+            return errors_on(trainer, task, loader, networks, batches)
 
     @contextmanager
     def network(self, task: Any, alpha: float) -> Iterator[None]:
@@ -117,22 +130,16 @@ class WiSEFT(FinalWeights):
             task: The task, after its training.
             alpha: One of ``alphas``.
         """
-        before = {name: value.detach().clone() for name, value in task.state_dict().items()}
-        try:
+        with _restored(task):
             self._put(task, alpha)
             yield
-        finally:
-            task.load_state_dict(before)
-
-    def _put(self, task: Any, alpha: float) -> None:
-        self._interpolate(task, alpha)
-        task.load_state_dict(self._statistics[alpha], strict=False)
 
     @torch.no_grad()
-    def _interpolate(self, task: Any, alpha: float) -> None:
+    def _put(self, task: Any, alpha: float) -> None:
+        """Put the network of an α into the task, with its statistics where they have been estimated."""
         # lerp is exact at both ends
         mixed = {name: torch.lerp(start, self._last[name], alpha) for name, start in self._start.items()}
-        task.load_state_dict(self._last | mixed)
+        task.load_state_dict(self._last | mixed | self._statistics.get(alpha, {}))
 
 
 def write_interpolations(folder: str, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -145,6 +152,16 @@ def write_interpolations(folder: str, rows: Sequence[Mapping[str, Any]]) -> None
     system.makedirs(folder, exist_ok=True)
     with system.open(f"{folder}/interpolations.csv", "w") as file:
         file.write(table.getvalue())
+
+
+@contextmanager
+def _restored(task: Any) -> Iterator[None]:
+    """Put back the task's network on leaving."""
+    before = {name: value.detach().clone() for name, value in task.state_dict().items()}
+    try:
+        yield
+    finally:
+        task.load_state_dict(before)
 
 
 def _kept(value: Tensor) -> Tensor:

@@ -106,6 +106,20 @@ def test_the_pretrained_head_and_its_statistics_stay(start, renders, tmp_path):
     assert len(list(module.parameters())) == len(list(task(None).parameters()))
 
 
+def test_a_pretraining_that_logs_is_muted(start, renders, tmp_path, recwarn):
+    method = replay(start, renders)
+    compute = method._network.outputs_and_loss
+
+    def logging(images, targets, stage):
+        outputs, loss = compute(images, targets, stage)
+        method._network.log("train/own", loss)  # which warns where there is no trainer
+        return outputs, loss
+
+    method._network.outputs_and_loss = logging
+    fit(task(start, method), data(renders), tmp_path, max_steps=2)
+    assert not [each for each in recwarn if "self.log" in str(each.message)]
+
+
 @pytest.mark.parametrize("target", ["mulclass", "semseg"])
 def test_resumed_equals_uninterrupted(start, renders, tmp_path, target):
     assert not resumed_differs(lambda: task(start, replay(start, renders), target), renders, tmp_path, target, at=3)
