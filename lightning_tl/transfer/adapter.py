@@ -19,8 +19,8 @@ class Adapter(TransferMethod):
     starts at 0, so that the training begins from the pre-trained network. The backbone's weights and its BatchNorm
     layers stay as they were pre-trained, BatchNorm's statistics too.
 
-    In checkpoints an adapter is ``<block>.adapter.down`` and ``.up``. It cannot be merged into the weights: a backbone
-    without adapters does not start from such a checkpoint.
+    In checkpoints an adapter is ``<block>.adapter.down`` and ``.up``. It cannot be merged into the weights: ``export``
+    refuses such a checkpoint, and ``init_from`` accepts it only for a backbone with the same adapters.
 
     Args:
         width: Channels between ``down`` and ``up``.
@@ -64,7 +64,7 @@ class BottleneckAdapter(nn.Module):
     """``x + up(relu(down(x)))``, which is x until ``up`` has been trained.
 
     Args:
-        channels: Of x.
+        channels: Channels of x.
         width: Channels between ``down`` and ``up``.
     """
 

@@ -19,7 +19,7 @@ Given = TransferMethod | Mapping[str, Any] | str | Iterable[Any] | None
 
 
 class TransferChain:
-    """One or several methods, whose hooks are called one after the other.
+    """One or several methods, whose hooks are called in order.
 
     Args:
         given: A method, its name, its specification, or a list of these; None: :class:`Full`.
@@ -192,7 +192,7 @@ def _check_combination(methods: list[TransferMethod]) -> None:
         for other in methods[index + 1 :]:
             names = f"{type(method).__name__} and {type(other).__name__}"
             if type(method) is Full or type(other) is Full:
-                raise UserError(f"model.transfer: {names}: Full is the absence of other methods; leave it out")
+                raise UserError(f"model.transfer: {names}: Full means that there is no other method; leave it out")
             if method.part == other.part:
                 raise UserError(f"model.transfer: {names} cannot be combined: both change the {method.part}")
             reason = method.excludes.get(type(other).__name__) or other.excludes.get(type(method).__name__)

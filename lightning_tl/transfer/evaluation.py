@@ -25,7 +25,7 @@ def reestimate_statistics(trainer: Trainer, task: Any) -> None:
     frozen ones are, keep their statistics. With several processes the statistics are the average of theirs.
 
     Args:
-        trainer: Of the training.
+        trainer: The trainer of the training.
         task: The task, in train mode.
     """
     layers = [layer for layer in running_layers(task) if layer.training]
@@ -46,7 +46,7 @@ def error_on(trainer: Trainer, task: Any, loader: Iterable[Any], batches: float 
     """Return the error, 1 − score, of the task's present network.
 
     Args:
-        trainer: Of the training.
+        trainer: The trainer of the training.
         task: The task.
         loader: Batches of validation or test.
         batches: The most batches that are read.
@@ -64,7 +64,7 @@ def errors_on(
     """Return the errors of several networks on batches that are read once.
 
     Args:
-        trainer: Of the training.
+        trainer: The trainer of the training.
         task: The task.
         loader: Batches of validation or test.
         networks: Each puts the weights and statistics of one network into the task.

@@ -23,7 +23,7 @@ class EWC(Pull, UsesPretraining):
 
     Elastic weight consolidation: Kirkpatrick et al. 2017 (arXiv 1612.00796), Eq. 3. F is the diagonal of the empirical
     Fisher information at θ_pre: the mean, over images of the pre-training, of the squared gradient of an image's loss
-    under its own label. It is computed before the first step, by one backward pass an image, on the images of the
+    under its own label. It is computed before the first step, by one backward pass per image, on the images of the
     pre-training's first steps in their augmentation, with the network in eval mode. Where an image's loss is a mean
     over outputs (labels, pixels), its gradient is that of the mean.
 
@@ -32,9 +32,9 @@ class EWC(Pull, UsesPretraining):
     Logged every ``trainer.log_every_n_steps``: ``train/ewc``, the term that is added.
 
     Args:
-        strength: Of the pull.
+        strength: Strength of the pull.
         images: How many images F is the mean of.
-        config: The pre-training's ``config.yaml``. Default: that of the run whose checkpoint is ``init_from``.
+        config: The pre-training's ``config.yaml``. Default: the one of the run whose checkpoint is ``init_from``.
 
     Raises:
         UserError: A strength that is not above 0, no image, no pre-training.

@@ -26,11 +26,11 @@ class L2SP(Pull):
     Logged every ``trainer.log_every_n_steps``: ``train/l2sp``, the term that is added.
 
     Args:
-        strength: Of the pull.
+        strength: Strength of the pull.
         exclude: Pattern (regular expression) of parameters that are not pulled, by their names in the task.
-        decoupled: The pull is no term of the loss: after each step, θ moves by the share lr·strength of its way back to
-            θ_pre, as with the decoupled weight decay of Loshchilov and Hutter 2017 (arXiv 1711.05101). Nothing is
-            logged then.
+        decoupled: The pull is not a term of the loss: after each step, θ moves back towards θ_pre by the share
+            lr·strength of the distance, as with the decoupled weight decay of Loshchilov and Hutter 2017 (arXiv
+            1711.05101). Nothing is logged then.
 
     Raises:
         UserError: A strength that is not above 0, a wrong pattern, no pre-trained weights.

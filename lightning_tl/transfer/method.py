@@ -38,7 +38,7 @@ class TransferMethod(Callback):
     name: ClassVar[str] = ""
     #: What the method changes.
     part: ClassVar[Part] = "parameters"
-    #: Names of the methods that this one can't be combined with, whatever they change, and why not.
+    #: Names of methods that this one cannot be combined with, and why.
     excludes: ClassVar[Mapping[str, str]] = MappingProxyType({})
     #: Whether an interrupted training goes on.
     restored = False
@@ -122,7 +122,7 @@ class TransferMethod(Callback):
         chain = getattr(pl_module, "transfer", None)
         if not any(method is self for method in getattr(chain, "methods", ())):
             name = type(self).__name__
-            raise UserError(f"{name} is no callback: give it to the task, as --model.transfer={name}")
+            raise UserError(f"{name} is not a callback: give it to the task, as --model.transfer={name}")
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Note that this is an interrupted training."""
@@ -139,7 +139,7 @@ class TransferMethod(Callback):
 
 
 def check_pattern(method: str, argument: str, pattern: str | None) -> None:
-    """Refuse a pattern that is no regular expression.
+    """Refuse a pattern that is not a regular expression.
 
     Args:
         method: For messages, as is ``argument``.
@@ -147,12 +147,12 @@ def check_pattern(method: str, argument: str, pattern: str | None) -> None:
         pattern: None: none.
 
     Raises:
-        UserError: It is not.
+        UserError: It is not one.
     """
     try:
         re.compile(pattern or "")
     except re.error as error:
-        raise UserError(f"{method}: {argument} is '{pattern}', which is no regular expression: {error}") from error
+        raise UserError(f"{method}: {argument} is '{pattern}', which is not a regular expression: {error}") from error
 
 
 class Full(TransferMethod):

@@ -40,11 +40,11 @@ class Partial(TransferMethod):
     Args:
         layers: Pattern (regular expression) of the inherited parameters, by their names in the task
             (``backbone.layer1.0.conv1.weight``).
-        stages: How many stages beside the stem are inherited, with it: in a ResNet, ``layer1`` to ``layer<stages>``.
+        stages: How many stages are inherited in addition to the stem: in a ResNet, ``layer1`` to ``layer<stages>``.
         share: Share of the filters of each layer that are inherited.
         inherited: What happens to the inherited part in the training.
-        factor: Of ``slowed``: its speed over that of the rest; default 0.1.
-        seed: Of the choice of filters and of the new weights.
+        factor: For ``slowed``: the speed of the inherited part relative to the rest; default 0.1.
+        seed: Seed of the choice of filters and of the new weights.
 
     Raises:
         UserError: Not exactly one part is given, an argument is out of range, the part is empty or everything, the
@@ -122,7 +122,9 @@ class Partial(TransferMethod):
         else:
             most = stage_count(backbone) - 1
             if self.stages is not None and self.stages > most:
-                raise UserError(f"Partial: stages is {self.stages}, but the backbone has {most} beside its stem")
+                raise UserError(
+                    f"Partial: stages is {self.stages}, but the backbone has {most} in addition to its stem"
+                )
             chosen = {name for name, stage in stage_of(backbone).items() if stage <= (self.stages or 0)}
         for prefix, layer in backbone.named_modules():
             stem = f"{prefix}." if prefix else ""

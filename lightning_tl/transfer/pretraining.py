@@ -41,15 +41,15 @@ class UsesPretraining(TransferMethod, ABC):
             data: Its data module, not used by another trainer.
 
         Raises:
-            UserError: They are none of this library.
+            UserError: They are not classes of this library.
         """
         name = type(self).__name__
         if not hasattr(task, "outputs_and_loss") or not hasattr(task, "backbone"):
-            raise UserError(f"transfer {name}: the pre-training's {type(task).__name__} is no TransferTask")
+            raise UserError(f"transfer {name}: the pre-training's {type(task).__name__} is not a TransferTask")
         if not isinstance(data, BatchedDataModule):
             raise UserError(
-                f"transfer {name}: the pre-training's {type(data).__name__} is no BatchedDataModule, so the order of "
-                "its images does not follow from the step"
+                f"transfer {name}: the pre-training's {type(data).__name__} is not a BatchedDataModule, so the order "
+                "of its images does not follow from the step"
             )
         self._network, self._images = task, data
 
@@ -90,7 +90,7 @@ def same_parameters(ours: nn.Module, theirs: nn.Module, name: str) -> None:
     Args:
         ours: The fine-tuned backbone.
         theirs: The pre-trained one.
-        name: Of the method.
+        name: Name of the method.
 
     Raises:
         UserError: Names or shapes differ.

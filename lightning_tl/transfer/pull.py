@@ -37,7 +37,7 @@ class Pull(TransferMethod, ABC):
         self._start = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Keep the weights that the first training of the task begins from; a second one is pulled to the same."""
+        """Keep the weights that the first training of the task begins from; later ones are pulled to the same."""
         super().setup(trainer, pl_module, stage)
         if stage == "fit" and not self._start:
             self._start = {name: each.detach().cpu().clone() for name, each in self.pulled(pl_module).items()}

@@ -28,12 +28,12 @@ class Replay(UsesPretraining):
     Logged: ``train/replay``, L_pre.
 
     Args:
-        share: Of the pre-training images in a batch, above 0 and below 1.
-        config: The pre-training's ``config.yaml``. Default: that of the run whose checkpoint is ``init_from``.
+        share: Share of pre-training images in a batch, above 0 and below 1.
+        config: The pre-training's ``config.yaml``. Default: the one of the run whose checkpoint is ``init_from``.
 
     Raises:
-        UserError: A share that gives fewer than two images (which BatchNorm cannot do with), no pre-training, another
-            kind of data module.
+        UserError: A share that gives fewer than two images (too few for BatchNorm), no pre-training, or another kind
+            of data module.
     """
 
     name = "replay"
@@ -64,7 +64,7 @@ class Replay(UsesPretraining):
         target: Any = trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(target, BatchedDataModule):
             raise UserError(
-                f"transfer Replay: {type(target).__name__} is no BatchedDataModule, so it has no batch_size"
+                f"transfer Replay: {type(target).__name__} is not a BatchedDataModule, so it has no batch_size"
             )
         if (count := self.added(target.batch_size)) < 2:
             raise UserError(

@@ -28,7 +28,7 @@ class SAM(TransferMethod):
     it; by value, it does.
 
     Args:
-        rho: The distance.
+        rho: The distance from the weights.
 
     Raises:
         UserError: It is not above 0, gradients are accumulated over several batches, or scaled (``16-mixed``).
@@ -52,8 +52,8 @@ class SAM(TransferMethod):
             )
         if getattr(trainer.precision_plugin, "scaler", None) is not None:
             raise UserError(
-                f"transfer SAM: trainer.precision is {trainer.precision}, which scales gradients and so allows one "
-                "pass a step only; use bf16-mixed or 32-true"
+                f"transfer SAM: trainer.precision is {trainer.precision}, which scales gradients and so allows only "
+                "one pass per step; use bf16-mixed or 32-true"
             )
         return TwoPasses(optimizer, self.rho, task)
 
@@ -89,11 +89,11 @@ class TwoPasses(Optimizer):
         return self.inner.param_groups
 
     def state_dict(self) -> dict[str, Any]:
-        """Return that of the inner optimiser."""
+        """Return the state of the inner optimiser."""
         return self.inner.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load that of the inner optimiser."""
+        """Load the state of the inner optimiser."""
         self.inner.load_state_dict(state_dict)
 
     def zero_grad(self, set_to_none: bool = True) -> None:

@@ -31,8 +31,8 @@ class FreezeStages(TransferMethod):
     """The first stages keep the pre-trained weights and BatchNorm statistics; the rest is trained.
 
     Args:
-        stages: How many stages beside the stem are frozen: in a ResNet, ``layer1`` to ``layer<stages>``; 0 freezes only
-            the stem (``conv1``, ``bn1``).
+        stages: How many stages are frozen in addition to the stem: in a ResNet, ``layer1`` to ``layer<stages>``;
+            0 freezes only the stem (``conv1``, ``bn1``).
 
     Raises:
         UserError: The number is negative, or the backbone has fewer stages.
@@ -49,7 +49,9 @@ class FreezeStages(TransferMethod):
         """Return whether a parameter is of a later stage or of the head."""
         most = stage_count(task.backbone) - 1
         if self.stages > most:
-            raise UserError(f"FreezeStages: stages is {self.stages}, but the backbone has {most} beside its stem")
+            raise UserError(
+                f"FreezeStages: stages is {self.stages}, but the backbone has {most} in addition to its stem"
+            )
         frozen = {f"{BACKBONE}{name}" for name, stage in stage_of(task.backbone).items() if stage <= self.stages}
         return lambda name: name not in frozen
 

@@ -18,7 +18,7 @@ class LPFT(TransferMethod):
 
     Args:
         share: Share of the training's steps that the first phase takes.
-        probe_steps: Its length in steps instead.
+        probe_steps: Its length in steps, instead of a share.
 
     Raises:
         UserError: The first phase is not shorter than the training, or both lengths are given.

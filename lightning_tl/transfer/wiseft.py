@@ -27,8 +27,8 @@ class WiSEFT(FinalWeights):
 
     Wortsman et al. 2021 (arXiv 2109.01903), "weight-space ensembles": the backbone's weights are
     (1 − α)·θ_pre + α·θ_ft, under the fine-tuned head. For each α BatchNorm's statistics are estimated again, on the
-    same training images; so the row of α = 1 may differ a little from the run's own error, which is of the statistics
-    that training left.
+    same training images; so the row of α = 1 may differ slightly from the run's own error, which uses the statistics that
+    training left.
 
     ``interpolations.csv`` in the run's folder has a row for each α with ``val_error``, 1 − score on the validation
     images. A study adds ``error`` on test images and, with ``forgetting``, ``pretrain_loss``.
@@ -67,7 +67,7 @@ class WiSEFT(FinalWeights):
         self._start = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Keep the weights that the first training of the task begins from, also for a second one."""
+        """Keep the weights that the first training of the task begins from, for later trainings too."""
         super().setup(trainer, pl_module, stage)
         if stage == "fit" and not self._start:
             self._start = {name: _kept(each) for name, each in backbone_parameters(pl_module).items()}
@@ -86,7 +86,9 @@ class WiSEFT(FinalWeights):
         """Refuse a training without pre-trained weights, or without validation images."""
         self.need_start(pl_module, "interpolates with the pre-trained weights")
         if not trainer.fit_loop.epoch_loop.val_loop._data_source.is_defined() or trainer.limit_val_batches == 0:
-            raise UserError("transfer WiSEFT evaluates networks on validation images, and the data give none")
+            raise UserError(
+                "transfer WiSEFT evaluates networks on validation images, and there are none: check the data and trainer.limit_val_batches"
+            )
 
     def finish(self, trainer: Trainer, task: Any) -> None:
         """Evaluate all interpolations; leave the network that was asked for."""
@@ -113,7 +115,7 @@ class WiSEFT(FinalWeights):
         """Return the error of the network of each α, on batches that are read once; the task's own network stays.
 
         Args:
-            trainer: Of the training.
+            trainer: The trainer of the training.
             task: The task, after its training.
             loader: Batches of validation or test.
             batches: The most batches that are read.

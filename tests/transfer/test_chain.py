@@ -180,7 +180,7 @@ def test_measuring_leaves_the_training_as_it_is(tmp_path, method):
         (lambda: TransferChain([L2SP(1.0), L2SP(2.0)]), "L2SP and L2SP cannot be combined: both change the pull"),
         (
             lambda: TransferChain([Full(), L2SP(1.0)]),
-            "Full and L2SP: Full is the absence of other methods; leave it out",
+            "Full and L2SP: Full means that there is no other method; leave it out",
         ),
         (lambda: FreezeStages(-1), "FreezeStages: stages is -1; it must be at least 0"),
         (lambda: Layerwise(0.0), "Layerwise: decay is 0; it must be above 0 and at most 1"),
@@ -193,7 +193,7 @@ def test_measuring_leaves_the_training_as_it_is(tmp_path, method):
         (lambda: TransferChain([]), "model.transfer: the list is empty; leave it out, or name a method"),
         (
             lambda: trainer(".", callbacks=[LinearProbe()]).fit(Classification(3, **SMALL), Toy("sinclass")),
-            "LinearProbe is no callback: give it to the task, as --model.transfer=LinearProbe",
+            "LinearProbe is not a callback: give it to the task, as --model.transfer=LinearProbe",
         ),
     ],
 )

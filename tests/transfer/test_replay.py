@@ -164,13 +164,13 @@ def test_what_is_refused(start, renders, tmp_path):
         fit(task(start, Replay(0.5)), data(renders), tmp_path)
     with pytest.raises(UserError, match=r"a share of 0\.1 adds 1 images to a batch of 8; at least 2 are needed"):
         fit(task(start, replay(start, renders, 0.1)), data(renders), tmp_path)
-    with pytest.raises(UserError, match="the pre-training's Other is no BatchedDataModule"):
+    with pytest.raises(UserError, match="the pre-training's Other is not a BatchedDataModule"):
         Replay(0.5).use_pretraining(pretraining_task(start), Other(data(renders)))
-    with pytest.raises(UserError, match="the pre-training's BoringModel is no TransferTask"):
+    with pytest.raises(UserError, match="the pre-training's BoringModel is not a TransferTask"):
         Replay(0.5).use_pretraining(BoringModel(), data(renders))
     images = data(renders)
     images.setup("fit")
-    with pytest.raises(UserError, match="transfer Replay: Other is no BatchedDataModule"):
+    with pytest.raises(UserError, match="transfer Replay: Other is not a BatchedDataModule"):
         fit(task(start, replay(start, renders)), Other(images), tmp_path)
     method = Replay(0.5)
     method.use_pretraining(task(None, backbone="resnet10_w16"), data(renders))

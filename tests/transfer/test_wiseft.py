@@ -168,7 +168,7 @@ def test_arguments(arguments, message):
 def test_what_it_needs(start, renders, tmp_path):
     with pytest.raises(UserError, match="WiSEFT interpolates with the pre-trained weights: give a pre-trained"):
         fit(task(None, WiSEFT()), data(renders), tmp_path)
-    with pytest.raises(UserError, match="on validation images, and the data give none"):
+    with pytest.raises(UserError, match="on validation images, and there are none: check the data"):
         fit(task(start, WiSEFT()), data(renders), tmp_path, limit_val_batches=0)
     with pytest.raises(UserError, match="WiSEFT and LinearProbe cannot be combined: the backbone does not move"):
         task(start, ["WiSEFT", "LinearProbe"])
