@@ -27,8 +27,8 @@ class WiSEFT(FinalWeights):
 
     Wortsman et al. 2021 (arXiv 2109.01903), "weight-space ensembles": the backbone's weights are
     (1 − α)·θ_pre + α·θ_ft, under the fine-tuned head. For each α BatchNorm's statistics are estimated again, on the
-    same training images; so the row of α = 1 may differ slightly from the run's own error, which uses the statistics that
-    training left.
+    same training images; so the row of α = 1 may differ slightly from the run's own error, which uses the statistics
+    that training left.
 
     ``interpolations.csv`` in the run's folder has a row for each α with ``val_error``, 1 − score on the validation
     images. A study adds ``error`` on test images and, with ``forgetting``, ``pretrain_loss``.
@@ -87,7 +87,8 @@ class WiSEFT(FinalWeights):
         self.need_start(pl_module, "interpolates with the pre-trained weights")
         if not trainer.fit_loop.epoch_loop.val_loop._data_source.is_defined() or trainer.limit_val_batches == 0:
             raise UserError(
-                "transfer WiSEFT evaluates networks on validation images, and there are none: check the data and trainer.limit_val_batches"
+                "transfer WiSEFT evaluates networks on validation images, and there are none: check the data and "
+                "trainer.limit_val_batches"
             )
 
     def finish(self, trainer: Trainer, task: Any) -> None:
