@@ -38,8 +38,8 @@ def interpolations(cli: Any, test: bool, pretrained: Pretrained | None) -> list[
         if pretrained is None:
             break
         with method.network(task, row["alpha"]):
-            weights = {f"backbone.{name}": value.detach().cpu() for name, value in task.backbone.named_parameters()}
-        pretrained.load(weights)
+            named = task.backbone.named_parameters()
+            pretrained.load({f"backbone.{name}": value.detach().cpu() for name, value in named})
         pretrained.reestimate()
         row["pretrain_loss"] = pretrained.loss()
     write_interpolations(str(trainer.default_root_dir), rows)
