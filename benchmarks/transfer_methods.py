@@ -170,7 +170,7 @@ def delayed(worlds: int) -> None:
             covered = claimed = 0
             for world in range(worlds):
                 pair = curves(turns, np.random.default_rng(world), seeds, draws)
-                _, (low, high), p = delay(BUDGETS, *pair, seed=world)
+                _, (low, high), p, _ = delay(BUDGETS, *pair, seed=world)
                 covered += low <= turns[1] / turns[0] <= high
                 claimed += p <= 1 - LEVEL
             print(

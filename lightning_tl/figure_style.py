@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -134,6 +134,36 @@ def save(figure: Figure, path: str | Path) -> None:
     with mpl.rc_context(STYLE):
         _show_dollars(figure)
         figure.savefig(path)
+
+
+def narrow_path(path: Path) -> Path:
+    """Return the path of a figure's version for narrow screens, beside the figure."""
+    return path.with_name(f"{path.stem}_narrow.png")
+
+
+def save_figures(
+    make: Callable[[], Mapping[str, Figure | None]], folder: Path, suffixes: Sequence[str] = ("png",)
+) -> list[str]:
+    """Write figures; as PNG also for narrow screens, as ``<name>_narrow.png``.
+
+    Args:
+        make: Makes the figures by name: once, and again for narrow screens; None: there is none of that name.
+        folder: To write into.
+        suffixes: Formats.
+
+    Returns:
+        The names of those that were written.
+    """
+    written = {name: figure for name, figure in make().items() if figure is not None}
+    for name, figure in written.items():
+        for suffix in suffixes:
+            save(figure, folder / f"{name}.{suffix}")
+    if "png" in suffixes:
+        with narrow_figures():
+            for name, narrow in make().items():
+                if narrow is not None:
+                    save(narrow, narrow_path(folder / f"{name}.png"))
+    return list(written)
 
 
 def _show_dollars(figure: Figure) -> None:

@@ -11,6 +11,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from lightning_tl.figure_style import narrow_path
+
 
 @cache
 def _environment() -> Environment:
@@ -52,11 +54,6 @@ def answer(sentences: Sequence[str]) -> Markup:
 def heading(text: str) -> Markup:
     """Return a section's heading."""
     return _piece("heading", text)
-
-
-def narrow_path(path: Path) -> Path:
-    """Return the path of a figure's version for narrow screens, beside the figure."""
-    return path.with_name(f"{path.stem}_narrow.png")
 
 
 def figure(path: Path, caption: str) -> Markup:

@@ -9,11 +9,13 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
 from lightning_tl.checkpoint_files import read_checkpoint
 from lightning_tl.errors import UserError, one_line, shortened
 from lightning_tl.models.weights import is_statistic, tensor_problem
+from lightning_tl.tasks import TransferTask
 
 #: What Lightning looks for by itself; anything else is a place.
 NAMES = ("best", "last", "hpc")
@@ -28,6 +30,28 @@ Content = dict[str, Any]
 def names_a_file(checkpoint: str | None) -> bool:
     """Return whether ``--ckpt_path`` names a path or URL, and not what Lightning finds by itself."""
     return bool(checkpoint) and checkpoint not in NAMES and not str(checkpoint).startswith("registry")
+
+
+def checkpoint_to_load(trainer: Trainer, subcommand: str, given: str | None) -> str | None:
+    """Return the checkpoint that a run will load: a path or URL instead of a name such as ``last``; None: none.
+
+    Args:
+        trainer: Of the run.
+        subcommand: ``fit``, ``validate``, ``test`` or ``predict``.
+        given: The value of ``--ckpt_path``. With None, Lightning looks for the checkpoint of a SLURM job that was
+            interrupted.
+
+    Raises:
+        UserError: There is no checkpoint of that name; ``last`` may be missing, as before the first training.
+    """
+    if given is not None and given not in NAMES:
+        return given
+    try:
+        connector = trainer._checkpoint_connector
+        found = connector._parse_ckpt_path(TrainerFn(subcommand), given, model_provided=True, model_connected=False)
+    except ValueError as error:
+        raise UserError(f"--ckpt_path {given}: found no such checkpoint; give the file ({one_line(error)})") from error
+    return None if found is None else str(found)
 
 
 class ReadCheckpoints(TorchCheckpointIO):
@@ -58,9 +82,13 @@ class ReadCheckpoints(TorchCheckpointIO):
         place, module = str(path), self._module
         content = self._ready.pop(place, None) or self.read(place)
         self._ready.clear()
-        own_names = type(module).on_load_checkpoint is not LightningModule.on_load_checkpoint
+        name = f"--ckpt_path {shortened(place)}"
+        if self._training and isinstance(module, TransferTask):
+            module.transfer.check_resumed(content, name)
+        known = (LightningModule.on_load_checkpoint, TransferTask.on_load_checkpoint)
+        own_names = type(module).on_load_checkpoint not in known
         strict = module.strict_loading and not own_names  # else the module renames, or leaves out
-        check_weights(content["state_dict"], module, f"--ckpt_path {shortened(place)}", strict)
+        check_weights(content["state_dict"], module, name, strict)
         return content
 
 

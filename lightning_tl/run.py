@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
-import re
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from jsonargparse import set_parsing_settings
 from lightning.fabric.utilities.cloud_io import get_filesystem
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -36,78 +33,26 @@ import lightning_tl.tasks  # noqa: F401  imported so that YAML can name their cl
 from lightning_tl.config_files import with_config_paths
 from lightning_tl.csv_history import WholeHistory, keep_history
 from lightning_tl.data.batched_module import BatchedDataModule
-from lightning_tl.errors import UserError, explain, memory_full, nearest, one_line, shortened, user_error
+from lightning_tl.errors import UserError, memory_full, one_line, shortened, user_error
 from lightning_tl.pretraining_files import load_pretrained, pretraining_config
 from lightning_tl.resuming import (
     CheckTrainingState,
     ReadCheckpoints,
+    checkpoint_to_load,
     names_a_file,
     restoring_error,
 )
-from lightning_tl.run_arguments import check_braces, check_classes, given_values, in_its_file, wrong_methods
+from lightning_tl.run_arguments import check_braces, check_classes, given_values, in_its_file
 from lightning_tl.run_output import metrics_table, quieten_lightning, saved_checkpoints, use_own_progress_bar
+from lightning_tl.run_parser import RunParser, instantiation_error
 from lightning_tl.sigterm import only_note_sigterm
-from lightning_tl.tasks import Schedule, TransferTask
 from lightning_tl.training_folder import refuse_used_folder, training_in
-from lightning_tl.transfer import TransferMethod
 from lightning_tl.transfer.pretraining import UsesPretraining
 from lightning_tl.yaml_limits import limit_parsers
 
 # Interpolation is resolved after all files and overrides are merged, and absolute keys work under sub-commands.
 set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
 limit_parsers()
-
-
-class RunParser(LightningArgumentParser):
-    """Lightning's parser, which raises a ``UserError``."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise the parser's error as a ``UserError``."""
-        text = wrong_methods(explain(self, message, ex))
-        if unknown := _UNKNOWN_CLASS.search(text):
-            key, name = unknown.groups()
-            hint = nearest(name, _class_names(_KINDS[key])) if key in _KINDS else ""
-            text = text.replace(unknown[0], f"{key}: no class '{name}'{hint}")
-        raise UserError(text) from ex
-
-
-_UNKNOWN_CLASS = re.compile(r"(\w+): Expected a dot import path string: ([\w.]+)")
-_KINDS: dict[str, type] = {
-    "model": TransferTask,
-    "data": LightningDataModule,
-    "optimizer": torch.optim.Optimizer,
-    "scheduler": torch.optim.lr_scheduler.LRScheduler,
-    "schedule": Schedule,
-    "transfer": TransferMethod,
-    "callbacks": Callback,
-    "logger": Logger,
-}
-
-
-def _class_names(base: type) -> set[str]:
-    """Return the names of all public subclasses that are imported."""
-    names: set[str] = set()
-    waiting: list[type] = [base]
-    while waiting:
-        children: list[type] = type.__subclasses__(waiting.pop())
-        named = [child for child in children if not inspect.isabstract(child)]
-        names |= {child.__name__ for child in named if not child.__name__.startswith("_")}
-        waiting += children
-    return names
-
-
-# the first class that could not be instantiated
-_FAILED_CLASS = re.compile(r"Given value: .*?Namespace\(class_path='([\w.]+)'")
-
-
-def _instantiation_error(error: BaseException) -> UserError | None:
-    """Return the error for a logger or callback that could not be instantiated, as where its package is missing."""
-    value = _FAILED_CLASS.search(str(error))
-    if value is None or error.__cause__ is None:
-        return None
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return UserError(f"{value[1]} cannot be instantiated: {type(error).__name__}: {' '.join(str(error).split())}")
 
 
 class SaveFitConfig(SaveConfigCallback):
@@ -161,8 +106,8 @@ class RunCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Instantiate trainer, module and data; their errors are raised as ``UserError``.
 
-        A resumed run takes all weights from its own checkpoint, so the checkpoint of ``init_from`` is not read again:
-        it may have been deleted.
+        With ``ckpt_path`` all weights are those of that checkpoint, so the checkpoint of ``init_from`` is not read
+        again: it may have been deleted. Only ``ckpt_path: last`` may find none, in a run that has not begun.
         """
         config = self.config[self.subcommand]
         if config.get("weights_only") is False:
@@ -171,17 +116,21 @@ class RunCLI(LightningCLI):
                 "only the state_dict of that model"
             )
         started_from = config.get("model.init_args.init_from")
-        if started_from is not None and Path(config.ckpt_path or "").is_file():
+        given = config.ckpt_path
+        if started_from is not None and given:
             config.model.init_args.init_from = None
         try:
             super().instantiate_classes()
+            if started_from is not None and given and not config.ckpt_path:
+                config.model.init_args.init_from = started_from
+                super().instantiate_classes()
             check_classes(self.given, self.datamodule)
             if self.subcommand == "fit":
                 self.give_pretraining(started_from)
         except MisconfigurationException as error:
             raise UserError(" ".join(str(error).split())) from error
         except ValueError as error:
-            raise user_error(error) or _instantiation_error(error) or error from None
+            raise user_error(error) or instantiation_error(error) or error from None
         finally:
             if started_from is not None:
                 config.model.init_args.init_from = started_from
@@ -196,12 +145,12 @@ class RunCLI(LightningCLI):
             UserError: The pre-training's configuration, or its checkpoint, is missing or does not fit.
         """
         methods = getattr(getattr(self.model, "transfer", None), "methods", ())
-        resumed = Path(self.config[self.subcommand].ckpt_path or "").is_file()
+        resumed = bool(self.config[self.subcommand].ckpt_path)
         for method in methods:
             if isinstance(method, UsesPretraining) and started_from and (method.needed_to_resume or not resumed):
                 name, config = f"transfer {type(method).__name__}", pretraining_config(method, started_from)
-                with torch.random.fork_rng():
-                    made = CheckCLI(["fit", f"--config={config}"])
+                with torch.random.fork_rng(devices=[]):
+                    made = CheckCLI(["fit", f"--config={config}", *_ONLY_MADE])
                 load_pretrained(made.model, started_from, name)
                 method.use_pretraining(made.model, made.datamodule)
 
@@ -217,7 +166,7 @@ class RunCLI(LightningCLI):
         try:
             trainer = super().instantiate_trainer(**kwargs)
         except (TypeError, AttributeError, KeyError, RuntimeError, ValueError) as error:
-            if known := isinstance(error, ValueError) and (user_error(error) or _instantiation_error(error)):
+            if known := isinstance(error, ValueError) and (user_error(error) or instantiation_error(error)):
                 raise known from error
             raise UserError(
                 f"trainer: cannot be made of these values ({type(error).__name__}: {shortened(one_line(error), 300)})"
@@ -228,8 +177,9 @@ class RunCLI(LightningCLI):
             trainer.strategy.checkpoint_io = ReadCheckpoints(self.model, training=self.subcommand == "fit")
         # before the callbacks that write checkpoints, so that checkpoints hold these callbacks' state of the same step
         trainer.callbacks[:0] = [WholeHistory(), *self.more_callbacks]  # type: ignore[attr-defined]
-        checkpoint, fitting = self.config[self.subcommand].ckpt_path, self.subcommand == "fit"
-        done = self._open_checkpoint(trainer, checkpoint) if names_a_file(checkpoint) else None
+        config, fitting = self.config[self.subcommand], self.subcommand == "fit"
+        checkpoint = config.ckpt_path = checkpoint_to_load(trainer, str(self.subcommand), config.ckpt_path)
+        done = self._open_checkpoint(trainer, checkpoint) if checkpoint and names_a_file(checkpoint) else None
         if not fitting or checkpoint:  # a new fit starts a new metrics.csv
             for logger in trainer.loggers:
                 if isinstance(logger, CSVLogger):
@@ -312,6 +262,20 @@ class RunCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Pass the data module's number of classes to the model, where both have one."""
         parser.link_arguments("data.num_classes", "model.init_args.num_classes", apply_on="instantiate")
+
+
+# a trainer that is made for its task and data module: what the pre-training ran on may be missing here
+_ONLY_MADE = (
+    "--trainer.accelerator=cpu",
+    "--trainer.devices=1",
+    "--trainer.num_nodes=1",
+    "--trainer.strategy=auto",
+    "--trainer.precision=null",
+    "--trainer.plugins=null",
+    "--trainer.profiler=null",
+    "--trainer.logger=false",
+    "--trainer.callbacks=null",
+)
 
 
 class CheckCLI(RunCLI):

@@ -10,13 +10,15 @@ from typing import Any
 
 import yaml
 
-import lightning_tl.transfer
 from lightning_tl.config_files import read_yaml
-from lightning_tl.errors import UserError
+from lightning_tl.errors import UserError, nearest
+from lightning_tl.transfer.chain import known_methods
 
-_KEY = re.compile(r"^unknown key '([\w.]+)'|^([\w.]+): ")
+_KEY = re.compile(r"^unknown key '([\w.]+)'|^((?:[\w.]+: )+)")
 _INNER = re.compile(r"^([\w.]+): unknown key '([\w.]+)'")
-_CONFIG = "--config="
+# methods in a parser's message about a list of them: with a class_path, or as plain names
+_NAMED = re.compile(r"class_path(?:=|': )'([\w.]+)'|(?:(?<=\[)|(?<=, ))'([\w.]+)'(?=[,\]])")
+_WITH_ARGUMENTS = re.compile(r"class_path='[\w.]*?(\w+)', init_args=Namespace\(([^()]*)\)")
 
 
 def _pairs(args: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -87,15 +89,17 @@ def wrong_methods(text: str) -> str:
     start = text.find("Not a valid subclass of TransferMethod. Got value: [")
     if start < 0:
         return text
-    named = re.findall(r"class_path='[\w.]*?(\w+)', init_args=Namespace\(([^()]*)\)", text[start:])
-    known = {name: method for name, method in vars(lightning_tl.transfer).items() if isinstance(method, type)}
-    lacking = []
-    for name, given in named:
+    known, problems = known_methods(), []
+    for pair in _NAMED.findall(text, start):
+        name = "".join(pair).rpartition(".")[2]
+        if name not in known:
+            problems.append(f"no method '{name}'{nearest(name, known)}")
+    for name, given in _WITH_ARGUMENTS.findall(text, start):
         arguments = inspect.signature(known[name]).parameters.values() if name in known else ()
         needed = [each.name for each in arguments if each.default is each.empty]
-        lacking += [f"{name} needs {each}" for each in needed if f"{each}=None" in given]
-    what = "; ".join(lacking) or "a name or a value in the list is wrong"
-    return f"{text[:start]}{what}. Give each method as {{class_path: NAME, init_args: {{argument: value}}}}"
+        problems += [f"{name} needs {each}" for each in needed if f"{each}=None" in given]
+    what = "; ".join(problems) or "the name or the value of an argument in the list is wrong"
+    return f"{text[:start]}{what}; give each method as {{class_path: NAME, init_args: {{argument: value}}}}"
 
 
 def check_braces(args: Sequence[str]) -> None:
@@ -122,14 +126,16 @@ def in_its_file(error: UserError, args: Sequence[str]) -> UserError:
     match = _KEY.match(message)
     if match is None:
         return error
-    key = match[1] or match[2]
+    parts = [match[1]] if match[1] else match[2].removesuffix(": ").split(": ")
     if inner := _INNER.match(message):
-        key = f"{inner[1]}.{inner[2]}"
-    if any(option.replace(".init_args.", ".") == key for option, _ in _pairs(args)):
+        parts = [f"{inner[1]}.{inner[2]}"]
+    options = [option.replace(".init_args.", ".") for option, _ in _pairs(args)]
+    if any(f"{'.'.join(parts)}.".startswith(f"{option}.") for option in options):
         return error
-    for file in reversed(_files(args)):
-        if file.is_file() and _holds(read_yaml(file), key):
-            return UserError(f"{file}: {message}")
+    for count in range(len(parts), 0, -1):  # the last ones may be no keys
+        for file in reversed(_files(args)):
+            if file.is_file() and _holds(read_yaml(file), ".".join(parts[:count])):
+                return UserError(f"{file}: {message}")
     return error
 
 

@@ -74,21 +74,14 @@ def fit_table(results: Path, out: Path, options: LawOptions) -> int:
 
 def _draw(fits: Sequence[GroupResult], out: Path, suffix: str) -> list[Path]:
     """Draw the figures; as PNG also for narrow screens, as ``<name>_narrow.png``, which the report shows there."""
-    from lightning_tl.figure_style import narrow_figures, save
+    from lightning_tl.figure_style import narrow_path, save_figures
     from lightning_tl.laws.law_figures import NAMES, figures
 
     for name in NAMES:  # of an earlier fit, which may have had more of them
-        for old in (out / f"{name}.{suffix}", out / f"{name}_narrow.png"):
+        path = out / f"{name}.{suffix}"
+        for old in (path, narrow_path(path)):
             old.unlink(missing_ok=True)
-    paths = []
-    for name, figure in figures(fits).items():
-        save(figure, out / f"{name}.{suffix}")
-        paths.append(out / f"{name}.{suffix}")
-    if suffix == "png":
-        with narrow_figures():
-            for name, figure in figures(fits).items():
-                save(figure, out / f"{name}_narrow.png")
-    return paths
+    return [out / f"{name}.{suffix}" for name in save_figures(lambda: figures(fits), out, (suffix,))]
 
 
 def _print_advice(fits: Sequence[GroupResult], advice: Advice) -> None:

@@ -11,7 +11,7 @@ from lightning_tl import html_page as html
 from lightning_tl._io.atomic import write_atomically
 from lightning_tl.data.preview import contact_sheet
 from lightning_tl.data.rendered_images import RenderedImages
-from lightning_tl.figure_style import narrow_figures
+from lightning_tl.figure_style import narrow_figures, narrow_path
 from lightning_tl.inspection.split_statistics import SplitStats, split_statistics
 from lightning_tl.inspection.splits import split_folders
 from lightning_tl.inspection.statistics_figures import class_figure, histogram_figure
@@ -42,11 +42,11 @@ def write_statistics(root: str | Path, out: Path, count: int = 24) -> Path:
     for name, draw in figures.items():
         draw(statistics, out / name)
         with narrow_figures():
-            draw(statistics, html.narrow_path(out / name))
+            draw(statistics, narrow_path(out / name))
     for images in splits:
         sheet = out / f"sheet_{images.manifest.split}.png"
         contact_sheet(images, count).save(sheet)
-        contact_sheet(images, min(count, _NARROW_COUNT), columns=1).save(html.narrow_path(sheet))
+        contact_sheet(images, min(count, _NARROW_COUNT), columns=1).save(narrow_path(sheet))
     write_atomically(
         out / "stats.json", json.dumps({split: each.summary() for split, each in statistics.items()}, indent=2)
     )

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,6 +11,8 @@ from lightning_tl.figure_style import number, save
 from lightning_tl.html_page import details, figure, page, paragraphs, table
 from lightning_tl.labs.lab import Lab
 from lightning_tl.labs.outcome import Outcome
+from lightning_tl.laws.fits_output import plain
+from lightning_tl.study.records import write_json, write_table
 
 _COLUMNS = ("part", "case", "at", "theory", "simulation", "stderr", "allowed", "agreement")
 
@@ -33,12 +31,8 @@ def write_outcome(name: str, lab: Lab, outcome: Outcome, folder: Path) -> list[P
     """
     folder.mkdir(parents=True, exist_ok=True)
     rows = [{**asdict(item), "agreement": item.agreement} for item in outcome.comparisons]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
     paths = [folder / f"{name}.csv", folder / f"{name}.json"]
-    write_atomically(paths[0], text.getvalue())
+    write_table(paths[0], _COLUMNS, rows)
     content = {
         "lab": name,
         "parameters": asdict(lab),
@@ -46,7 +40,7 @@ def write_outcome(name: str, lab: Lab, outcome: Outcome, folder: Path) -> list[P
         "comparisons": rows,
         "facts": outcome.facts,
     }
-    write_atomically(paths[1], json.dumps(_plain(content), indent=1, allow_nan=False) + "\n")
+    write_json(paths[1], plain(content))
     for key, drawn in outcome.figures.items():
         for suffix in ("png", "svg"):
             paths.append(folder / f"{key}.{suffix}")
@@ -68,17 +62,3 @@ def _page(outcome: Outcome, folder: Path, rows: list[dict[str, Any]]) -> str:
         details(f"All comparisons ({counts})", table(_COLUMNS, cells)),
     ]
     return page(outcome.title, body)
-
-
-def _plain(value: Any) -> Any:
-    """Return a value in JSON's types; what is not finite becomes null."""
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, bool | str) or value is None:
-        return value
-    if isinstance(value, int):
-        return value
-    number_ = float(value)
-    return number_ if math.isfinite(number_) else None

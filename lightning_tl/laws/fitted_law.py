@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import InitVar, dataclass, field
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -14,7 +14,9 @@ from scipy.special import stdtr
 from lightning_tl.errors import UserError
 from lightning_tl.laws.clusters import Cells, widened
 from lightning_tl.laws.forms import Array, Form, Quantity, ResidualSpace, Sizes
-from lightning_tl.laws.images_needed import MOST_IMAGES, ImagesNeeded, crossing
+from lightning_tl.laws.identification import at_bound, unidentified
+from lightning_tl.laws.images_needed import ImagesNeeded, size_needed
+from lightning_tl.laws.jacobian_errors import jacobian_errors
 from lightning_tl.laws.least_squares import Prior, Problem
 from lightning_tl.laws.points import Points
 from lightning_tl.laws.region import Region, noise_variance, regions_of, threshold
@@ -22,9 +24,6 @@ from lightning_tl.laws.search import Search, searched
 
 #: Level of the region that probabilities are read from.
 WIDE = 0.999
-#: A parameter is identified where its interval of this level excludes each limit of its range, a one-sided test at
-#: 10 %. For seven points and more it is passed wherever a chi-square likelihood-ratio test at 5 % is.
-IDENTIFIED = 0.80
 Interval = tuple[float, float]
 
 
@@ -130,25 +129,7 @@ class FittedLaw:
         """
         if self.dof < 1:
             return dict.fromkeys(self.form.parameters, np.nan)
-        jacobian = self.form.jacobian(self.params, self.cells.n, self.cells.s)
-        if self.space == "linear":
-            jacobian = jacobian * self.predict(self.cells.n, self.cells.s)[:, None]
-        jacobian = jacobian * np.sqrt(self.cells.weight)[:, None]
-        rows, names = [jacobian], np.array(self.form.parameters)
-        for prior in self.priors:
-            unit = self.params[prior.name] if prior.name in self.form.scales else 1.0
-            rows.append(np.sqrt(prior.weight) / unit * (names == prior.name)[None])
-        held = {prior.name for prior in self.priors if prior.fixed}
-        jacobian = np.where([name in held for name in names], 0.0, np.vstack(rows))
-        size = np.abs(jacobian).max(axis=0)
-        scale = np.where(size > 0, size, 1)
-        covariance = np.linalg.pinv((jacobian / scale).T @ (jacobian / scale)) / np.outer(scale, scale) * self.noise**2
-        moved = set(self.form.levels) - held
-        shift = self.cells.draw_variance + self.cells.image_variance
-        return {
-            name: float(np.sqrt(covariance[i, i] + (shift * self.params[name] ** 2 if name in moved else 0)))
-            for i, name in enumerate(self.form.parameters)
-        }
+        return jacobian_errors(self.form, self.cells, self.params, self.priors, self.noise, self.space)
 
     # ---- quantities ------------------------------------------------------------------------------------------------
 
@@ -368,82 +349,18 @@ class FittedLaw:
         Raises:
             UserError: The target is not in (0, 1), the law knows no fine-tuning size, or a size has no meaning here.
         """
-        if not 0 < target < 1:
-            raise UserError(f"target error {target:g} is not between 0 and 1; an error of 10 % is 0.1")
-        if over not in ("n", "s"):
-            raise UserError(f"over is '{over}'; it is n (pre-training images) or s (fine-tuning images)")
-        if over == "s" and not self.form.uses_s:
-            raise UserError(f"{self.form.formula} has no fine-tuning size to solve for; fit FullLaw with s=…")
-        if (s if over == "s" else n) is not None:
-            raise UserError(f"images_needed solves for {over}, so {over} cannot be given")
-        grid = np.geomspace(1, MOST_IMAGES, 241)
-        known = self.cells.s if over == "s" else self.cells.n
-        if over == "s":
-            size = float(self.cells.n.max()) if n is None else n
-            if not size > 0:
-                raise UserError(f"n is {size:g}; it must be above 0")
-            never = self.probability_error_above(size, target, MOST_IMAGES)
-        else:
-            never = self.probability_error_above(MOST_IMAGES, target, s)
-
-        def at(i: int) -> tuple[float, float | None]:
-            return (size, grid[i]) if over == "s" else (grid[i], s)
-
-        @cache
-        def ends(i: int) -> tuple[float, float]:
-            low, high = self.band(*at(i), level)
-            return float(low[0]), float(high[0])
-
-        falls = self.form.has_plateau and over == "n"  # alpha is above 0 there; other exponents may be below
-        return ImagesNeeded(
-            target=target,
-            estimate=crossing(grid, lambda i: float(self.predict(*at(i))[0]), target, falls),
-            low=crossing(grid, lambda i: ends(i)[0], target, falls),
-            high=crossing(grid, lambda i: ends(i)[1], target, falls),
-            never=never,
-            largest=float(known.max()),
-        )
+        return size_needed(self, target, s, level, over=over, n=n)
 
     # ---- identification --------------------------------------------------------------------------------------------
 
     def unidentified(self, name: str) -> str | None:
-        """Return why the data do not bound a parameter, or ``None`` where they do.
-
-        A parameter is identified where its interval of level :data:`IDENTIFIED` excludes each limit of its range: C = 0
-        and gamma = 0, alpha = 0 and alpha growing without bound.
-        """
-        sizes = np.unique(self.cells.n)
-        decades = f"{np.log10(sizes[-1] / sizes[0]):.1f}"
-        span = f"{len(sizes)} sizes over {decades} decade{'' if decades == '1.0' else 's'}"
-        if any(prior.fixed and prior.name == name for prior in self.priors):
-            return None
-        if self.dof < 1:
-            need = len(self.form.parameters) + 1
-            return f"{len(self.cells.n)} points for {len(self.form.parameters)} parameters; {need} are needed"
-        low, high = self.interval(name, level=IDENTIFIED)
-        if name != "alpha" and "alpha" in self.form.outer and self.interval("alpha", level=IDENTIFIED)[0] <= 0:
-            return f"the curve is flat within its noise ({span})"
-        if name in ("C", "gamma"):
-            if low > 0:
-                return None
-            return f"the curve has not bent: a straight power law ({name} = 0) fits as well ({span})"
-        if name == "E" and low <= 0:
-            return "no floor is seen: E = 0 fits as well"
-        if name == "alpha" and low <= 0:
-            return f"the curve is flat within its noise ({span})"
-        if name == "alpha" and not np.isfinite(high):
-            return f"the curve falls once and is flat after; any steeper fall fits as well ({span})"
-        if not np.isfinite(high) or (low <= 0 and name in self.form.scales):
-            return f"the points do not bound it ({span})"
-        return None
+        """Return why the data do not bound a parameter, or ``None`` where they do; see :func:`.unidentified`."""
+        return unidentified(self, name)
 
     def at_bound(self, name: str) -> bool:
         """Return whether the best value of a parameter lies at its bound (C = 0, alpha at an end of its range)."""
-        value, outer = self.params[name], self._search.problem.form.outer
-        if name in outer and name not in self.form.scales:
-            lower, upper = outer[name]
-            return value <= lower * 1.001 or value >= upper * 0.999
-        return value == 0 or not np.isfinite(value)
+        outer = self._search.problem.form.outer
+        return at_bound(self.params[name], None if name in self.form.scales else outer.get(name))
 
 
 def _problem(form: Form, cells: Cells, space: ResidualSpace, priors: tuple[Prior, ...], shared: float) -> Problem:

@@ -12,9 +12,10 @@ import numpy as np
 from lightning_tl.errors import UserError
 from lightning_tl.laws.bootstrap import Bootstrap, bootstrap
 from lightning_tl.laws.clusters import Cells
-from lightning_tl.laws.fitted_law import IDENTIFIED, WIDE, FittedLaw, Interval, prepare_regions
+from lightning_tl.laws.fitted_law import WIDE, FittedLaw, Interval, prepare_regions
 from lightning_tl.laws.fitting import fit_many, points_of
 from lightning_tl.laws.forms import Array, Form, Loss, PowerLaw, ResidualSpace, TransferLaw
+from lightning_tl.laws.identification import IDENTIFIED
 from lightning_tl.laws.image_weights import weighted_by_images
 from lightning_tl.laws.results_table import Group
 from lightning_tl.laws.scratch import Scratch, scratch_contrast

@@ -5,10 +5,15 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
+from typing import Literal, Protocol
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from lightning_tl.laws.forms import Array
+from lightning_tl.errors import UserError
+from lightning_tl.laws.clusters import Cells
+from lightning_tl.laws.forms import Array, Form
 
 #: Sizes beyond this are reported as out of reach.
 MOST_IMAGES = 1e12
@@ -57,3 +62,69 @@ def crossing(sizes: Array, error_at: Callable[[int], float], target: float, fall
     before, after = np.log(error_at(first - 1) / target), np.log(error_at(first) / target)
     part = before / (before - after) if before != after else 1.0
     return float(np.exp(np.log(sizes[first - 1]) + part * np.log(sizes[first] / sizes[first - 1])))
+
+
+class Law(Protocol):
+    """What is asked of a fitted law."""
+
+    @property
+    def form(self) -> Form:
+        """The form fitted."""
+
+    @property
+    def cells(self) -> Cells:
+        """The independent points."""
+
+    def predict(self, n: ArrayLike, s: ArrayLike | None = None) -> Array:
+        """Return the law's error at sizes."""
+
+    def band(self, n: ArrayLike, s: ArrayLike | None = None, level: float | None = None) -> tuple[Array, Array]:
+        """Return the interval of the law at sizes."""
+
+    def probability_error_above(self, n: float, error: float, s: float | None = None) -> float:
+        """Return the confidence that the law at ``n`` images is above ``error``."""
+
+
+def size_needed(
+    law: Law, target: float, s: float | None, level: float | None, *, over: Literal["n", "s"], n: float | None
+) -> ImagesNeeded:
+    """Return at which size a law reaches a target error; the arguments are those of ``FittedLaw.images_needed``.
+
+    Raises:
+        UserError: The target is not in (0, 1), the law knows no fine-tuning size, or a size has no meaning here.
+    """
+    if not 0 < target < 1:
+        raise UserError(f"target error {target:g} is not between 0 and 1; an error of 10 % is 0.1")
+    if over not in ("n", "s"):
+        raise UserError(f"over is '{over}'; it is n (pre-training images) or s (fine-tuning images)")
+    if over == "s" and not law.form.uses_s:
+        raise UserError(f"{law.form.formula} has no fine-tuning size to solve for; fit FullLaw with s=…")
+    if (s if over == "s" else n) is not None:
+        raise UserError(f"images_needed solves for {over}, so {over} cannot be given")
+    grid = np.geomspace(1, MOST_IMAGES, 241)
+    known = law.cells.s if over == "s" else law.cells.n
+    if over == "s":
+        size = float(law.cells.n.max()) if n is None else n
+        if not size > 0:
+            raise UserError(f"n is {size:g}; it must be above 0")
+        never = law.probability_error_above(size, target, MOST_IMAGES)
+    else:
+        never = law.probability_error_above(MOST_IMAGES, target, s)
+
+    def at(i: int) -> tuple[float, float | None]:
+        return (size, grid[i]) if over == "s" else (grid[i], s)
+
+    @cache
+    def ends(i: int) -> tuple[float, float]:
+        low, high = law.band(*at(i), level)
+        return float(low[0]), float(high[0])
+
+    falls = law.form.has_plateau and over == "n"  # alpha is above 0 there; other exponents may be below
+    return ImagesNeeded(
+        target=target,
+        estimate=crossing(grid, lambda i: float(law.predict(*at(i))[0]), target, falls),
+        low=crossing(grid, lambda i: ends(i)[0], target, falls),
+        high=crossing(grid, lambda i: ends(i)[1], target, falls),
+        never=never,
+        largest=float(known.max()),
+    )

@@ -9,8 +9,9 @@ import numpy as np
 
 from lightning_tl.figure_style import number, superscript
 from lightning_tl.laws.compare import Comparison, Difference
-from lightning_tl.laws.fitted_law import IDENTIFIED, FittedLaw
+from lightning_tl.laws.fitted_law import FittedLaw
 from lightning_tl.laws.group_fits import GroupFit, HoldOut
+from lightning_tl.laws.identification import IDENTIFIED
 from lightning_tl.laws.images_needed import ImagesNeeded
 from lightning_tl.laws.scratch import Scratch
 

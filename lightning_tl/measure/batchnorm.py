@@ -26,19 +26,21 @@ def running_layers(module: nn.Module) -> list[_BatchNorm]:
 
 @contextmanager
 def own_statistics(module: nn.Module) -> Iterator[None]:
-    """Within, the layers write into copies of their running statistics; the tensors themselves do not change.
+    """Within, the layers write into copies of their statistics and counters; the tensors themselves do not change.
 
     So an autograd graph that was recorded within remains valid afterwards.
     """
-    kept = [(layer, layer.running_mean, layer.running_var) for layer in running_layers(module)]
+    layers = running_layers(module)
+    kept = [(layer, layer.running_mean, layer.running_var, layer.num_batches_tracked) for layer in layers]
     try:
-        for layer, mean, variance in kept:
+        for layer, mean, variance, counter in kept:
             layer.running_mean = None if mean is None else mean.clone()
             layer.running_var = None if variance is None else variance.clone()
+            layer.num_batches_tracked = None if counter is None else counter.clone()
         yield
     finally:
-        for layer, mean, variance in kept:
-            layer.running_mean, layer.running_var = mean, variance
+        for layer, mean, variance, counter in kept:
+            layer.running_mean, layer.running_var, layer.num_batches_tracked = mean, variance, counter
 
 
 @contextmanager

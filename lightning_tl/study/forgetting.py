@@ -27,22 +27,22 @@ BN_IMAGES = 1024
 LINE_IMAGES = 512
 
 
-def forgotten(finetuned: Any, start: Path) -> dict[str, float]:
+def forgotten(finetuned: Any, network: Pretrained) -> dict[str, float]:
     """Return the pre-training loss before and after fine-tuning, and how far the backbone moved.
 
     All losses are those of the pre-training's validation images under its saved head, whose weights never change; or
     under the fine-tuned head, where that started from the saved one (:attr:`TransferTask.keeps_head`), as language
     models' do: it is then a part of the network in all that follows. The losses differ in weights and BatchNorm
-    statistics. Fine-tuning replaces the backbone's statistics by those of the target
-    images, which raises the pre-training loss even where no weight has moved. So before and after are compared with
-    statistics that are re-estimated on the same pre-training images, for all layers of backbone and head.
+    statistics. Fine-tuning replaces the backbone's statistics by those of the target images, which raises the
+    pre-training loss even where no weight has moved. So before and after are compared with statistics that are
+    re-estimated on the same pre-training images, for all layers of backbone and head.
 
     Low-rank updates (LoRA) count as added to the weights. Bottleneck adapters are put into the pre-trained network too,
     with their fine-tuned down-projections and up-projections of 0, which change nothing: d holds the up-projections.
 
     Args:
         finetuned: The fine-tuned module.
-        start: Folder of the pre-training run that it started from.
+        network: That of the pre-training that it started from; it is changed.
 
     Returns:
         By name, losses in the units of the pre-training's loss (for classification nats):
@@ -60,7 +60,7 @@ def forgotten(finetuned: Any, start: Path) -> dict[str, float]:
           validation images.
 
     Raises:
-        UserError: The folder is no finished run, or a module has no backbone.
+        UserError: The module has no backbone.
     """
     if not hasattr(finetuned, "backbone"):
         raise UserError(f"forgetting: {type(finetuned).__name__} has no .backbone to put under the pre-training's head")
@@ -71,14 +71,6 @@ def forgotten(finetuned: Any, start: Path) -> dict[str, float]:
         merged, _ = merge_updates(_state(module))
         target |= {f"{part}.{name}": value for name, value in merged.items()}
     names = [name for name, _ in finetuned.named_parameters() if name in target and not is_factor(name)]
-    network = Pretrained(start)
-    keeps_head = getattr(finetuned, "keeps_head", False)
-    parts = {"backbone": finetuned.backbone} | ({"head": finetuned.head} if keeps_head else {})
-    target, names = {}, []
-    for part, module in parts.items():
-        merged, _ = merge_updates(_state(module))
-        target |= {f"{part}.{name}": value for name, value in merged.items()}
-        names += [f"{part}.{name}" for name, _ in module.named_parameters() if not is_factor(name)]
     if any(is_adapter(name) and name not in network.saved for name in target):
         network.adapt(finetuned, target)
     weights = {name: target[name] for name in names}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lightning_tl.study.forgetting import Pretrained
 
 
-def interpolations(cli: Any, test: bool, start: Path | None) -> list[dict[str, float]]:
+def interpolations(cli: Any, test: bool, pretrained: Pretrained | None) -> list[dict[str, float]]:
     """Return a row for each interpolation of a run whose ``transfer`` is WiSEFT; none for others.
 
     ``interpolations.csv`` in the run's folder is written again, with the new columns.
@@ -14,12 +16,10 @@ def interpolations(cli: Any, test: bool, start: Path | None) -> list[dict[str, f
     Args:
         cli: The finished run.
         test: Whether the error on test images is measured.
-        start: Folder of the pre-training run, where the pre-training loss is measured: as ``pretrain_loss_after`` of
+        pretrained: The pre-training's network, where its loss is measured: as ``pretrain_loss_after`` of
             :func:`~lightning_tl.study.forgetting.forgotten`.
     """
-    from lightning_tl.study.forgetting import Pretrained
     from lightning_tl.transfer import WiSEFT
-    from lightning_tl.transfer.evaluation import error_on
     from lightning_tl.transfer.wiseft import write_interpolations
 
     methods = getattr(getattr(cli.model, "transfer", None), "methods", ())
@@ -27,19 +27,20 @@ def interpolations(cli: Any, test: bool, start: Path | None) -> list[dict[str, f
     if method is None:
         return []
     trainer, task, data = cli.trainer, cli.model, cli.datamodule
-    pretrained = Pretrained(start) if start is not None else None
     task.to(trainer.strategy.root_device)
     if test:
         data.setup("test")
-    rows: list[dict[str, float]] = []
-    for row in method.rows:
+    rows = [dict(row) for row in method.rows]
+    if test:
+        for row, error in zip(rows, method.errors(trainer, task, data.test_dataloader()), strict=True):
+            row["error"] = error
+    for row in rows:
+        if pretrained is None:
+            break
         with method.network(task, row["alpha"]):
-            measured = {"error": error_on(trainer, task, data.test_dataloader())} if test else {}
-            if pretrained is not None:
-                weights = {f"backbone.{name}": value.detach().cpu() for name, value in task.backbone.named_parameters()}
-                pretrained.load(weights)
-                pretrained.reestimate()
-                measured["pretrain_loss"] = pretrained.loss()
-        rows.append({**row, **measured})
+            named = task.backbone.named_parameters()
+            pretrained.load({f"backbone.{name}": value.detach().cpu() for name, value in named})
+        pretrained.reestimate()
+        row["pretrain_loss"] = pretrained.loss()
     write_interpolations(str(trainer.default_root_dir), rows)
     return rows

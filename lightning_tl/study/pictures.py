@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_tl._io.atomic import replacing
-from lightning_tl.html_page import narrow_path
+from lightning_tl.figure_style import narrow_path
 
 _MOST = 40
 _PREDICTED = 8

@@ -103,7 +103,7 @@ def stage_of(kind: str) -> str:
 def mean_rendering(items: Sequence[RenderRates]) -> RenderRates:
     """Return the mean of rates."""
     share = 1 / len(items)
-    start, image = (_total([getattr(item, name) for item in items]) * share for name in ("start", "image"))
+    start, image = (total([getattr(item, name) for item in items]) * share for name in ("start", "image"))
     return RenderRates(start, image, share * sum(item.image_bytes for item in items))
 
 
@@ -111,13 +111,14 @@ def mean_training(items: Sequence[StageRates]) -> StageRates:
     """Return the mean of rates."""
     share = 1 / len(items)
     parts = {
-        name: _total([getattr(item, name) for item in items]) * share
+        name: total([getattr(item, name) for item in items]) * share
         for name in ("start", "step", "val_image", "test_image")
     }
     return StageRates(**parts, checkpoint_bytes=share * sum(item.checkpoint_bytes for item in items))
 
 
-def _total(items: Sequence[Seconds]) -> Seconds:
+def total(items: Sequence[Seconds]) -> Seconds:
+    """Return the sum of durations."""
     return Seconds(sum(item.clock for item in items), sum(item.cpu for item in items))
 
 

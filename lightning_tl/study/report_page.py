@@ -16,7 +16,7 @@ from lightning_tl import markdown
 from lightning_tl._io.atomic import write_atomically
 from lightning_tl._io.files import is_file_name, is_inside
 from lightning_tl.errors import UserError, shortened
-from lightning_tl.figure_style import number
+from lightning_tl.figure_style import narrow_path, number
 from lightning_tl.laws.advice import DIFFERENT
 from lightning_tl.laws.wording import left_out_sentence
 from lightning_tl.study import step_figure, step_words
@@ -214,7 +214,7 @@ def _pictures(folder: Path) -> list[Section]:
     figures += [
         (path, f"{path.stem}: what fine-tuning sees, the first batch")
         for path in sorted(folder.glob("targets/*.png"))
-        if path not in set(map(html.narrow_path, folder.glob("targets/*.png")))
+        if path not in set(map(narrow_path, folder.glob("targets/*.png")))
     ]
     sections = [Section("What was rendered, and the real images", figures=figures)] if figures else []
     predicted = _predictions(folder)

@@ -177,7 +177,7 @@ class Planned:
         runs: The runs, as far as they can be planned.
         records: Run name → record of the finished runs.
         steps: With ``until``, the steps so far.
-        ended: Whether no further run will be planned.
+        ended: Whether no further run will be planned once these have ended.
     """
 
     sets: list[DataSet]
@@ -209,10 +209,10 @@ def planned(study: Study, out: Path) -> Planned:
         return Planned(sets, runs, load_records(runs, out), steps, ended)
     runs = _plan(trials, out)
     records = load_records(runs, out)
-    if len(records) == len(runs):
-        runs = _plan(expansion, out, choose(study.choose, runs, records))
-        records = load_records(runs, out)
-    return Planned(sets, runs, records, steps, ended)
+    if len(records) < len(runs):  # where one of these has failed, no other runs will be planned
+        return Planned(sets, runs, records, steps)
+    runs = _plan(expansion, out, choose(study.choose, runs, records))
+    return Planned(sets, runs, load_records(runs, out), steps, ended)
 
 
 def _rendered(data: DataSet, out: Path) -> int:

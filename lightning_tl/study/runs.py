@@ -152,20 +152,23 @@ def _train(call: Call, folder: Path, keep: Callable[[], None]) -> dict[str, Any]
     begun = time.perf_counter() - spent
     note_state(folder, call.key, status="running", spent=spent)
     with output_to(folder / "log.txt"):
-        done = train_and_test(call, folder, checkpoint, [_reporter(call, folder, begun, keep)])
+        cli, done = train_and_test(call, folder, checkpoint, [_reporter(call, folder, begun, keep)])
         for name, value in done["metrics"].items():
             if not math.isfinite(value):
                 raise UserError(f"{name} is {value}: the training diverged; lower model.optimizer.lr")
+        compare(cli, call, done)
     record = {"key": call.key, **done, "seconds": round(time.perf_counter() - begun, 3)}
     write_json(folder / "record.json", record)
     return record
 
 
-def train_and_test(call: Call, folder: Path, checkpoint: Path | None, callbacks: list[Any]) -> dict[str, Any]:
-    """Train, test and measure in a folder; return what a record says of it.
+def train_and_test(
+    call: Call, folder: Path, checkpoint: Path | None, callbacks: list[Any]
+) -> tuple[Any, dict[str, Any]]:
+    """Train and test in a folder; return the finished run, and what a record says of it.
 
     Args:
-        call: The run; its test, start and forgetting say what comes after the training.
+        call: The run; its test says what comes after the training.
         folder: Folder of the run.
         checkpoint: The training goes on from it.
         callbacks: Further ones.
@@ -173,7 +176,6 @@ def train_and_test(call: Call, folder: Path, checkpoint: Path | None, callbacks:
     from lightning_tl.callbacks.measurement import Measurement
     from lightning_tl.run import run
     from lightning_tl.study.image_results import save_image_results
-    from lightning_tl.study.interpolations import interpolations
     from lightning_tl.study.pictures import save_predictions, save_target
 
     args = ["fit", *call.args, f"--trainer.default_root_dir={folder}", "--trainer.enable_progress_bar=false"]
@@ -199,19 +201,33 @@ def train_and_test(call: Call, folder: Path, checkpoint: Path | None, callbacks:
         tested_on, replicates = save_image_results(cli.model, folder)
         facts |= tested_on
         save_predictions(cli.model, cli.datamodule, folder / "predictions.png")
-    if call.forgetting and call.start is not None:
-        from lightning_tl.study.forgetting import forgotten
-
-        facts |= forgotten(cli.model, Path(call.start))
-    between = interpolations(cli, call.test, Path(call.start) if call.forgetting and call.start else None)
-    return {
+    done = {
         "checkpoint": str(Path(best).resolve().relative_to(folder.resolve())) if best else "",
         "metrics": metrics,
         "facts": facts,
         "error_replicates": replicates,
         "measurements": [record.row() for record in history],
-        "interpolations": between,
     }
+    return cli, done
+
+
+def compare(cli: Any, call: Call, done: dict[str, Any]) -> None:
+    """Add to a record what fine-tuning did to the pre-training, and the networks between the two.
+
+    Args:
+        cli: The finished run.
+        call: The run; its start and forgetting say whether the pre-training is measured.
+        done: Its record, which is changed.
+    """
+    from lightning_tl.study.interpolations import interpolations
+
+    pretrained = None
+    if call.forgetting and call.start is not None:
+        from lightning_tl.study.forgetting import Pretrained, forgotten
+
+        pretrained = Pretrained(Path(call.start))
+        done["facts"] |= forgotten(cli.model, pretrained)
+    done["interpolations"] = interpolations(cli, call.test, pretrained)
 
 
 def _best_checkpoint(call: Call, folder: Path) -> list[Any]:

@@ -25,8 +25,13 @@ class Line:
 
 
 def lines(runs: Sequence[Run], records: Mapping[str, Mapping[str, Any]], out: Path) -> list[Line]:
-    """Return each run's state."""
-    return [_line(run, records.get(run.name), out) for run in runs]
+    """Return each run's state; a run whose start failed is never done."""
+    found = {run.name: _line(run, records.get(run.name), out) for run in runs}
+    for run in runs:
+        line, start = found[run.name], found.get(run.start or "")
+        if line.state == "waiting" and start is not None and start.state == "failed":
+            found[run.name] = Line(run.name, "failed", f"not run, as {start.name} failed")
+    return list(found.values())
 
 
 def _line(run: Run, record: Mapping[str, Any] | None, out: Path) -> Line:

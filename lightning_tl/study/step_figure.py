@@ -13,9 +13,9 @@ from lightning_tl.figure_style import (
     fitting,
     headed,
     is_narrow,
-    narrow_figures,
+    narrow_path,
     new_figure,
-    save,
+    save_figures,
 )
 
 if TYPE_CHECKING:
@@ -33,14 +33,12 @@ _MOST = 7
 
 def draw(steps: Mapping[str, Any], out: Path) -> list[Path]:
     """Draw ``steps.png``, and ``steps_narrow.png`` for narrow screens; nothing where there was no look yet."""
-    paths = [out / f"{NAME}.png", out / f"{NAME}_narrow.png"]
+    paths = [out / f"{NAME}.png", narrow_path(out / f"{NAME}.png")]
     for path in paths:
         path.unlink(missing_ok=True)
     if not any(step["decisions"] for step in steps["taken"]):
         return []
-    save(step_figure(steps), paths[0])
-    with narrow_figures():
-        save(step_figure(steps), paths[1])
+    save_figures(lambda: {NAME: step_figure(steps)}, out)
     return paths
 
 

@@ -17,10 +17,19 @@ from lightning_tl._io.processes import die_with_parent
 from lightning_tl.errors import UserError
 from lightning_tl.study.plan_items import DataSet, Run
 from lightning_tl.study.preflight import Draft
-from lightning_tl.study.rates import Rates, RenderRates, Seconds, StageRates, Watch, mean_rendering, mean_training
+from lightning_tl.study.rates import (
+    Rates,
+    RenderRates,
+    Seconds,
+    StageRates,
+    Watch,
+    mean_rendering,
+    mean_training,
+    total,
+)
 from lightning_tl.study.records import load_json
 from lightning_tl.study.run_counts import kinds_of
-from lightning_tl.study.runs import Call, output_to, train_and_test
+from lightning_tl.study.runs import Call, compare, output_to, train_and_test
 from lightning_tl.study.shapes import Shards
 
 T = TypeVar("T")
@@ -126,14 +135,15 @@ def _train_beginning(call: Call) -> StageRates:
 
     folder = Path(call.folder)
     folder.mkdir()
-    train_and_test(call, folder, None, [Timer()])
+    cli, done = train_and_test(call, folder, None, [Timer()])
+    compare(cli, call, done)
     timed = steps[_WARM:] or steps
-    step = _total(timed) * (1 / max(len(timed), 1))
-    each = {part: _total(seen[part]) * (1 / max(images[part], 1)) for part in seen}
+    step = total(timed) * (1 / max(len(timed), 1))
+    each = {part: total(seen[part]) * (1 / max(images[part], 1)) for part in seen}
     # a validation of a few images is mostly overhead: one image costs at most half of what it does in training
     most = step * (0.5 / max(batch_size[0], 1))
     val = min(each["val"], most, key=lambda item: item.clock)
-    spent, own = _total([*steps, *seen["val"], *seen["test"]]), whole.lap()
+    spent, own = total([*steps, *seen["val"], *seen["test"]]), whole.lap()
     start = Seconds(max(own.clock - spent.clock, 0.0), max(own.cpu - spent.cpu, 0.0))
     size = float(sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()))
     return StageRates(start, step, val, each["test"], size)
@@ -240,7 +250,3 @@ def _arguments(run: Run, render: str, folder: Path) -> list[str]:
         shards = load_json(root / "train" / "manifest.json", shape=Shards)["shards"]
         args += [f"--data.root={root}", f"--data.n={sum(shard['images'] for shard in shards)}"]
     return [*args, *(f"--trainer.limit_{part}_batches={_BATCHES}" for part in ("val", "test"))]
-
-
-def _total(items: Sequence[Seconds]) -> Seconds:
-    return Seconds(sum(item.clock for item in items), sum(item.cpu for item in items))

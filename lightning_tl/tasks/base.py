@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from torchmetrics import Metric
@@ -294,7 +295,7 @@ class TransferTask(pl.LightningModule):
         scheduler: Any
         if self.schedule is not None:
             sizes = batch_and_images(self.trainer, self.schedule)
-            scheduler, _ = self.schedule.build(optimizer, *sizes, restarts=phases.restarts)
+            scheduler, _ = self.schedule.build(optimizer, *sizes, parts=phases.parts(self))
         elif self.scheduler is not None:
             scheduler = self.scheduler(optimizer)
         else:
@@ -312,6 +313,15 @@ class TransferTask(pl.LightningModule):
             "num_classes": self.num_classes,
             "transfer": self.transfer.label(),
         }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse to resume a training that had other methods as ``transfer``.
+
+        Raises:
+            UserError: It had.
+        """
+        if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
+            self.transfer.check_resumed(checkpoint)
 
     def on_fit_start(self) -> None:
         """Say how many parameters are trained, where ``transfer`` is given."""

@@ -142,7 +142,7 @@ class Schedule:
         batch: int,
         train_images: int = 0,
         sample_tokens: int | None = None,
-        restarts: Callable[[int], Sequence[int]] = lambda steps: (0,),
+        parts: Sequence[int] = (),
     ) -> tuple[LambdaLR, int]:
         """Scale the optimiser's rates where that was asked for; return the schedule by step and its length in steps.
 
@@ -151,15 +151,16 @@ class Schedule:
             batch: Images a step, over all processes.
             train_images: Images in a pass; needed only for lengths in epochs.
             sample_tokens: Tokens of a sample; needed only for a length in tokens.
-            restarts: From the length in steps to the steps at which the schedule starts, the first of them 0. Each part
-                goes through the whole schedule, with a warm-up of the same share.
+            parts: For a training in parts: the steps at which they start, the first of them 0, and the number of steps
+                of the training. Each part goes through the whole schedule, with a warm-up of the same share. The last
+                one ends with this schedule, or with the training where that is longer.
         """
         total, warmup = self.steps(batch, train_images, sample_tokens)
         if self.scale_lr == "linear" and self.batch is not None:
             for group in optimizer.param_groups:
                 group["lr"] *= batch / self.batch
-        starts = list(restarts(total))
-        ends = [*starts[1:], total]
+        *starts, last = parts or (0, total)
+        ends = [*starts[1:], max(last, total)]
 
         def factor(step: int, begin: int) -> float:
             part = bisect_right(starts, step) - 1

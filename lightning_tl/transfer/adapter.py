@@ -8,9 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from lightning_tl.errors import UserError
-from lightning_tl.transfer.method import TransferMethod
-
-_BACKBONE = "backbone."
+from lightning_tl.transfer.method import BACKBONE, BACKBONE_STAYS, TransferMethod
 
 
 class Adapter(TransferMethod):
@@ -21,8 +19,8 @@ class Adapter(TransferMethod):
     starts at 0, so that the training begins from the pre-trained network. The backbone's weights and its BatchNorm
     layers stay as they were pre-trained, BatchNorm's statistics too.
 
-    In checkpoints an adapter is ``<block>.adapter.down`` and ``.up``. It cannot be merged into the weights: a backbone
-    without adapters does not start from such a checkpoint.
+    In checkpoints an adapter is ``<block>.adapter.down`` and ``.up``. It cannot be merged into the weights: ``export``
+    refuses such a checkpoint, and ``init_from`` accepts it only for a backbone with the same adapters.
 
     Args:
         width: Channels between ``down`` and ``up``.
@@ -32,12 +30,11 @@ class Adapter(TransferMethod):
     """
 
     name = "adapter"
-    _STAYS: ClassVar[str] = "the backbone's own weights do not move"
     excludes: ClassVar[Mapping[str, str]] = {
-        "L2SP": f"{_STAYS}, so there is nothing to pull",
-        "EWC": f"{_STAYS}, so there is nothing to pull",
-        "WiSEFT": f"{_STAYS}, so there is nothing to interpolate",
-        "Partial": f"{_STAYS}, so that new ones would stay random",
+        "L2SP": f"{BACKBONE_STAYS}, so there is nothing to pull",
+        "EWC": f"{BACKBONE_STAYS}, so there is nothing to pull",
+        "WiSEFT": f"{BACKBONE_STAYS}, so there is nothing to interpolate",
+        "Partial": f"{BACKBONE_STAYS}, so that new ones would stay random",
     }
 
     def __init__(self, width: int) -> None:
@@ -60,14 +57,14 @@ class Adapter(TransferMethod):
 
     def trains(self, task: Any) -> Callable[[str], bool]:
         """Return whether a parameter is of an adapter or of the head."""
-        return lambda name: not name.startswith(_BACKBONE) or ".adapter." in name
+        return lambda name: not name.startswith(BACKBONE) or ".adapter." in name
 
 
 class BottleneckAdapter(nn.Module):
     """``x + up(relu(down(x)))``, which is x until ``up`` has been trained.
 
     Args:
-        channels: Of x.
+        channels: Channels of x.
         width: Channels between ``down`` and ``up``.
     """
 

@@ -45,6 +45,12 @@ class Average(FinalWeights):
         self.last_k, self.ema = last_k, ema
         self._kept: list[dict[str, Tensor]] = []  # the last k weights, or the one average
         self._steps = 0  # that the average is over
+        self._seen = 0  # the trainer's number of steps at the last look
+
+    def reset(self) -> None:
+        """Forget the weights of an earlier training."""
+        super().reset()
+        self._kept, self._steps = [], 0
 
     def state_dict(self) -> dict[str, Any]:
         """Return the weights so far."""
@@ -60,13 +66,19 @@ class Average(FinalWeights):
         device = pl_module.device if self.ema is not None else torch.device("cpu")
         self._kept = [{name: value.to(device) for name, value in each.items()} for each in self._kept]
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Count steps from here on."""
+        super().on_train_start(trainer, pl_module)
+        self._seen = trainer.global_step
+
     @torch.no_grad()
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Take the weights of this step; average after the last one."""
-        if trainer.global_step > self._steps:
-            self._steps = trainer.global_step
+        if trainer.global_step > self._seen:
+            self._seen = trainer.global_step
+            self._steps += 1
             if self.ema is not None:
                 self._move(dict(_weights(pl_module)))
         if self.last_k is not None and trainer.is_last_batch:

@@ -19,7 +19,7 @@ Given = TransferMethod | Mapping[str, Any] | str | Iterable[Any] | None
 
 
 class TransferChain:
-    """One or several methods, whose hooks are called one after the other.
+    """One or several methods, whose hooks are called in order.
 
     Args:
         given: A method, its name, its specification, or a list of these; None: :class:`Full`.
@@ -38,12 +38,35 @@ class TransferChain:
 
     def label(self) -> str:
         """Return the names of the methods with their strengths, joined by `` + ``."""
-        return " + ".join(method.label() for method in self.methods) or Full.name
+        return " + ".join(method.label() for method in self.methods)
 
     def specification(self) -> list[dict[str, Any]]:
         """Return plain values from which the methods can be made again."""
         own = [method for method in self.methods if type(method) is not Full]
         return [{"class_path": type(method).__name__, "init_args": method.arguments()} for method in own]
+
+    def check_resumed(self, checkpoint: Mapping[str, Any], place: str = "the checkpoint") -> None:
+        """Refuse to resume a training that had other methods. Other arguments of the same methods are accepted.
+
+        Args:
+            checkpoint: Content of the checkpoint; one that is not of a task of this library is accepted.
+            place: For messages.
+
+        Raises:
+            UserError: The methods differ, or only one of the two trainings has any.
+        """
+        if not isinstance(checkpoint.get("lightning_tl"), Mapping):
+            return
+        arguments = checkpoint.get("hyper_parameters")
+        saved = arguments.get("transfer") if isinstance(arguments, Mapping) else None
+        specifications = [each for each in saved if isinstance(each, Mapping)] if isinstance(saved, list) else []
+        there, here = (sorted(_class_name(each) for each in given) for given in (specifications, self.specification()))
+        if there != here:
+            then, now = (" and ".join(names) or "no method" for names in (there, here))
+            raise UserError(
+                f"{place}: that training had {then} as transfer, and this one has {now}: resume with the same "
+                "--model.transfer, or start a new training from its weights by --model.init_from"
+            )
 
     def callbacks(self) -> list[Any]:
         """Return the callbacks of a training."""
@@ -138,8 +161,8 @@ def as_method(given: Any) -> TransferMethod:
     if isinstance(given, TransferMethod):
         return given
     spec: Any = given if isinstance(given, Mapping) else {"class_path": given}
-    name = str(spec.get("class_path")).rpartition(".")[2]
-    known = {each.__name__: each for each in _subclasses(TransferMethod) if not inspect.isabstract(each)}
+    name = _class_name(spec)
+    known = known_methods()
     if name not in known:
         raise UserError(
             f"model.transfer: no method '{name}'{nearest(name, known)}; one of your own must be imported first"
@@ -148,6 +171,15 @@ def as_method(given: Any) -> TransferMethod:
         return known[name](**(spec.get("init_args") or {}))
     except TypeError as error:
         raise UserError(f"model.transfer {name}: {error}") from error
+
+
+def known_methods() -> dict[str, type[TransferMethod]]:
+    """Return all methods that have been imported, by the name of their class."""
+    return {each.__name__: each for each in _subclasses(TransferMethod) if not inspect.isabstract(each)}
+
+
+def _class_name(specification: Mapping[str, Any]) -> str:
+    return str(specification.get("class_path")).rpartition(".")[2]
 
 
 def _subclasses(base: type[TransferMethod]) -> list[type[TransferMethod]]:
@@ -160,7 +192,7 @@ def _check_combination(methods: list[TransferMethod]) -> None:
         for other in methods[index + 1 :]:
             names = f"{type(method).__name__} and {type(other).__name__}"
             if type(method) is Full or type(other) is Full:
-                raise UserError(f"model.transfer: {names}: Full is the absence of other methods; leave it out")
+                raise UserError(f"model.transfer: {names}: Full means that there is no other method; leave it out")
             if method.part == other.part:
                 raise UserError(f"model.transfer: {names} cannot be combined: both change the {method.part}")
             reason = method.excludes.get(type(other).__name__) or other.excludes.get(type(method).__name__)

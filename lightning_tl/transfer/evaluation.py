@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any
@@ -25,13 +25,13 @@ def reestimate_statistics(trainer: Trainer, task: Any) -> None:
     frozen ones are, keep their statistics. With several processes the statistics are the average of theirs.
 
     Args:
-        trainer: Of the training.
+        trainer: The trainer of the training.
         task: The task, in train mode.
     """
     layers = [layer for layer in running_layers(task) if layer.training]
     if layers:
-        with _evaluated(trainer, task), torch.random.fork_rng():
-            torch.manual_seed(0)  # for loaders that draw their order
+        with _evaluated(trainer, task), torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(0)  # for loaders that draw their order
             batches = (to_device(trainer, batch) for batch in _first_batches(trainer))
             reestimate(
                 task,
@@ -46,20 +46,41 @@ def error_on(trainer: Trainer, task: Any, loader: Iterable[Any], batches: float 
     """Return the error, 1 − score, of the task's present network.
 
     Args:
-        trainer: Of the training.
+        trainer: The trainer of the training.
         task: The task.
         loader: Batches of validation or test.
         batches: The most batches that are read.
     """
-    metric = task.build_metric().to(task.device)
+    return errors_on(trainer, task, loader, [lambda: None], batches)[0]
+
+
+def errors_on(
+    trainer: Trainer,
+    task: Any,
+    loader: Iterable[Any],
+    networks: Sequence[Callable[[], object]],
+    batches: float = float("inf"),
+) -> list[float]:
+    """Return the errors of several networks on batches that are read once.
+
+    Args:
+        trainer: The trainer of the training.
+        task: The task.
+        loader: Batches of validation or test.
+        networks: Each puts the weights and statistics of one network into the task.
+        batches: The most batches that are read.
+    """
+    metrics = [task.build_metric().to(task.device) for _ in networks]
     with _evaluated(trainer, task), torch.no_grad():
         for number, batch in enumerate(loader):
             if number >= batches:
                 break
             images, targets = to_device(trainer, batch)
-            metric.update(task.outputs_and_loss(images, targets, "val")[0], targets)
-    value = metric.compute()  # over all processes
-    return 1 - float(value["score"] if isinstance(value, dict) else value)
+            for put, metric in zip(networks, metrics, strict=True):
+                put()
+                metric.update(task.outputs_and_loss(images, targets, "val")[0], targets)
+    values = [metric.compute() for metric in metrics]  # over all processes
+    return [1 - float(value["score"] if isinstance(value, dict) else value) for value in values]
 
 
 def to_device(trainer: Trainer, batch: Any) -> Any:

@@ -8,9 +8,11 @@ from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_tl.errors import UserError
+from lightning_tl.losses.training_step import quiet
+from lightning_tl.transfer.method import BACKBONE
 from lightning_tl.transfer.pretraining import UsesPretraining, same_parameters
 from lightning_tl.transfer.pull import Pull
 from lightning_tl.transfer.selection import backbone_parameters
@@ -21,7 +23,7 @@ class EWC(Pull, UsesPretraining):
 
     Elastic weight consolidation: Kirkpatrick et al. 2017 (arXiv 1612.00796), Eq. 3. F is the diagonal of the empirical
     Fisher information at θ_pre: the mean, over images of the pre-training, of the squared gradient of an image's loss
-    under its own label. It is computed before the first step, by one backward pass an image, on the images of the
+    under its own label. It is computed before the first step, by one backward pass per image, on the images of the
     pre-training's first steps in their augmentation, with the network in eval mode. Where an image's loss is a mean
     over outputs (labels, pixels), its gradient is that of the mean.
 
@@ -30,9 +32,9 @@ class EWC(Pull, UsesPretraining):
     Logged every ``trainer.log_every_n_steps``: ``train/ewc``, the term that is added.
 
     Args:
-        strength: Of the pull.
+        strength: Strength of the pull.
         images: How many images F is the mean of.
-        config: The pre-training's ``config.yaml``. Default: that of the run whose checkpoint is ``init_from``.
+        config: The pre-training's ``config.yaml``. Default: the one of the run whose checkpoint is ``init_from``.
 
     Raises:
         UserError: A strength that is not above 0, no image, no pre-training.
@@ -50,15 +52,16 @@ class EWC(Pull, UsesPretraining):
         if images < 1:
             raise UserError(f"EWC: images is {images}; it must be at least 1")
         self.strength, self.images = strength, images
-        self._start: dict[str, Tensor] = {}
         self._fisher: dict[str, Tensor] = {}
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Keep the weights that the training begins from."""
-        super().setup(trainer, pl_module, stage)
-        if stage == "fit":
-            kept = {name: each for name, each in backbone_parameters(pl_module).items() if each.requires_grad}
-            self._start = {name: each.detach().cpu().clone() for name, each in kept.items()}
+    def pulled(self, task: Any) -> dict[str, nn.Parameter]:
+        """Return the trained parameters of the backbone."""
+        return {name: each for name, each in backbone_parameters(task).items() if each.requires_grad}
+
+    def start(self, task: Any) -> None:
+        """Forget the weights of another task, and F there."""
+        super().start(task)
+        self._fisher = {}
 
     def state_dict(self) -> dict[str, Any]:
         """Return θ_pre and F."""
@@ -84,7 +87,7 @@ class EWC(Pull, UsesPretraining):
         """Return F by name, on the CPU."""
         network, data = self.prepare(trainer, task)
         network.requires_grad_(False).eval()
-        known = {f"backbone.{name}": each for name, each in network.backbone.named_parameters()}
+        known = {f"{BACKBONE}{name}": each for name, each in network.backbone.named_parameters()}
         same_parameters(task.backbone, network.backbone, "EWC")
         chosen = [known[name].requires_grad_() for name in self._start]
         sums = [torch.zeros_like(each) for each in chosen]
@@ -92,7 +95,8 @@ class EWC(Pull, UsesPretraining):
         for batch in data.training_batches():
             images, targets = self._on_device(trainer, batch)
             for image in range(min(len(images), mine - seen)):
-                loss = network.outputs_and_loss(images[image : image + 1], targets[image : image + 1], "train")[1]
+                with quiet(network):  # it has no trainer to log with
+                    loss = network.outputs_and_loss(images[image : image + 1], targets[image : image + 1], "train")[1]
                 gradients = torch.autograd.grad(loss, chosen, allow_unused=True)
                 for total, gradient in zip(sums, gradients, strict=True):
                     if gradient is not None:

@@ -30,9 +30,15 @@ class FinalWeights(TransferMethod, ABC):
     def finish(self, trainer: Trainer, task: Any) -> None:
         """Change the network."""
 
+    def reset(self) -> None:
+        """Forget an earlier training: a second one begins from the weights that the task has then."""
+        self._last = {}
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse callbacks that end a training when its last network has been validated already."""
+        """Begin anew; refuse callbacks that end a training when its last network has been validated already."""
         super().setup(trainer, pl_module, stage)
+        if stage == "fit":
+            self.reset()
         if stage == "fit" and any(isinstance(each, EarlyStopping) for each in trainer.callbacks):  # type: ignore[attr-defined]
             raise UserError(
                 f"transfer {type(self).__name__} changes the network before its last validation, and EarlyStopping "
@@ -49,7 +55,7 @@ class FinalWeights(TransferMethod, ABC):
         self._last = dict(state_dict["last"])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Go on from the network of the last step, where a finished training is continued."""
+        """Go on from the network of the last step, where a training is continued from its last checkpoint."""
         if self._last:
             pl_module.load_state_dict(self._last)
             self._last = {}

@@ -8,10 +8,11 @@ from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from torch import Tensor
+from torch import nn
 from torch.optim import Optimizer
 
 from lightning_tl.errors import UserError
+from lightning_tl.transfer.method import check_pattern
 from lightning_tl.transfer.pull import Pull
 
 
@@ -25,11 +26,11 @@ class L2SP(Pull):
     Logged every ``trainer.log_every_n_steps``: ``train/l2sp``, the term that is added.
 
     Args:
-        strength: Of the pull.
+        strength: Strength of the pull.
         exclude: Pattern (regular expression) of parameters that are not pulled, by their names in the task.
-        decoupled: The pull is no term of the loss: after each step, θ moves by the share lr·strength of its way back to
-            θ_pre, as with the decoupled weight decay of Loshchilov and Hutter 2017 (arXiv 1711.05101). Nothing is
-            logged then.
+        decoupled: The pull is not a term of the loss: after each step, θ moves back towards θ_pre by the share
+            lr·strength of the distance, as with the decoupled weight decay of Loshchilov and Hutter 2017 (arXiv
+            1711.05101). Nothing is logged then.
 
     Raises:
         UserError: A strength that is not above 0, a wrong pattern, no pre-trained weights.
@@ -42,23 +43,17 @@ class L2SP(Pull):
         super().__init__()
         if not strength > 0:
             raise UserError(f"L2SP: strength is {strength:g}; it must be above 0")
-        try:
-            re.compile(exclude)
-        except re.error as error:
-            raise UserError(f"L2SP: exclude is '{exclude}', which is no regular expression: {error}") from error
+        check_pattern("L2SP", "exclude", exclude)
         self.strength, self.exclude, self.decoupled = strength, exclude, decoupled
-        self._start: dict[str, Tensor] = {}
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Keep the weights that the training begins from."""
-        super().setup(trainer, pl_module, stage)
-        if stage == "fit":
-            kept = {name: each for name, each in pl_module.named_parameters() if each.requires_grad}
-            if self.exclude:
-                kept = {name: each for name, each in kept.items() if not re.search(self.exclude, name)}
-            if not kept:
-                raise UserError(f"L2SP: no trained parameter is left to pull (exclude is '{self.exclude}')")
-            self._start = {name: each.detach().cpu().clone() for name, each in kept.items()}
+    def pulled(self, task: Any) -> dict[str, nn.Parameter]:
+        """Return the trained parameters that ``exclude`` does not match."""
+        kept = {name: each for name, each in task.named_parameters() if each.requires_grad}
+        if self.exclude:
+            kept = {name: each for name, each in kept.items() if not re.search(self.exclude, name)}
+        if not kept:
+            raise UserError(f"L2SP: no trained parameter is left to pull (exclude is '{self.exclude}')")
+        return kept
 
     def state_dict(self) -> dict[str, Any]:
         """Return the pre-trained weights."""

@@ -12,9 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_tl.errors import UserError
-from lightning_tl.transfer.method import TransferMethod
-
-_BACKBONE = "backbone."
+from lightning_tl.transfer.method import BACKBONE, BACKBONE_STAYS, TransferMethod, check_pattern
 
 
 class LoRA(TransferMethod):
@@ -41,12 +39,11 @@ class LoRA(TransferMethod):
     """
 
     name = "lora"
-    _STAYS: ClassVar[str] = "the backbone's own weights do not move"
     excludes: ClassVar[Mapping[str, str]] = {
-        "L2SP": f"{_STAYS}, so there is nothing to pull",
-        "EWC": f"{_STAYS}, so there is nothing to pull",
-        "WiSEFT": f"{_STAYS}, and between low-rank factors there is no straight line of weights",
-        "Partial": f"{_STAYS}, so that new ones would stay random",
+        "L2SP": f"{BACKBONE_STAYS}, so there is nothing to pull",
+        "EWC": f"{BACKBONE_STAYS}, so there is nothing to pull",
+        "WiSEFT": f"{BACKBONE_STAYS}, and between low-rank factors there is no straight line of weights",
+        "Partial": f"{BACKBONE_STAYS}, so that new ones would stay random",
     }
 
     def __init__(self, rank: int, alpha: float | None = None, targets: str | None = None, dropout: float = 0.0) -> None:
@@ -56,10 +53,7 @@ class LoRA(TransferMethod):
             raise UserError(f"LoRA: alpha is {alpha:g}; it must be above 0")
         if not 0 <= dropout < 1:
             raise UserError(f"LoRA: dropout is {dropout:g}; it must be at least 0 and below 1")
-        try:
-            re.compile(targets or "")
-        except re.error as error:
-            raise UserError(f"LoRA: targets is '{targets}', which is no regular expression: {error}") from error
+        check_pattern("LoRA", "targets", targets)
         self.rank, self.alpha, self.targets, self.dropout = rank, alpha, targets, dropout
 
     def adapt(self, task: Any) -> None:
@@ -72,7 +66,7 @@ class LoRA(TransferMethod):
             add_update(layer, self.rank, self.rank if self.alpha is None else self.alpha, self.dropout)
 
     def _layers(self, backbone: nn.Module) -> list[Any]:
-        known = {f"{_BACKBONE}{name}".rstrip("."): m for name, m in backbone.named_modules() if type(m) in _UPDATED}
+        known = {f"{BACKBONE}{name}".rstrip("."): m for name, m in backbone.named_modules() if type(m) in _UPDATED}
         if not known:
             raise UserError("LoRA: the backbone has no linear layer or convolution of PyTorch's own types")
         layers = [layer for name, layer in known.items() if re.search(self.targets or "", name)]
@@ -83,7 +77,7 @@ class LoRA(TransferMethod):
 
     def trains(self, task: Any) -> Callable[[str], bool]:
         """Return whether a parameter is of an update or of the head."""
-        return lambda name: not name.startswith(_BACKBONE) or name.endswith((".lora_A", ".lora_B"))
+        return lambda name: not name.startswith(BACKBONE) or name.endswith((".lora_A", ".lora_B"))
 
 
 class _WithUpdate(nn.Module):

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_tl.errors import UserError
 
 #: What a method changes. Two methods that change the same thing cannot be combined.
 Part = Literal["parameters", "start", "rates", "pull", "average", "batches", "optimiser"]
-
-
-class Task(Protocol):
-    """What a method needs of a task: a LightningModule with a backbone and a head."""
-
-    backbone: nn.Module
-    head: nn.Module
+#: What the names of the backbone's parameters in a task begin with.
+BACKBONE = "backbone."
+#: Why a method is not combined with one that trains only what it adds to the backbone.
+BACKBONE_STAYS = "the backbone's own weights do not move"
 
 
 class TransferMethod(Callback):
@@ -40,13 +38,23 @@ class TransferMethod(Callback):
     name: ClassVar[str] = ""
     #: What the method changes.
     part: ClassVar[Part] = "parameters"
-    #: Names of the methods that this one can't be combined with, whatever they change, and why not.
+    #: Names of methods that this one cannot be combined with, and why.
     excludes: ClassVar[Mapping[str, str]] = MappingProxyType({})
     #: Whether an interrupted training goes on.
     restored = False
 
     def arguments(self) -> dict[str, Any]:
-        """Return the constructor's arguments, by name."""
+        """Return the constructor's arguments, by name.
+
+        Raises:
+            UserError: One is not kept as an attribute.
+        """
+        for name in self._parameters():
+            if not hasattr(self, name):
+                raise UserError(
+                    f"transfer {type(self).__name__}: keep the argument {name} as an attribute of the same name "
+                    f"(self.{name} = {name}), so that checkpoints and tables have its value"
+                )
         return {name: getattr(self, name) for name in self._parameters()}
 
     def label(self) -> str:
@@ -114,7 +122,7 @@ class TransferMethod(Callback):
         chain = getattr(pl_module, "transfer", None)
         if not any(method is self for method in getattr(chain, "methods", ())):
             name = type(self).__name__
-            raise UserError(f"{name} is no callback: give it to the task, as --model.transfer={name}")
+            raise UserError(f"{name} is not a callback: give it to the task, as --model.transfer={name}")
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Note that this is an interrupted training."""
@@ -130,6 +138,23 @@ class TransferMethod(Callback):
             raise UserError(f"transfer {type(self).__name__} {why}: give a pre-trained checkpoint (--model.init_from)")
 
 
+def check_pattern(method: str, argument: str, pattern: str | None) -> None:
+    """Refuse a pattern that is not a regular expression.
+
+    Args:
+        method: For messages, as is ``argument``.
+        argument: Its name.
+        pattern: None: none.
+
+    Raises:
+        UserError: It is not one.
+    """
+    try:
+        re.compile(pattern or "")
+    except re.error as error:
+        raise UserError(f"{method}: {argument} is '{pattern}', which is not a regular expression: {error}") from error
+
+
 class Full(TransferMethod):
     """Fine-tuning of all parameters: the default."""
 
@@ -138,5 +163,6 @@ class Full(TransferMethod):
 
 def _text(value: Any) -> str:
     if isinstance(value, float):
-        return f"{value:g}"
+        short = f"{value:g}"
+        return short if float(short) == value else repr(value)
     return "[" + " ".join(map(_text, value)) + "]" if isinstance(value, list | tuple) else str(value)

@@ -15,9 +15,8 @@ from torch.optim import Optimizer
 from lightning_tl.errors import UserError
 from lightning_tl.models.filters import chosen_filters
 from lightning_tl.models.stages import stage_count, stage_of
-from lightning_tl.transfer.method import TransferMethod
+from lightning_tl.transfer.method import BACKBONE, TransferMethod, check_pattern
 
-_BACKBONE = "backbone."
 Inherited = Literal["trained", "slowed", "frozen"]
 _FROM_THE_FIRST = "the new part of the backbone has to be trained from the first step"
 _NO_START = "the new part of the backbone has no pre-trained weights"
@@ -41,11 +40,11 @@ class Partial(TransferMethod):
     Args:
         layers: Pattern (regular expression) of the inherited parameters, by their names in the task
             (``backbone.layer1.0.conv1.weight``).
-        stages: How many stages beside the stem are inherited, with it: in a ResNet, ``layer1`` to ``layer<stages>``.
+        stages: How many stages are inherited in addition to the stem: in a ResNet, ``layer1`` to ``layer<stages>``.
         share: Share of the filters of each layer that are inherited.
         inherited: What happens to the inherited part in the training.
-        factor: Of ``slowed``: its speed over that of the rest; default 0.1.
-        seed: Of the choice of filters and of the new weights.
+        factor: For ``slowed``: the speed of the inherited part relative to the rest; default 0.1.
+        seed: Seed of the choice of filters and of the new weights.
 
     Raises:
         UserError: Not exactly one part is given, an argument is out of range, the part is empty or everything, the
@@ -70,10 +69,7 @@ class Partial(TransferMethod):
     ) -> None:
         if sum(each is not None for each in (layers, stages, share)) != 1:
             raise UserError("Partial: give exactly one of layers, stages and share, which says what is inherited")
-        try:
-            re.compile(layers or "")
-        except re.error as error:
-            raise UserError(f"Partial: layers is '{layers}', which is no regular expression: {error}") from error
+        check_pattern("Partial", "layers", layers)
         if stages is not None and stages < 0:
             raise UserError(f"Partial: stages is {stages}; it must be at least 0")
         if share is not None and not 0 < share < 1:
@@ -122,11 +118,13 @@ class Partial(TransferMethod):
             return masks
         names = [name for name, _ in backbone.named_parameters()]
         if self.layers is not None:
-            chosen = {name for name in names if re.search(self.layers, f"{_BACKBONE}{name}")}
+            chosen = {name for name in names if re.search(self.layers, f"{BACKBONE}{name}")}
         else:
             most = stage_count(backbone) - 1
             if self.stages is not None and self.stages > most:
-                raise UserError(f"Partial: stages is {self.stages}, but the backbone has {most} beside its stem")
+                raise UserError(
+                    f"Partial: stages is {self.stages}, but the backbone has {most} in addition to its stem"
+                )
             chosen = {name for name, stage in stage_of(backbone).items() if stage <= (self.stages or 0)}
         for prefix, layer in backbone.named_modules():
             stem = f"{prefix}." if prefix else ""
@@ -143,7 +141,7 @@ class Partial(TransferMethod):
         """Return whether a parameter is not frozen as a whole."""
         if self.inherited != "frozen" or self.share is not None:  # a share of a tensor has to be held in it
             return lambda name: True
-        whole = {f"{_BACKBONE}{name}" for name, mask in self._masks.items() if bool(mask.all())}
+        whole = {f"{BACKBONE}{name}" for name, mask in self._masks.items() if bool(mask.all())}
         return lambda name: name not in whole
 
     def held_entries(self, task: Any) -> int:
@@ -158,7 +156,7 @@ class Partial(TransferMethod):
         """Return the trained parameters of which entries are inherited, with the masks of these."""
         trains = self.trains(task)
         named = [(name, parameter) for name, parameter in task.backbone.named_parameters() if self._masks[name].any()]
-        return [(each, self._masks[name].to(each.device)) for name, each in named if trains(f"{_BACKBONE}{name}")]
+        return [(each, self._masks[name].to(each.device)) for name, each in named if trains(f"{BACKBONE}{name}")]
 
     def attach(self, task: Any, optimizer: Optimizer) -> Optimizer:
         """Hold the inherited part back in each step, where it is slowed or frozen."""

@@ -23,7 +23,7 @@ class Phases(Callback):
     What is trained is a function of the step, so that a resumed training is the uninterrupted one.
 
     Args:
-        methods: Those of the task.
+        methods: The methods of the task.
     """
 
     def __init__(self, methods: Sequence[TransferMethod]) -> None:
@@ -40,7 +40,7 @@ class Phases(Callback):
         """Split the optimiser's groups so that all parameters of a group begin together.
 
         Raises:
-            UserError: A method needs the number of steps, and the trainer knows none.
+            UserError: A method needs the number of steps, and the trainer has no limit.
         """
         self._begin = self._beginnings(task)
         if not self._begin:
@@ -65,21 +65,28 @@ class Phases(Callback):
         """Return the number of steps of the training.
 
         Raises:
-            UserError: It is unlimited, or a schedule by PyTorch's classes is used, which knows no phases.
+            UserError: It is unlimited, or the schedule is one of PyTorch's classes, which cannot follow phases.
         """
         label = ", ".join(type(method).__name__ for method in self._methods)
         if getattr(task, "scheduler", None) is not None:
             raise UserError(
-                f"transfer {label} trains in phases, which model.scheduler does not know of; use model.schedule"
+                f"transfer {label} trains in phases, which model.scheduler cannot follow; use model.schedule"
             )
         steps = task.trainer.estimated_stepping_batches
-        if steps == float("inf"):
+        if steps == float("inf") or steps < 1:  # below 1: epochs of a loader without a length
             raise UserError(f"transfer {label} needs the length of the training: give trainer.max_steps")
         return int(steps)
 
-    def restarts(self, steps: int) -> list[int]:
-        """Return the steps at which the schedule starts, the first of them 0."""
-        return sorted({0, *(step for method in self._methods for step in method.restarts(steps))})
+    def parts(self, task: Any) -> list[int]:
+        """Return the steps at which the schedule starts, the first of them 0, and the last step; empty without phases.
+
+        They follow from the training's own number of steps, which may differ from the schedule's.
+        """
+        if not self._begin:
+            return []
+        steps = self.steps(task)
+        starts = sorted({0, *(step for method in self._methods for step in method.restarts(steps))})
+        return [*starts, steps] if len(starts) > 1 else []
 
     def schedule(self, task: Any, optimizer: Optimizer) -> Any:
         """Return a constant schedule that is 0 before a group begins; None without phases."""

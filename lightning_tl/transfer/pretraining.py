@@ -13,8 +13,6 @@ from lightning_tl.data.batched_module import BatchedDataModule
 from lightning_tl.errors import UserError
 from lightning_tl.transfer.method import TransferMethod
 
-_LOGGING = ("log", "log_dict", "print")
-
 
 class UsesPretraining(TransferMethod, ABC):
     """A method that needs the pre-training's network and images.
@@ -43,18 +41,16 @@ class UsesPretraining(TransferMethod, ABC):
             data: Its data module, not used by another trainer.
 
         Raises:
-            UserError: They are none of this library.
+            UserError: They are not classes of this library.
         """
         name = type(self).__name__
         if not hasattr(task, "outputs_and_loss") or not hasattr(task, "backbone"):
-            raise UserError(f"transfer {name}: the pre-training's {type(task).__name__} is no TransferTask")
+            raise UserError(f"transfer {name}: the pre-training's {type(task).__name__} is not a TransferTask")
         if not isinstance(data, BatchedDataModule):
             raise UserError(
-                f"transfer {name}: the pre-training's {type(data).__name__} is no BatchedDataModule, so the order of "
-                "its images does not follow from the step"
+                f"transfer {name}: the pre-training's {type(data).__name__} is not a BatchedDataModule, so the order "
+                "of its images does not follow from the step"
             )
-        for each in _LOGGING:
-            vars(task)[each] = _nothing  # it has no trainer to log with
         self._network, self._images = task, data
 
     @abstractmethod
@@ -94,7 +90,7 @@ def same_parameters(ours: nn.Module, theirs: nn.Module, name: str) -> None:
     Args:
         ours: The fine-tuned backbone.
         theirs: The pre-trained one.
-        name: Of the method.
+        name: Name of the method.
 
     Raises:
         UserError: Names or shapes differ.
@@ -106,7 +102,3 @@ def same_parameters(ours: nn.Module, theirs: nn.Module, name: str) -> None:
             problem = problem or f"{key} is {list(there[key].shape)} there and {list(here[key].shape)} here"
     if problem:
         raise UserError(f"transfer {name}: the pre-training's backbone is not the fine-tuned one: {problem}")
-
-
-def _nothing(*args: Any, **kwargs: Any) -> None:
-    """Take any arguments, do nothing."""

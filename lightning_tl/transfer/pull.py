@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_tl.transfer.method import TransferMethod
@@ -24,7 +25,22 @@ class Pull(TransferMethod, ABC):
     strength: float
 
     def __init__(self) -> None:
+        self._start: dict[str, Tensor] = {}  # the pre-trained weights, by name in the task
         self._pulled: list[tuple[Tensor, Tensor, Tensor | None, Tensor]] = []
+
+    @abstractmethod
+    def pulled(self, task: Any) -> dict[str, nn.Parameter]:
+        """Return the parameters to pull, by name in the task."""
+
+    def start(self, task: Any) -> None:
+        """Forget the weights of another task."""
+        self._start = {}
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Keep the weights that the first training of the task begins from; later ones are pulled to the same."""
+        super().setup(trainer, pl_module, stage)
+        if stage == "fit" and not self._start:
+            self._start = {name: each.detach().cpu().clone() for name, each in self.pulled(pl_module).items()}
 
     @abstractmethod
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lightning_tl.data.batched_module import BatchedDataModule
 from lightning_tl.errors import UserError
+from lightning_tl.losses.training_step import quiet
 from lightning_tl.measure.batchnorm import running_layers
 from lightning_tl.transfer.pretraining import UsesPretraining, same_parameters
 
@@ -27,12 +28,12 @@ class Replay(UsesPretraining):
     Logged: ``train/replay``, L_pre.
 
     Args:
-        share: Of the pre-training images in a batch, above 0 and below 1.
-        config: The pre-training's ``config.yaml``. Default: that of the run whose checkpoint is ``init_from``.
+        share: Share of pre-training images in a batch, above 0 and below 1.
+        config: The pre-training's ``config.yaml``. Default: the one of the run whose checkpoint is ``init_from``.
 
     Raises:
-        UserError: A share that gives fewer than two images (which BatchNorm cannot do with), no pre-training, another
-            kind of data module.
+        UserError: A share that gives fewer than two images (too few for BatchNorm), no pre-training, or another kind
+            of data module.
     """
 
     name = "replay"
@@ -63,7 +64,7 @@ class Replay(UsesPretraining):
         target: Any = trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(target, BatchedDataModule):
             raise UserError(
-                f"transfer Replay: {type(target).__name__} is no BatchedDataModule, so it has no batch_size"
+                f"transfer Replay: {type(target).__name__} is not a BatchedDataModule, so it has no batch_size"
             )
         if (count := self.added(target.batch_size)) < 2:
             raise UserError(
@@ -105,7 +106,8 @@ class Replay(UsesPretraining):
         for theirs, ours in self._modes:
             theirs.training = ours.training
         size, (images, targets) = self._batch
-        replayed: Tensor = self._network.outputs_and_loss(images, targets, "train")[1]
+        with quiet(self._network):  # it has no trainer to log with
+            replayed: Tensor = self._network.outputs_and_loss(images, targets, "train")[1]
         task.log("train/replay", replayed.detach(), on_step=True, on_epoch=False, batch_size=len(images))
         mean: Tensor = (size * loss + len(images) * replayed) / (size + len(images))
         return mean

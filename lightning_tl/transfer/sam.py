@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,10 +10,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_tl.errors import UserError
-from lightning_tl.measure.batchnorm import running_layers
+from lightning_tl.losses.training_step import quiet
+from lightning_tl.measure.batchnorm import own_statistics
 from lightning_tl.transfer.method import TransferMethod
-
-_LOGGING = ("log", "log_dict")
 
 
 class SAM(TransferMethod):
@@ -30,7 +28,7 @@ class SAM(TransferMethod):
     it; by value, it does.
 
     Args:
-        rho: The distance.
+        rho: The distance from the weights.
 
     Raises:
         UserError: It is not above 0, gradients are accumulated over several batches, or scaled (``16-mixed``).
@@ -54,8 +52,8 @@ class SAM(TransferMethod):
             )
         if getattr(trainer.precision_plugin, "scaler", None) is not None:
             raise UserError(
-                f"transfer SAM: trainer.precision is {trainer.precision}, which scales gradients and so allows one "
-                "pass a step only; use bf16-mixed or 32-true"
+                f"transfer SAM: trainer.precision is {trainer.precision}, which scales gradients and so allows only "
+                "one pass per step; use bf16-mixed or 32-true"
             )
         return TwoPasses(optimizer, self.rho, task)
 
@@ -91,11 +89,11 @@ class TwoPasses(Optimizer):
         return self.inner.param_groups
 
     def state_dict(self) -> dict[str, Any]:
-        """Return that of the inner optimiser."""
+        """Return the state of the inner optimiser."""
         return self.inner.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load that of the inner optimiser."""
+        """Load the state of the inner optimiser."""
         self.inner.load_state_dict(state_dict)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -133,7 +131,7 @@ class TwoPasses(Optimizer):
         if parameters:
             before = [parameter.clone() for parameter in parameters]
             torch._foreach_add_(parameters, away)
-            with _second_pass(self._task):
+            with quiet(self._task), own_statistics(self._task):
                 closure()
             torch._foreach_copy_(parameters, before)  # adding and subtracting would round
         self.inner.step()
@@ -147,27 +145,3 @@ class TwoPasses(Optimizer):
         gradients = [each.grad for each in parameters]
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
         return parameters, list(torch._foreach_mul(gradients, self.rho / (norm + 1e-12)))
-
-
-@contextmanager
-def _second_pass(task: Any) -> Iterator[None]:
-    """Within, nothing is logged, and BatchNorm's running statistics stay."""
-    layers = [layer for layer in running_layers(task) if layer.training]
-    momenta = [layer.momentum for layer in layers]
-    try:
-        for name in _LOGGING:
-            vars(task)[name] = _nothing
-        for layer in layers:
-            layer.momentum = 0.0
-        yield
-    finally:
-        for name in _LOGGING:
-            del vars(task)[name]
-        for layer, momentum in zip(layers, momenta, strict=True):
-            layer.momentum = momentum
-            if layer.num_batches_tracked is not None:
-                layer.num_batches_tracked -= 1
-
-
-def _nothing(*args: Any, **kwargs: Any) -> None:
-    """Take any arguments, do nothing."""

@@ -10,9 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from lightning_tl.errors import UserError
 from lightning_tl.models.stages import stage_count, stage_of
-from lightning_tl.transfer.method import TransferMethod
-
-_BACKBONE = "backbone."
+from lightning_tl.transfer.method import BACKBONE, TransferMethod
 
 
 class LinearProbe(TransferMethod):
@@ -26,15 +24,15 @@ class LinearProbe(TransferMethod):
 
     def trains(self, task: Any) -> Callable[[str], bool]:
         """Return whether a parameter is of the head."""
-        return lambda name: not name.startswith(_BACKBONE)
+        return lambda name: not name.startswith(BACKBONE)
 
 
 class FreezeStages(TransferMethod):
     """The first stages keep the pre-trained weights and BatchNorm statistics; the rest is trained.
 
     Args:
-        stages: How many stages beside the stem are frozen: in a ResNet, ``layer1`` to ``layer<stages>``; 0 freezes only
-            the stem (``conv1``, ``bn1``).
+        stages: How many stages are frozen in addition to the stem: in a ResNet, ``layer1`` to ``layer<stages>``;
+            0 freezes only the stem (``conv1``, ``bn1``).
 
     Raises:
         UserError: The number is negative, or the backbone has fewer stages.
@@ -51,8 +49,10 @@ class FreezeStages(TransferMethod):
         """Return whether a parameter is of a later stage or of the head."""
         most = stage_count(task.backbone) - 1
         if self.stages > most:
-            raise UserError(f"FreezeStages: stages is {self.stages}, but the backbone has {most} beside its stem")
-        frozen = {f"{_BACKBONE}{name}" for name, stage in stage_of(task.backbone).items() if stage <= self.stages}
+            raise UserError(
+                f"FreezeStages: stages is {self.stages}, but the backbone has {most} in addition to its stem"
+            )
+        frozen = {f"{BACKBONE}{name}" for name, stage in stage_of(task.backbone).items() if stage <= self.stages}
         return lambda name: name not in frozen
 
 
@@ -66,7 +66,7 @@ class BitFit(TransferMethod):
 
     def trains(self, task: Any) -> Callable[[str], bool]:
         """Return whether a parameter is a bias or of the head."""
-        return lambda name: not name.startswith(_BACKBONE) or name.endswith("bias")
+        return lambda name: not name.startswith(BACKBONE) or name.endswith("bias")
 
 
 class BNOnly(TransferMethod):
@@ -85,10 +85,10 @@ class BNOnly(TransferMethod):
         layers = [(name, layer) for name, layer in task.backbone.named_modules() if isinstance(layer, _BatchNorm)]
         if not layers:
             raise UserError("BNOnly: the backbone has no BatchNorm; BitFit trains the biases of any network")
-        chosen = {f"{_BACKBONE}{prefix}.{own}" for prefix, layer in layers for own, _ in layer.named_parameters()}
-        return lambda name: not name.startswith(_BACKBONE) or name in chosen
+        chosen = {f"{BACKBONE}{prefix}.{own}" for prefix, layer in layers for own, _ in layer.named_parameters()}
+        return lambda name: not name.startswith(BACKBONE) or name in chosen
 
 
 def backbone_parameters(task: Any) -> dict[str, nn.Parameter]:
     """Return the backbone's parameters by their names in the task."""
-    return {f"{_BACKBONE}{name}": parameter for name, parameter in task.backbone.named_parameters()}
+    return {f"{BACKBONE}{name}": parameter for name, parameter in task.backbone.named_parameters()}

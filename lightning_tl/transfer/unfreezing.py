@@ -7,9 +7,7 @@ from typing import Any
 
 from lightning_tl.errors import UserError
 from lightning_tl.models.stages import stage_count, stage_of
-from lightning_tl.transfer.method import TransferMethod
-
-_BACKBONE = "backbone."
+from lightning_tl.transfer.method import BACKBONE, TransferMethod
 
 
 class LPFT(TransferMethod):
@@ -20,7 +18,7 @@ class LPFT(TransferMethod):
 
     Args:
         share: Share of the training's steps that the first phase takes.
-        probe_steps: Its length in steps instead.
+        probe_steps: Its length in steps, instead of a share.
 
     Raises:
         UserError: The first phase is not shorter than the training, or both lengths are given.
@@ -48,7 +46,7 @@ class LPFT(TransferMethod):
     def begins(self, task: Any, steps: int) -> Callable[[str], int]:
         """Return 0 for the head, and the length of the first phase for the backbone."""
         probe = self._probe(steps)
-        return lambda name: probe if name.startswith(_BACKBONE) else 0
+        return lambda name: probe if name.startswith(BACKBONE) else 0
 
     def restarts(self, steps: int) -> list[int]:
         """Return the step at which the second phase begins."""
@@ -78,22 +76,28 @@ class Unfreeze(TransferMethod):
         if self.schedule[0] < 0 or self.schedule != sorted(self.schedule):
             raise UserError(f"Unfreeze: schedule is {self.schedule}; its entries must be at least 0 and not decrease")
 
-    def _entries(self, task: Any) -> dict[str, float]:
-        """Return the entry of each parameter of the backbone that has one."""
+    def _places(self, task: Any) -> dict[str, int]:
+        """Return the place in the schedule of each parameter of the backbone that has one."""
         count = stage_count(task.backbone)
         if len(self.schedule) > count:
             raise UserError(f"Unfreeze: schedule has {len(self.schedule)} entries, but the backbone has {count} stages")
-        places = {f"{_BACKBONE}{name}": count - 1 - stage for name, stage in stage_of(task.backbone).items()}
-        return {name: self.schedule[place] for name, place in places.items() if place < len(self.schedule)}
+        places = {f"{BACKBONE}{name}": count - 1 - stage for name, stage in stage_of(task.backbone).items()}
+        return {name: place for name, place in places.items() if place < len(self.schedule)}
 
     def trains(self, task: Any) -> Callable[[str], bool]:
         """Return whether a parameter is of the head or of a stage that the schedule names."""
-        entries = self._entries(task)
-        return lambda name: not name.startswith(_BACKBONE) or name in entries
+        named = self._places(task)
+        return lambda name: not name.startswith(BACKBONE) or name in named
 
     def begins(self, task: Any, steps: int) -> Callable[[str], int]:
         """Return when a parameter begins."""
-        whole = {name: round(entry * steps) if entry < 1 else int(entry) for name, entry in self._entries(task).items()}
+        begins = [round(entry * steps) if entry < 1 else int(entry) for entry in self.schedule]
+        if begins != sorted(begins):
+            raise UserError(
+                f"Unfreeze: schedule is {self.schedule}, which in a training of {steps} steps is {begins}; its entries "
+                "must not decrease: give all as shares, or all as steps"
+            )
+        whole = {name: begins[place] for name, place in self._places(task).items()}
         if late := [step for step in whole.values() if step >= steps]:
             raise UserError(f"Unfreeze: a stage begins at step {max(late)}, but the training has {steps} steps")
         return lambda name: whole.get(name, 0)

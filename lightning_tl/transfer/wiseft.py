@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from lightning_tl.errors import UserError
 from lightning_tl.measure.batchnorm import running_layers
-from lightning_tl.transfer.evaluation import error_on, reestimate_statistics
+from lightning_tl.transfer.evaluation import errors_on, reestimate_statistics
 from lightning_tl.transfer.final_weights import FinalWeights
 from lightning_tl.transfer.selection import backbone_parameters
 
@@ -26,7 +27,7 @@ class WiSEFT(FinalWeights):
 
     Wortsman et al. 2021 (arXiv 2109.01903), "weight-space ensembles": the backbone's weights are
     (1 − α)·θ_pre + α·θ_ft, under the fine-tuned head. For each α BatchNorm's statistics are estimated again, on the
-    same training images; so the row of α = 1 may differ a little from the run's own error, which is of the statistics
+    same training images; so the row of α = 1 may differ slightly from the run's own error, which uses the statistics
     that training left.
 
     ``interpolations.csv`` in the run's folder has a row for each α with ``val_error``, 1 − score on the validation
@@ -61,10 +62,14 @@ class WiSEFT(FinalWeights):
         self._start: dict[str, Tensor] = {}
         self._statistics: dict[float, dict[str, Tensor]] = {}
 
+    def start(self, task: Any) -> None:
+        """Forget the weights of another task."""
+        self._start = {}
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Keep the weights that the training begins from."""
+        """Keep the weights that the first training of the task begins from, for later trainings too."""
         super().setup(trainer, pl_module, stage)
-        if stage == "fit":
+        if stage == "fit" and not self._start:
             self._start = {name: _kept(each) for name, each in backbone_parameters(pl_module).items()}
 
     def state_dict(self) -> dict[str, Any]:
@@ -81,29 +86,44 @@ class WiSEFT(FinalWeights):
         """Refuse a training without pre-trained weights, or without validation images."""
         self.need_start(pl_module, "interpolates with the pre-trained weights")
         if not trainer.fit_loop.epoch_loop.val_loop._data_source.is_defined() or trainer.limit_val_batches == 0:
-            raise UserError("transfer WiSEFT evaluates networks on validation images, and the data give none")
+            raise UserError(
+                "transfer WiSEFT evaluates networks on validation images, and there are none: check the data and "
+                "trainer.limit_val_batches"
+            )
 
     def finish(self, trainer: Trainer, task: Any) -> None:
         """Evaluate all interpolations; leave the network that was asked for."""
         loaders: Any = trainer.val_dataloaders
         loader = loaders[0] if isinstance(loaders, list) else loaders
-        self.rows, self._statistics = [], {}
+        self._statistics = {}
         chosen = [] if self.take is None or self.take in self.alphas else [self.take]
         for alpha in [*self.alphas, *chosen]:
-            self._interpolate(task, alpha)
+            self._put(task, alpha)
             reestimate_statistics(trainer, task)
             self._statistics[alpha] = _statistics(task)
-            if alpha in self.alphas:
-                error = error_on(trainer, task, loader, trainer.num_val_batches[0])
-                self.rows.append({"alpha": alpha, "val_error": error})
+        errors = self.errors(trainer, task, loader, trainer.num_val_batches[0])
+        self.rows = [{"alpha": alpha, "val_error": error} for alpha, error in zip(self.alphas, errors, strict=True)]
         if self.take is None:
             task.load_state_dict(self._last)
         else:
             self._put(task, self.take)
         if trainer.is_global_zero:
             write_interpolations(trainer.default_root_dir, self.rows)
-        errors = ", ".join(f"{row['alpha']:g}: {row['val_error']:.4f}" for row in self.rows)
-        rank_zero_info(f"transfer WiSEFT: validation error by alpha: {errors}")
+        listed = ", ".join(f"{row['alpha']:g}: {row['val_error']:.4f}" for row in self.rows)
+        rank_zero_info(f"transfer WiSEFT: validation error by alpha: {listed}")
+
+    def errors(self, trainer: Trainer, task: Any, loader: Iterable[Any], batches: float = float("inf")) -> list[float]:
+        """Return the error of the network of each α, on batches that are read once; the task's own network stays.
+
+        Args:
+            trainer: The trainer of the training.
+            task: The task, after its training.
+            loader: Batches of validation or test.
+            batches: The most batches that are read.
+        """
+        with _restored(task):
+            networks = [functools.partial(self._put, task, alpha) for alpha in self.alphas]
+            return errors_on(trainer, task, loader, networks, batches)
 
     @contextmanager
     def network(self, task: Any, alpha: float) -> Iterator[None]:
@@ -113,22 +133,16 @@ class WiSEFT(FinalWeights):
             task: The task, after its training.
             alpha: One of ``alphas``.
         """
-        before = {name: value.detach().clone() for name, value in task.state_dict().items()}
-        try:
+        with _restored(task):
             self._put(task, alpha)
             yield
-        finally:
-            task.load_state_dict(before)
-
-    def _put(self, task: Any, alpha: float) -> None:
-        self._interpolate(task, alpha)
-        task.load_state_dict(self._statistics[alpha], strict=False)
 
     @torch.no_grad()
-    def _interpolate(self, task: Any, alpha: float) -> None:
+    def _put(self, task: Any, alpha: float) -> None:
+        """Put the network of an α into the task, with its statistics where they have been estimated."""
         # lerp is exact at both ends
         mixed = {name: torch.lerp(start, self._last[name], alpha) for name, start in self._start.items()}
-        task.load_state_dict(self._last | mixed)
+        task.load_state_dict(self._last | mixed | self._statistics.get(alpha, {}))
 
 
 def write_interpolations(folder: str, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -141,6 +155,16 @@ def write_interpolations(folder: str, rows: Sequence[Mapping[str, Any]]) -> None
     system.makedirs(folder, exist_ok=True)
     with system.open(f"{folder}/interpolations.csv", "w") as file:
         file.write(table.getvalue())
+
+
+@contextmanager
+def _restored(task: Any) -> Iterator[None]:
+    """Put back the task's network on leaving."""
+    before = {name: value.detach().clone() for name, value in task.state_dict().items()}
+    try:
+        yield
+    finally:
+        task.load_state_dict(before)
 
 
 def _kept(value: Tensor) -> Tensor:

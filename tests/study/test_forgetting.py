@@ -182,7 +182,7 @@ def test_what_a_method_has_done_to_the_backbone_is_forgotten(folder, method):
     assert abs(facts["line_rise"]) > 0
     # as its own start, whose losses are of its own validation images
     fine = Classification.load_from_checkpoint(folder / method / "checkpoints/last.ckpt")
-    same = forgotten(fine, folder / method)
+    same = forgotten(fine, Pretrained(folder / method))
     assert same["param_distance"] == pytest.approx(0, abs=1e-6 * facts["param_distance"])
     assert same["pretrain_loss_after"] == pytest.approx(same["pretrain_loss_before"], rel=1e-5)
     assert same["pretrain_loss_after_target_bn"] == pytest.approx(same["pretrain_loss_saved"], rel=1e-5)
@@ -200,4 +200,4 @@ def test_the_same_images_each_time(folder):
 
 def test_what_has_no_backbone(folder):
     with pytest.raises(UserError, match=r"Linear has no \.backbone to put under the pre-training's head"):
-        forgotten(torch.nn.Linear(2, 2), folder / "pre")
+        forgotten(torch.nn.Linear(2, 2), Pretrained(folder / "pre"))

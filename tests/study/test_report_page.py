@@ -18,7 +18,7 @@ from PIL import Image
 
 from lightning_tl.cli import law, report
 from lightning_tl.errors import UserError
-from lightning_tl.html_page import narrow_path
+from lightning_tl.figure_style import narrow_path
 from lightning_tl.study.records import write_results
 from lightning_tl.study.report_page import write_report
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from contextlib import redirect_stdout, suppress
 
+import pytest
 from study.shipped import read
 from study.small_study import write
 from study.stepped import Lab
@@ -16,6 +17,7 @@ from lightning_tl.study.facts import Facts
 from lightning_tl.study.records import write_json
 from lightning_tl.study.run_steps import run_in_steps
 from lightning_tl.study.run_study import planned
+from lightning_tl.study.runs import note_state
 from lightning_tl.study.trained import Trained
 
 
@@ -54,6 +56,42 @@ class OtherProcess:
         curves, facts = curves_of(expand(self.study)), Facts(self.out / "study.json", self.study)
         with suppress(KeyboardInterrupt), redirect_stdout(io.StringIO()):
             run_in_steps(curves, facts, 1, train)
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
+def test_the_watch_ends_where_trial_runs_fail(renders, tmp_path, capsys, monkeypatch, stage):
+    choose = {"key": "model.optimizer.lr", "values": [0.1, 1e9]}
+    until = {"question": "more_or_different"}
+    path = write(tmp_path, renders, sizes=(8, 12, 16, 20, 24), until=until, choose=choose, workers=1)
+    other, out = OtherProcess(read(path), tmp_path / "out"), tmp_path / "out"
+    looks = []
+
+    def move(seconds):
+        looks.append(seconds)
+        if len(looks) > 6:
+            pytest.fail("the watch never ends")
+        known = planned(other.study, out)
+        if not known.steps:
+            other.move(seconds)
+            return
+        failing = next(each.name for each in known.runs if each.stage == stage)
+        for run in known.runs:  # one fails; those that do not start from it are done
+            folder = out / "runs" / run.name
+            if folder.exists():
+                continue
+            if run.name != failing and run.start != failing:
+                folder.mkdir(parents=True)
+                record = other.lab.record(run, {each.name: each for each in known.runs}.get(run.start or ""))
+                write_json(folder / "record.json", {**record, "key": run.key, "measurements": []})
+            elif run.name == failing:
+                folder.mkdir(parents=True)
+                note_state(folder, run.key, status="failed", error="the training diverged")
+
+    monkeypatch.setattr(command.time, "sleep", move)
+    assert command.main(["status", f"--config={path}", f"--out={out}", "--watch=3"]) == 1
+    said = capsys.readouterr().out
+    assert "failed       the training diverged" in said
+    assert ("not run, as pretrain" in said) == (stage == "pretrain")
 
 
 def test_status_is_watched_through_all_steps(renders, tmp_path, capsys, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import EarlyStopping
 from transferred import data, different, every_step, fit, pretrained, resumed_differs, state, task
 
@@ -87,6 +88,20 @@ def test_a_pretraining_that_ends_within_an_epoch_and_one_that_ends_by_epochs(ren
 def test_arguments(arguments, message):
     with pytest.raises(UserError, match=message):
         Average(**arguments)
+
+
+def test_a_training_that_its_last_validation_ends_is_warned_of(start, renders, tmp_path):
+    class Stop(Callback):
+        def on_validation_end(self, trainer, *_):
+            trainer.should_stop = True
+
+    kept = [every_step(tmp_path / "kept"), Stop()]
+    module = task(start, Average(last_k=2))
+    with pytest.warns(match="Average: the training was ended by its last validation, so the checkpoints that were"):
+        fit(module, data(renders), tmp_path, callbacks=kept, enable_checkpointing=True, max_steps=8)
+    saved = torch.load(tmp_path / "kept/step=2.ckpt", weights_only=True)["state_dict"]
+    assert torch.equal(saved["head.weight"], state(module)["head.weight"])  # one epoch: no other weights to average
+    assert not torch.equal(saved["backbone.bn1.running_mean"], state(module)["backbone.bn1.running_mean"])
 
 
 def test_what_is_refused(start, renders, tmp_path):

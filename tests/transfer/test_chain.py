@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import csv
 
 import pytest
 import torch
@@ -38,6 +39,7 @@ def sgd(parameters):
         (None, "full"),
         ("LinearProbe", "linear_probe"),
         (L2SP(0.01), "l2sp(strength=0.01)"),
+        (L2SP(0.12345678), "l2sp(strength=0.12345678)"),
         (L2SP(1e-5, decoupled=True), "l2sp(strength=1e-05, decoupled=True)"),
         (LPFT(), "lpft(share=0.2)"),
         (Unfreeze([0.1, 0.5]), "unfreeze(schedule=[0.1 0.5])"),
@@ -78,6 +80,53 @@ def test_a_method_of_ones_own(tmp_path):
     assert {name.rsplit(".")[-1] for name, p in module.named_parameters() if p.requires_grad} == {"bias"}
     assert not module.head.bias.requires_grad
     assert module.transfer.label() == "only_biases(head=False)"
+
+
+def test_an_argument_that_is_not_kept_is_named():
+    class Forgets(TransferMethod):
+        def __init__(self, k: int) -> None:
+            pass
+
+    with pytest.raises(UserError, match="transfer Forgets: keep the argument k as an attribute of the same name"):
+        Classification(3, transfer=Forgets(2), **SMALL)
+
+
+class TowardsZero(TransferMethod):
+    name = "towards_zero"
+
+    def penalty(self, task):
+        return 0.5 * 0.3 * task.head.weight.square().sum()
+
+
+def test_the_penalty_is_in_the_gradient_and_logged(tmp_path):
+    """With SGD and no gradient of the loss, each step multiplies the head's weights by 1 - lr * 0.3."""
+
+    class NoLoss(Classification):
+        def loss(self, outputs, targets):
+            return 0 * outputs.sum()
+
+    module = NoLoss(3, transfer=TowardsZero(), optimizer=sgd, **SMALL)
+    before = module.head.weight.detach().double().clone()
+    logger = CSVLogger(tmp_path, name="", version="")
+    trainer(tmp_path, max_steps=3, logger=logger, log_every_n_steps=1).fit(module, Toy("sinclass"))
+    shrunk = (1 - 0.05 * 0.3) ** 3
+    torch.testing.assert_close(module.head.weight.detach().double(), shrunk * before, rtol=1e-5, atol=1e-7)
+    with (tmp_path / "metrics.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["train/towards_zero"]]
+    expected = [0.15 * float(before.square().sum()) * (1 - 0.05 * 0.3) ** (2 * step) for step in range(3)]
+    assert [float(row["train/towards_zero"]) for row in rows] == pytest.approx(expected, rel=1e-5)
+    assert [float(row["train/loss"]) for row in rows] == [0, 0, 0]  # that of the data
+
+
+def test_a_training_of_nothing_is_refused():
+    class Nothing(TransferMethod):
+        name = "nothing"
+
+        def trains(self, task):
+            return lambda name: False
+
+    with pytest.raises(UserError, match="transfer nothing: no parameter is trained"):
+        Classification(3, transfer=Nothing(), **SMALL)
 
 
 def test_how_much_is_trained_is_logged(tmp_path, caplog):
@@ -131,7 +180,7 @@ def test_measuring_leaves_the_training_as_it_is(tmp_path, method):
         (lambda: TransferChain([L2SP(1.0), L2SP(2.0)]), "L2SP and L2SP cannot be combined: both change the pull"),
         (
             lambda: TransferChain([Full(), L2SP(1.0)]),
-            "Full and L2SP: Full is the absence of other methods; leave it out",
+            "Full and L2SP: Full means that there is no other method; leave it out",
         ),
         (lambda: FreezeStages(-1), "FreezeStages: stages is -1; it must be at least 0"),
         (lambda: Layerwise(0.0), "Layerwise: decay is 0; it must be above 0 and at most 1"),
@@ -144,7 +193,7 @@ def test_measuring_leaves_the_training_as_it_is(tmp_path, method):
         (lambda: TransferChain([]), "model.transfer: the list is empty; leave it out, or name a method"),
         (
             lambda: trainer(".", callbacks=[LinearProbe()]).fit(Classification(3, **SMALL), Toy("sinclass")),
-            "LinearProbe is no callback: give it to the task, as --model.transfer=LinearProbe",
+            "LinearProbe is not a callback: give it to the task, as --model.transfer=LinearProbe",
         ),
     ],
 )

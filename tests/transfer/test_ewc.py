@@ -113,4 +113,8 @@ def test_what_is_refused(start, renders, tmp_path):
     method.use_pretraining(task(None, backbone="resnet10_w16"), data(renders))
     with pytest.raises(UserError, match=r"EWC: the pre-training's backbone is not the fine-tuned one: conv1\.weight"):
         fit(task(start[1], method), data(renders), tmp_path)
+    method = EWC(1)
+    method.use_pretraining(task(None, backbone="resnet18"), data(renders))
+    with pytest.raises(UserError, match=r"is not the fine-tuned one: layer1\.1\.bn1\.bias is only in one of them"):
+        fit(task(start[1], method), data(renders), tmp_path)
     assert copy.deepcopy(EWC(2, 7, "a.yaml")).arguments() == {"strength": 2, "images": 7, "config": "a.yaml"}

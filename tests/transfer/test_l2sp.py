@@ -143,7 +143,7 @@ def test_a_strong_pull_keeps_the_backbone_where_it_was(tmp_path, start):
 def test_misuse(tmp_path, start):
     with pytest.raises(UserError, match="L2SP: strength is 0; it must be above 0"):
         L2SP(0)
-    with pytest.raises(UserError, match=r"L2SP: exclude is '\(', which is no regular expression"):
+    with pytest.raises(UserError, match=r"L2SP: exclude is '\(', which is not a regular expression"):
         L2SP(1, exclude="(")
     with pytest.raises(UserError, match="LinearProbe and L2SP cannot be combined: the backbone does not move"):
         Classification(3, backbone="resnet10_w8", transfer=[LinearProbe(), L2SP(1.0)])

@@ -283,7 +283,7 @@ def test_damaged_updates(tmp_path, change, message):
         (lambda: LoRA(2, alpha=0), "LoRA: alpha is 0; it must be above 0"),
         (lambda: LoRA(2, alpha=float("nan")), "LoRA: alpha is nan; it must be above 0"),
         (lambda: LoRA(2, dropout=1.0), "LoRA: dropout is 1; it must be at least 0 and below 1"),
-        (lambda: LoRA(2, targets="("), r"LoRA: targets is '\(', which is no regular expression"),
+        (lambda: LoRA(2, targets="("), r"LoRA: targets is '\(', which is not a regular expression"),
         (
             lambda: LoRA(2, targets="layer9"),
             r"targets is 'layer9', which no layer matches; layers are backbone.conv1, b",

@@ -113,6 +113,56 @@ def test_dense_tasks_too(tmp_path):
     assert not torch.equal(module.backbone.conv1.weight, watch.weights[1]["backbone.conv1.weight"])
 
 
+@pytest.mark.parametrize(
+    ("settings", "steps"),
+    [
+        ({"max_steps": 6}, 6),  # the schedule has 8
+        ({"max_epochs": 3}, 6),
+        ({"max_epochs": 2, "limit_train_batches": 3, "accumulate_grad_batches": 2}, 4),
+        ({"max_steps": 12}, 12),
+    ],
+)
+def test_phases_and_schedule_follow_the_real_length(tmp_path, settings, steps):
+    torch.manual_seed(0)
+    size = BATCH * settings.get("accumulate_grad_batches", 1)
+    schedule = Cosine(images=8 * size, warmup_images=2 * size)
+    module = Classification(3, backbone="resnet10_w8", transfer=LPFT(share=0.5), optimizer=sgd, schedule=schedule)
+    watch, rates = Watch(), {}
+
+    class Steps(Callback):
+        def on_before_optimizer_step(self, trainer, *_):
+            rates[trainer.global_step] = watch.rates[-1]
+
+    images = Toy("sinclass", batch_size=BATCH, number=64 if "limit_train_batches" in settings else 16)
+    given = {"max_steps": -1, "max_epochs": -1, "callbacks": [watch, Steps()], "limit_val_batches": 0} | settings
+    trainer(tmp_path, **given).fit(module, images)
+    probe, end = steps // 2, max(steps, 8)
+    expected = [0.1 * cosine(step, probe, 2 * probe // 8) for step in range(probe)]
+    expected += [0.1 * cosine(step, end - probe, 2 * (end - probe) // 8) for step in range(steps - probe)]
+    assert [rates[step][0] for step in range(len(rates))] == pytest.approx(expected)
+    assert [rates[step][probe] for step in range(len(rates))] == pytest.approx([0.0] * probe + expected[probe:])
+
+
+def test_shares_and_steps_that_decrease_are_refused(tmp_path):
+    module = Classification(3, backbone="resnet10_w8", transfer=Unfreeze([0.75, 2]), optimizer=sgd)
+    words = r"schedule is \[0\.75, 2\], which in a training of 8 steps is \[6, 2\]; its entries must not decrease"
+    with pytest.raises(UserError, match=words):
+        trainer(tmp_path, max_steps=8).fit(module, Toy("sinclass", batch_size=BATCH))
+
+
+class Endless(torch.utils.data.IterableDataset):
+    def __iter__(self):
+        while True:
+            yield torch.zeros(3, 32, 32), torch.tensor(0)
+
+
+def test_epochs_of_a_loader_without_a_length_are_no_length(tmp_path):
+    module = Classification(3, backbone="resnet10_w8", transfer=LPFT(), optimizer=sgd)
+    loader = torch.utils.data.DataLoader(Endless(), batch_size=4)
+    with pytest.raises(UserError, match=r"needs the length of the training: give trainer\.max_steps"):
+        trainer(tmp_path, max_steps=-1, max_epochs=2).fit(module, loader)
+
+
 def test_what_needs_a_length_says_so(tmp_path):
     def fit(method, steps=4, **more):
         module = Classification(3, backbone="resnet10_w8", transfer=method, optimizer=sgd, **more)

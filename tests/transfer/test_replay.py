@@ -106,6 +106,20 @@ def test_the_pretrained_head_and_its_statistics_stay(start, renders, tmp_path):
     assert len(list(module.parameters())) == len(list(task(None).parameters()))
 
 
+def test_a_pretraining_that_logs_is_muted(start, renders, tmp_path, recwarn):
+    method = replay(start, renders)
+    compute = method._network.outputs_and_loss
+
+    def logging(images, targets, stage):
+        outputs, loss = compute(images, targets, stage)
+        method._network.log("train/own", loss)  # which warns where there is no trainer
+        return outputs, loss
+
+    method._network.outputs_and_loss = logging
+    fit(task(start, method), data(renders), tmp_path, max_steps=2)
+    assert not [each for each in recwarn if "self.log" in str(each.message)]
+
+
 @pytest.mark.parametrize("target", ["mulclass", "semseg"])
 def test_resumed_equals_uninterrupted(start, renders, tmp_path, target):
     assert not resumed_differs(lambda: task(start, replay(start, renders), target), renders, tmp_path, target, at=3)
@@ -150,13 +164,13 @@ def test_what_is_refused(start, renders, tmp_path):
         fit(task(start, Replay(0.5)), data(renders), tmp_path)
     with pytest.raises(UserError, match=r"a share of 0\.1 adds 1 images to a batch of 8; at least 2 are needed"):
         fit(task(start, replay(start, renders, 0.1)), data(renders), tmp_path)
-    with pytest.raises(UserError, match="the pre-training's Other is no BatchedDataModule"):
+    with pytest.raises(UserError, match="the pre-training's Other is not a BatchedDataModule"):
         Replay(0.5).use_pretraining(pretraining_task(start), Other(data(renders)))
-    with pytest.raises(UserError, match="the pre-training's BoringModel is no TransferTask"):
+    with pytest.raises(UserError, match="the pre-training's BoringModel is not a TransferTask"):
         Replay(0.5).use_pretraining(BoringModel(), data(renders))
     images = data(renders)
     images.setup("fit")
-    with pytest.raises(UserError, match="transfer Replay: Other is no BatchedDataModule"):
+    with pytest.raises(UserError, match="transfer Replay: Other is not a BatchedDataModule"):
         fit(task(start, replay(start, renders)), Other(images), tmp_path)
     method = Replay(0.5)
     method.use_pretraining(task(None, backbone="resnet10_w16"), data(renders))

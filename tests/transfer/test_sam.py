@@ -7,6 +7,7 @@ from itertools import islice
 
 import pytest
 import torch
+from lightning.pytorch.plugins import MixedPrecision
 from transferred import data, different, fit, pretrained, resumed_differs, sgd, state, task
 
 from lightning_tl.errors import UserError
@@ -138,13 +139,7 @@ def test_what_is_refused(renders, tmp_path):
         TwoPasses(sgd([torch.nn.Parameter(torch.zeros(1))]), 0.1, None).step()
 
 
-def test_scaled_gradients_are_refused():
-    class Task:
-        class trainer:
-            accumulate_grad_batches, precision = 1, "16-mixed"
-
-            class precision_plugin:
-                scaler = object()
-
-    with pytest.raises(UserError, match=r"trainer\.precision is 16-mixed, which scales gradients"):
-        SAM().attach(Task, sgd([torch.nn.Parameter(torch.zeros(1))]))
+def test_scaled_gradients_are_refused(renders, tmp_path):
+    scaled = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))
+    with pytest.raises(UserError, match=r"trainer\.precision is 16-mixed, which scales .* use bf16-mixed or 32-true"):
+        fit(task(None, SAM()), data(renders), tmp_path, plugins=[scaled])

@@ -8,6 +8,7 @@ import pytest
 import torch
 from tasks.toy import Toy, trainer
 from torch import nn
+from transferred import only_these_moved
 
 from lightning_tl.data import Digits
 from lightning_tl.data.batch_transform import BatchTransform
@@ -51,18 +52,7 @@ def fitted(folder, task, method, steps=4, **more):
 def test_only_the_documented_parameters_move(tmp_path, task, name):
     method, pattern = TRAINED[name]
     module, before = fitted(tmp_path, task, method())
-    parameters = dict(module.named_parameters())
-    moved = {key for key in parameters if not torch.equal(parameters[key], before[key])}
-    assert moved == {key for key in parameters if re.fullmatch(pattern, key)}
-    in_groups = {id(p) for group in module.optimizers().param_groups for p in group["params"]}
-    assert in_groups == {id(parameters[key]) for key in moved}
-    sizes = sum(parameters[key].numel() for key in moved), sum(p.numel() for p in parameters.values())
-    assert module.transfer.parameter_counts(module) == sizes
-    for key, layer in module.backbone.named_modules():
-        if isinstance(layer, nn.BatchNorm2d):
-            own = {f"backbone.{key}.{each}" for each in ("weight", "bias")}
-            kept = torch.equal(layer.running_mean, before[f"backbone.{key}.running_mean"])
-            assert kept == (not own & moved), key
+    only_these_moved(module, before, pattern)
 
 
 def test_a_frozen_backbone_is_in_eval_mode_whenever_the_task_trains():
@@ -121,7 +111,7 @@ def test_the_stages_of_any_network_are_its_children(tmp_path):
     module = Plain(3, transfer=FreezeStages(1), optimizer=sgd)
     trained = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
     assert trained == {"head.weight", "head.bias", "backbone.5.weight", "backbone.5.bias"}
-    with pytest.raises(UserError, match="FreezeStages: stages is 3, but the backbone has 2 beside its stem"):
+    with pytest.raises(UserError, match="FreezeStages: stages is 3, but the backbone has 2 in addition to its stem"):
         Plain(3, transfer=FreezeStages(3))
     with pytest.raises(UserError, match="BNOnly: the backbone has no BatchNorm; BitFit trains the biases"):
         Plain(3, transfer=BNOnly())

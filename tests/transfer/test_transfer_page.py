@@ -51,10 +51,18 @@ def test_the_yaml_parses(tmp_path):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("[LoRA, WiSEFT]", "LoRA needs rank. Give each method as"),
-        ("[{class_path: L2SP, init_args: {}}, LPFT]", "L2SP needs strength. Give each method as"),
-        ("[{class_path: L2SP, init_args: {strength: strong}}, LPFT]", "a name or a value in the list is wrong"),
-        ("[LinearProb, LPFT]", "a name or a value in the list is wrong|did you mean 'LinearProbe'"),
+        ("[LoRA, WiSEFT]", "LoRA needs rank; give each method as"),
+        ("[{class_path: L2SP, init_args: {}}, LPFT]", "L2SP needs strength; give each method as"),
+        (
+            "[{class_path: L2SP, init_args: {strength: strong}}, LPFT]",
+            "transfer: the name or the value of an argument in the list is wrong",
+        ),
+        ("[LinearProb, LPFT]", "no method 'LinearProb'; did you mean 'LinearProbe'"),
+        (
+            "[{class_path: WiSEF, init_args: {take: 0}}, LPFT]",
+            "^model: transfer: no method 'WiSEF'; did you mean 'WiSEFT'",
+        ),
+        ("[LoRA, lightning_tl.transfer.SAMM]", "no method 'SAMM'; did you mean 'SAM'"),
     ],
 )
 def test_a_wrong_list_is_one_sentence(given, message):

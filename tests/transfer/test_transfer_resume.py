@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tasks.toy import Toy, trainer
 from training import equal, every_step, finetuning, state
 
+from lightning_tl.errors import UserError
 from lightning_tl.run import run
 from lightning_tl.tasks import Classification
 
@@ -45,3 +47,45 @@ def test_resumed_equals_uninterrupted(tmp_path, name):
     assert equal(state(resumed.model), state(whole.model))
     frozen = [[p.requires_grad for p in each.model.parameters()] for each in (whole, resumed)]
     assert frozen[0] == frozen[1]
+
+
+LOW_RANK = {"class_path": "LoRA", "init_args": {"rank": 2}}
+PULL = {"class_path": "L2SP", "init_args": {"strength": 1.0}}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [
+        (None, LOW_RANK, "had no method as transfer, and this one has LoRA: resume with the same"),
+        (LOW_RANK, None, "had LoRA as transfer, and this one has no method"),
+        (PULL, "SAM", "had L2SP as transfer, and this one has SAM"),
+        ([PULL, "SAM"], PULL, "had L2SP and SAM as transfer, and this one has L2SP"),
+        (None, "SAM", "had no method as transfer, and this one has SAM"),
+    ],
+)
+def test_another_method_is_refused(tmp_path, before, after, words):
+    start = tmp_path / "start.ckpt"
+    torch.save(Classification(3, "resnet10_w8").state_dict(), start)
+
+    def fit(transfer, resume=None):
+        module = Classification(3, "resnet10_w8", init_from=start, transfer=transfer)
+        made = trainer(tmp_path, max_steps=1)
+        made.fit(module, Toy("sinclass"), ckpt_path=resume)
+        return made
+
+    checkpoint = tmp_path / "one.ckpt"
+    fit(before).save_checkpoint(checkpoint)
+    with pytest.raises(UserError, match=words):
+        fit(after, checkpoint)
+    network = Classification(3, "resnet10_w8", transfer=before)  # a test trains nothing
+    trainer(tmp_path).validate(network, Toy("sinclass"), ckpt_path=checkpoint, verbose=False)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_command_refuses_another_method(tmp_path):
+    args = finetuning(tmp_path / "out", "--trainer.max_steps=1", "--model.scheduler=null", "--trainer.logger=false")
+    run(args)
+    again = f"--ckpt_path={tmp_path}/out/checkpoints/last.ckpt"
+    with pytest.raises(UserError, match=r"--ckpt_path .*last\.ckpt: that training had no method as transfer, .* LoRA"):
+        run([*args, "--model.transfer={class_path: LoRA, init_args: {rank: 2}}", again])

@@ -10,6 +10,8 @@ import torch
 from torch.optim.swa_utils import update_bn
 from transferred import data, different, every_step, fit, pretrained, resumed_differs, state, task
 
+from lightning_tl.data.batched_module import Loader
+from lightning_tl.data.sample_order import EvalBatches
 from lightning_tl.errors import UserError
 from lightning_tl.transfer import FreezeStages, WiSEFT, evaluation
 
@@ -63,6 +65,28 @@ def test_every_error_is_that_of_a_network_put_together_by_hand(start, renders, t
         assert row["val_error"] == pytest.approx(1 - float(metric.compute()), abs=1e-6)
     with (tmp_path / "run/interpolations.csv").open() as file:
         assert [float(row["alpha"]) for row in csv.DictReader(file)] == [1, 0, 0.3]
+
+
+def test_validation_images_are_read_once_for_all_networks(start, renders, tmp_path, monkeypatch):
+    read = []
+    original = Loader.__iter__
+    monkeypatch.setattr(Loader, "__iter__", lambda self: read.append(type(self.sampler)) or original(self))
+    fit(task(start), data(renders), tmp_path / "plain")
+    plain = read.count(EvalBatches)
+    read.clear()
+    fit(task(start, WiSEFT()), data(renders), tmp_path / "run")
+    assert read.count(EvalBatches) == plain + 1
+
+
+def test_statistics_are_estimated_without_a_draw_on_the_gpu(start, renders, tmp_path, monkeypatch):
+    """Generators of GPUs would have to be put back."""
+    module = task(start)
+    made = fit(module, data(renders), tmp_path)
+    before = torch.get_rng_state()
+    for name in ("manual_seed", "manual_seed_all"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_: pytest.fail("seeded"))
+    evaluation.reestimate_statistics(made, module.train())
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_the_ends_are_exact(start, renders, tmp_path):
@@ -144,7 +168,7 @@ def test_arguments(arguments, message):
 def test_what_it_needs(start, renders, tmp_path):
     with pytest.raises(UserError, match="WiSEFT interpolates with the pre-trained weights: give a pre-trained"):
         fit(task(None, WiSEFT()), data(renders), tmp_path)
-    with pytest.raises(UserError, match="on validation images, and the data give none"):
+    with pytest.raises(UserError, match="on validation images, and there are none: check the data"):
         fit(task(start, WiSEFT()), data(renders), tmp_path, limit_val_batches=0)
     with pytest.raises(UserError, match="WiSEFT and LinearProbe cannot be combined: the backbone does not move"):
         task(start, ["WiSEFT", "LinearProbe"])

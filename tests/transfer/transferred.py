@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -80,3 +81,26 @@ def resumed_differs(make: Any, renders: Path, folder: Path, target: str = "mulcl
     again = make()
     fit(again, data(renders, target), folder / "again", kept / f"step={at}.ckpt")
     return different(state(whole), state(again))
+
+
+def only_these_moved(module: Any, before: dict[str, torch.Tensor], pattern: str) -> None:
+    """Check a finished training: these parameters moved and were in the optimiser; BatchNorm followed where they are.
+
+    Args:
+        module: The trained task.
+        before: Its state before the training.
+        pattern: Of the names of the parameters that are trained.
+    """
+    parameters = dict(module.named_parameters())
+    moved = {key for key in parameters if not torch.equal(parameters[key], before[key])}
+    assert moved == {key for key in parameters if re.fullmatch(pattern, key)}
+    in_groups = {id(p) for group in module.optimizers().param_groups for p in group["params"]}
+    assert in_groups == {id(parameters[key]) for key in moved}
+    sizes = sum(parameters[key].numel() for key in moved), sum(p.numel() for p in parameters.values())
+    assert module.transfer.parameter_counts(module) == sizes
+    for key, layer in module.backbone.named_modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            own = {f"backbone.{key}.{each}" for each in ("weight", "bias")}
+            for name in ("running_mean", "running_var", "num_batches_tracked"):
+                kept = torch.equal(layer.get_buffer(name), before[f"backbone.{key}.{name}"])
+                assert kept == (not own & moved), (key, name)

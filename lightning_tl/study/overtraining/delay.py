@@ -30,7 +30,7 @@ _REPEATS = ["pretrain_seed", "draw_seed"]
 
 def delay(
     budgets: Sequence[int], reference: Array, other: Array, level: float = 0.95, seed: int = 0
-) -> tuple[float, tuple[float, float], float]:
+) -> tuple[float, tuple[float, float], float, tuple[float, float]]:
     """Return by which factor of the budget a curve's lowest place comes later than another's.
 
     Args:
@@ -41,13 +41,14 @@ def delay(
         seed: Of the simulation.
 
     Returns:
-        The factor, its interval, and the one-sided p-value of a factor of at most 1 (uncorrected); NaN for interval and
-        p-value of single runs.
+        The factor, its interval, and the one-sided p-value of a factor of at most 1 (uncorrected), NaN for interval and
+        p-value of single runs; and the budgets at which the reference and the other are lowest.
     """
     steps = np.log(np.array(budgets, float))
     pair = np.stack([reference, other], axis=-1)
     means = pair.mean(axis=(1, 2))
     lowest = [float(minimum(steps, means[None, :, which])[0]) for which in (0, 1)]
+    places = (float(np.exp(lowest[0])), float(np.exp(lowest[1])))
     factor = float(np.exp(lowest[1] - lowest[0]))
     covariance, dof = np.zeros((2, 2)), []
     for axis, count in ((1, pair.shape[1]), (2, pair.shape[2])):
@@ -58,7 +59,7 @@ def delay(
             covariance += np.einsum("ksi,ksj->ij", rest, rest) / own / count
             dof.append(own)
     if not dof:
-        return factor, (float("nan"), float("nan")), float("nan")
+        return factor, (float("nan"), float("nan")), float("nan"), places
     rng = np.random.default_rng(seed)
     scale = np.sqrt(min(dof) / rng.chisquare(min(dof), (_DRAWN, 1, 1)))
     root = np.linalg.cholesky(covariance + 1e-18 * (1 + np.trace(covariance)) * np.eye(2))
@@ -73,7 +74,7 @@ def delay(
     ends[1] = np.inf if late or early else ends[1]
     soon, lasting = np.mean(second <= steps[0]) > 0.5 - level / 2, np.mean(first >= steps[-1]) > 0.5 - level / 2
     ends[0] = 0.0 if soon or lasting else ends[0]
-    return factor, (ends[0], ends[1]), p
+    return factor, (ends[0], ends[1]), p, places
 
 
 def delays(
@@ -100,7 +101,7 @@ def delays(
                     first[first["lr"] == lr], second[second["lr"] == lr], column, quantity != "error", level
                 )
                 if item is not None:
-                    vertex, (ratio, ends, p) = item
+                    ratio, ends, p, vertex = item
                     one, two = inflection
                     family.append(Delay(quantity, lr, name, reference, method, (one, two), vertex, ratio, ends, p))
         tested = [item for item in family if np.isfinite(item.p)]
@@ -111,8 +112,8 @@ def delays(
 
 def _at_rate(
     first: pd.DataFrame, second: pd.DataFrame, column: str, log: bool, level: float
-) -> tuple[tuple[float, float], tuple[float, tuple[float, float], float]] | None:
-    """Return where both are lowest, and the delay; None where they have too few runs in common."""
+) -> tuple[float, tuple[float, float], float, tuple[float, float]] | None:
+    """Return :func:`delay`; None where they have too few runs in common."""
     keys = ["pretrain_steps", *_REPEATS]
     means = [rows.groupby(keys)[column].mean() for rows in (first, second)]
     both = pd.concat(means, axis=1, keys=["first", "second"], join="inner").reset_index()
@@ -122,9 +123,7 @@ def _at_rate(
         return None
     logs = log and all((value > 0).all() for value in values if value is not None)
     one, two = (np.log(value) if logs else value for value in (values[0], values[1]))
-    steps = np.log(np.array(budgets, float))
-    lowest = [float(np.exp(minimum(steps, value.mean(axis=(1, 2))[None])[0])) for value in (one, two)]
-    return (lowest[0], lowest[1]), delay(budgets, one, two, level)
+    return delay(budgets, one, two, level)
 
 
 def _inflection(curves: Sequence[Curve], quantity: str, lr: float) -> float:

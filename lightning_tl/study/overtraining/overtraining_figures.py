@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lightning_tl.budget_figures import budget_scales, draw_bars, draw_curves, shades_of
-from lightning_tl.figure_style import COLOURS, MARKERS, STYLE, headed, narrow_figures, new_figure, plain_ticks, save
-from lightning_tl.html_page import narrow_path
+from lightning_tl.figure_style import COLOURS, MARKERS, STYLE, headed, new_figure, plain_ticks, save_figures
 from lightning_tl.study.overtraining.results import Overtraining, Series
 
 if TYPE_CHECKING:
@@ -97,14 +96,10 @@ def figures(analysis: Overtraining) -> dict[str, Figure]:
 def write(analysis: Overtraining, folder: Path) -> list[dict[str, str]]:
     """Write the figures as PNG, also for narrow screens; return file and caption of each."""
     written = []
-    for name, figure in figures(analysis).items():
-        save(figure, folder / f"{name}.png")
+    for name in save_figures(lambda: figures(analysis), folder):
         bars = f" Bars: {100 * analysis.level:g} % intervals for comparing budgets."
         note = "" if name in _WITHOUT_BARS else bars
         written.append({"file": f"{name}.png", "caption": _CAPTIONS[name] + note})
-    with narrow_figures():
-        for name, figure in figures(analysis).items():
-            save(figure, narrow_path(folder / f"{name}.png"))
     return written
 
 

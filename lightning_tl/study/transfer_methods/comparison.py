@@ -9,7 +9,7 @@ import numpy as np
 
 from lightning_tl.study.transfer_methods.front import Place, front
 from lightning_tl.study.transfer_methods.image_variance import replicates_of, variance_of_error
-from lightning_tl.study.transfer_methods.labels import FULL
+from lightning_tl.study.transfer_methods.labels import FULL, is_interpolation
 from lightning_tl.study.transfer_methods.methods_table import Setting
 from lightning_tl.study.transfer_methods.paired_statistics import Estimate, estimate, holm
 
@@ -101,7 +101,7 @@ def _compared(setting: Setting, level: float, equal: float) -> SettingResult:
     labels = setting.methods
     reference = FULL if FULL in labels else None
     places = front(setting, labels, level)
-    own = [label for label in labels if ", α = " not in label]  # interpolations are no further trainings to test
+    own = [label for label in labels if not is_interpolation(label)]  # interpolations are no further trainings to test
     above = {label: setting.above_scratch(label) for label in labels}
     corrected = dict(zip(own, holm([above[label].p_above() for label in own]), strict=True))
     lowest, take = choose_method(setting, labels, equal)

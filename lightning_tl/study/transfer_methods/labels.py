@@ -8,6 +8,7 @@ from dataclasses import dataclass
 FULL = "full"
 #: What stands for training from random weights beside the methods.
 WITHOUT = "no pre-training"
+_ALPHA = ", α = "
 _LABEL = re.compile(r"\s*([a-z_0-9]+)\s*(?:\((.*)\))?\s*", re.DOTALL)
 
 
@@ -18,14 +19,12 @@ class Label:
     Attributes:
         name: Of the method, such as ``partial``.
         setting: Name of its setting, such as ``share``; empty where it has none or several.
-        value: Of the setting, a number; None where it is none.
-        text: The setting's value as written.
+        value: The setting's value; None where it is not a number.
     """
 
     name: str
     setting: str = ""
     value: float | None = None
-    text: str = ""
 
 
 def parse_label(label: str) -> Label | None:
@@ -41,10 +40,25 @@ def parse_label(label: str) -> Label | None:
         value: float | None = float(text)
     except ValueError:
         value = None
-    return Label(name, setting.strip(), value, text.strip())
+    return Label(name, setting.strip(), value)
 
 
 def order(label: str) -> tuple[int, str, float, str]:
     """Return a key that sorts labels: ``full`` first, then by name, then by strength."""
     parts = parse_label(label) or Label(label)
     return int(label != FULL), parts.name, parts.value or 0.0, label
+
+
+def interpolation_label(label: str, alpha: float) -> str:
+    """Return the label of a network between the pre-trained one and that of a method: ``full, α = 0.5``."""
+    return f"{label}{_ALPHA}{alpha:g}"
+
+
+def is_interpolation(label: str) -> bool:
+    """Return whether a label is that of an interpolation."""
+    return _ALPHA in label
+
+
+def without_alpha(label: str) -> str:
+    """Return the label of the method that an interpolation belongs to; other labels as they are."""
+    return label.partition(_ALPHA)[0]

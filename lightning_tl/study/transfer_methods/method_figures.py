@@ -10,7 +10,7 @@ import numpy as np
 from lightning_tl.figure_style import COLOURS, fitting, plain_ticks, short
 from lightning_tl.laws.curve_figures import ERROR_LABEL
 from lightning_tl.study.transfer_methods.comparison import Compared, SettingResult
-from lightning_tl.study.transfer_methods.labels import FULL, WITHOUT, parse_label
+from lightning_tl.study.transfer_methods.labels import FULL, WITHOUT, is_interpolation, parse_label, without_alpha
 from lightning_tl.study.transfer_methods.methods_table import name_of
 from lightning_tl.study.transfer_methods.paired_statistics import Estimate
 from lightning_tl.study.transfer_methods.panels import MOST_PANELS, Style, finished, panel_grid, styles_of
@@ -36,10 +36,10 @@ def front_figure(results: Sequence[SettingResult], level: float = 0.95) -> Figur
     figure, panels = _panels(shown[:MOST_PANELS], several_n=len({item.n for item in shown}) > 1)
     for axes, item in panels:
         for one in item.methods:
-            _point(axes, one, styles[_base(one.label)], level)
-        for base in dict.fromkeys(_base(one.label) for one in item.methods if ", α = " in one.label):
+            _point(axes, one, styles[without_alpha(one.label)], level)
+        for base in dict.fromkeys(without_alpha(one.label) for one in item.methods if is_interpolation(one.label)):
             path = sorted(
-                (one for one in item.methods if _base(one.label) == base), key=lambda one: one.forgetting.mean
+                (one for one in item.methods if without_alpha(one.label) == base), key=lambda one: one.forgetting.mean
             )
             axes.plot(
                 [one.forgetting.mean for one in path],
@@ -136,13 +136,9 @@ def _inherited(item: SettingResult, kind: str) -> list[tuple[float, Compared]]:
     return sorted(rows, key=lambda row: row[0])
 
 
-def _base(label: str) -> str:
-    return label.partition(", α = ")[0]
-
-
 def _styles(results: Sequence[SettingResult]) -> dict[str, Style]:
     """Return a colour and a marker for each method; an interpolation has those of its fine-tuned network."""
-    return styles_of({_base(one.label) for item in results for one in item.methods})
+    return styles_of({without_alpha(one.label) for item in results for one in item.methods})
 
 
 def _panels(
@@ -168,7 +164,7 @@ def _point(axes: Axes, one: Compared, style: tuple[str, str], level: float) -> N
         fmt=marker,
         color="0.65" if off else colour,
         markerfacecolor=colour if one.place.standing == "on" else "white",
-        markersize=3 if ", α = " in one.label else 5.5,
+        markersize=3 if is_interpolation(one.label) else 5.5,
         linewidth=0.8,
         capsize=0,
         zorder=2,

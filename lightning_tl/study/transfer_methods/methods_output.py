@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from lightning_tl.errors import UserError
-from lightning_tl.figure_style import narrow_figures, save
-from lightning_tl.html_page import narrow_path
+from lightning_tl.figure_style import save_figures
 from lightning_tl.laws.fits_output import plain
 from lightning_tl.laws.image_sampling import read_replicates
 from lightning_tl.study.records import write_json, write_table
@@ -123,19 +122,9 @@ def _draw(compared: Sequence[SettingResult], needs: SampleNeeds, folder: Path, l
         name: (partial(draw, compared, level), caption) for name, (draw, caption) in _FIGURES.items()
     }
     drawing["samples_needed"] = (partial(samples_figure, needs), _SAMPLES)
-    written = []
-    for name, (draw, caption) in drawing.items():
-        figure = draw()
-        if figure is None:
-            continue
-        save(figure, folder / f"{name}.png")
-        save(figure, folder / f"{name}.svg")
-        with narrow_figures():
-            narrow = draw()
-            if narrow is not None:
-                save(narrow, narrow_path(folder / f"{name}.png"))
-        written.append({"file": f"{name}.png", "caption": caption.format(level=f"{100 * level:g} %")})
-    return written
+    written = save_figures(lambda: {name: draw() for name, (draw, _) in drawing.items()}, folder, ("png", "svg"))
+    text = f"{100 * level:g} %"
+    return [{"file": f"{name}.png", "caption": drawing[name][1].format(level=text)} for name in written]
 
 
 def _row(item: SettingResult, place: int, level: float) -> dict[str, Any]:

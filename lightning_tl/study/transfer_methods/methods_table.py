@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,7 +15,7 @@ from lightning_tl.study.transfer_methods.image_variance import (
     variance_of_error,
     variance_of_ratio,
 )
-from lightning_tl.study.transfer_methods.labels import FULL, order
+from lightning_tl.study.transfer_methods.labels import FULL, interpolation_label, order
 from lightning_tl.study.transfer_methods.paired_statistics import Array, Estimate, estimate, without_gaps
 
 #: Quantities, and the columns that they are made of.
@@ -37,8 +37,8 @@ _AXES = (
     "finetune_fraction",
     "lr",
 )
-#: Axes that say how a method is set; they go with ``transfer``.
 _ALPHAS = r"wiseft\(alphas=\[[^]]*\]\)"  # which interpolations were evaluated changes no network
+#: Axes that say how a method is set; they go with ``transfer``.
 _OF_METHOD = ("finetune.model.transfer", "finetune.model.init_args.transfer")
 
 
@@ -147,11 +147,11 @@ def settings(
     if interpolations is not None and not interpolations.empty:
         tuned = pd.concat([tuned, _interpolated(tuned, interpolations)], ignore_index=True)
     groups = tuned.groupby([*keys, "pretrain_images", "finetune_images"], dropna=False, sort=True)
+    same = [key for key in keys if scratch[key].notna().any()] if not scratch.empty else []
     found = []
     for values, rows in groups:
         *own, n, s = values if isinstance(values, tuple) else (values,)
         named = {key: _text(value) for key, value in zip(keys, own, strict=True)}
-        same = [key for key in keys if scratch[key].notna().any()] if not scratch.empty else []
         without = scratch[scratch["finetune_images"] == s]
         for key in same:
             without = without[without[key].map(_text) == named[key]]
@@ -218,7 +218,9 @@ def _interpolated(tuned: pd.DataFrame, interpolations: pd.DataFrame) -> pd.DataF
     rows = inner.merge(tuned.drop(columns=[name for name in replaced if name in tuned]), on="run_id")
     if "pretrain_loss" in rows and "pretrain_loss_before" in rows:
         rows["forgetting"] = pd.to_numeric(rows["pretrain_loss"], errors="coerce") - rows["pretrain_loss_before"]
-    rows["point"] = [f"{label}, α = {alpha:g}" for label, alpha in zip(rows["transfer"], rows["alpha"], strict=True)]
+    rows["point"] = [
+        interpolation_label(label, alpha) for label, alpha in zip(rows["transfer"], rows["alpha"], strict=True)
+    ]
     return rows
 
 
@@ -234,8 +236,3 @@ def name_of(keys: Mapping[str, str]) -> str:
         value if key in _AXES and key != "lr" else f"{key.rpartition('.')[2]} {value}" for key, value in keys.items()
     ]
     return ", ".join(filter(None, parts))
-
-
-def methods_of(found: Sequence[Setting]) -> list[str]:
-    """Return the labels of all settings, ``full`` first."""
-    return sorted({label for setting in found for label in setting.methods}, key=order)

@@ -67,10 +67,6 @@ class Estimate:
             return 0.0 if self.mean > 0 else 1.0
         return float(stats.t.sf(self.mean / self.stderr, self.dof))
 
-    def p_below(self) -> float:
-        """Return how likely so small a mean is where the true one is 0 or more; 1 for a single run."""
-        return Estimate(-self.mean, self.stderr, self.dof, self.pretrainings, self.draws).p_above()
-
 
 def estimate(values: Array) -> Estimate:
     """Return the mean of values ``[pre-trainings, draws]`` without gaps; see the module's docstring."""

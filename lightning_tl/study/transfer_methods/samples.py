@@ -85,7 +85,7 @@ def sample_needs(found: Sequence[Setting], targets: Sequence[float] | None = Non
         targets = [] if target is None else [target]
     rows, falls = [], []
     for target in targets:
-        here = [_row(*key, samples_needed(curve, target)) for key, curve in curves]
+        here = [SampleRow(*key, samples_needed(curve, target)) for key, curve in curves]
         rows += here
         falls += _falls(here, target, level)
     return SampleNeeds(tuple(rows), tuple(falls))
@@ -124,10 +124,6 @@ def _curves(found: Sequence[Setting], level: float) -> list[tuple[tuple[str, str
         if curve is not None:
             curves.append((key, curve))
     return curves
-
-
-def _row(setting: str, method: str, n: float, parameters: float, samples: Samples) -> SampleRow:
-    return SampleRow(setting, method, n, parameters, samples)
 
 
 def _falls(rows: Sequence[SampleRow], target: float, level: float) -> list[Fall]:

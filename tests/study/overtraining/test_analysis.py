@@ -11,7 +11,7 @@ from PIL import Image
 from scipy import stats
 
 from lightning_tl.errors import UserError
-from lightning_tl.html_page import narrow_path
+from lightning_tl.figure_style import narrow_path
 from lightning_tl.study.config import OvertrainingOptions, Stage, Study
 from lightning_tl.study.overtraining import Overtraining, analyse, conclude
 from lightning_tl.study.overtraining.analysis import scenario

@@ -14,7 +14,7 @@ from lightning_tl.study.report_page import write_report
 def test_without_noise_the_factor_is_exact():
     steps = np.log(BUDGETS)[:, None, None]
     clean = [np.broadcast_to(0.15 * (steps - np.log(turn)) ** 2, (5, 2, 3)) for turn in (181, 362)]
-    factor, (low, high), p = delay(BUDGETS, *clean)
+    factor, (low, high), p, _ = delay(BUDGETS, *clean)
     assert factor == pytest.approx(2, rel=1e-6)
     assert low == pytest.approx(2, rel=1e-3)
     assert high == pytest.approx(2, rel=1e-3)
@@ -25,7 +25,7 @@ def test_without_noise_the_factor_is_exact():
 def test_the_interval_covers_and_no_delay_is_seldom_called_one(turns):
     covered = called = 0
     for world in range(150):
-        _, (low, high), p = delay(BUDGETS, *curves(turns, np.random.default_rng(world)), seed=world)
+        _, (low, high), p, _ = delay(BUDGETS, *curves(turns, np.random.default_rng(world)), seed=world)
         covered += low <= turns[1] / turns[0] <= high
         called += p <= 0.05
     assert covered >= 0.93 * 150
@@ -39,7 +39,7 @@ def test_flat_curves_have_no_delay():
 
 def test_a_turn_beyond_the_last_budget_has_no_upper_end():
     rng = np.random.default_rng(1)
-    factor, (low, high), p = delay(BUDGETS, *curves((181, 4000), rng))
+    factor, (low, high), p, _ = delay(BUDGETS, *curves((181, 4000), rng))
     assert factor == pytest.approx(1024 / 181, rel=0.3)  # as far as the budgets reach
     assert high == np.inf
     assert 1 < low < factor

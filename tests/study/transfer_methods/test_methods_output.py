@@ -11,7 +11,7 @@ from PIL import Image
 
 from lightning_tl.cli.study import _analyse
 from lightning_tl.errors import UserError
-from lightning_tl.html_page import narrow_path
+from lightning_tl.figure_style import narrow_path
 from lightning_tl.study.config import Stage, Study, TransferOptions
 from lightning_tl.study.report_page import write_report
 from lightning_tl.study.transfer_methods.methods_output import conclude, varies
