@@ -1,4 +1,4 @@
-"""Readers and Lightning data modules: rendered shards, COCO, YOLO, ADE20K, folders of images, torchvision, digits, text."""
+"""Readers and Lightning data modules: rendered shards, COCO, YOLO, ADE20K, image folders, torchvision, digits, text."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from lightning_tl.data.rendered_images import RenderedImages
     from lightning_tl.data.rendered_module import Rendered
     from lightning_tl.data.text import Text
+    from lightning_tl.data.text_examples import TextExamples
     from lightning_tl.data.torchvision_sets import TorchvisionDataset
     from lightning_tl.data.yolo import YoloDetection
 
@@ -26,6 +27,7 @@ __all__ = [
     "Rendered",
     "RenderedImages",
     "Text",
+    "TextExamples",
     "TorchvisionDataset",
     "YoloDetection",
 ]
@@ -39,6 +41,7 @@ _HOMES = {
     "Rendered": "rendered_module",
     "RenderedImages": "rendered_images",
     "Text": "text",
+    "TextExamples": "text_examples",
     "TorchvisionDataset": "torchvision_sets",
     "YoloDetection": "yolo",
 }
