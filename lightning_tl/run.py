@@ -27,6 +27,7 @@ import lightning_tl.data.digits
 import lightning_tl.data.image_folder
 import lightning_tl.data.rendered_module
 import lightning_tl.data.text
+import lightning_tl.data.text_examples
 import lightning_tl.data.torchvision_sets
 import lightning_tl.data.yolo
 import lightning_tl.tasks  # noqa: F401  imported so that YAML can name their classes without a path

@@ -28,7 +28,7 @@ from lightning_tl.errors import UserError
 
 _PART_TOKENS = 16 << 20
 _BATCH_CHARACTERS = 1 << 20  # that a tokenizer gets at a time
-_BPE_SAMPLE = 64 << 20  # bytes of text, about, that a BPE is trained on
+_BPE_SAMPLE = 32 << 20  # bytes of text, about, that a BPE is trained on
 _MIB = 1 << 20
 
 Progress = Callable[[str, str], AbstractContextManager[Callable[[int, int], None]]]

@@ -1,4 +1,4 @@
-"""Readers and Lightning data modules: rendered shards, COCO, YOLO, ADE20K, folders of images, torchvision, digits."""
+"""Readers and Lightning data modules: rendered shards, COCO, YOLO, ADE20K, image folders, torchvision, digits, text."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from lightning_tl.data.image_folder import ImageFolder
     from lightning_tl.data.rendered_images import RenderedImages
     from lightning_tl.data.rendered_module import Rendered
+    from lightning_tl.data.text import Text
+    from lightning_tl.data.text_examples import TextExamples
     from lightning_tl.data.torchvision_sets import TorchvisionDataset
     from lightning_tl.data.yolo import YoloDetection
 
@@ -24,6 +26,8 @@ __all__ = [
     "ImageFolder",
     "Rendered",
     "RenderedImages",
+    "Text",
+    "TextExamples",
     "TorchvisionDataset",
     "YoloDetection",
 ]
@@ -36,6 +40,8 @@ _HOMES = {
     "ImageFolder": "image_folder",
     "Rendered": "rendered_module",
     "RenderedImages": "rendered_images",
+    "Text": "text",
+    "TextExamples": "text_examples",
     "TorchvisionDataset": "torchvision_sets",
     "YoloDetection": "yolo",
 }

@@ -38,6 +38,8 @@ print("imported:", *(name for name in {HEAVY} if name in sys.modules))
         ["render", "--help"],
         ["dataset", "--help"],
         ["dataset", "preview", "--help"],
+        ["corpus", "--help"],
+        ["corpus", "build", "--help"],
         ["law", "--help"],
         ["next", "--help"],
         ["measure", "--help"],

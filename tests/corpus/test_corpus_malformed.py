@@ -280,7 +280,7 @@ def test_tables_are_read_as_lines_are(place, capsys, monkeypatch, source):
 def test_a_data_set_that_does_not_exist(place, capsys, monkeypatch):
     use_tables(monkeypatch, [])
     message = error(capsys, "build", "--source=hf:no/such", "--out=out")
-    assert "hf:no/such: cannot be loaded (Dataset 'no/such' does not exist); write hf:NAME,CONFIGURATION,SPLIT" in message
+    assert "hf:no/such: cannot be loaded (Dataset 'no/such' does not exist); write hf:NAME,CONFIGURATION" in message
 
 
 def edit(**changes: Any) -> Any:
