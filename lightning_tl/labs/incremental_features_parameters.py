@@ -38,18 +38,18 @@ class IncrementalFeaturesParameters(Lab):
     """
 
     spectrum: tuple[float, ...] = (1.5, 1.0, 0.67, 0.45, 0.2, 0.13, 0.04)
-    steady_spectrum: tuple[float, ...] = (2.8, 2.1, 1.6, 1.2, 0.9, 0.68, 0.52)
+    steady_spectrum: tuple[float, ...] = (2.4, 1.5, 0.95, 0.65, 0.5)
     gamma: float = 0.109
     shift: float = 0.38
     pulls: tuple[float, ...] = (0.0, 0.5, 1.0)
-    tuning_time: float = 2.0
+    tuning_time: float = 1.8
     start: float = 1e-13
     target_noise: float = 0.01
     pretrainings: int = 3
     finetunings: int = 4
     noise_draws: int = 32
     studies: int = 100
-    training_start: float = 1e-4
+    training_start: float = 1e-8
 
     def check(self) -> None:
         """See :meth:`Lab.check`."""
@@ -63,7 +63,7 @@ class IncrementalFeaturesParameters(Lab):
         self.require("finetunings", 2, 20)
         self.require("noise_draws", 2, 1000)
         self.require("studies", 2, 1000)
-        self.require("training_start", 1e-6, 1e-2)
+        self.require("training_start", 1e-10, 1e-5)
         for name in ("spectrum", "steady_spectrum"):
             self._check_spectrum(name)
         if self.pulls[0] != 0 or list(self.pulls) != sorted(set(self.pulls)):
