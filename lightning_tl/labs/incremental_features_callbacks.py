@@ -188,7 +188,8 @@ def measured_training(lab: IncrementalFeaturesParameters) -> tuple[list[Comparis
     exact = HessianTrace(method="matvec", products=2 * d**2, **fresh, **settings)
     estimated = HessianTrace(method="hutchinson", products=_PRODUCTS, prefix="estimated/", **settings)
     isotropic = PerturbationSensitivity([gamma], _DRAWS, noise="isotropic", **settings)
-    scaled = PerturbationSensitivity([gamma / by_init], _DRAWS, **fresh, prefix="init/", **settings)
+    other = {**settings, "seed": lab.seed + 1}
+    scaled = PerturbationSensitivity([gamma / by_init], _DRAWS, **fresh, prefix="init/", **other)
     distance = ParameterDistance(**{key: value for key, value in settings.items() if key != "seed"})
     kept = _Weights()
     with _quietly():

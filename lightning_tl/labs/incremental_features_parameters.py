@@ -37,17 +37,17 @@ class IncrementalFeaturesParameters(Lab):
         seed: Of all random numbers.
     """
 
-    spectrum: tuple[float, ...] = (1.5, 1.0, 0.67, 0.45, 0.2, 0.13, 0.04)
-    steady_spectrum: tuple[float, ...] = (2.4, 1.5, 0.95, 0.65, 0.5)
-    gamma: float = 0.109
-    shift: float = 0.38
+    spectrum: tuple[float, ...] = (1.5, 1.0, 0.67, 0.33, 0.2, 0.12, 0.04)
+    steady_spectrum: tuple[float, ...] = (2.6, 1.7, 1.15, 0.85, 0.66)
+    gamma: float = 0.185
+    shift: float = 0.53
     pulls: tuple[float, ...] = (0.0, 0.5, 1.0)
-    tuning_time: float = 1.8
+    tuning_time: float = 1.5
     start: float = 1e-13
-    target_noise: float = 0.01
-    pretrainings: int = 3
+    target_noise: float = 0.005
+    pretrainings: int = 6
     finetunings: int = 4
-    noise_draws: int = 32
+    noise_draws: int = 128
     studies: int = 100
     training_start: float = 1e-8
 
