@@ -12,6 +12,11 @@ if TYPE_CHECKING:
 
 #: name → (module in lightning_tl.labs, its class, one line)
 LABS: dict[str, tuple[str, str, str]] = {
+    "incremental-features": (
+        "incremental_features",
+        "IncrementalFeatures",
+        "a two-layer linear network: noise, fine-tuning and the turn that longer pre-training brings",
+    ),
     "linear-transfer": ("linear_transfer", "LinearTransfer", "fine-tuning a linear model: risk against samples"),
 }
 

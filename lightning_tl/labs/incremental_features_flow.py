@@ -44,6 +44,15 @@ class World:
         product: Array = (self.left * strengths) @ self.right.T
         return product
 
+    def strengths(self, weights: Weights) -> Array:
+        """Return s_i = uᵢᵀW₁W₂vᵢ, shape (..., d).
+
+        Args:
+            weights: W₁ and W₂, each of shape (..., d, d).
+        """
+        product = self.left.T @ weights[0] @ weights[1] @ self.right
+        return np.diagonal(product, axis1=-2, axis2=-1)
+
     def random_weights(self, rng: np.random.Generator, count: int) -> Weights:
         """Return W₁ and W₂ of networks before pre-training, each of shape (count, d, d)."""
         shape, scale = (count, self.width, self.width), self.start / self.width**0.5

@@ -14,7 +14,6 @@ from lightning_tl.labs.outcome import Array
 if TYPE_CHECKING:
     import pandas as pd
 
-    from lightning_tl.budget_curves import Curve
     from lightning_tl.labs.incremental_features_parameters import IncrementalFeaturesParameters
 
 #: Steps per unit of time in the tables, which count budgets in whole steps.
@@ -112,7 +111,9 @@ def _under_noise(weights: Sequence[Weights], source: Array, noise: Array) -> Arr
         Shape (budgets, pre-trainings).
     """
     means = [
-        np.mean([loss((one[:, None] + e * noise[0], two[:, None] + e * noise[1]), source) for e in (1, -1)], axis=(0, 2))
+        np.mean(
+            [loss((one[:, None] + e * noise[0], two[:, None] + e * noise[1]), source) for e in (1, -1)], axis=(0, 2)
+        )
         for one, two in weights
     ]
     return np.array(means)
@@ -168,12 +169,3 @@ def tables(
             )
     measured_table = pd.DataFrame(measurements).assign(stderr=np.nan)
     return pd.DataFrame(results), measured_table
-
-
-def curves(analysed: object, name: str = "") -> dict[str, Curve]:
-    """Return the curves of a series under noise and after fine-tuning."""
-    from lightning_tl.study.overtraining import Overtraining
-
-    assert isinstance(analysed, Overtraining)
-    series = next(item for item in analysed.series if item.name == name or len(analysed.series) == 1)
-    return {"noise": series.family("perturbed_loss", "gamma")[0], "tuning": series.family("forgotten", "lr")[0]}
