@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -57,7 +58,7 @@ class IncrementalFeatures(IncrementalFeaturesParameters):
         start = place.random_weights(rng, _STARTS)
         starts = effective_starts(*start, place.left, place.right)
         ends = np.append(0.0, place.budgets())
-        times = np.concatenate([np.linspace(a, b, _POINTS + 1)[1:] for a, b in zip(ends[:-1], ends[1:], strict=True)])
+        times = np.concatenate([np.linspace(a, b, _POINTS + 1)[1:] for a, b in pairwise(ends)])
         strengths = np.array([place.strengths(weights) for weights in place.pretrained(start, times)])
         expected, found = learning_times(place.spectrum, starts), []
         for n, sigma in enumerate(place.spectrum):

@@ -135,9 +135,6 @@ def inside(curves: Sequence[Curve], budgets: Sequence[int], losses: Array) -> in
         budgets: Steps.
         losses: Of the theory, at the budgets.
     """
-    if turn(losses) is None or int(np.argmin(losses)) == 0:
-        ends = float(budgets[int(np.argmin(losses))])
-        return sum(curve.vertex == ends for curve in curves)
     place = vertex(np.array(budgets, float), losses)
     return sum(curve.vertex_interval[0] <= place <= curve.vertex_interval[1] for curve in curves)
 

@@ -18,12 +18,15 @@ from lightning_tl.callbacks import HessianTrace, ParameterDistance, Perturbation
 from lightning_tl.labs.incremental_features_flow import Weights, World, world
 from lightning_tl.labs.incremental_features_theory import noise_rise, trace
 from lightning_tl.labs.outcome import Array, Comparison
+from lightning_tl.measured_value import Measured
 
 if TYPE_CHECKING:
     from lightning_tl.labs.incremental_features_parameters import IncrementalFeaturesParameters
 
 #: Antithetic pairs of noises per measurement, and products for the estimated trace.
-_DRAWS, _PRODUCTS = 128, 24
+_DRAWS, _PRODUCTS = 64, 24
+#: γ over this: noise so small that ½γ²Tr(ΣH) is all of its effect.
+_SMALL = 6.0
 #: Standard errors within which a measurement with noise must be.
 _ERRORS = 3.0
 
@@ -156,8 +159,12 @@ def _loss(module: nn.Module, batch: Any) -> Tensor:
 def _epochs(place: World) -> list[tuple[float, int]]:
     """Return learning rate and steps from each budget to the next, so that gradient descent follows the flow."""
     spans = np.diff(place.budgets(), prepend=0.0)
-    rates = np.minimum(0.15 / place.spectrum[0], 0.01 / place.spectrum)
+    rates = np.minimum(0.25 / place.spectrum[0], 0.01 / place.spectrum)
     return [(float(rate), round(float(span / rate))) for rate, span in zip(rates, spans, strict=True)]
+
+
+def _nth(records: list[Measured], quantity: str, group: str, n: int) -> Measured:
+    return [item for item in records if (item.quantity, item.group) == (quantity, group)][n]
 
 
 def measured_training(lab: IncrementalFeaturesParameters) -> tuple[list[Comparison], dict[str, Any]]:
@@ -176,6 +183,7 @@ def measured_training(lab: IncrementalFeaturesParameters) -> tuple[list[Comparis
     target, inputs = place.matrix(place.spectrum), whitened_inputs(rng, d)
     module = TwoLayerLinear((first[0], second[0]), target, inputs, _epochs(place))
     by_init = (3 * d) ** -0.5  # the standard deviation of nn.Linear's initial weights, uniform within ±1/√d
+    little = gamma / _SMALL / by_init
     settings: dict[str, Any] = {
         "every_n_steps": None,
         "at_start": False,
@@ -189,7 +197,7 @@ def measured_training(lab: IncrementalFeaturesParameters) -> tuple[list[Comparis
     estimated = HessianTrace(method="hutchinson", products=_PRODUCTS, prefix="estimated/", **settings)
     isotropic = PerturbationSensitivity([gamma], _DRAWS, noise="isotropic", **settings)
     other = {**settings, "seed": lab.seed + 1}
-    scaled = PerturbationSensitivity([gamma / by_init], _DRAWS, **fresh, prefix="init/", **other)
+    scaled = PerturbationSensitivity([little], _DRAWS, **fresh, prefix="init/", **other)
     distance = ParameterDistance(**{key: value for key, value in settings.items() if key != "seed"})
     kept = _Weights()
     with _quietly():
@@ -199,17 +207,19 @@ def measured_training(lab: IncrementalFeaturesParameters) -> tuple[list[Comparis
     learnt = np.cumsum(place.spectrum)
     for n, weights in enumerate(kept.kept):
         both, curved = (by_init, by_init), trace(*weights)
-        rises = noise_rise(*weights, gamma), noise_rise(*weights, gamma / by_init, both)
+        rises = noise_rise(*weights, gamma), noise_rise(*weights, little, both)
+        second_order = 0.5 * little**2 * _nth(records, "hessian", "weighted_trace", n).value
         for part, case, theory, quantity, group, relative in (
             ("callback trace", "exact", curved, "hessian", "trace", 1e-6),
             ("callback trace", "weighted by Σ", trace(*weights, both), "hessian", "weighted_trace", 1e-6),
             ("callback trace", "estimated", curved, "estimated/hessian", "trace", None),
             ("callback Δ", "isotropic noise", rises[0], "sensitivity", "", None),
             ("callback Δ", "noise by initialisation", rises[1], "init/sensitivity", "", None),
+            ("callback Δ", "½γ²Tr(ΣH) as measured", second_order, "init/sensitivity", "", None),
             ("callback stage", "trace", 4 * d * learnt[n], "hessian", "trace", 0.02),
             ("callback stage", "distance", (2 * learnt[n]) ** 0.5, "param_distance", "total", 0.02),
         ):
-            measured = [item for item in records if (item.quantity, item.group) == (quantity, group)][n]
+            measured = _nth(records, quantity, group, n)
             error = measured.stderr or 0.0
             allowed = _ERRORS * error if relative is None else relative * float(theory)
             found.append(Comparison(part, case, n + 1, float(theory), measured.value, error, allowed))

@@ -78,6 +78,7 @@ def _fine_tuning(lab: IncrementalFeaturesParameters, outcome: Outcome) -> Figure
                 _mark(each, turn(losses[0]), index)
         each.set_yscale("log")
         plain_ticks(each)
+        each.set_xticks(list(count), [str(n) for n in count])
     titled(axes[0, 0], "pre-training loss after fine-tuning", _FEATURES, "loss")
     titled(axes[0, 1], "fine-tuning loss", _FEATURES, "loss")
     headed(figure, "A pull to the pre-trained weights delays the turn, at the price of the fine-tuning loss")
@@ -105,19 +106,22 @@ def _library(lab: IncrementalFeaturesParameters, outcome: Outcome) -> Figure:
     at = turn(losses)
     if at is not None:
         left.axvline(budgets[at - 1], color=COLOURS[1], linewidth=0.8, linestyle="--")
-        if at > 1:
-            left.axvline(vertex(budgets, losses), color="0.2", linewidth=0.8, linestyle="--")
+        left.axvline(vertex(budgets, losses), color="0.2", linewidth=0.8, linestyle="--")
     left.set_xscale("log")
+    left.set_ylim(-0.02 * len(rows), 1.25 * len(rows))
     plain_ticks(left)
     titled(left, "where the loss under noise is lowest, by study", "pre-training steps", "study")
-    for index, (case, points) in enumerate(cases(outcome.part("callback Δ")).items()):
-        draw_points(right, points, index, f"Δ, {case}")
     points = outcome.part("callback Δ", "isotropic noise")
+    draw_points(right, points, 0, "Δ, PerturbationSensitivity")
     draw_line(right, [item.at for item in points], [item.theory for item in points], 0)
     second = outcome.facts["second_order"]
     draw_line(right, range(1, len(second) + 1), second, 2, dashed=True)
-    right.lines[-1].set_label("½γ²Tr H, exact trace")
+    right.lines[-1].set_label("½γ²Tr H, HessianTrace")
     titled(right, "network trained by Lightning: rise under noise", _FEATURES, "Δ")
     headed(figure, "The library's analysis and callbacks")
-    noted(figure, "Left, dashed: theory. Right: points are the callbacks', the line is the closed form with d³γ⁴.")
+    noted(
+        figure,
+        "Left, dashed: theory; the inflection point is a budget, the lowest place may be between two. "
+        "Right, line: the closed form with d³γ⁴.",
+    )
     return figure

@@ -13,6 +13,8 @@ from lightning_tl.labs.outcome import Array
 
 #: Neighbouring features closer than this are not learnt one after the other.
 _LARGEST_RATIO = 0.8
+#: A feature that is not learnt lacks a factor of at least e^this of half its strength after fine-tuning.
+_UNLEARNT = 3.0
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ class IncrementalFeaturesParameters(Lab):
             self._check_spectrum(name)
         if self.pulls[0] != 0 or list(self.pulls) != sorted(set(self.pulls)):
             raise UserError(f"pulls is {list(self.pulls)}; it must be 0 and then ascending numbers")
+        self._check_tuning()
         least = max(self.shift, self.limit(self.steady_spectrum))
         if min(self.steady_spectrum) <= least:
             raise UserError(
@@ -86,6 +89,19 @@ class IncrementalFeaturesParameters(Lab):
                     f"{name} has {small:g} after {large:g}; each must be at most {_LARGEST_RATIO:g} times the one "
                     "before, or they are not learnt one after the other"
                 )
+
+    def _check_tuning(self) -> None:
+        """Refuse fine-tuning that lasts so long that it learns a feature that pre-training has not learnt."""
+        from lightning_tl.labs.incremental_features_flow import world
+
+        place = world(self.spectrum, self.start, self.random(0))
+        rest = 4 * place.spectrum[1:] * (place.expected_times()[1:] - place.budgets()[:-1])
+        longest = float(np.min((rest - _UNLEARNT) / (4 * self.target(self.spectrum)[1:])))
+        if self.tuning_time > longest:
+            raise UserError(
+                f"tuning_time is {self.tuning_time:g}; with this spectrum, shift and start it must be at most "
+                f"{longest:.2g}, or fine-tuning learns features that pre-training has not"
+            )
 
     def limit(self, spectrum: tuple[float, ...]) -> float:
         """Return 2dγ²: a weaker feature costs more under noise than it gains."""

@@ -151,13 +151,18 @@ def turn(losses: Sequence[float] | Array) -> int | None:
 
 
 def vertex(times: Array, losses: Array) -> float:
-    """Return where the parabola in log time through the lowest loss and its neighbours has its minimum.
+    """Return where a curve over budgets is lowest, between the budgets.
+
+    As in the analysis: the minimum of the parabola, in the logarithms of both, through the lowest loss and its
+    neighbours; the first or last budget where the loss is lowest there.
 
     Args:
         times: Of the budgets, shape (n,).
-        losses: At them; the lowest is neither the first nor the last.
+        losses: At them.
     """
     lowest = int(np.argmin(losses))
+    if lowest in (0, len(losses) - 1):
+        return float(times[lowest])
     near = slice(lowest - 1, lowest + 2)
-    bend, slope, _ = np.polyfit(np.log(times[near]), losses[near], 2)
+    bend, slope, _ = np.polyfit(np.log(times[near]), np.log(losses[near]), 2)
     return float(np.exp(-slope / (2 * bend)))
