@@ -39,8 +39,8 @@ class IncrementalFeatures(IncrementalFeaturesParameters):
 
         self.check()
         comparisons, facts = self._learning()
-        studies = simulate(self, self.spectrum, self.studies, self.random(3))
-        steady = simulate(self, self.steady_spectrum, self.studies, self.random(4))
+        studies = simulate(self, self.spectrum, self.studies, self.random(3), self.pulls)
+        steady = simulate(self, self.steady_spectrum, self.studies, self.random(4), self.pulls[:1])
         comparisons += [*self._noise(studies), *self._fine_tuning(studies), *self._harmless_pulls(studies)]
         for part in (measured_training(self), analysed(self, studies, steady)):
             comparisons += part[0]
@@ -141,9 +141,9 @@ class IncrementalFeatures(IncrementalFeaturesParameters):
             f"is exact to {trace:.0e}; the rise under noise differs from the closed form by "
             f"{np.sqrt(np.mean(deviations**2)):.2g} standard errors (root mean square; the largest "
             f"{np.abs(deviations).max():.2g}). The analysis finds the turn under noise "
-            f"({_after(facts['noise_turn'])}) in {facts['noise_found']} of {self.studies} studies, and claims none in "
-            f"{facts['noise_none']} of {self.studies} of the spectrum that has none. After fine-tuning: {turns}. A pull "
-            "delays the turn, and costs fine-tuning loss.",
+            f"({_after(facts['noise_turn'])}) in {facts['noise_found']} of {self.studies} studies. Of the spectrum "
+            f"that has none, it claims none in {facts['noise_none']} of {self.studies}. After fine-tuning: {turns}. "
+            "A pull delays the turn only once it is strong enough for the next feature, and costs fine-tuning loss.",
         )
 
 

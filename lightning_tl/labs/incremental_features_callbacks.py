@@ -60,14 +60,19 @@ class TwoLayerLinear(LightningModule):
     def training_step(self, batch: Tensor) -> Tensor:
         """Return the mean over samples of the squared error: ‖W₁W₂ − A‖²."""
         target = self.get_buffer("target")
-        return (self(batch) - batch @ target.T).square().sum(dim=1).mean()
+        loss: Tensor = (self(batch) - batch @ target.T).square().sum(dim=1).mean()
+        return loss
 
     def validation_step(self, batch: Tensor) -> None:
         """Do nothing: the callbacks measure."""
 
     def train_dataloader(self) -> DataLoader[Tensor]:
         """Return the batch as often as the epoch has steps."""
-        return DataLoader([self.inputs] * self.epochs[self.current_epoch][1], batch_size=None)  # type: ignore[arg-type]
+        return self.loader(self.epochs[self.current_epoch][1])
+
+    def loader(self, count: int) -> DataLoader[Tensor]:
+        """Return a loader of the batch, a number of times."""
+        return DataLoader([self.inputs] * count, batch_size=None)  # type: ignore[arg-type]
 
     def on_train_epoch_start(self) -> None:
         """Set the epoch's learning rate."""
@@ -98,7 +103,8 @@ class _Weights(Callback):
 def whitened_inputs(rng: np.random.Generator, d: int) -> Array:
     """Return 4d inputs with XᵀX/samples = I, shape (4d, d)."""
     basis: Array = np.linalg.qr(rng.standard_normal((4 * d, d)))[0]
-    return basis * (4 * d) ** 0.5
+    inputs: Array = basis * (4 * d) ** 0.5
+    return inputs
 
 
 @contextmanager
@@ -147,7 +153,7 @@ def perturbed_by_callback(weights: Weights, target: Array, inputs: Array, gamma:
     module = TwoLayerLinear(weights, target, inputs, [])
     callback = PerturbationSensitivity([gamma], draws, noise="isotropic", seed=seed, on_error="raise", loss_fn=_loss)
     with _quietly():
-        _trainer([callback]).validate(module, DataLoader([module.inputs], batch_size=None), verbose=False)
+        _trainer([callback]).validate(module, module.loader(1), verbose=False)
     return next(item.value for item in callback.history if item.quantity == "perturbed_loss" and item.gamma == gamma)
 
 
@@ -192,7 +198,7 @@ def measured_training(lab: IncrementalFeaturesParameters) -> tuple[list[Comparis
         "on_error": "raise",
         "seed": lab.seed,
     }
-    fresh = {"noise": "init", "reference": lambda: TwoLayerLinear(None, target, inputs, [])}
+    fresh: dict[str, Any] = {"noise": "init", "reference": lambda: TwoLayerLinear(None, target, inputs, [])}
     exact = HessianTrace(method="matvec", products=2 * d**2, **fresh, **settings)
     estimated = HessianTrace(method="hutchinson", products=_PRODUCTS, prefix="estimated/", **settings)
     isotropic = PerturbationSensitivity([gamma], _DRAWS, noise="isotropic", **settings)

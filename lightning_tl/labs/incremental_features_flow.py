@@ -51,7 +51,8 @@ class World:
             weights: W₁ and W₂, each of shape (..., d, d).
         """
         product = self.left.T @ weights[0] @ weights[1] @ self.right
-        return np.diagonal(product, axis1=-2, axis2=-1)
+        found: Array = np.diagonal(product, axis1=-2, axis2=-1)
+        return found
 
     def random_weights(self, rng: np.random.Generator, count: int) -> Weights:
         """Return W₁ and W₂ of networks before pre-training, each of shape (count, d, d)."""

@@ -46,7 +46,11 @@ class Studies:
 
 
 def simulate(
-    lab: IncrementalFeaturesParameters, spectrum: Sequence[float], studies: int, rng: np.random.Generator
+    lab: IncrementalFeaturesParameters,
+    spectrum: tuple[float, ...],
+    studies: int,
+    rng: np.random.Generator,
+    pulls: Sequence[float],
 ) -> Studies:
     """Pre-train, add noise, fine-tune.
 
@@ -57,6 +61,7 @@ def simulate(
         spectrum: σ.
         studies: Their number.
         rng: Random numbers.
+        pulls: λ of the fine-tunings.
     """
     place = world(spectrum, lab.start, rng)
     d, seeds = place.width, lab.pretrainings
@@ -72,7 +77,7 @@ def simulate(
     for first, second in weights:
         before.append(loss((first, second), source))
         one, two = first[:, :, None], second[:, :, None]
-        for pull in lab.pulls:
+        for pull in pulls:
             fine, tuned = flow((one, two), goal + errors, lab.tuning_time, tuning_step(lab, spectrum), pull)
             moved = np.sqrt(np.sum((fine - one) ** 2, axis=(-2, -1)) + np.sum((tuned - two) ** 2, axis=(-2, -1)))
             ends.append((loss((fine, tuned), source), loss((fine, tuned), goal), moved))
@@ -81,7 +86,7 @@ def simulate(
         for i in range(studies)
     ]
     # [budgets, pulls, 3, studies, seeds, draws] → three of [pulls, studies, budgets, seeds, draws]
-    table = np.array(ends).reshape(len(budgets), len(lab.pulls), 3, studies, seeds, lab.finetunings)
+    table = np.array(ends).reshape(len(budgets), len(pulls), 3, studies, seeds, lab.finetunings)
     forgotten, fitted, distance = table.transpose(2, 1, 3, 0, 4, 5)
     return Studies(
         place,
@@ -94,9 +99,9 @@ def simulate(
     )
 
 
-def tuning_step(lab: IncrementalFeaturesParameters, spectrum: Sequence[float]) -> float:
+def tuning_step(lab: IncrementalFeaturesParameters, spectrum: tuple[float, ...]) -> float:
     """Return the step of the integration of fine-tuning."""
-    return 0.2 / float(max(lab.target(tuple(spectrum)).max(), max(spectrum)) + lab.pulls[-1])
+    return 0.2 / float(max(lab.target(spectrum).max(), max(spectrum)) + lab.pulls[-1])
 
 
 def _under_noise(weights: Sequence[Weights], source: Array, noise: Array) -> Array:

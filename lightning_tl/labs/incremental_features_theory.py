@@ -119,7 +119,7 @@ def equilibrium(sigma: float, target: float, pull: float) -> float:
     ends = sorted((sigma, target))
     if ends[0] == ends[1]:
         return sigma
-    return float(brentq(lambda s: s + pull * (1 - (sigma / s) ** 0.5) - target, *ends, xtol=1e-14))
+    return float(brentq(lambda s: s + pull * (1 - (sigma / s) ** 0.5) - target, ends[0], ends[1], xtol=1e-14))
 
 
 def tuned_losses(spectrum: Array, target: Array, pull: float, time: float) -> tuple[Array, Array]:
