@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _PULLED = 20
 #: Shares of the studies in which the analysis may miss a turn, and claim one where there is none.
 MISSED, CLAIMED = 0.1, 0.05
+_ROUNDING = 1e-9
 
 
 def analysed(
@@ -136,7 +137,8 @@ def inside(curves: Sequence[Curve], budgets: Sequence[int], losses: Array) -> in
         losses: Of the theory, at the budgets.
     """
     place = vertex(np.array(budgets, float), losses)
-    return sum(curve.vertex_interval[0] <= place <= curve.vertex_interval[1] for curve in curves)
+    ends = [(low * (1 - _ROUNDING), high * (1 + _ROUNDING)) for low, high in (c.vertex_interval for c in curves)]
+    return sum(low <= place <= high for low, high in ends)
 
 
 def _by_callback(lab: IncrementalFeaturesParameters, studies: Studies) -> tuple[Array, Curve]:

@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from lightning_tl.callbacks import HessianTrace, ParameterDistance, PerturbationSensitivity
+from lightning_tl.callbacks.measurement import Measurement
 from lightning_tl.labs.incremental_features_flow import Weights, World, world
 from lightning_tl.labs.incremental_features_theory import noise_rise, trace
 from lightning_tl.labs.outcome import Array, Comparison
@@ -169,52 +171,90 @@ def _epochs(place: World) -> list[tuple[float, int]]:
     return [(float(rate), round(float(span / rate))) for rate, span in zip(rates, spans, strict=True)]
 
 
-def _nth(records: list[Measured], quantity: str, group: str, n: int) -> Measured:
-    return [item for item in records if (item.quantity, item.group) == (quantity, group)][n]
+@dataclass(frozen=True)
+class Training:
+    """A training with Lightning, one epoch per feature.
 
-
-def measured_training(lab: IncrementalFeaturesParameters) -> tuple[list[Comparison], dict[str, Any]]:
-    """Train a network with Lightning, one epoch per feature, and compare what the callbacks measure after each.
-
-    Args:
-        lab: The parameters.
-
-    Returns:
-        The comparisons of parts ``callback …``; facts.
+    Attributes:
+        place: The task and the start.
+        weights: After each epoch.
+        records: Of all callbacks, in order of the epochs.
+        little: γ of the noise by initialisation.
+        steps: Of all epochs.
     """
-    rng, gamma = lab.random(1), lab.gamma
+
+    place: World
+    weights: tuple[Weights, ...]
+    records: tuple[Measured, ...]
+    little: float
+    steps: int
+
+    def nth(self, quantity: str, group: str, n: int) -> Measured:
+        """Return what was measured after epoch n, from 0 on."""
+        return [item for item in self.records if (item.quantity, item.group) == (quantity, group)][n]
+
+
+def train(lab: IncrementalFeaturesParameters) -> Training:
+    """Train a network, and measure it with the library's callbacks after each epoch."""
+    rng = lab.random(1)
     place = world(lab.spectrum, lab.training_start, rng)
-    d = place.width
+    d, little = place.width, lab.gamma / _SMALL / initial_scale(place.width)
     first, second = place.random_weights(rng, 1)
     target, inputs = place.matrix(place.spectrum), whitened_inputs(rng, d)
     module = TwoLayerLinear((first[0], second[0]), target, inputs, _epochs(place))
-    by_init = (3 * d) ** -0.5  # the standard deviation of nn.Linear's initial weights, uniform within ±1/√d
-    little = gamma / _SMALL / by_init
-    settings: dict[str, Any] = {
+    when: dict[str, Any] = {
         "every_n_steps": None,
         "at_start": False,
         "at_epoch_end": True,
         "at_end": False,
         "on_error": "raise",
-        "seed": lab.seed,
     }
+    settings, other = {**when, "seed": lab.seed}, {**when, "seed": lab.seed + 1}
     fresh: dict[str, Any] = {"noise": "init", "reference": lambda: TwoLayerLinear(None, target, inputs, [])}
-    exact = HessianTrace(method="matvec", products=2 * d**2, **fresh, **settings)
-    estimated = HessianTrace(method="hutchinson", products=_PRODUCTS, prefix="estimated/", **settings)
-    isotropic = PerturbationSensitivity([gamma], _DRAWS, noise="isotropic", **settings)
-    other = {**settings, "seed": lab.seed + 1}
-    scaled = PerturbationSensitivity([little], _DRAWS, **fresh, prefix="init/", **other)
-    distance = ParameterDistance(**{key: value for key, value in settings.items() if key != "seed"})
+    callbacks: list[Measurement] = [
+        HessianTrace(method="matvec", products=2 * d**2, **fresh, **settings),
+        HessianTrace(method="hutchinson", products=_PRODUCTS, prefix="estimated/", **settings),
+        PerturbationSensitivity([lab.gamma], _DRAWS, noise="isotropic", **settings),
+        PerturbationSensitivity([little], _DRAWS, prefix="init/", **fresh, **other),
+        ParameterDistance(**when),
+    ]
     kept = _Weights()
     with _quietly():
-        _trainer([kept, exact, estimated, isotropic, scaled, distance], len(module.epochs)).fit(module)
-    records = [item for one in (exact, estimated, isotropic, scaled, distance) for item in one.history]
-    found: list[Comparison] = []
-    learnt = np.cumsum(place.spectrum)
-    for n, weights in enumerate(kept.kept):
-        both, curved = (by_init, by_init), trace(*weights)
-        rises = noise_rise(*weights, gamma), noise_rise(*weights, little, both)
-        second_order = 0.5 * little**2 * _nth(records, "hessian", "weighted_trace", n).value
+        _trainer([kept, *callbacks], len(module.epochs)).fit(module)
+    records = tuple(item for callback in callbacks for item in callback.history)
+    return Training(place, tuple(kept.kept), records, little, sum(steps for _, steps in module.epochs))
+
+
+def initial_scale(d: int) -> float:
+    """Return the standard deviation of ``nn.Linear``'s initial weights, which are uniform within ±1/√d."""
+    return float((3 * d) ** -0.5)
+
+
+def measured_training(lab: IncrementalFeaturesParameters) -> tuple[list[Comparison], dict[str, Any]]:
+    """Train a network with Lightning, and compare what the callbacks measure with the closed forms.
+
+    Args:
+        lab: The parameters.
+
+    Returns:
+        The comparisons of parts ``callback trace``, ``callback Δ`` and ``callback stage``; facts.
+    """
+    training = train(lab)
+    found = with_theory(lab, training)
+    return found, {
+        "steps_of_training": training.steps,
+        "deviations": [(item.simulation - item.theory) / item.stderr for item in found if item.part == "callback Δ"],
+        "second_order": [0.5 * lab.gamma**2 * item.simulation for item in found if item.case == "exact"],
+    }
+
+
+def with_theory(lab: IncrementalFeaturesParameters, training: Training) -> list[Comparison]:
+    """Compare a training's measurements with the closed forms for its weights, and with those for n features."""
+    found, d, little = [], training.place.width, training.little
+    learnt, both = np.cumsum(training.place.spectrum), (initial_scale(d), initial_scale(d))
+    for n, weights in enumerate(training.weights):
+        curved, rises = trace(*weights), (noise_rise(*weights, lab.gamma), noise_rise(*weights, little, both))
+        second_order = 0.5 * little**2 * training.nth("hessian", "weighted_trace", n).value
         for part, case, theory, quantity, group, relative in (
             ("callback trace", "exact", curved, "hessian", "trace", 1e-6),
             ("callback trace", "weighted by Σ", trace(*weights, both), "hessian", "weighted_trace", 1e-6),
@@ -225,13 +265,8 @@ def measured_training(lab: IncrementalFeaturesParameters) -> tuple[list[Comparis
             ("callback stage", "trace", 4 * d * learnt[n], "hessian", "trace", 0.02),
             ("callback stage", "distance", (2 * learnt[n]) ** 0.5, "param_distance", "total", 0.02),
         ):
-            measured = _nth(records, quantity, group, n)
+            measured = training.nth(quantity, group, n)
             error = measured.stderr or 0.0
             allowed = _ERRORS * error if relative is None else relative * float(theory)
             found.append(Comparison(part, case, n + 1, float(theory), measured.value, error, allowed))
-    deviations = [(item.simulation - item.theory) / item.stderr for item in found if item.part == "callback Δ"]
-    return found, {
-        "steps": sum(steps for _, steps in module.epochs),
-        "deviations": deviations,
-        "second_order": [0.5 * gamma**2 * item.simulation for item in found if item.case == "exact"],
-    }
+    return found
