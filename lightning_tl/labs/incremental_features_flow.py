@@ -50,7 +50,7 @@ class World:
         Args:
             weights: W₁ and W₂, each of shape (..., d, d).
         """
-        product = self.left.T @ weights[0] @ weights[1] @ self.right
+        product: Array = self.left.T @ weights[0] @ weights[1] @ self.right
         found: Array = np.diagonal(product, axis1=-2, axis2=-1)
         return found
 

@@ -43,9 +43,9 @@ from lightning_tl.labs.outcome_files import write_outcome
 from lightning_tl.measure import Objective, hessian_trace, perturbation_sensitivity
 
 SMALL = IncrementalFeatures(
-    spectrum=(1.2, 0.6, 0.2, 0.08),
+    spectrum=(1.2, 0.6, 0.2),
     steady_spectrum=(1.6, 1.0, 0.6),
-    gamma=0.21,
+    gamma=0.24,
     shift=0.35,
     pulls=(0.0, 1.0),
     pretrainings=3,
@@ -385,5 +385,11 @@ def test_a_hundred_studies(seed):
     lab = replace(DEFAULT, seed=seed)
     studies = simulate(lab, lab.spectrum, 100, lab.random(3), lab.pulls)
     steady = simulate(lab, lab.steady_spectrum, 100, lab.random(4), lab.pulls[:1])
-    for item in analysed(lab, studies, steady)[0]:
+    comparisons, facts = analysed(lab, studies, steady)
+    for item in comparisons:
         assert item.agreement in ("agrees", "shown"), item
+    assert facts["noise_found"] >= 90
+    assert facts["noise_none"] >= 95
+    assert min(facts["pull_found"]) >= 18
+    (measured,) = (item for item in comparisons if item.case == "features before the turn")
+    assert measured.simulation == measured.theory == 3
