@@ -59,10 +59,7 @@ def analysed(
             CLAIMED,
         ),
     }
-    comparisons = [
-        Comparison("analysis", name, 0.0, 1.0, share / lab.studies, 0.0, allowed)
-        for name, (share, allowed) in shares.items()
-    ]
+    comparisons = [share_compared(name, count, lab.studies, allowed) for name, (count, allowed) in shares.items()]
     by_pull = [
         found([tuned_curve(answer, pull) for answer in answers[:pulled]], budgets, turn(losses))
         for pull, losses in zip(lab.pulls, tuning, strict=True)
@@ -91,6 +88,12 @@ def analysed(
         "intervals": [[*curve.vertex_interval, curve.inflection] for curve in noisy],
         "steps": budgets,
     }
+
+
+def share_compared(name: str, count: int, studies: int, allowed: float) -> Comparison:
+    """Compare the share of studies in which the analysis is right with 1; its standard error is that of a count."""
+    share = count / studies
+    return Comparison("analysis", name, 0.0, 1.0, share, (share * (1 - share) / studies) ** 0.5, allowed)
 
 
 def analyse_study(
