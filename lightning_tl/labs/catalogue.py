@@ -13,6 +13,11 @@ if TYPE_CHECKING:
 #: name → (module in lightning_tl.labs, its class, one line)
 LABS: dict[str, tuple[str, str, str]] = {
     "caulking": ("caulking", "Caulking", "a pre-trained part of size m: samples that its residual needs"),
+    "incremental-features": (
+        "incremental_features",
+        "IncrementalFeatures",
+        "a two-layer linear network: noise, fine-tuning and the turn that longer pre-training brings",
+    ),
     "linear-transfer": ("linear_transfer", "LinearTransfer", "fine-tuning a linear model: risk against samples"),
     "law-recovery": ("law_recovery", "LawRecovery", "worlds with a known law: what the law command says of them"),
 }
