@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 LABS: dict[str, tuple[str, str, str]] = {
     "caulking": ("caulking", "Caulking", "a pre-trained part of size m: samples that its residual needs"),
     "linear-transfer": ("linear_transfer", "LinearTransfer", "fine-tuning a linear model: risk against samples"),
+    "ntk-transfer": ("ntk_transfer", "NtkTransfer", "kernel limit and two-layer networks: which law over n and s"),
 }
 
 
