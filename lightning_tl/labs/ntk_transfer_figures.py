@@ -63,11 +63,13 @@ def _curves(lab: NtkTransferParameters, outcome: Outcome) -> Figure:
 
 def _surfaces(outcome: Outcome, prefix: str, title: str) -> Figure:
     facts = {case: fact for case, fact in outcome.facts.items() if case.startswith(prefix)}
-    rows = len(facts) // 2
-    figure, axes = new_figure(9, 0.6 + 3.2 * rows, rows, 2)
+    columns = 3 if len(facts) == 3 else 2
+    rows = len(facts) // columns
+    figure, axes = new_figure(4.5 * columns, 0.6 + 3.2 * rows, rows, columns)
     for each, (case, fact) in zip(axes.flat, facts.items(), strict=True):
         _surface(each, fact)
         titled(each, case.removeprefix(f"{prefix}, ") + f": {fact['winner']} law", "source samples n", "error")
+        each.legend(fontsize=7, ncols=2, loc="lower left" if prefix == "network" else "upper right")
     headed(figure, title)
     noted(
         figure,
