@@ -15,7 +15,7 @@ from lightning_tl.labs.ntk_transfer_parameters import NtkTransferParameters
 from lightning_tl.labs.outcome import Array, Comparison, Outcome, compared
 
 #: Sizes at which powers are read from the exact curves, and those of the exact surfaces.
-_POWER_SIZES = (1000, 2000, 4000, 8000, 16000)
+_POWER_SIZES = (10**5, 2 * 10**5, 4 * 10**5, 8 * 10**5, 16 * 10**5)
 KERNEL_N, KERNEL_S = (250, 500, 1000, 2000, 4000, 8000), (20, 40, 80, 160, 320, 640)
 #: The same where n is far above s; φ₁ is then fainter, or n would make no difference.
 _FAR_N, _FAR_S, _FAR_FAINTER = (3000, 10_000, 30_000, 100_000, 300_000), (10, 20, 40, 80, 160), 0.1
@@ -43,7 +43,7 @@ class NtkTransfer(NtkTransferParameters):
         """Learn φ₀, and a function of φ₁'s source condition, from a start at 0."""
         found, rng = [], self.random(1)
         for noisy in (False, True):
-            kernel = self.kernel(exact=False, noisy=noisy)
+            kernel = self.kernel(noisy)
             for name, order in (("pre-training", self.source), ("fine-tuning", self.gap)):
                 for m in self.n:
                     errors = [kernel.learnt(rng, order, m) for _ in range(self.draws)]
@@ -54,7 +54,7 @@ class NtkTransfer(NtkTransferParameters):
         """Read the powers from the exact curves."""
         found = []
         for noisy in (False, True):
-            kernel = self.kernel(exact=True, noisy=noisy)
+            kernel = self.kernel(noisy, "powers")
             curves = {
                 "pre-training": [kernel.error(self.source, m) for m in _POWER_SIZES],
                 "fine-tuning": [kernel.error(self.gap, m) for m in _POWER_SIZES],
@@ -67,7 +67,7 @@ class NtkTransfer(NtkTransferParameters):
 
     def _transfer(self) -> list[Comparison]:
         """Simulate both phases without noise."""
-        kernel, rng, found = self.kernel(exact=False), self.random(2), []
+        kernel, rng, found = self.kernel(), self.random(2), []
         for n in self.n:
             runs = [kernel.simulated(rng, n, self.s) for _ in range(self.draws)]
             strong = [one[0] for one in runs]
@@ -80,7 +80,7 @@ class NtkTransfer(NtkTransferParameters):
 
     def _surfaces(self) -> tuple[list[Comparison], dict[str, Any]]:
         """Fit both laws to the exact surfaces."""
-        kernel, found, facts = self.kernel(exact=True), [], {}
+        kernel, found, facts = self.kernel(use="surface"), [], {}
         far = replace(kernel, gap_size=_FAR_FAINTER * self.gap_size)
         for case, model, frozen, all_n, all_s in (
             (f"kernel, {_WAYS[False]}", kernel, False, KERNEL_N, KERNEL_S),
@@ -126,7 +126,7 @@ class NtkTransfer(NtkTransferParameters):
             f"two-layer tanh networks of width {self.width} by averaged SGD, {self.networks} of them, each with a "
             "teacher of its own, fine-tuned as a whole or only in the head. φ₁ is a new, steep unit, or other weights "
             "of the source's units. Both laws are fitted to all sizes but the largest, which they then predict.",
-            f"Kernel limit: theory and simulation differ by {worst:.1f} % at most. Exponents: {powers}. In the law "
+            f"Kernel limit: theory and simulation differ by {worst:.1f} % at most. Exponents at large sizes: {powers}. In the law "
             f"fitted to the surface β = {full['beta']:.2f}, near the theory's {2 * self.gap:g}; its α = "
             f"{full['alpha']:.2f} lies above the bound's {2 * (self.source - self.gap):.2g}, which is for the worst "
             f"remaining error. Which law is closer at the sizes held out (root mean square of log error): {verdicts}.",

@@ -43,10 +43,10 @@ def _curves(lab: NtkTransferParameters, outcome: Outcome) -> Figure:
     for each, name, order in ((left, "pre-training", lab.source), (middle, "fine-tuning", lab.gap)):
         for index, (case, points) in enumerate(cases(outcome.part(name)).items()):
             draw_points(each, points, index, case)
-            kernel = lab.kernel(exact=False, noisy=case == "noisy labels")
+            kernel = lab.kernel(noisy=case == "noisy labels")
             draw_line(each, grid, [kernel.error(order, m) for m in grid], index)
         titled(each, f"{name} by itself", "samples", "error")
-    kernel = lab.kernel(exact=False)
+    kernel = lab.kernel()
     for index, (case, points) in enumerate(cases(outcome.part("transfer")).items()):
         draw_points(right, points, index, case)
         s, frozen = int(case.split("= ")[1]), case.startswith("backbone")

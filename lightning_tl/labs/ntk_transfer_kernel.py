@@ -44,11 +44,13 @@ class KernelTransfer:
     @cached_property
     def eigenvalues(self) -> Array:
         """Of the kernel, shape (d,)."""
-        return np.arange(1, self.d + 1.0) ** -self.decay
+        values: Array = np.arange(1, self.d + 1.0) ** -self.decay
+        return values
 
     def function(self, order: float) -> Array:
         """Return the squares of the coefficients of a function of source condition r, shape (d,)."""
-        return np.arange(1, self.d + 1.0) ** -(2 * order * self.decay + 1)
+        squares: Array = np.arange(1, self.d + 1.0) ** -(2 * order * self.decay + 1)
+        return squares
 
     def ridge(self, order: float, samples: float) -> float:
         """Return ρ: 1/m, averaged SGD's at a constant rate; with noise that of the best rate, m^-ξ/(2rξ + 1)."""
@@ -146,7 +148,7 @@ def predicted_powers(decay: float, source: float, gap: float, noisy: bool) -> di
 
     Args:
         decay: ξ.
-        source: r₀, at most 1.
+        source: r₀, below 1.
         gap: r₁ < r₀.
         noisy: Whether the labels have noise.
     """

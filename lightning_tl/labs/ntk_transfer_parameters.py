@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from lightning_tl.errors import UserError
 from lightning_tl.labs.lab import Lab
 from lightning_tl.labs.ntk_transfer_kernel import KernelTransfer
 from lightning_tl.labs.ntk_transfer_network import NetworkTransfer
 
-#: Eigenfunctions of exact curves, which cost little.
-_MANY = 20_000
+#: Eigenfunctions of exact surfaces, which cost little, and of the exact curves that powers are read from.
+_MANY, _MORE = 20_000, 200_000
 
 
 @dataclass(frozen=True)
@@ -59,9 +60,9 @@ class NtkTransferParameters(Lab):
     def check(self) -> None:
         """See :meth:`Lab.check`."""
         self.require("d", 100, 5000)
-        self.require("decay", 1.1, 3)
-        self.require("source", 0.1, 1)
-        self.require("gap", 0.05, 0.95)
+        self.require("decay", 1.5, 3)
+        self.require("source", 0.1, 0.9)
+        self.require("gap", 0.05, 0.9)
         self.require("gap_size", 1e-6, 1)
         self.require("noise", 1e-6)
         self.require("n", 20, 4000)
@@ -81,10 +82,13 @@ class NtkTransferParameters(Lab):
             if len(sizes) < 4 or list(sizes) != sorted(set(sizes)):
                 raise UserError(f"{name} must be at least 4 rising sizes: the last is held out, and laws need three")
 
-    def kernel(self, exact: bool, noisy: bool = False) -> KernelTransfer:
-        """Return the kernel limit: with many eigenfunctions for exact curves, or as it is simulated."""
-        many = _MANY if exact else self.d
-        return KernelTransfer(many, self.decay, self.source, self.gap, self.gap_size, self.noise if noisy else 0.0)
+    def kernel(
+        self, noisy: bool = False, use: Literal["simulation", "surface", "powers"] = "simulation"
+    ) -> KernelTransfer:
+        """Return the kernel limit, with as many eigenfunctions as the use of it allows."""
+        many = {"simulation": self.d, "surface": _MANY, "powers": _MORE}[use]
+        noise = self.noise if noisy else 0.0
+        return KernelTransfer(many, self.decay, self.source, self.gap, self.gap_size, noise)
 
     def network(self) -> NetworkTransfer:
         """Return the networks."""
