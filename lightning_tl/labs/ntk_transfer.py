@@ -126,8 +126,8 @@ class NtkTransfer(NtkTransferParameters):
             f"two-layer tanh networks of width {self.width} by averaged SGD, {self.networks} of them, each with a "
             "teacher of its own, fine-tuned as a whole or only in the head. φ₁ is a new, steep unit, or other weights "
             "of the source's units. Both laws are fitted to all sizes but the largest, which they then predict.",
-            f"Kernel limit: theory and simulation differ by {worst:.1f} % at most. Exponents at large sizes: {powers}. In the law "
-            f"fitted to the surface β = {full['beta']:.2f}, near the theory's {2 * self.gap:g}; its α = "
+            f"Kernel limit: theory and simulation differ by {worst:.1f} % at most. Exponents at large sizes: {powers}. "
+            f"In the law fitted to the surface β = {full['beta']:.2f}, near the theory's {2 * self.gap:g}; its α = "
             f"{full['alpha']:.2f} lies above the bound's {2 * (self.source - self.gap):.2g}, which is for the worst "
             f"remaining error. Which law is closer at the sizes held out (root mean square of log error): {verdicts}.",
         )
