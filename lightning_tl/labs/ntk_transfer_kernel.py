@@ -68,7 +68,8 @@ class KernelTransfer:
     def remaining(self, n: float) -> Array:
         """Return the squares of φ₀ less what pre-training on n samples learnt, shape (d,)."""
         solved = self.solved(self.source, n)
-        return self.eigenvalues * solved.remaining(self.function(self.source) / self.eigenvalues, self.noise)
+        left: Array = self.eigenvalues * solved.remaining(self.function(self.source) / self.eigenvalues, self.noise)
+        return left
 
     def strong_error(self, n: float) -> float:
         """Return the error of pre-training in the norm of source condition r₁: Σ σ_i^(-2 r₁) (remaining)_i."""
