@@ -68,8 +68,8 @@ def _surfaces(outcome: Outcome, prefix: str, title: str) -> Figure:
     figure, axes = new_figure(4.5 * columns, 0.6 + 3.2 * rows, rows, columns)
     for each, (case, fact) in zip(axes.flat, facts.items(), strict=True):
         _surface(each, fact)
-        titled(each, case.removeprefix(f"{prefix}, ") + f": {fact['winner']} law", "source samples n", "error")
-        each.legend(fontsize=7, ncols=2, loc="lower left" if prefix == "network" else "upper right")
+        titled(each, case.removeprefix(f"{prefix}, ") + f" ({fact['winner']} law closer)", "source samples n", "error")
+        each.legend(fontsize=7, ncols=2, loc="upper right")
     headed(figure, title)
     noted(
         figure,
@@ -96,4 +96,5 @@ def _surface(axes: Axes, fact: dict[str, Any]) -> None:
         draw_line(axes, grid, AdditiveLaw().predict(fact["additive"], grid, np.full_like(grid, s)), index, dashed=True)
     axes.set_xscale("log")
     axes.set_yscale("log")
+    axes.set_ylim(top=2.5 * points[:, 2].max())  # room for the legend
     plain_ticks(axes)
