@@ -20,6 +20,7 @@ LABS: dict[str, tuple[str, str, str]] = {
     ),
     "linear-transfer": ("linear_transfer", "LinearTransfer", "fine-tuning a linear model: risk against samples"),
     "law-recovery": ("law_recovery", "LawRecovery", "worlds with a known law: what the law command says of them"),
+    "ntk-transfer": ("ntk_transfer", "NtkTransfer", "kernel limit and two-layer networks: which law over n and s"),
 }
 
 

@@ -126,7 +126,7 @@ def _trained(
     def loss() -> float:
         optimiser.zero_grad()
         value = (output(layer(features)) - labels).square().sum(1).mean()
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         return float(value.detach())
 
     optimiser.step(loss)

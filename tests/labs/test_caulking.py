@@ -1,11 +1,8 @@
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from lightning_tl.cli.main import main
 from lightning_tl.errors import UserError
@@ -200,13 +197,10 @@ def test_one_sentence_for_each_wrong_parameter(capsys, tmp_path, arguments, mess
     assert message in capsys.readouterr().err
 
 
-def test_the_lab_writes_its_page(tmp_path, monkeypatch):
+def test_the_lab_gives_figures_and_paragraphs(monkeypatch):
     small = {"linear layer": Adapted(6, 6, 0, 0.01, 60), "tanh network": Adapted(5, 6, 6, 0.01, 150)}
     monkeypatch.setattr(Caulking, "layers", staticmethod(lambda: small))
-    quick = "--d 300 --samples 60 --draws 2 --sizes [1,2] --rank 2 --lora_draws 2"
-    main(["lab", "caulking", *quick.split(), "--out", str(tmp_path)])
-    content = json.loads((tmp_path / "caulking.json").read_text())
-    assert {item["part"] for item in content["comparisons"]} >= {"error", "samples", "exponent", "circle"}
-    for name in ("kernel", "lora"):
-        assert Image.open(tmp_path / f"{name}.png").width > 500
-    assert "Powers of m" in (tmp_path / "caulking.html").read_text()
+    outcome = Caulking(d=300, samples=60, draws=2, sizes=(1.0, 2.0), rank=2, lora_draws=2).run()
+    assert set(outcome.figures) == set(outcome.captions) == {"kernel", "lora"}
+    assert {item.part for item in outcome.comparisons} >= {"error", "samples", "exponent", "circle"}
+    assert "Powers of m" in outcome.paragraphs[2]
