@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 #: name → (module in lightning_tl.labs, its class, one line)
 LABS: dict[str, tuple[str, str, str]] = {
     "linear-transfer": ("linear_transfer", "LinearTransfer", "fine-tuning a linear model: risk against samples"),
+    "partial-transfer": ("partial_transfer", "PartialTransfer", "inheriting a share of the filters: gain or harm"),
     "law-recovery": ("law_recovery", "LawRecovery", "worlds with a known law: what the law command says of them"),
 }
 
