@@ -32,7 +32,7 @@ def figures(lab: PartialTransfer, outcome: Outcome) -> tuple[dict[str, Figure], 
 
 def _accuracy(lab: PartialTransfer, outcome: Outcome) -> Figure:
     figure, axes = new_figure(10.5, 3.7, 1, len(lab.upstream), sharey=True)
-    grid = np.linspace(0, 1, 9)
+    grid = np.array([0, 0.1, 0.25, 0.5, 0.75, 0.9, 1])
     for panel, upstream in zip(axes[0], lab.upstream, strict=True):
         for index, shared in enumerate(lab.shared):
             points = outcome.part("scratch", f"τ = {shared:g}")
@@ -52,7 +52,7 @@ def _accuracy(lab: PartialTransfer, outcome: Outcome) -> Figure:
 
 def _region(lab: PartialTransfer, outcome: Outcome) -> Figure:
     figure, axes = new_figure(10.5, 3.7, 1, len(lab.upstream), sharey=True)
-    shares, shared = np.linspace(0.02, 1, 9), np.linspace(0, 1, 9)
+    shares, shared = np.linspace(0.1, 1, 10), np.linspace(0, 0.6, 7)
     for panel, upstream in zip(axes[0], lab.upstream, strict=True):
         start = accuracy(lab.setting(upstream, 0.0), 0.0)
         gains = np.array(
@@ -78,7 +78,7 @@ def _region(lab: PartialTransfer, outcome: Outcome) -> Figure:
     headed(figure, "Where inheriting filters helps, and where it harms (negative transfer)")
     noted(
         figure,
-        "Markers: simulated gain over training from scratch, in percentage points (▼: below 0); filled: its 95 % "
-        "interval excludes 0. Shaded: harm by the signal-to-noise argument. Dashed: its lowest order, harm to its right.",
+        "Markers: simulated gain over training from scratch, in percentage points; filled: its 95 % interval is without "
+        "0. Shaded: harm by the signal-to-noise argument. Dashed: its lowest order, with harm to the right of the line.",
     )
     return figure

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from lightning_tl.labs.outcome import Array
 
 #: Quantiles by which a normal distribution is represented.
-_NODES = 16
+_NODES = 12
 #: What a step adds to a margin at a loss that has not fallen yet.
 _STEP = 0.05
 _MOST_STEPS = 5000
