@@ -19,6 +19,7 @@ LABS: dict[str, tuple[str, str, str]] = {
         "a two-layer linear network: noise, fine-tuning and the turn that longer pre-training brings",
     ),
     "linear-transfer": ("linear_transfer", "LinearTransfer", "fine-tuning a linear model: risk against samples"),
+    "partial-transfer": ("partial_transfer", "PartialTransfer", "inheriting a share of the filters: gain or harm"),
     "law-recovery": ("law_recovery", "LawRecovery", "worlds with a known law: what the law command says of them"),
     "ntk-transfer": ("ntk_transfer", "NtkTransfer", "kernel limit and two-layer networks: which law over n and s"),
 }

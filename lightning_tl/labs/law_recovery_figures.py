@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lightning_tl.figure_style import COLOURS, STYLE, headed, new_figure, noted
+from lightning_tl.labs.error_curves import LEVEL, LawCurve
 from lightning_tl.labs.lab_figures import cases, draw_line, draw_points, titled
 from lightning_tl.labs.law_answers import AT_BEYOND, AT_LARGEST, NEEDED, NEW_RUN
 from lightning_tl.labs.law_calibration import ALPHA, BEYOND
@@ -93,7 +94,7 @@ def _answers(facts: dict[str, Any]) -> Figure:
         panel.grid(visible=False)
         titled(panel, title, "share of studies", "")
         panel.get_legend().remove()
-    left.legend(*left.get_legend_handles_labels(), fontsize=7, loc="lower left")
+    figure.legend(*left.get_legend_handles_labels(), fontsize=8, loc="upper right", ncols=3)
     warnings = [name for name in next(iter(facts.values()))["warnings"] if name != "of"]
     shares = np.array(
         [[found["warnings"][name] / found["warnings"]["of"] for name in warnings] for found in facts.values()]
@@ -101,11 +102,10 @@ def _answers(facts: dict[str, Any]) -> Figure:
     right.imshow(shares, cmap="Blues", vmin=0, vmax=1.3, aspect="auto")
     for (row, column), share in np.ndenumerate(shares):
         right.text(column, row, f"{100 * share:.0f} %", ha="center", va="center", fontsize=8)
-    right.set_xticks(range(len(warnings)), [name.replace(" is ", "\nis ").replace("size", "size") for name in warnings])
+    right.set_xticks(range(len(warnings)), [name.replace(" is ", "\nis ") for name in warnings])
     right.tick_params(axis="x", labelsize=7)
     right.grid(visible=False)
     titled(right, "warnings", "", "")
-    left.invert_yaxis()
     headed(figure, "How often the answers are right, and what is warned of")
     noted(figure, "Open: the confidence is between 20 and 80 %, and nothing is claimed.")
     return figure
@@ -126,8 +126,6 @@ def _theory(lab: LawRecovery, outcome: Outcome) -> Figure:
     titled(
         left, "intervals of a power law that hold the truth", "luck of a draw over noise of a run", "share of tables"
     )
-    from lightning_tl.labs.error_curves import LEVEL, LawCurve
-
     draw_points(middle, outcome.part("alarms"), 0, "")
     grid = np.linspace(0, 0.95, 60)
     truths = [np.log(LawCurve(LEVEL, ALPHA, float(x))(sizes)) for x in grid]

@@ -1,0 +1,236 @@
+"""The lab of partial transfer: a share of the filters of a small ReLU network is inherited (arXiv 2509.22056)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lightning_tl.labs.lab import Lab
+from lightning_tl.labs.outcome import Array, Comparison, Outcome
+from lightning_tl.labs.partial_transfer_theory import Setting, accuracy, harmful_share
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lightning_tl.labs.patch_network import Patches
+
+#: Difference of accuracies that counts as agreement, for shares below 1.
+_ALLOWED = 0.03
+_TEST_NOISES = 500
+
+
+@dataclass(frozen=True)
+class PartialTransfer(Lab):
+    """Inherit a share of the filters from an upstream task that has a part of the signal in common.
+
+    Attributes:
+        shares: Shares of the filters that are inherited.
+        upstream: Numbers of upstream samples, each even.
+        shared: Shares of the squared signal that upstream and downstream have in common.
+        downstream: Downstream samples, even.
+        strength: Length of the signal, over the noise's standard deviation in one direction.
+        d: Dimension of a patch.
+        filters: Filters of each of the two outputs.
+        networks: Independent networks, each with data of its own, for each point.
+        loss: Training loss at which each training ends.
+        start: Standard deviation of the first weights.
+        seed: Of all random numbers.
+    """
+
+    shares: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
+    upstream: tuple[int, ...] = (20, 80, 320)
+    shared: tuple[float, ...] = (0.0, 0.3, 0.6, 0.9)
+    downstream: int = 40
+    strength: float = 2.0
+    d: int = 2000
+    filters: int = 20
+    networks: int = 16
+    loss: float = 0.05
+    start: float = 1e-4
+
+    def check(self) -> None:
+        """See :meth:`Lab.check`."""
+        from lightning_tl.errors import UserError
+
+        self.require("filters", 2, 200)
+        self.require("shares", 1 / self.filters, 1)
+        self.require("upstream", 4, 1000)
+        self.require("downstream", 4, 1000)
+        for name in ("upstream", "downstream"):
+            value = getattr(self, name)
+            for one in value if isinstance(value, tuple | list) else (value,):
+                if one % 2:
+                    raise UserError(f"{name} is {one}; it must be even, as there are as many samples of each label")
+        self.require("shared", 0, 1)
+        self.require("strength", 0.1, 20)
+        self.require("d", 100, 20_000)
+        self.require("networks", 2, 1000)
+        self.require("loss", 0.005, 0.5)
+        self.require("start", 1e-8, 0.1)
+
+    def setting(self, upstream: int, shared: float) -> Setting:
+        """Return what the theory needs to know of a pair of tasks."""
+        return Setting(self.d, self.strength, upstream, self.downstream, shared, self.start, self.loss)
+
+    def run(self) -> Outcome:
+        """See :meth:`Lab.run`."""
+        from lightning_tl.labs.partial_transfer_figures import figures
+
+        self.check()
+        scratch, found = self.simulate()
+        comparisons, cells = [], []
+        for (upstream, shared, share), accuracies in found.items():
+            setting, case = self.setting(upstream, shared), f"n₁ = {upstream}, τ = {shared:g}"
+            start, theory = accuracy(setting, 0.0), accuracy(setting, share)
+            allowed = _ALLOWED if share < 1 else None
+            comparisons.append(_mean("accuracy", case, share, theory, accuracies, allowed))
+            gain = _mean("gain", case, share, theory - start, accuracies - scratch[shared], None)
+            comparisons.append(gain)
+            cells.append({"upstream": upstream, "shared": shared, "share": share} | _cell(gain, setting, self.networks))
+        for shared, accuracies in scratch.items():
+            theory = accuracy(self.setting(self.upstream[0], shared), 0.0)
+            comparisons.append(_mean("scratch", f"τ = {shared:g}", shared, theory, accuracies, _ALLOWED))
+        decided = [cell for cell in cells if cell["decided"]]
+        right = sum(cell["right"] for cell in decided) / max(len(decided), 1)
+        comparisons.append(Comparison("sign of the gain", "of those beyond chance", 0.0, 1.0, right, 0.0, 0.05))
+        outcome = Outcome("Partial transfer", comparisons, ("", "", ""), {"cells": cells})
+        outcome.figures, outcome.captions = figures(self, outcome)
+        outcome.paragraphs = self._paragraphs(outcome)
+        return outcome
+
+    def simulate(self) -> tuple[dict[float, Array], dict[tuple[int, float, float], Array]]:
+        """Train all networks.
+
+        Returns:
+            Test accuracies, shape (networks,): from scratch by τ; by upstream samples, τ and share. A network has the
+            same downstream samples, test noises and first weights in all of them.
+        """
+        import torch
+
+        from lightning_tl.labs.patch_network import accuracy as test
+        from lightning_tl.labs.patch_network import draw_patches, train, without
+
+        generator = torch.Generator().manual_seed(self.seed)
+        upstream_signal, signal = self._signals()
+        networks = len(signal)
+        shape = (networks, 2 * self.filters, self.d)
+        fresh = self.start * torch.randn(self.networks, *shape[1:], generator=generator).repeat(len(self.shared), 1, 1)
+        data = draw_patches(signal, self.downstream, generator)
+        noise = torch.randn(self.networks, _TEST_NOISES, self.d, generator=generator).repeat(len(self.shared), 1, 1)
+        noise = without(noise, signal)
+
+        def tested(start: Tensor, samples: Patches) -> Array:
+            right = test(train(start, samples, self.loss), signal, noise)
+            by_shared: Array = right.double().numpy().reshape(len(self.shared), self.networks)
+            return by_shared
+
+        scratch = dict(zip(self.shared, tested(fresh, data), strict=True))
+        found = {}
+        for count in self.upstream:
+            first = self.start * torch.randn(shape, generator=generator)
+            pretrained = train(first, draw_patches(upstream_signal, count, generator), self.loss)
+            for share in self.shares:
+                start = pretrained if share == 1 else inherited(pretrained, fresh, share, self.seed)
+                for shared, accuracies in zip(self.shared, tested(start, data), strict=True):
+                    found[count, shared, share] = accuracies
+        return scratch, found
+
+    def _signals(self) -> tuple[Tensor, Tensor]:
+        """Return μ upstream and downstream of each network, those of one τ side by side, shape (all, d)."""
+        import torch
+
+        shared = torch.tensor(self.shared, dtype=torch.float32).repeat_interleave(self.networks)
+        both = torch.zeros(2, len(shared), self.d)
+        both[:, :, 0] = shared.sqrt()
+        both[0, :, 1] = both[1, :, 2] = (1 - shared).sqrt()
+        first, second = self.strength * both
+        return first, second
+
+    def _paragraphs(self, outcome: Outcome) -> tuple[str, str, str]:
+        cells = outcome.facts["cells"]
+        decided = [cell for cell in cells if cell["decided"]]
+        harmful = [cell for cell in decided if cell["gain"] < 0]
+        claimed = [item for item in outcome.comparisons if item.part in ("accuracy", "scratch") and item.allowed]
+        off = max(abs(item.theory - item.simulation) for item in claimed)
+        full = [abs(item.theory - item.simulation) for item in outcome.part("accuracy") if item.at == 1]
+        last = f", and by up to {max(full):.3f} where all filters are inherited" if full else ""
+        simple = sum(cell["simple_right"] for cell in decided)
+        most = max((cell["shared"] for cell in harmful), default=None)
+        where = "none" if most is None else f"{len(harmful)} of {len(cells)} points, all with τ ≤ {most:g}"
+        return (
+            "A ReLU network sees a patch with a signal and a patch of noise. Upstream and downstream share a universal "
+            "part of the signal, with the share τ of its square. An inherited filter brings the universal signal, but "
+            "also upstream's own signal and the noise that it has memorised: both answer to new noise at random. A "
+            "signal-to-noise argument gives the accuracy, and so where inheriting harms (negative transfer).",
+            f"Simulated: {self.networks} networks for each point, with data of their own, trained to a loss of "
+            f"{self.loss:g} upstream and downstream. The filters are inherited by the library's method Partial. A "
+            "network has the same downstream samples with and without transfer, so that the gain is a paired "
+            "difference.",
+            f"Negative transfer beyond chance: {where}. The argument gives the accuracy to {off:.3f}{last}. Where the "
+            f"gain differs from 0 beyond chance it has the right sign at {sum(cell['right'] for cell in decided)} of "
+            f"{len(decided)} points; its lowest order, a threshold for the share, at {simple}.",
+        )
+
+
+def inherited(pretrained: Tensor, fresh: Tensor, share: float, seed: int) -> Tensor:
+    """Return weights of which the method ``Partial`` has inherited a share of each output's filters.
+
+    All networks are put into one convolution as its input channels, so that the same filters are chosen in each.
+
+    Args:
+        pretrained: Shape (networks, 2m, d).
+        fresh: New weights, of the same shape.
+        share: Share of the filters, between 0 and 1.
+        seed: Of the choice of filters.
+    """
+    import torch
+
+    from lightning_tl.transfer.partial import Partial
+
+    halves = []
+    for place, (old, new) in enumerate(zip(pretrained.chunk(2, 1), fresh.chunk(2, 1), strict=True)):
+        task = SimpleNamespace(
+            backbone=_one_convolution(old),
+            init_from="upstream",
+            freshly_initialised=lambda new=new: SimpleNamespace(backbone=_one_convolution(new)),
+        )
+        Partial(share=share, seed=2 * seed + place).start(task)
+        halves.append(task.backbone.conv1.weight.detach()[:, :, 0].transpose(0, 1))
+    return torch.cat(halves, 1)
+
+
+def _one_convolution(weights: Tensor) -> Any:
+    """Return a module whose only layer reads each network's patch (networks, m, d) as a channel."""
+    from torch import nn
+
+    backbone: Any = nn.Module()
+    networks, filters, d = weights.shape
+    backbone.conv1 = nn.Conv2d(networks, filters, (1, d), bias=False)
+    backbone.conv1.weight = nn.Parameter(weights.transpose(0, 1)[:, :, None].clone())
+    return backbone
+
+
+def _mean(part: str, case: str, at: float, theory: float, values: Array, allowed: float | None) -> Comparison:
+    stderr = float(values.std(ddof=1) / np.sqrt(len(values)))
+    return Comparison(part, case, float(at), theory, float(values.mean()), stderr, allowed)
+
+
+def _cell(gain: Comparison, setting: Setting, networks: int) -> dict[str, Any]:
+    """Return the gain with its 95 % interval over networks, and whether the theories have its sign."""
+    from scipy.special import stdtrit
+
+    half = float(stdtrit(networks - 1, 0.975)) * gain.stderr
+    threshold = harmful_share(setting)
+    return {
+        "gain": gain.simulation,
+        "low": gain.simulation - half,
+        "high": gain.simulation + half,
+        "theory": gain.theory,
+        "harmful_share": threshold,
+        "decided": bool(abs(gain.simulation) > half),
+        "right": bool(gain.theory * gain.simulation > 0),
+        "simple_right": bool((gain.at > threshold) == (gain.simulation < 0)),
+    }
