@@ -49,6 +49,19 @@ class RenderSummary:
     notes: tuple[str, ...] = ()
 
 
+class LostScenes(UserError):
+    """Scenes could not be rendered.
+
+    Args:
+        message: Which scenes, why the first one failed, and how to see it.
+        reason: Why the first one failed.
+    """
+
+    def __init__(self, message: str, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
 class WorkerLine(Protocol):
     """The connection to one worker."""
 
@@ -404,16 +417,17 @@ class _Farm:
         if max(len(self.lost), sum(len(s.skipped) for s in self.splits)) >= _MOST_LOST:
             raise self.lost_scenes()
 
-    def lost_scenes(self) -> UserError:
+    def lost_scenes(self) -> LostScenes:
         """Return the error that names the scenes that could not be rendered, and the command that shows one."""
         lost = self.lost or {(s.name, scene): why for s in self.splits for scene, why in s.skipped.items()}
         (split, scene), reason = next(iter(lost.items()))
         names = ", ".join(f"scene {number} of {name}" for name, number in sorted(lost))
         left = sum(len(s.missing) for s in self.splits)
         state = f"{left} shards are missing, finished ones are kept" if left else "all others are there"
-        return UserError(
+        return LostScenes(
             f"{names} (seed {self.config.seed}) cannot be rendered: two workers failed at it; {state}. To see one:\n"
             f"  {sys.executable} -m data_gen.reproduce {self.out} --split {split} --scene {scene}\n"
             "Run the same command again to try again, or with --on-error skip to leave such scenes out.\n"
-            f"The first: {reason}"
+            f"The first: {reason}",
+            reason,
         )

@@ -72,6 +72,12 @@ def _data(path: Path) -> str:
     return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
+def without_empty_columns(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:
+    """Return a table's heads and rows without the columns that have no text in any row."""
+    kept = [place for place in range(len(heads)) if any(row[place] for row in rows)]
+    return [heads[place] for place in kept], [[row[place] for place in kept] for row in rows]
+
+
 def table(head: Iterable[str], rows: Iterable[Iterable[object]], kind: str = "") -> Markup:
     """Return a table; ``all`` makes it one to sort by its heads and to copy, ``words`` wraps its last column."""
     return _piece("table", list(head), rows, kind)

@@ -207,6 +207,8 @@ def _results(what: str, names: Sequence[str], begun: Sequence[Future[T]]) -> lis
     Raises:
         UserError: One failed.
     """
+    from data_gen.farm import LostScenes
+
     found = []
     for name, item in zip(names, begun, strict=True):
         try:
@@ -214,7 +216,7 @@ def _results(what: str, names: Sequence[str], begun: Sequence[Future[T]]) -> lis
         except Exception as error:  # of the user's classes, too
             kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
             # of scenes that cannot be rendered, only the reason: their folder is gone by now
-            reason = " ".join(str(error).rpartition("\nThe first: ")[2].split())
+            reason = " ".join((error.reason if isinstance(error, LostScenes) else str(error)).split())
             raise UserError(f"{what} {name} failed: {kind}{reason}") from error
     return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -86,7 +87,7 @@ def test_a_rendering_that_fails_is_named_with_its_reason(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"data_gen\.reproduce") as raised:
         render_trial(data, tmp_path / "digits")
     failed: Future[None] = Future()
-    failed.set_exception(raised.value)
+    failed.set_exception(pickle.loads(pickle.dumps(raised.value)))  # as from another process
     with pytest.raises(UserError, match=r"^the trial of rendering digits failed: ") as error:
         _results("the trial of rendering", ["digits"], [failed])
     assert "reproduce" not in str(error.value)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from lightning_tl.figure_style import number
+from lightning_tl.html_page import without_empty_columns
 from lightning_tl.study.overtraining.results import Delay
 
 _SUBJECTS = {
@@ -65,8 +66,7 @@ def delay_table(found: Sequence[Delay]) -> tuple[list[str], list[list[str]]]:
         ]
         for item in found
     ]
-    kept = [place for place in range(len(heads)) if any(row[place] for row in rows)]
-    return [heads[place] for place in kept], [[row[place] for place in kept] for row in rows]
+    return without_empty_columns(heads, rows)
 
 
 def _ratio(item: Delay) -> str:

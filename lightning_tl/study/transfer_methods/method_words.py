@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from lightning_tl.figure_style import number
+from lightning_tl.html_page import without_empty_columns
 from lightning_tl.laws.wording import change_interval, lower_or_higher
 from lightning_tl.study.transfer_methods.comparison import Compared, SettingResult
 from lightning_tl.study.transfer_methods.labels import FULL
@@ -168,8 +169,7 @@ def table(results: Sequence[SettingResult], level: float = 0.95) -> tuple[list[s
                     change + interval + harm,
                 ]
             )
-    kept = [place for place in range(len(heads)) if any(row[place] for row in rows)]
-    return [heads[place] for place in kept], [[row[place] for place in kept] for row in rows]
+    return without_empty_columns(heads, rows)
 
 
 def _mean(item: Estimate, level: float, words: bool = True, digits: int = 3) -> str:

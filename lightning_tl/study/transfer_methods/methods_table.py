@@ -62,6 +62,7 @@ class Setting:
     scratch: pd.DataFrame = field(repr=False)
     replicates: Mapping[str, Array] = field(default_factory=dict, repr=False)
     _tables: dict[tuple[str, str], pd.DataFrame] = field(default_factory=dict, repr=False, compare=False)
+    _cells: dict[str, Cells] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def methods(self) -> list[str]:
@@ -102,9 +103,12 @@ class Setting:
         return found.with_variance(variance_of_ratio(self._images(point), replicates_of(self.scratch, self.replicates)))
 
     def _images(self, point: str) -> Cells:
-        rows = self.runs[self.runs["point"] == point]
-        # of interpolations no replicates are recorded
-        return replicates_of(rows, self.replicates) if (rows["point"] == rows["transfer"]).all() else {}
+        if point not in self._cells:
+            rows = self.runs[self.runs["point"] == point]
+            # of interpolations no replicates are recorded
+            own = (rows["point"] == rows["transfer"]).all()
+            self._cells[point] = replicates_of(rows, self.replicates) if own else {}
+        return self._cells[point]
 
     def _table(self, point: str, quantity: str) -> pd.DataFrame:
         if (point, quantity) not in self._tables:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from lightning_tl.html_page import without_empty_columns
 from lightning_tl.laws.samples_needed import Samples
 from lightning_tl.laws.wording import images
 from lightning_tl.study.transfer_methods.labels import WITHOUT
@@ -90,5 +91,4 @@ def sample_table(needs: SampleNeeds) -> tuple[list[str], list[list[str]]]:
         return [f"{row.samples.target:g}", row.setting, parameters, f"{row.n:,.0f}", row.method, _count(row.samples)]
 
     rows = [cells(row) for row in needs.rows]
-    kept = [place for place in range(len(heads)) if any(row[place] for row in rows)]
-    return [heads[place] for place in kept], [[row[place] for place in kept] for row in rows]
+    return without_empty_columns(heads, rows)
