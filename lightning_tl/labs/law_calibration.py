@@ -80,8 +80,9 @@ def boundaries(rng: np.random.Generator, sizes: Array, noise: float, count: int)
     """Compare how often something is claimed where the truth lies exactly on the boundary."""
     from lightning_tl.laws import TransferLaw
     from lightning_tl.laws.advice import CONFIDENT
-    from lightning_tl.laws.identification import IDENTIFIED, WIDE, prepare_regions
+    from lightning_tl.laws.fitted_law import WIDE, prepare_regions
     from lightning_tl.laws.group_fits import FACTOR, WORTHWHILE
+    from lightning_tl.laws.identification import IDENTIFIED
     from lightning_tl.laws.images_needed import MOST_IMAGES
 
     def laws_of(curves: Sequence[Curve], *levels: float) -> list[FittedLaw]:
