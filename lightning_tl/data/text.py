@@ -25,17 +25,19 @@ Batch = tuple[Tensor, Tensor]
 class Windows(Dataset[Batch]):
     """Windows of a split's ids that follow one another without a gap or an overlap, whatever the documents.
 
-    Window ``i`` has the tokens ``[i·T, (i + 1)·T)``, and as its targets those one place further on.
+    Window ``i`` has the tokens ``[i·T, (i + 1)·T)`` after the first place, and as its targets those one place further
+    on.
 
     Args:
         manifest: The corpus.
         split: The split.
         context: ``T``, tokens of a window.
-        length: Number of windows: the first ones.
+        length: Number of windows.
+        first: Place of the first window's first token.
     """
 
-    def __init__(self, manifest: Manifest, split: str, context: int, length: int) -> None:
-        self.manifest, self.split, self.context, self.length = manifest, split, context, length
+    def __init__(self, manifest: Manifest, split: str, context: int, length: int, first: int = 0) -> None:
+        self.manifest, self.split, self.context, self.length, self.first = manifest, split, context, length, first
         self._ids: np.ndarray | None = None
         self._places = np.arange(context + 1)
 
@@ -55,7 +57,7 @@ class Windows(Dataset[Batch]):
             # a plain view: numpy's class for memory maps costs several times as much per access
             self._ids = np.asarray(self.manifest.open(self.split))
         numbers = [index.sample if isinstance(index, Pick) else index for index in indices]
-        starts = np.array(numbers, np.int64)[:, None] * self.context
+        starts = self.first + np.array(numbers, np.int64)[:, None] * self.context
         ids = self._ids[starts + self._places]
         # converted by numpy: torch takes ten times as long for small batches
         return torch.from_numpy(ids[:, :-1].astype(np.int64)), torch.from_numpy(ids[:, 1:].astype(np.int64))
@@ -72,6 +74,7 @@ class Text(BatchedDataModule):
             installed on this machine: ``python``, ``sympy``, ``c-headers``, ``prose``, ``cipher``, ``json`` or
             ``arithmetic``.
         n: Pre-training size in tokens: the first ones, so a smaller ``n`` is part of a larger one (``None``: all).
+        draw: Which ``n`` tokens: those after the first ``draw · n``. Different draws have no token in common.
         context: Tokens of a sample.
         tokenizer: Of a built-in text: ``ascii`` (the default), ``bytes`` or ``bpe:SIZE``. A folder has its own.
         val_samples: Windows for validation: the first ones, at most this many (``None``: all).
@@ -89,6 +92,7 @@ class Text(BatchedDataModule):
         self,
         root: str | Path,
         n: int | None = None,
+        draw: int = 0,
         context: int = 128,
         tokenizer: str | None = None,
         val_samples: int | None = 1024,
@@ -101,7 +105,10 @@ class Text(BatchedDataModule):
         for name, value in counts.items():
             if value is not None and value < 1:
                 raise UserError(f"data.{name} is {value}; it must be at least 1")
-        self.root, self.n, self.context, self.sample_tokens = str(root), n, context, context
+        if draw < 0 or (draw and n is None):
+            raise UserError(f"data.draw is {draw}; it must be at least 0, and needs data.n")
+        self.root, self.n, self.draw = str(root), n, draw
+        self.context = self.sample_tokens = context
         self.tokenizer = tokenizer
         self.eval_samples = {"val": val_samples, "test": test_samples}
         self._manifest: Manifest | None = None
@@ -155,14 +162,16 @@ class Text(BatchedDataModule):
     def _windows(self, split: str) -> Windows:
         manifest = self.manifest
         tokens = manifest.splits[split].tokens
-        usable = tokens - 1  # the last target is one token further on
+        usable, first = tokens - 1, 0  # the last target is one token further on
         if split == "train" and self.n is not None:
-            if self.n > tokens:
+            first = self.draw * self.n
+            if first + self.n > tokens:
+                which = f" and data.draw {self.draw}" if self.draw else ""
                 raise UserError(
-                    f"data.n is {self.n}, but {self.root} has {tokens} tokens to train on: choose a smaller n "
+                    f"data.n is {self.n}{which}, but {self.root} has {tokens} tokens to train on: choose a smaller n "
                     "(training for more tokens repeats them), or build a larger corpus"
                 )
-            usable = min(usable, self.n)
+            usable = min(usable - first, self.n)
         if usable < self.context:
             raise UserError(
                 f"data.context is {self.context}, but the {split} split of {self.root} has {max(0, usable)} tokens to "
@@ -170,4 +179,4 @@ class Text(BatchedDataModule):
             )
         length, most = usable // self.context, self.eval_samples.get(split)
         manifest.open(split)  # a damaged file is found before the training
-        return Windows(manifest, split, self.context, length if most is None else min(most, length))
+        return Windows(manifest, split, self.context, length if most is None else min(most, length), first)

@@ -106,6 +106,7 @@ def _row(run: Run, record: Mapping[str, Any], start: Mapping[str, Any] | None) -
             "pretrain_task": before.get("task"),
             "pretrain_images": before.get("images"),
             "pretrain_steps": before.get("steps"),
+            "pretrain_tokens": before.get("tokens"),
             "pretrain_seed": before.get("seed"),
             "pretrain_run": run.start,
             "pretrain_passes": _rounded(before.get("passes")),

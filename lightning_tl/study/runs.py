@@ -317,6 +317,7 @@ def _facts(cli: Any) -> dict[str, Any]:
         "metric": getattr(model, "metric_name", None),
         "steps": trainer.global_step,
         "passes": _passes(cli, split),
+        "tokens": _tokens(cli),
         "seed": cli.config[cli.subcommand].get("seed_everything"),
         "lr": _peak_lr(trainer.optimizers),
         **_transfer_facts(model),
@@ -343,6 +344,15 @@ def _passes(cli: Any, split: Any) -> float | None:
     if not split or batch is None:
         return None
     return float(trainer.global_step * batch * trainer.accumulate_grad_batches * trainer.world_size / len(split))
+
+
+def _tokens(cli: Any) -> int | None:
+    """Return the tokens that the training has read, repeated ones included; None where data are no text."""
+    trainer, data = cli.trainer, cli.datamodule
+    sizes = getattr(data, "batch_size", None), getattr(data, "sample_tokens", None)
+    if sizes[0] is None or sizes[1] is None:
+        return None
+    return int(trainer.global_step * sizes[0] * sizes[1] * trainer.accumulate_grad_batches * trainer.world_size)
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from lightning_tl.study.overtraining.budget_table import (
     last_values,
     series_keys,
     series_name,
+    unit_of,
     within_window,
 )
 from lightning_tl.study.overtraining.delay import delays
@@ -113,7 +114,7 @@ def _series(
     curves += _noise_curves(measured, budgets, level, exclusions)
     passes: dict[Any, float] = {}
     if "pretrain_passes" in rows:
-        passes = rows.groupby("pretrain_steps")["pretrain_passes"].max().to_dict()
+        passes = rows.groupby("budget")["pretrain_passes"].max().to_dict()
     return Series(
         name,
         tuple(budgets),
@@ -123,6 +124,7 @@ def _series(
         tuple(noise_approximations(measured, budgets)),
         line_approximation(rows, budgets),
         tuple(dict.fromkeys(exclusions)),
+        unit_of(rows),
     )
 
 
@@ -213,7 +215,7 @@ def _by_budget_and_lr(
     exclusions: list[Exclusion],
 ) -> dict[str, Array] | None:
     """Return by column the values ``[budgets, learning rates, seeds, draws]`` of runs that exist at all rates."""
-    cells = rows.assign(pretrain_steps=rows["pretrain_steps"].astype(str) + " " + rows["lr"].astype(str))
+    cells = rows.assign(budget=rows["budget"].astype(str) + " " + rows["lr"].astype(str))
     order = [f"{budget} {lr}" for budget in budgets for lr in lrs]
     tables = {}
     for column in columns:

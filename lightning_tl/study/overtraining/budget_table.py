@@ -9,7 +9,7 @@ import pandas as pd
 
 from lightning_tl.budget_curves import LEAST_BUDGETS, Array
 from lightning_tl.errors import UserError
-from lightning_tl.study.overtraining.results import Exclusion, MissingRuns, RateOutsideWindow
+from lightning_tl.study.overtraining.results import Exclusion, MissingRuns, RateOutsideWindow, Unit
 
 _NEEDED = ("pretrain_images", "pretrain_steps", "pretrain_seed", "pretrain_run", "draw_seed", "lr", "error")
 _FINETUNED = ("finetune_loss", "val_finetune_loss")
@@ -28,6 +28,9 @@ _AXES = ("render", "pretrain_task", "backbone", "finetune_task", "finetune_data"
 
 def checked(results: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of fine-tunings from a pre-training, with numbers in the columns that are needed.
+
+    Two columns are added: ``budget``, in tokens where these are recorded, else in steps; and the rise of the
+    pre-training loss by fine-tuning.
 
     Raises:
         UserError: A column is missing or empty, or no row is left.
@@ -48,12 +51,18 @@ def checked(results: pd.DataFrame) -> pd.DataFrame:
         if f"pretrain_loss_after_{kind}" in table and reference in table:
             table[f"increase_{kind}"] = table[f"pretrain_loss_after_{kind}"] - table[reference]
     table["pretrain_steps"] = table["pretrain_steps"].astype(int)
+    table["budget"] = table["pretrain_tokens" if unit_of(table) == "tokens" else "pretrain_steps"].astype(int)
     return table
+
+
+def unit_of(table: pd.DataFrame) -> Unit:
+    """Return what budgets are counted in: tokens where all are known, else steps."""
+    return "tokens" if "pretrain_tokens" in table and table["pretrain_tokens"].notna().all() else "steps"
 
 
 def series_keys(table: pd.DataFrame) -> list[str]:
     """Return the columns in which series differ: those that vary where budget, seeds and learning rate do not."""
-    same = table.groupby(["pretrain_steps", "pretrain_seed", "draw_seed", "lr"])
+    same = table.groupby(["budget", "pretrain_seed", "draw_seed", "lr"])
     axes = [name for name in table.columns if name in _AXES or name.startswith(("pretrain.", "finetune."))]
     keys = [name for name in axes if same[name].nunique(dropna=False).max() > 1]
     # the label in ``transfer`` says what such an axis holds
@@ -72,15 +81,15 @@ def series_name(keys: Sequence[str], values: object) -> str:
 
 
 def budgets_of(name: str, rows: pd.DataFrame) -> list[int]:
-    """Return a series's budgets in steps, ascending.
+    """Return a series's budgets, ascending.
 
     Raises:
         UserError: There are fewer than three.
     """
-    budgets = sorted(int(steps) for steps in rows["pretrain_steps"].unique())
+    budgets = sorted(int(budget) for budget in rows["budget"].unique())
     if len(budgets) < LEAST_BUDGETS:
         raise UserError(
-            f"{name or 'the study'} has pre-trainings of {len(budgets)} budgets (pretrain_steps "
+            f"{name or 'the study'} has pre-trainings of {len(budgets)} budgets (in {unit_of(rows)}: "
             f"{', '.join(map(str, budgets))}); a turn between them needs at least {LEAST_BUDGETS}: add lengths of "
             "pre-training to the study"
         )
@@ -99,7 +108,7 @@ def within_window(rows: pd.DataFrame, window: tuple[float, float] | None, exclus
     """
     if window is None:
         return rows
-    means = rows.groupby(["lr", "pretrain_steps"])["pretrain_loss_after"].mean()
+    means = rows.groupby(["lr", "budget"])["pretrain_loss_after"].mean()
     low, high = means.groupby("lr").min(), means.groupby("lr").max()
     kept = [rate for rate in low.index if low[rate] >= window[0] and high[rate] <= window[1]]
     for rate in low.index.difference(kept):
@@ -127,12 +136,12 @@ def cube(
         rows: One row per run; several of one budget, seed and draw are averaged.
         column: The values.
         repeats: The column of seeds, and that of draws where there is one.
-        budgets: Values of ``pretrain_steps``, in order.
+        budgets: Values of ``budget``, in order.
         exclusions: List to which runs that are missing are appended.
         quantity: What the rows are, as in :class:`MissingRuns`.
         value: Of the learning rate or noise.
     """
-    keys = ["pretrain_steps", *repeats]
+    keys = ["budget", *repeats]
     cells = rows.groupby(keys)[column].mean().unstack(list(repeats)).reindex(list(budgets))
     if len(repeats) == 1:
         cells.columns = pd.MultiIndex.from_tuples([(seed, 0) for seed in cells.columns])
@@ -154,10 +163,10 @@ def last_values(starts: pd.DataFrame, measurements: pd.DataFrame) -> pd.DataFram
     """Return what was measured on each pre-training after its last step, with its budget and seed.
 
     Args:
-        starts: One row per pre-training, with ``pretrain_run``, ``pretrain_steps`` and ``pretrain_seed``.
+        starts: One row per pre-training, with ``pretrain_run``, ``budget``, ``pretrain_steps`` and ``pretrain_seed``.
         measurements: As in ``measurements.csv``; may be empty.
     """
-    columns = ["pretrain_run", "pretrain_steps", "pretrain_seed"]
+    columns = ["pretrain_run", "budget", "pretrain_steps", "pretrain_seed"]
     if measurements.empty:
         return pd.DataFrame(columns=[*columns, "quantity", "group", "gamma", "value", "stderr"])
     table = measurements.merge(starts[columns], left_on="run_id", right_on="pretrain_run")

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from lightning_tl.budget_curves import Array, Curve, minimum
-from lightning_tl.study.overtraining.budget_table import cube
+from lightning_tl.study.overtraining.budget_table import cube, unit_of
 from lightning_tl.study.overtraining.results import Delay
 from lightning_tl.study.transfer_methods.paired_statistics import holm
 
@@ -95,15 +95,17 @@ def delays(
     for quantity, column in columns.items():
         family = []
         for name, (reference, first), (method, second) in pairs:
+            unit = unit_of(first)
             for lr in sorted(set(first["lr"]) & set(second["lr"])):
-                inflection = tuple(_inflection(curves[name, label], quantity, lr) for label in (reference, method))
+                one, two = (_inflection(curves[name, label], quantity, lr) for label in (reference, method))
                 item = _at_rate(
                     first[first["lr"] == lr], second[second["lr"] == lr], column, quantity != "error", level
                 )
                 if item is not None:
                     ratio, ends, p, vertex = item
-                    one, two = inflection
-                    family.append(Delay(quantity, lr, name, reference, method, (one, two), vertex, ratio, ends, p))
+                    family.append(
+                        Delay(quantity, lr, name, reference, method, (one, two), vertex, ratio, ends, p, unit)
+                    )
         tested = [item for item in family if np.isfinite(item.p)]
         corrected = dict(zip(map(id, tested), holm([item.p for item in tested]), strict=True))
         found += [replace(item, p=corrected.get(id(item), float("nan"))) for item in family]
@@ -114,10 +116,10 @@ def _at_rate(
     first: pd.DataFrame, second: pd.DataFrame, column: str, log: bool, level: float
 ) -> tuple[float, tuple[float, float], float, tuple[float, float]] | None:
     """Return :func:`delay`; None where they have too few runs in common."""
-    keys = ["pretrain_steps", *_REPEATS]
+    keys = ["budget", *_REPEATS]
     means = [rows.groupby(keys)[column].mean() for rows in (first, second)]
     both = pd.concat(means, axis=1, keys=["first", "second"], join="inner").reset_index()
-    budgets = sorted(int(steps) for steps in both["pretrain_steps"].unique())
+    budgets = sorted(int(budget) for budget in both["budget"].unique())
     values = [cube(both, name, _REPEATS, budgets, [], "lr") for name in ("first", "second")]
     if len(budgets) < 3 or values[0] is None or values[1] is None:
         return None

@@ -9,6 +9,7 @@ import numpy as np
 from lightning_tl.figure_style import number
 from lightning_tl.html_page import without_empty_columns
 from lightning_tl.study.overtraining.results import Delay
+from lightning_tl.study.overtraining.words import amount, budget_text
 
 _SUBJECTS = {
     "finetune_loss": "fine-tuning loss",
@@ -43,9 +44,9 @@ def _late(item: Delay, level: float) -> str:
     low, high = item.ratio_interval
     upper = f"to {number(high)}" if np.isfinite(high) else "upwards"
     return (
-        f"the {_SUBJECTS[item.quantity]} at lr {item.lr:g} is lowest near {item.vertex[1]:,.0f} instead of "
-        f"{item.vertex[0]:,.0f} steps, {number(item.ratio)} times as late ({100 * level:g} % interval {number(low)} "
-        f"{upper})"
+        f"the {_SUBJECTS[item.quantity]} at lr {item.lr:g} is lowest near {budget_text(item.vertex[1], item.unit)} "
+        f"instead of {amount(item.vertex[0], item.unit)}, {number(item.ratio)} times as late ({100 * level:g} % "
+        f"interval {number(low)} {upper})"
     )
 
 
@@ -59,8 +60,8 @@ def delay_table(found: Sequence[Delay]) -> tuple[list[str], list[list[str]]]:
             _SUBJECTS[item.quantity],
             f"{item.lr:g}",
             f"{item.method} (against {item.reference})",
-            *(f"{steps:,.0f}" if np.isfinite(steps) else "none" for steps in reversed(item.inflection)),
-            *(f"{steps:,.0f}" for steps in reversed(item.vertex)),
+            *(budget_text(at, item.unit) if np.isfinite(at) else "none" for at in reversed(item.inflection)),
+            *(budget_text(at, item.unit) for at in reversed(item.vertex)),
             _ratio(item),
             f"{item.p:.2g}" if np.isfinite(item.p) else "",
         ]

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lightning_tl.budget_figures import budget_scales, draw_bars, draw_curves, shades_of
+from lightning_tl.budget_figures import budget_scales, draw_bars, draw_curves, label_budgets, shades_of
 from lightning_tl.figure_style import COLOURS, MARKERS, STYLE, headed, new_figure, plain_ticks, save_figures
 from lightning_tl.study.overtraining.results import Overtraining, Series
+from lightning_tl.study.overtraining.words import budget_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_BUDGET = "pre-training budget (steps)"
 #: Figure → title and panels: (quantity, by, label of the axis).
 _PANELS: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
     "overtraining_sensitivity": (
@@ -114,7 +114,7 @@ def _budgets(analysis: Overtraining, title: str, panels: Sequence[tuple[str, str
         for row, series in zip(grid, analysis.series, strict=True):
             for axes, (quantity, by, label) in zip(row, kept, strict=True):
                 draw_curves(axes, series.family(quantity, by), series.family(_unchanged(quantity)))
-                axes.set_xlabel(_BUDGET)
+                axes.set_xlabel(f"pre-training budget ({series.unit})")
                 axes.set_ylabel(label)
                 axes.set_title(series.name, fontsize=8)
         headed(figure, title)
@@ -149,15 +149,14 @@ def _tuned(analysis: Overtraining) -> Figure | None:
             row[0].set_ylabel("best learning rate")
             row[0].set_title(", ".join(filter(None, [series.name, tuned.scenario])), fontsize=8)
             budget_scales(row[0], ())
-            row[0].set_xticks(tuned.budgets, [f"{budget:,}" for budget in tuned.budgets])
-            row[0].minorticks_off()
+            label_budgets(row[0], tuned.budgets)
             labels = ("pre-training loss", "fine-tuning loss", "fine-tuning error")
             for axes, item, label in zip(row[1:], tuned.curves, labels, strict=True):
                 draw_bars(axes, item, COLOURS[1], "s", "")
                 axes.set_ylabel(f"{label} at the best lr")
                 budget_scales(axes, [item])
             for axes in row:
-                axes.set_xlabel(_BUDGET)
+                axes.set_xlabel(f"pre-training budget ({series.unit})")
         headed(figure, "With the learning rate tuned at each budget")
         return figure
 
@@ -176,7 +175,8 @@ def _distance(analysis: Overtraining) -> Figure | None:
             for i, (budget, colour) in enumerate(zip(series.budgets, shades_of(len(series.budgets)), strict=True)):
                 mean = np.array([item.mean[i] for item in family])
                 low, high = ([getattr(item, end)[i] for item in family] for end in ("low", "high"))
-                axes.plot(rates, mean, f"{MARKERS[i % len(MARKERS)]}-", color=colour, markersize=4, label=f"{budget:,}")
+                label = budget_text(budget, series.unit)
+                axes.plot(rates, mean, f"{MARKERS[i % len(MARKERS)]}-", color=colour, markersize=4, label=label)
                 if not np.isnan(low).any():
                     axes.fill_between(rates, low, high, color=colour, alpha=0.15, linewidth=0)
             axes.set_xscale("log")
@@ -187,7 +187,7 @@ def _distance(analysis: Overtraining) -> Figure | None:
             axes.set_xlabel("learning rate of fine-tuning")
             axes.set_ylabel("‖θ_pre − θ_ft‖₂ of the backbone")
             axes.set_title(series.name, fontsize=8)
-            axes.legend(title="steps", title_fontsize=7, fontsize=6.5)
+            axes.legend(title=series.unit, title_fontsize=7, fontsize=6.5)
         headed(figure, "How far fine-tuning moves the backbone")
         return figure
 
@@ -206,7 +206,7 @@ def _noise_quadratic(analysis: Overtraining) -> Figure | None:
             for axes, kind in zip(row, kinds, strict=True):
                 if kind in by_kind:
                     item = by_kind[kind]
-                    _against(axes, item.budgets, item.gammas, item.measured, item.predicted)
+                    _against(axes, series, item.gammas, item.measured, item.predicted)
                 axes.set_xlabel(f"scale γ of the noise ({kind.strip('/') or 'by initialisation'})")
                 axes.set_ylabel("rise of the loss")
                 axes.set_title(series.name, fontsize=8)
@@ -223,7 +223,7 @@ def _line_quadratic(analysis: Overtraining) -> Figure | None:
     with mpl.rc_context(STYLE):
         figure, grid = _grid([series for series, _ in lines], 1)
         for axes, (series, item) in zip(grid[:, 0], lines, strict=True):
-            _against(axes, item.budgets, item.lrs, item.measured, item.predicted)
+            _against(axes, series, item.lrs, item.measured, item.predicted)
             axes.set_xlabel("learning rate of fine-tuning")
             axes.set_ylabel("rise of the loss")
             axes.set_title(series.name, fontsize=8)
@@ -233,16 +233,16 @@ def _line_quadratic(analysis: Overtraining) -> Figure | None:
 
 def _against(
     axes: Any,
-    budgets: Sequence[int],
+    series: Series,
     scales: Sequence[float],
     measured: Sequence[Sequence[float]],
     predicted: Sequence[Sequence[float]],
 ) -> None:
     """Draw measured rises and their approximation over scales, one colour per budget."""
-    colours = shades_of(len(budgets))
-    for i, (budget, real, approximate) in enumerate(zip(budgets, measured, predicted, strict=True)):
+    colours = shades_of(len(series.budgets))
+    for i, (budget, real, approximate) in enumerate(zip(series.budgets, measured, predicted, strict=True)):
         marker, colour = MARKERS[i % len(MARKERS)], colours[i]
-        axes.plot(scales, real, f"{marker}-", color=colour, markersize=4, label=f"{budget:,}")
+        axes.plot(scales, real, f"{marker}-", color=colour, markersize=4, label=budget_text(budget, series.unit))
         axes.plot(scales, approximate, "--", color=colour, linewidth=1)
     axes.set_xscale("log")
     values = np.abs(np.concatenate([np.ravel(measured), np.ravel(predicted)]))
@@ -252,4 +252,4 @@ def _against(
         axes.set_yscale("symlog", linthresh=max(float(np.quantile(values, 0.1)), 1e-6))
     axes.set_xticks(scales, [f"{scale:g}" for scale in scales])
     axes.minorticks_off()
-    axes.legend(title="steps", title_fontsize=7, fontsize=6.5)
+    axes.legend(title=series.unit, title_fontsize=7, fontsize=6.5)

@@ -16,7 +16,7 @@ def noise_approximations(measured: pd.DataFrame, budgets: Sequence[int]) -> list
 
     Args:
         measured: From :func:`~lightning_tl.study.overtraining.budget_table.last_values`.
-        budgets: Steps, ascending.
+        budgets: Ascending.
 
     Returns:
         One per kind of noise of which both were measured on pre-trainings of every budget.
@@ -26,8 +26,8 @@ def noise_approximations(measured: pd.DataFrame, budgets: Sequence[int]) -> list
     for quantity, by_gamma in rises.groupby("quantity"):
         noise = str(quantity).removesuffix("sensitivity")
         traces = measured[(measured["quantity"] == f"{noise}hessian") & (measured["group"] == "weighted_trace")]
-        both = by_gamma.merge(traces, on=["pretrain_run", "pretrain_steps"], suffixes=("", "_trace"))
-        if set(both["pretrain_steps"]) != set(budgets):
+        both = by_gamma.merge(traces, on=["pretrain_run", "budget"], suffixes=("", "_trace"))
+        if set(both["budget"]) != set(budgets):
             continue
         half = 0.5 * both["gamma"] ** 2
         both = both.assign(predicted=half * both["value_trace"])
@@ -55,7 +55,7 @@ def line_approximation(table: pd.DataFrame, budgets: Sequence[int]) -> LineAppro
 
     Args:
         table: Rows of a series of ``results.csv``.
-        budgets: Steps, ascending.
+        budgets: Ascending.
 
     Returns:
         None where they were not measured at every budget and learning rate.
@@ -92,7 +92,7 @@ def up_to(measured: Array, predicted: Array, scales: Sequence[float]) -> tuple[f
 
 def _means(table: pd.DataFrame, column: str, budgets: Sequence[int], by: str, scales: Sequence[float]) -> Array:
     """Return a column's means ``[budgets, scales]``."""
-    means = table.pivot_table(values=column, index="pretrain_steps", columns=by)
+    means = table.pivot_table(values=column, index="budget", columns=by)
     return means.reindex(index=list(budgets), columns=list(scales)).to_numpy(float)
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from lightning_tl.budget_curves import Curve
 
+#: What budgets are counted in.
+Unit = Literal["steps", "tokens"]
 #: A rise is called quadratic where it is within this share of its quadratic approximation.
 QUADRATIC = 0.2
 
@@ -15,7 +18,7 @@ class Tuned:
     """The best learning rate at each budget, chosen on validation images.
 
     Attributes:
-        budgets: Steps.
+        budgets: Of the pre-trainings.
         lr: With the lowest mean fine-tuning loss on validation images.
         interval: By budget, of the best rate of curves drawn around the measured one.
         slope: Of log lr over log budget.
@@ -46,7 +49,7 @@ class NoiseApproximation:
 
     Attributes:
         noise: Prefix of the measurement, ``""`` (by initialisation) or such as ``relative/``.
-        budgets: Steps.
+        budgets: Of the pre-trainings.
         gammas: The scales, ascending.
         measured: Δ(γ) by budget and γ, the mean over pre-trainings.
         predicted: ½γ²Tr(ΣH) by budget and γ, likewise.
@@ -70,7 +73,7 @@ class LineApproximation:
     BatchNorm normalises by the batch, so that gradient and Hessian include what the weights do to its statistics.
 
     Attributes:
-        budgets: Steps.
+        budgets: Of the pre-trainings.
         lrs: Learning rates, ascending.
         measured: L(θ + d) − L(θ) by budget and learning rate, the mean over seeds and draws.
         predicted: gᵀd + ½dᵀHd, likewise.
@@ -130,13 +133,14 @@ class Series:
 
     Attributes:
         name: What distinguishes it from the other series; empty where there is only one.
-        budgets: Steps.
+        budgets: Of the pre-trainings.
         passes: How often each image was seen, by budget; 1: all fresh. NaN where it is not known.
         curves: All curves.
         tuned: The best learning rate; None where only one was tried.
         noise: Quadratic approximations, one per kind of noise.
         line: The approximation along fine-tuning; None where it was not measured.
         exclusions: Runs and learning rates that were left out.
+        unit: What budgets are counted in.
     """
 
     name: str
@@ -147,6 +151,7 @@ class Series:
     noise: tuple[NoiseApproximation, ...] = ()
     line: LineApproximation | None = None
     exclusions: tuple[Exclusion, ...] = ()
+    unit: Unit = "steps"
 
     def family(self, quantity: str, by: str = "") -> list[Curve]:
         """Return a quantity's curves in ascending order of γ or learning rate."""
@@ -164,14 +169,15 @@ class Delay:
         series: What both series have in common; empty where there are no others.
         reference: Label of the method compared with.
         method: Label of the method.
-        inflection: Inflection points of Def. 4.2 (steps), of the reference and of the method; NaN where none is
-            significant.
-        vertex: Where each is lowest (steps).
+        inflection: Inflection points of Def. 4.2 (in the unit of the budgets), of the reference and of the method; NaN
+            where none is significant.
+        vertex: Where each is lowest (in the unit of the budgets).
         ratio: Of the second to the first.
         ratio_interval: Of it; an infinite end: the method's curve is lowest at the last budget (the turn may come
             later), likewise 0 at the first.
         p: How likely so late a turn is where the method delays none (one-sided), corrected over all comparisons of the
             quantity; NaN for single runs.
+        unit: What budgets are counted in.
     """
 
     quantity: str
@@ -184,6 +190,7 @@ class Delay:
     ratio: float
     ratio_interval: tuple[float, float]
     p: float
+    unit: Unit = "steps"
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from lightning_tl.budget_curves import VERDICTS, Curve
+from lightning_tl.figure_style import short
 from lightning_tl.study.overtraining.results import (
     QUADRATIC,
     Exclusion,
@@ -16,6 +17,7 @@ from lightning_tl.study.overtraining.results import (
     RateOutsideWindow,
     Series,
     Tuned,
+    Unit,
 )
 
 _SUBJECTS = {
@@ -60,13 +62,25 @@ def sentences(analysis: Overtraining) -> list[str]:
     details = []
     for series in analysis.series:
         families = {subject: series.family(*key) for key, subject in _SUBJECTS.items()}
-        texts = [_family(subject, family, analysis.level) for subject, family in families.items() if family]
-        texts += [_tuned(series.tuned, analysis.level)] if series.tuned is not None else []
-        texts += [_noise(item) for item in series.noise]
-        texts += [_line(series.line)] if series.line is not None else []
+        texts = [
+            _family(subject, family, analysis.level, series.unit) for subject, family in families.items() if family
+        ]
+        texts += [_tuned(series.tuned, analysis.level, series.unit)] if series.tuned is not None else []
+        texts += [_noise(item, series.unit) for item in series.noise]
+        texts += [_line(series.line, series.unit)] if series.line is not None else []
         texts += [_design(series), *map(_exclusion, series.exclusions)]
         details += [_named(series, text) for text in texts]
     return details
+
+
+def amount(budget: float, unit: Unit) -> str:
+    """Return a budget in words: ``512 steps``, or three digits of so many tokens: ``1.05M tokens``."""
+    return f"{budget:,.0f} steps" if unit == "steps" else f"{budget_text(budget, unit)} tokens"
+
+
+def budget_text(budget: float, unit: Unit) -> str:
+    """Return a budget without its unit."""
+    return f"{budget:,.0f}" if unit == "steps" else short(float(f"{budget:.3g}"))
 
 
 def _named(series: Series, text: str) -> str:
@@ -85,14 +99,16 @@ def _harm(series: Series, level: float) -> str:
         harmed = [item for item in family if item.verdict in _UPWARD]
         if harmed:
             last = harmed[-1]
-            parts.append(f"{words} at lr {_values(harmed, family)} (at {last.value:g} {_turn(last, level)})")
+            parts.append(
+                f"{words} at lr {_values(harmed, family)} (at {last.value:g} {_turn(last, level, series.unit)})"
+            )
     if parts:
         return f"longer pre-training {'; it '.join(parts)}."
     if all(item.verdict == "single" for quantity in _HARMS for item in series.family(quantity, "lr")):
         return "these are single runs, so they cannot show whether longer pre-training does harm."
     text = (
-        f"no evidence that a budget up to {series.budgets[-1]:,} steps is too long: at no learning rate did the tests "
-        "detect a rise of fine-tuning loss, fine-tuning error or pre-training loss."
+        f"no evidence that a budget up to {amount(series.budgets[-1], series.unit)} is too long: at no learning rate "
+        "did the tests detect a rise of fine-tuning loss, fine-tuning error or pre-training loss."
     )
     if series.tuned is not None and series.tuned.curve("error").verdict == "falls":
         text += " At the best rate of each budget the error still falls."
@@ -108,30 +124,30 @@ def _fragility(series: Series, level: float) -> str:
         family = [item for item in known if (item.quantity, item.by) == key]
         grown = [item for item in family if item.verdict in _UPWARD]
         to_the_end = [item for item in grown if item.rise_interval[0] > item.log]  # factor above 1, difference above 0
-        lasting += [_growth(to_the_end[-1], words, level)] if to_the_end else []
+        lasting += [_growth(to_the_end[-1], words, level, series.unit)] if to_the_end else []
         passing += [f"{words}{_values(grown, family)}"] if grown else []
     if lasting:
         return f"The network becomes more fragile: its pre-training loss rises {', and '.join(lasting)}."
     if passing:
         return (
             f"The network becomes more fragile at some budgets ({' and '.join(passing)}), but the test does not "
-            f"detect it at {series.budgets[-1]:,} steps."
+            f"detect it at {amount(series.budgets[-1], series.unit)}."
         )
     if all(item.verdict == "falls" for item in known):
         return "The network becomes less fragile: the same noise or fine-tuning raises its loss less and less."
     return "No evidence that the network becomes more fragile under noise or fine-tuning."
 
 
-def _growth(item: Curve, words: str, level: float) -> str:
+def _growth(item: Curve, words: str, level: float, unit: Unit) -> str:
     much = f"{item.rise:.3g} times as much" if item.log else f"by {item.rise:.3g} more"
     lowest = item.budgets[int(np.argmin(item.mean))]
     return (
-        f"{much} {words}{item.value:g} at {item.budgets[-1]:,} steps {'as' if item.log else 'than'} at {lowest:,} "
-        f"({_interval(item.rise_interval, level)})"
+        f"{much} {words}{item.value:g} at {amount(item.budgets[-1], unit)} {'as' if item.log else 'than'} at "
+        f"{budget_text(lowest, unit)} ({_interval(item.rise_interval, level)})"
     )
 
 
-def _family(subject: str, family: Sequence[Curve], level: float) -> str:
+def _family(subject: str, family: Sequence[Curve], level: float, unit: Unit) -> str:
     by = "lr" if family[0].by == "lr" else "γ"
     parts = []
     for verdict, words in VERDICTS.items():
@@ -139,10 +155,10 @@ def _family(subject: str, family: Sequence[Curve], level: float) -> str:
         if not members:
             continue
         shown = members if verdict == "u" else members[-1:] if verdict == "rises" else []
-        details = "; ".join(f"{by} {item.value:g}: {_turn(item, level)}" for item in shown)
+        details = "; ".join(f"{by} {item.value:g}: {_turn(item, level, unit)}" for item in shown)
         parts.append(f"{words} at {by} {_values(members, family)}" + (f" ({details})" if details else ""))
     first, last = family[0].budgets[0], family[0].budgets[-1]
-    return f"between {first:,} and {last:,} steps, {subject}: {'; '.join(parts)}."
+    return f"between {budget_text(first, unit)} and {amount(last, unit)}, {subject}: {'; '.join(parts)}."
 
 
 def _values(members: Sequence[Curve], family: Sequence[Curve]) -> str:
@@ -159,22 +175,23 @@ def _values(members: Sequence[Curve], family: Sequence[Curve]) -> str:
     return ", ".join(f"{value:g}" for value in values)
 
 
-def _turn(item: Curve, level: float) -> str:
+def _turn(item: Curve, level: float, unit: Unit) -> str:
     """Say where a curve is lowest, where it first rises (Def. 4.2), and by how much it rises to the last budget."""
     if item.verdict == "u":
-        lowest = f"lowest near {item.vertex:,.0f} steps ({_interval(item.vertex_interval, level, ',.0f')})"
+        low, high = (budget_text(end, unit) for end in item.vertex_interval)
+        lowest = f"lowest near {amount(item.vertex, unit)} ({100 * level:g} % interval {low} to {high})"
     else:
-        lowest = f"lowest at {item.budgets[int(np.argmin(item.mean))]:,} steps"
+        lowest = f"lowest at {amount(item.budgets[int(np.argmin(item.mean))], unit)}"
     if np.isfinite(item.inflection):
         name = " (the inflection point of Def. 4.2)" if item.quantity in _LOSSES else ""
-        step = f"first significant increase after {item.inflection:,.0f} steps{name}"
+        step = f"first significant increase after {amount(item.inflection, unit)}{name}"
     else:
         step = "no single increase between neighbouring budgets is significant"
     change = f"by a factor of {item.rise:.3g}" if item.log else f"by {item.rise:.3g}"
-    return f"{lowest}; {step}; up to {item.budgets[-1]:,} steps {change} ({_interval(item.rise_interval, level)})"
+    return f"{lowest}; {step}; up to {amount(item.budgets[-1], unit)} {change} ({_interval(item.rise_interval, level)})"
 
 
-def _tuned(tuned: Tuned, level: float) -> str:
+def _tuned(tuned: Tuned, level: float, unit: Unit) -> str:
     pairs = ", ".join(
         f"{lr:g}" + (f" ({low:g} to {high:g})" if np.isfinite(low) and low < high else "")
         for lr, (low, high) in zip(tuned.lr, tuned.interval, strict=True)
@@ -189,23 +206,24 @@ def _tuned(tuned: Tuned, level: float) -> str:
         "undecided": "undecided by these runs",
     }[tuned.scenario]
     text = (
-        f"the best learning rate at {', '.join(f'{budget:,}' for budget in tuned.budgets)} steps, by the fine-tuning "
-        f"loss on validation images, is {pairs}; its exponent in the budget is {slope:+.2f}{interval}: {meaning}"
+        f"the best learning rate at {', '.join(budget_text(budget, unit) for budget in tuned.budgets)} {unit}, by the "
+        f"fine-tuning loss on validation data, is {pairs}; its exponent in the budget is {slope:+.2f}{interval}: "
+        f"{meaning}"
     )
     subjects = {"forgotten": "pre-training loss", "finetune_loss": "fine-tuning loss", "error": "fine-tuning error"}
     verdicts = [f"{words}: {VERDICTS[tuned.curve(name).verdict]}" for name, words in subjects.items()]
     text = f"{text}. At it, {'; '.join(verdicts)}"
     if tuned.at_edge:
         text += (
-            f". At {', '.join(f'{budget:,}' for budget in tuned.at_edge)} steps it is the smallest or largest rate "
-            "that was tried: widen the grid"
+            f". At {', '.join(budget_text(budget, unit) for budget in tuned.at_edge)} {unit} it is the smallest or "
+            "largest rate that was tried: widen the grid"
         )
     return f"{text}."
 
 
-def _noise(item: NoiseApproximation) -> str:
+def _noise(item: NoiseApproximation, unit: Unit) -> str:
     kind = {"": "by initialisation", "relative/": "relative to each filter"}.get(item.noise, item.noise.strip("/"))
-    parts = [_limit("γ", scale, budget) for scale, budget in zip(item.up_to, item.budgets, strict=True)]
+    parts = [_limit("γ", scale, budget, unit) for scale, budget in zip(item.up_to, item.budgets, strict=True)]
     text = (
         f"the rise under noise ({kind}) is within {100 * QUADRATIC:g} % of ½γ²Tr(ΣH), with the measured trace, "
         f"{', '.join(parts)}"
@@ -219,33 +237,33 @@ def _noise(item: NoiseApproximation) -> str:
     return f"{text}."
 
 
-def _line(item: LineApproximation) -> str:
-    parts = [_limit("lr", scale, budget) for scale, budget in zip(item.up_to, item.budgets, strict=True)]
+def _line(item: LineApproximation, unit: Unit) -> str:
+    parts = [_limit("lr", scale, budget, unit) for scale, budget in zip(item.up_to, item.budgets, strict=True)]
     return (
         f"from the pre-trained to the fine-tuned weights the rise of the pre-training loss is within "
         f"{100 * QUADRATIC:g} % of gᵀd + ½dᵀHd {', '.join(parts)}."
     )
 
 
-def _limit(symbol: str, scale: float, budget: int) -> str:
-    return f"up to {symbol} {scale:g} at {budget:,} steps" if scale else f"nowhere at {budget:,} steps"
+def _limit(symbol: str, scale: float, budget: int, unit: Unit) -> str:
+    return f"up to {symbol} {scale:g} at {amount(budget, unit)}" if scale else f"nowhere at {amount(budget, unit)}"
 
 
 def _design(series: Series) -> str:
     passes = [value for value in series.passes if np.isfinite(value)]
     if not passes:
-        text = "how often each image was seen is not recorded"
+        text = "how often each sample was seen is not recorded"
     elif max(passes) <= 1 + 1e-6:
-        text = "every pre-training image was fresh, seen once"
+        text = "every pre-training sample was fresh, seen once"
     else:
         text = (
-            f"images were repeated {min(passes):g} to {max(passes):g} times, so the effects of length and repetition "
+            f"samples were repeated {min(passes):g} to {max(passes):g} times, so the effects of length and repetition "
             "cannot be separated here"
         )
     curves = series.family("forgotten", "lr")
     if curves:
         seeds, draws = min(item.seeds for item in curves), min(item.draws for item in curves)
-        text += f"; {_count(seeds, 'pre-training')} per budget, {_count(draws, 'draw')} of fine-tuning images"
+        text += f"; {_count(seeds, 'pre-training')} per budget, {_count(draws, 'draw')} of fine-tuning data"
         if seeds < 2:
             text += "; no interval covers the variation between pre-trainings"
     return f"{text}."

@@ -258,7 +258,7 @@ def test_series_are_named():
     assert any(text.startswith("Constant rate: ") for text in sentences(analysis))
 
 
-@pytest.mark.parametrize("passes,said", [(1.0, "every pre-training image was fresh"), (8.0, "images were repeated 8")])
+@pytest.mark.parametrize("passes,said", [(1.0, "every pre-training sample was fresh"), (8.0, "were repeated 8")])
 def test_repeated_images_are_stated(passes, said):
     assert any(said in text.lower() for text in sentences(analyse(*study(passes=passes))))
 
@@ -322,3 +322,21 @@ def test_a_study_that_cannot_be_analysed():
         Study(finetune=stage, pretrain=stage, analysis="overtraining").check()
     with pytest.raises(UserError, match=r"overtraining\.level is 1\.5; it must be between 0 and 1"):
         Study(finetune=stage, pretrain=stage, overtraining=OvertrainingOptions(level=1.5)).check()
+
+
+def test_budgets_in_tokens_where_they_are_recorded():
+    results, measured = study()
+    in_steps = analyse(results, measured).series[0]
+    in_tokens = analyse(results.assign(pretrain_tokens=results["pretrain_steps"] * 10_240), measured).series[0]
+    assert (in_steps.unit, in_tokens.unit) == ("steps", "tokens")
+    assert in_tokens.budgets == tuple(steps * 10_240 for steps in BUDGETS)
+    for one, other in zip(in_steps.curves, in_tokens.curves, strict=True):  # noise too, which is recorded by step
+        assert one.verdict == other.verdict
+        assert one.mean == other.mean
+        assert other.vertex == pytest.approx(10_240 * one.vertex)
+    (said,) = answers(Overtraining((in_tokens,), 0.95))
+    assert "tokens" in said
+    assert "steps" not in said
+    assert "4.1M tokens" in " ".join(sentences(Overtraining((in_tokens,), 0.95)))
+    some = results.assign(pretrain_tokens=np.where(results.index == 0, np.nan, 1.0))
+    assert analyse(some, measured).series[0].unit == "steps"
