@@ -42,18 +42,6 @@ def reestimate_statistics(trainer: Trainer, task: Any) -> None:
             )
 
 
-def error_on(trainer: Trainer, task: Any, loader: Iterable[Any], batches: float = float("inf")) -> float:
-    """Return the error, 1 − score, of the task's present network.
-
-    Args:
-        trainer: The trainer of the training.
-        task: The task.
-        loader: Batches of validation or test.
-        batches: The most batches that are read.
-    """
-    return errors_on(trainer, task, loader, [lambda: None], batches)[0]
-
-
 def errors_on(
     trainer: Trainer,
     task: Any,

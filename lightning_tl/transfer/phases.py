@@ -78,11 +78,11 @@ class Phases(Callback):
         return int(steps)
 
     def parts(self, task: Any) -> list[int]:
-        """Return the steps at which the schedule starts, the first of them 0, and the last step; empty without phases.
+        """Return the steps at which the schedule starts, the first of them 0, and the length; empty for a single start.
 
         They follow from the training's own number of steps, which may differ from the schedule's.
         """
-        if not self._begin:
+        if all(type(method).restarts is TransferMethod.restarts for method in self._methods):
             return []
         steps = self.steps(task)
         starts = sorted({0, *(step for method in self._methods for step in method.restarts(steps))})

@@ -6,7 +6,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import EarlyStopping
-from transferred import data, different, every_step, fit, pretrained, resumed_differs, state, task
+from transferred import data, different, every_step, fit, resumed_differs, state, task
 
 from lightning_tl.errors import UserError
 from lightning_tl.transfer import Average, FreezeStages, evaluation
@@ -19,11 +19,6 @@ STEPS = 7
 @pytest.fixture(autouse=True)
 def few_images(monkeypatch):
     monkeypatch.setattr(evaluation, "IMAGES", 32)
-
-
-@pytest.fixture(scope="module")
-def start(tmp_path_factory):
-    return pretrained(tmp_path_factory.mktemp("start") / "pre.ckpt")
 
 
 def stepwise(start, renders, folder, target):

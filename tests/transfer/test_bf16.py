@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transferred import data, fit, pretrained, task
+from transferred import data, fit, task
 
 import lightning_tl.transfer as ways
 from lightning_tl.transfer import TransferMethod, evaluation
@@ -36,11 +36,6 @@ def test_all_methods_are_here():
     kinds = [getattr(ways, name) for name in ways.__all__]
     names = {kind.__name__ for kind in kinds if issubclass(kind, TransferMethod) and kind is not TransferMethod}
     assert names == METHODS.keys()
-
-
-@pytest.fixture(scope="module")
-def start(tmp_path_factory):
-    return pretrained(tmp_path_factory.mktemp("start") / "pre.ckpt")
 
 
 def moved(start, renders, folder, name, precision):

@@ -9,18 +9,13 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from training import finetuning, pretraining
-from transferred import data, different, fit, pretrained, resumed_differs, state, task
+from transferred import data, different, fit, resumed_differs, state, task
 
 from lightning_tl.errors import UserError
 from lightning_tl.run import run
 from lightning_tl.transfer import FreezeStages, Replay
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-
-
-@pytest.fixture(scope="module")
-def start(tmp_path_factory):
-    return pretrained(tmp_path_factory.mktemp("start") / "pre.ckpt")
 
 
 def pretraining_task(start: Path):

@@ -8,7 +8,7 @@ from itertools import islice
 import pytest
 import torch
 from lightning.pytorch.plugins import MixedPrecision
-from transferred import data, different, fit, pretrained, resumed_differs, sgd, state, task
+from transferred import data, different, fit, resumed_differs, sgd, state, task
 
 from lightning_tl.errors import UserError
 from lightning_tl.tasks import Cosine
@@ -16,11 +16,6 @@ from lightning_tl.transfer import L2SP, LPFT, SAM
 from lightning_tl.transfer.sam import TwoPasses
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-
-
-@pytest.fixture(scope="module")
-def start(tmp_path_factory):
-    return pretrained(tmp_path_factory.mktemp("start") / "pre.ckpt")
 
 
 @pytest.mark.parametrize("clip", [None, 0.5])

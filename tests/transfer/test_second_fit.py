@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 from lightning.pytorch import Callback
-from transferred import data, different, fit, pretrained, state, task
+from transferred import data, different, fit, state, task
 
 from lightning_tl.transfer import EWC, L2SP, LPFT, Average, WiSEFT, evaluation
 
@@ -17,11 +17,6 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 @pytest.fixture(autouse=True)
 def few_images(monkeypatch):
     monkeypatch.setattr(evaluation, "IMAGES", 16)
-
-
-@pytest.fixture(scope="module")
-def start(tmp_path_factory):
-    return pretrained(tmp_path_factory.mktemp("start") / "pre.ckpt")
 
 
 def ewc(start, renders):

@@ -8,7 +8,7 @@ from itertools import islice
 import pytest
 import torch
 from torch.optim.swa_utils import update_bn
-from transferred import data, different, every_step, fit, pretrained, resumed_differs, state, task
+from transferred import data, different, every_step, fit, resumed_differs, state, task
 
 from lightning_tl.data.batched_module import Loader
 from lightning_tl.data.sample_order import EvalBatches
@@ -24,11 +24,6 @@ IMAGES = 32
 @pytest.fixture(autouse=True)
 def few_images(monkeypatch):
     monkeypatch.setattr(evaluation, "IMAGES", IMAGES)
-
-
-@pytest.fixture(scope="module")
-def start(tmp_path_factory):
-    return pretrained(tmp_path_factory.mktemp("start") / "pre.ckpt")
 
 
 @pytest.mark.parametrize("target", ["mulclass", "semseg"])
