@@ -49,7 +49,7 @@ def parquet_chunks(source: str, path: Path, key: str) -> list[Chunk]:
     with _parquet(path) as file:
         columns = list(file.schema_arrow.names)
         if key not in columns:
-            raise UserError(f"{path}: no column '{key}'{nearest(key, columns)}; choose the column of the text by --key")
+            raise UserError(f"{path}: no column '{key}', which --key names{nearest(key, columns)}")
         metadata = file.metadata
         sizes = [metadata.row_group(number).total_byte_size for number in range(metadata.num_row_groups)]
     stamp = [str(path.absolute()), status.st_size, status.st_mtime_ns, key]
@@ -117,9 +117,7 @@ def dataset_chunks(source: str, key: str) -> list[Chunk]:
             f"{source}: cannot be loaded ({shortened(one_line(error))}); write hf:NAME,CONFIGURATION,SPLIT"
         ) from None
     if key not in dataset.column_names:
-        raise UserError(
-            f"{source}: no column '{key}'{nearest(key, dataset.column_names)}; choose the column of the text by --key"
-        )
+        raise UserError(f"{source}: no column '{key}', which --key names{nearest(key, dataset.column_names)}")
     count, size = len(dataset), int(dataset.data.nbytes)
     rows = max(1, count * CHUNK_BYTES // max(1, size))
     chunks: list[Chunk] = []

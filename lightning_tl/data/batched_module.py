@@ -179,6 +179,8 @@ class BatchedDataModule(pl.LightningDataModule):
         UserError: A number out of range.
     """
 
+    augmented = True  # samples depend on the step, so that their splits need to know it
+
     def __init__(
         self,
         *,
@@ -237,8 +239,12 @@ class BatchedDataModule(pl.LightningDataModule):
     def train_dataloader(self) -> Loader:
         """Return the loader of the training split."""
         length = len(self.splits["train"])
-        sampler = StepBatches(length, self.batch_size, self.seed, self.steps_per_epoch, self._done, **self._process())
-        return self._loader("train", sampler)
+        return self._loader("train", self._steps(length, self.batch_size, self.steps_per_epoch, self._done))
+
+    def _steps(
+        self, length: int, batch_size: int, steps: int | None, done: Callable[[], tuple[int, int]]
+    ) -> StepBatches:
+        return StepBatches(length, batch_size, self.seed, steps, done, **self._process(), augmented=self.augmented)
 
     def training_batches(self, first: int = 0, batch_size: int | None = None) -> Iterator[Any]:
         """Yield this process's training batches from a step on, without end: those that a training sees there.
@@ -248,8 +254,7 @@ class BatchedDataModule(pl.LightningDataModule):
             batch_size: Images in a batch of one process (``None``: as configured).
         """
         length, size = len(self.splits["train"]), batch_size or self.batch_size
-        sampler = StepBatches(length, size, self.seed, _ENDLESS, lambda: (first, 0), **self._process())
-        loader = self._loader("train", sampler)
+        loader = self._loader("train", self._steps(length, size, _ENDLESS, lambda: (first, 0)))
         loader.generator = torch.Generator()  # else its iterator draws from the global one
         return iter(loader)
 

@@ -55,6 +55,7 @@ class StepBatches(DistributedSampler[Any]):
         done: Returns the number of batches before the next one: (in all, in this epoch).
         rank: Number of this process.
         processes: Number of processes.
+        augmented: Give each sample as a ``Pick``, for an augmentation that depends on the step; else as a number.
     """
 
     def __init__(
@@ -66,8 +67,10 @@ class StepBatches(DistributedSampler[Any]):
         done: Callable[[], tuple[int, int]] = lambda: (0, 0),
         rank: int = 0,
         processes: int = 1,
+        augmented: bool = True,
     ) -> None:
         self.length, self.batch_size, self.seed, self.done = length, batch_size, seed, done
+        self.augmented = augmented
         self.rank, self.num_replicas = rank, processes
         self.steps = -(-length // (batch_size * processes)) if steps is None else steps
         self._pass = (-1, np.empty(0, np.int64))
@@ -81,7 +84,7 @@ class StepBatches(DistributedSampler[Any]):
             self._pass = (number, rng.permutation(self.length))
         return self._pass[1]
 
-    def batch(self, step: int) -> list[Pick]:
+    def batch(self, step: int) -> list[Pick] | list[int]:
         """Return this process's samples of a step."""
         total = self.batch_size * self.num_replicas
         places = range(self.rank * self.batch_size, (self.rank + 1) * self.batch_size)
@@ -89,9 +92,9 @@ class StepBatches(DistributedSampler[Any]):
         while len(samples) < self.batch_size:  # once, unless the batch spans two passes or more
             number, at = divmod(step * total + places[len(samples)], self.length)
             samples += self._permutation(number)[at : at + self.batch_size - len(samples)].tolist()
-        return list(map(Pick, samples, repeat(step), places, repeat(total)))
+        return samples if not self.augmented else list(map(Pick, samples, repeat(step), places, repeat(total)))
 
-    def __iter__(self) -> Iterator[list[Pick]]:
+    def __iter__(self) -> Iterator[list[Pick] | list[int]]:
         total, in_epoch = self.done()
         # an interrupted epoch continues at its next batch; after its last batch a new epoch begins
         for step in range(total, total + self.steps - in_epoch % self.steps):

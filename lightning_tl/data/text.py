@@ -15,7 +15,6 @@ from lightning_tl.corpus.builtin import PREFIX, builtin_corpus
 from lightning_tl.corpus.manifest import Manifest, read_manifest
 from lightning_tl.corpus.tokenizers import PLAIN
 from lightning_tl.data.batched_module import BatchedDataModule
-from lightning_tl.data.sample_order import Pick
 from lightning_tl.errors import UserError
 from lightning_tl.progress import progress_bar
 
@@ -48,7 +47,7 @@ class Windows(Dataset[Batch]):
         """Leave out the memory map, which would be copied: another process opens its own."""
         return self.__dict__ | {"_ids": None}
 
-    def __getitem__(self, indices: int | Sequence[int | Pick]) -> Batch:
+    def __getitem__(self, indices: int | Sequence[int]) -> Batch:
         """Return tokens and targets of a batch, int64 ``[B, T]`` each; or of one window, ``[T]``."""
         if isinstance(indices, int):
             tokens, targets = self[[indices]]
@@ -56,8 +55,7 @@ class Windows(Dataset[Batch]):
         if self._ids is None:
             # a plain view: numpy's class for memory maps costs several times as much per access
             self._ids = np.asarray(self.manifest.open(self.split))
-        numbers = [index.sample if isinstance(index, Pick) else index for index in indices]
-        starts = self.first + np.array(numbers, np.int64)[:, None] * self.context
+        starts = self.first + np.array(indices, np.int64)[:, None] * self.context
         ids = self._ids[starts + self._places]
         # converted by numpy: torch takes ten times as long for small batches
         return torch.from_numpy(ids[:, :-1].astype(np.int64)), torch.from_numpy(ids[:, 1:].astype(np.int64))
@@ -87,6 +85,7 @@ class Text(BatchedDataModule):
     """
 
     task = "language"
+    augmented = False
 
     def __init__(
         self,

@@ -15,7 +15,6 @@ from lightning_tl.corpus.bpe import load_tokenizer
 from lightning_tl.corpus.manifest import MANIFEST, read_manifest
 from lightning_tl.corpus.tokenizers import Tokenizer
 from lightning_tl.data.batched_module import BatchedDataModule
-from lightning_tl.data.sample_order import Pick
 from lightning_tl.data.subsets import split_off
 from lightning_tl.data.text_templates import Example, Template, read_rows
 from lightning_tl.errors import UserError
@@ -43,16 +42,14 @@ class Examples(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.answer)
 
-    def __getitem__(self, indices: int | Sequence[int | Pick]) -> Any:
+    def __getitem__(self, indices: int | Sequence[int]) -> Any:
         """Return a batch.
 
         Returns:
             Tokens and targets, int64 ``[B, T]``; targets are -100 outside the response. With all responses: tokens
             ``[B, K, T]``, and targets ``[B, K, T]`` with the answers ``[B]``.
         """
-        numbers = np.array(
-            [getattr(index, "sample", index) for index in ([indices] if isinstance(indices, int) else indices)]
-        )
+        numbers = np.array([indices] if isinstance(indices, int) else indices)
         chosen = (numbers,) if self.all_responses else (numbers, self.answer[numbers])
         ids, begin, end = self.ids[chosen].astype(np.int64), self.begin[chosen][..., None], self.end[chosen][..., None]
         places = np.arange(1, ids.shape[-1])
@@ -88,6 +85,7 @@ class TextExamples(BatchedDataModule):
     """
 
     task = "language"
+    augmented = False
 
     def __init__(
         self,

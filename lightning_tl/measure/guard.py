@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
 from lightning_tl.measure.module_state import ModuleState, TensorState, run_all, version
+from lightning_tl.torch_seed import seed_torch
 
 Mode = Literal["eval", "frozen-train"]
 MODES: tuple[Mode, ...] = get_args(Mode)
@@ -162,4 +163,4 @@ def seed_everything(seed: int) -> None:
     """Seed the global generators; only ever called inside :func:`untouched`."""
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002
-    torch.manual_seed(seed)
+    seed_torch(seed)

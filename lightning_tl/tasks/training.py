@@ -6,11 +6,11 @@ import os
 from typing import Any
 
 import numpy as np
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_tl.tasks.lr_schedules import Schedule
+from lightning_tl.torch_seed import seed_torch
 
 
 class TrainingControl(Callback):
@@ -58,7 +58,7 @@ class TrainingControl(Callback):
         if "PL_GLOBAL_SEED" in os.environ:  # set by seed_everything
             done = trainer.fit_loop.epoch_loop.batch_progress.total.processed  # type: ignore[attr-defined]
             words = np.random.SeedSequence([int(os.environ["PL_GLOBAL_SEED"]), 2, done, trainer.global_rank])
-            _seed(int(words.generate_state(1, np.uint64)[0] >> 1))
+            seed_torch(int(words.generate_state(1, np.uint64)[0] >> 1))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -66,18 +66,6 @@ class TrainingControl(Callback):
         """End the training at its last step."""
         if 0 < trainer.max_steps <= trainer.global_step:
             trainer.should_stop = True
-
-
-def _seed(seed: int) -> None:
-    """Seed torch's global generators of CPU and GPU.
-
-    ``torch.manual_seed`` would note each call for a GPU that is not in use, which takes a millisecond and is kept.
-    """
-    torch.default_generator.manual_seed(seed)
-    if torch.cuda.is_initialized():
-        torch.cuda.manual_seed_all(seed)
-    elif torch.backends.mps.is_available():
-        torch.mps.manual_seed(seed)
 
 
 def _cut_short(key: str, value: int | None, steps: int, scheduled: int) -> str:

@@ -218,6 +218,30 @@ def test_killed_and_run_again(tmp_path, tokenizer):
     assert not (tmp_path / ".out.building").exists()
 
 
+def test_finished_chunks_are_not_read_again(tmp_path, small, monkeypatch):
+    sources = write_texts(tmp_path, some_texts())
+    read: list[str] = []
+
+    def recorded(documents):
+        def call(self):
+            read.append(self.identity)
+            if len(read) == 10:
+                raise KeyboardInterrupt
+            return documents(self)
+
+        return call
+
+    for kind in (chunks.FileGroup, chunks.FileRange):
+        monkeypatch.setattr(kind, "documents", recorded(kind.documents))
+    with pytest.raises(KeyboardInterrupt):
+        build_corpus(plan_sources(sources), tmp_path / "out", OPTIONS)
+    plan = plan_sources(sources)
+    build_corpus(plan, tmp_path / "out", OPTIONS)
+    assert sorted(set(read)) == sorted(chunk.identity for chunk in plan)
+    assert len(read) == len(plan) + 1  # the one that was interrupted, twice
+    check(tmp_path / "out", some_texts())
+
+
 def test_a_source_that_changed_is_read_again(tmp_path):
     texts = some_texts()
     sources = write_texts(tmp_path, texts)

@@ -270,7 +270,7 @@ def test_tables_are_read_as_lines_are(place, capsys, monkeypatch, source):
     if source.startswith("hf:"):
         assert called == [(("some/set", "english"), {"split": "train"})]
     message = error(capsys, "build", f"--source={source}", "--out=out", "--key=contents")
-    assert "no column 'contents'; did you mean 'content'?" in message
+    assert "no column 'contents', which --key names; did you mean 'content'?" in message
     use_tables(monkeypatch, [*rows, None])
     message = error(capsys, "build", f"--source={source}", "--out=out", "--key=content")
     assert "row 60" in message
