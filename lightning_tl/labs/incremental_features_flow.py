@@ -74,7 +74,8 @@ class World:
         """Return pre-training times after which 1, …, d features are learnt, to two digits after the point."""
         times = self.expected_times()
         rest = np.append(_SHARE * np.diff(times), _LAST / (4 * self.spectrum[-1]))
-        return np.round(times + rest, 2)
+        rounded: Array = np.round(times + rest, 2)
+        return rounded
 
     def pretrained(self, weights: Weights, times: Sequence[float] | Array) -> Iterator[Weights]:
         """Yield the weights at ascending times of pre-training.
