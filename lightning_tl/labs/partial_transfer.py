@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -80,8 +83,26 @@ class PartialTransfer(Lab):
         from lightning_tl.labs.partial_transfer_figures import figures
 
         self.check()
-        scratch, found = self.simulate()
-        comparisons, cells = [], []
+        comparisons, cells = self.compared(*self.simulate())
+        outcome = Outcome("Partial transfer", comparisons, ("", "", ""), {"cells": cells})
+        outcome.figures, outcome.captions = figures(self, outcome)
+        outcome.paragraphs = self._paragraphs(outcome)
+        return outcome
+
+    def compared(
+        self, scratch: dict[float, Array], found: dict[tuple[int, float, float], Array]
+    ) -> tuple[list[Comparison], list[dict[str, Any]]]:
+        """Set simulated accuracies beside the theory's.
+
+        Args:
+            scratch: As :meth:`simulate` gives them.
+            found: Likewise.
+
+        Returns:
+            The comparisons; by upstream samples, τ and share the gain over training from scratch.
+        """
+        comparisons: list[Comparison] = []
+        cells: list[dict[str, Any]] = []
         for (upstream, shared, share), accuracies in found.items():
             setting, case = self.setting(upstream, shared), f"n₁ = {upstream}, τ = {shared:g}"
             start, theory = accuracy(setting, 0.0), accuracy(setting, share)
@@ -96,10 +117,7 @@ class PartialTransfer(Lab):
         decided = [cell for cell in cells if cell["decided"]]
         right = sum(cell["right"] for cell in decided) / max(len(decided), 1)
         comparisons.append(Comparison("sign of the gain", "of those beyond chance", 0.0, 1.0, right, 0.0, 0.05))
-        outcome = Outcome("Partial transfer", comparisons, ("", "", ""), {"cells": cells})
-        outcome.figures, outcome.captions = figures(self, outcome)
-        outcome.paragraphs = self._paragraphs(outcome)
-        return outcome
+        return comparisons, cells
 
     def simulate(self) -> tuple[dict[float, Array], dict[tuple[int, float, float], Array]]:
         """Train all networks.
@@ -197,9 +215,22 @@ def inherited(pretrained: Tensor, fresh: Tensor, share: float, seed: int) -> Ten
             init_from="upstream",
             freshly_initialised=lambda new=new: SimpleNamespace(backbone=_one_convolution(new)),
         )
-        Partial(share=share, seed=2 * seed + place).start(task)
+        with _quiet():
+            Partial(share=share, seed=2 * seed + place).start(task)
         halves.append(task.backbone.conv1.weight.detach()[:, :, 0].transpose(0, 1))
     return torch.cat(halves, 1)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Lightning from printing how many parameters are inherited, once for each share."""
+    logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    before = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _one_convolution(weights: Tensor) -> Any:

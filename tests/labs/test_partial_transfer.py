@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from statistics import NormalDist
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import softplus
+
+from lightning_tl.cli.main import main
+from lightning_tl.labs import partial_transfer
+from lightning_tl.labs import partial_transfer_theory as theory
+from lightning_tl.labs.partial_transfer import PartialTransfer, inherited
+from lightning_tl.labs.patch_network import Patches, accuracy, draw_patches, signs, train, without
+
+SMALL = PartialTransfer(shares=(0.5,), upstream=(320,), shared=(0.0, 0.6), networks=8)
+
+
+@pytest.fixture(scope="module")
+def simulated():
+    return SMALL.simulate()
+
+
+def small_task(networks: int = 3, samples: int = 10, d: int = 60) -> tuple[torch.Tensor, Patches]:
+    generator = torch.Generator().manual_seed(0)
+    signal = torch.zeros(networks, d)
+    signal[:, 0] = 2
+    return 0.01 * torch.randn(networks, 6, d, generator=generator), draw_patches(signal, samples, generator)
+
+
+def outputs(weights: torch.Tensor, data: Patches) -> torch.Tensor:
+    """The networks' outputs as written in the papers, by plain loops over networks and samples."""
+    rows = []
+    for weight, signal, noises in zip(weights, data.signal, data.noise, strict=True):
+        found = []
+        for label, noise in zip(data.labels, noises, strict=True):
+            plus, minus = weight.chunk(2)
+            f = [(half @ (label * signal)).relu().mean() + (half @ noise).relu().mean() for half in (plus, minus)]
+            found.append(f[0] - f[1])
+        rows.append(torch.stack(found))
+    return torch.stack(rows)
+
+
+def test_the_training_is_gradient_descent_on_the_logistic_loss():
+    weights, data = small_task()
+    trained = train(weights, data, 0.3)
+    by_hand = weights.clone().requires_grad_()
+    samples, filters = data.noise.shape[1], weights.shape[1] // 2
+    square = data.signal.square().sum(1)
+    rate = 4 * 0.05 * filters / (square + data.noise.square().sum(2).mean(1) / samples)
+    running = torch.ones(len(weights), dtype=torch.bool)
+    while running.any():
+        losses = softplus(-data.labels * outputs(by_hand, data)).mean(1)
+        running = losses.detach() > 0.3
+        (gradient,) = torch.autograd.grad(losses.sum(), by_hand)
+        with torch.no_grad():
+            by_hand -= (rate * running)[:, None, None] * gradient
+    torch.testing.assert_close(trained, by_hand.detach(), atol=1e-4, rtol=1e-3)
+    losses = softplus(-data.labels * outputs(trained, data)).mean(1)
+    assert losses.max() <= 0.3 + 1e-5
+
+
+def test_noise_is_orthogonal_to_its_signal_and_of_variance_1_elsewhere():
+    _, data = small_task(samples=400)
+    assert torch.einsum("bkd,bd->bk", data.noise, data.signal).abs().max() < 1e-4
+    assert data.noise[..., 1:].var().item() == pytest.approx(1, abs=0.02)
+    assert data.labels.sum() == 0
+
+
+def test_accuracy_counts_both_labels():
+    weights, data = small_task()
+    noise = without(torch.randn(3, 200, 60, generator=torch.Generator().manual_seed(1)), data.signal)
+    right = []
+    for label in (1.0, -1.0):
+        tested = Patches(data.signal, noise, torch.full((200,), label))
+        right.append((label * outputs(weights, tested) > 0).float().mean(1))
+    torch.testing.assert_close(accuracy(weights, data.signal, noise), (right[0] + right[1]) / 2)
+
+
+def test_the_share_is_inherited_by_the_library_s_method():
+    old, new = torch.ones(2, 40, 30), torch.zeros(2, 40, 30)
+    mixed = inherited(old, new, 0.25, seed=3)
+    of_filter = mixed.mean(2)
+    assert set(of_filter.unique().tolist()) == {0.0, 1.0}
+    assert of_filter[:, :20].sum(1).tolist() == [5, 5]
+    assert of_filter[:, 20:].sum(1).tolist() == [5, 5]
+    more = inherited(old, new, 0.5, seed=3).mean(2)
+    assert torch.all(more >= of_filter)
+    assert not torch.equal(inherited(old, new, 0.25, seed=4), mixed)
+
+
+def test_the_signal_learnt_from_scratch_has_its_closed_form():
+    # a second way: with one margin κ for all samples and three quarters of the filters active, S = κR/(R + 3/2);
+    # the argument lets samples differ, so that the two are near each other and not equal
+    for samples in (20, 80, 320):
+        setting = theory.Setting(2000, 2.0, samples, 40, 0.0, 1e-4, 0.05)
+        ratio = setting.ratio(samples)
+        margin = -np.log(np.expm1(0.05))
+        assert theory.learnt(setting, samples).signal == pytest.approx(margin * ratio / (ratio + 1.5), rel=0.1)
+
+
+def test_the_signal_learnt_is_that_of_networks():
+    generator = torch.Generator().manual_seed(2)
+    signal = torch.zeros(6, 2000)
+    signal[:, 0] = 2
+    for samples in (20, 80):
+        start = 1e-4 * torch.randn(6, 40, 2000, generator=generator)
+        trained = train(start, draw_patches(signal, samples, generator), 0.05)
+        learnt = (torch.einsum("bfd,bd->bf", trained, signal) * signs(20)).mean().item()
+        setting = theory.Setting(2000, 2.0, samples, 40, 0.0, 1e-4, 0.05)
+        assert theory.learnt(setting, samples).signal == pytest.approx(learnt, rel=0.08)
+
+
+def test_mean_response_is_that_of_draws():
+    rng = np.random.default_rng(3)
+    common = np.array([-1.0, 0.0, 0.7])
+    drawn = np.maximum(common[:, None] + 0.5 * rng.standard_normal((3, 400_000)), 0).mean(axis=1)
+    np.testing.assert_allclose(theory.mean_response(common, 0.25), drawn, atol=3e-3)
+
+
+def test_covariance_of_two_responses():
+    rng = np.random.default_rng(4)
+    a, b = rng.standard_normal((2, 1_000_000))
+    for correlation in (-0.5, 0.0, 0.75, 1.0):
+        other = correlation * a + np.sqrt(1 - correlation**2) * b
+        drawn = np.cov(np.maximum(a, 0), np.maximum(other, 0))[0, 1]
+        assert theory._covariance(correlation) == pytest.approx(drawn, abs=2e-3)
+
+
+def test_the_accuracy_from_scratch_is_near_that_of_one_normal_margin():
+    # a second, cruder way: the response to new noise as normal with the variance of two sums of responses
+    setting = theory.Setting(2000, 2.0, 40, 40, 0.0, 1e-4, 0.05)
+    signal = theory.learnt(setting, 40).signal
+    memory = (-np.log(np.expm1(0.05)) - signal) / 0.75
+    spread = np.sqrt(2 * memory**2 * 0.75 * 40 / 4000 * theory._covariance(0.75))
+    assert theory.accuracy(setting, 0.0) == pytest.approx(NormalDist().cdf(signal / spread), abs=0.06)
+
+
+def test_where_inheriting_harms():
+    nothing_shared = theory.Setting(2000, 2.0, 320, 40, 0.0, 1e-4, 0.05)
+    assert theory.harmful_share(nothing_shared) == 0
+    assert theory.accuracy(nothing_shared, 0.5) < theory.accuracy(nothing_shared, 0.0)
+    all_shared = replace(nothing_shared, shared=1.0)
+    assert theory.harmful_share(all_shared) > 1
+    assert theory.accuracy(all_shared, 0.5) > theory.accuracy(all_shared, 0.0)
+
+
+def test_accuracies_and_gains_follow_the_argument(simulated):
+    comparisons, cells = SMALL.compared(*simulated)
+    for item in comparisons:
+        assert item.agreement != "disagrees", item
+        assert item.simulation == pytest.approx(item.theory, abs=0.035)
+    assert [cell["gain"] < 0 for cell in cells] == [True, False]
+    for cell in cells:
+        assert cell["decided"]
+        assert cell["right"]
+        assert cell["low"] < cell["gain"] < cell["high"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda setting, share: theory.accuracy(replace(setting, shared=0.6), share),
+        lambda setting, share: theory.accuracy(replace(setting, downstream=2 * setting.downstream), share),
+        lambda setting, share: theory.accuracy(replace(setting, strength=1.15 * setting.strength), share),
+    ],
+)
+def test_a_wrong_argument_disagrees(monkeypatch, simulated, wrong):
+    monkeypatch.setattr(partial_transfer, "accuracy", wrong)
+    comparisons, _ = SMALL.compared(*simulated)
+    assert "disagrees" in {item.agreement for item in comparisons}
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("shares", "[0]", "shares is 0; it must be from 0.05 to 1"),
+        ("upstream", "[21]", "upstream is 21; it must be even, as there are as many samples of each label"),
+        ("downstream", "2", "downstream is 2; it must be from 4 to 1000"),
+        ("shared", "[1.5]", "shared is 1.5; it must be from 0 to 1"),
+        ("networks", "1", "networks is 1; it must be from 2 to 1000"),
+        ("filters", "1", "filters is 1; it must be from 2 to 200"),
+        ("strength", "0", "strength is 0; it must be from 0.1 to 20"),
+        ("d", "10", "d is 10; it must be from 100 to 20000"),
+        ("loss", "1", "loss is 1; it must be from 0.005 to 0.5"),
+        ("start", "1", "start is 1; it must be from 1e-08 to 0.1"),
+    ],
+)
+def test_wrong_parameters(capsys, tmp_path, option, value, message):
+    assert main(["lab", "partial-transfer", f"--{option}", value, "--out", str(tmp_path / "out")]) == 2
+    assert message in capsys.readouterr().err
