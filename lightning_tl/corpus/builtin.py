@@ -14,6 +14,7 @@ from random import Random
 
 import numpy as np
 
+from lightning_tl._io.atomic import write_atomically
 from lightning_tl._io.cache import cache_folder
 from lightning_tl._io.locks import waiting_lock
 from lightning_tl.corpus.build import BuildOptions, Progress, build_corpus, silent
@@ -202,7 +203,7 @@ def builtin_corpus(source: str, tokenizer: str = "ascii", progress: Progress = s
     """Return the folder of a built-in corpus, which is built at first use; other processes wait for it.
 
     It is kept in the cache folder under a name that contains a hash of its files' names, sizes and times: where
-    packages are installed or changed, another one is built.
+    packages are installed, removed or upgraded, another one is built.
 
     Args:
         source: ``builtin:NAME``.
@@ -212,13 +213,28 @@ def builtin_corpus(source: str, tokenizer: str = "ascii", progress: Progress = s
     Raises:
         UserError: There is no such text or tokenizer, or this machine lacks its files.
     """
+    corpora = cache_folder() / "corpora"
+    known = corpora / f".{source.removeprefix(PREFIX)}-{_installed(source, tokenizer)}.found"
+    if known.is_file() and (folder := corpora / known.read_text().strip()) and (folder / MANIFEST).is_file():
+        return folder
     chunks = builtin_chunks(source)
     options = BuildOptions(tokenizer, _SHARES, _SHARES)
     content = json.dumps([_VERSION, tokenizer, sorted(chunk.identity for chunk in chunks)])
     digest = hashlib.sha256(content.encode()).hexdigest()[:16]
-    folder = cache_folder() / "corpora" / f"{source.removeprefix(PREFIX)}-{digest}"
+    folder = corpora / f"{source.removeprefix(PREFIX)}-{digest}"
     if not (folder / MANIFEST).is_file():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with waiting_lock(folder.with_name(f".{folder.name}.lock")):
             build_corpus(chunks, folder, options, progress)
+    write_atomically(known, folder.name)
     return folder
+
+
+def _installed(source: str, tokenizer: str) -> str:
+    """Return a hash that changes where a package is installed, removed or upgraded.
+
+    It takes no time, while looking at all files takes a second.
+    """
+    folders = [Path(sysconfig.get_paths()["stdlib"]), *_packages()]
+    times = [[str(folder), folder.stat().st_mtime_ns if folder.is_dir() else 0] for folder in folders]
+    return hashlib.sha256(json.dumps([_VERSION, source, tokenizer, times]).encode()).hexdigest()[:16]
