@@ -33,7 +33,7 @@ class LawRecovery(Lab):
     """
 
     worlds: int = 100
-    tables: int = 600
+    tables: int = 400
     sizes: int = 7
     noise: float = 0.01
     draws: int = 3

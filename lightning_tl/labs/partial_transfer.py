@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -15,14 +11,8 @@ from lightning_tl.labs.lab import Lab
 from lightning_tl.labs.outcome import Array, Comparison, Outcome
 from lightning_tl.labs.partial_transfer_theory import Setting, accuracy, harmful_share
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from lightning_tl.labs.patch_network import Patches
-
 #: Difference of accuracies that counts as agreement, for shares below 1.
 _ALLOWED = 0.03
-_TEST_NOISES = 500
 
 
 @dataclass(frozen=True)
@@ -81,9 +71,10 @@ class PartialTransfer(Lab):
     def run(self) -> Outcome:
         """See :meth:`Lab.run`."""
         from lightning_tl.labs.partial_transfer_figures import figures
+        from lightning_tl.labs.partial_transfer_simulation import simulate
 
         self.check()
-        comparisons, cells = self.compared(*self.simulate())
+        comparisons, cells = self.compared(*simulate(self))
         outcome = Outcome("Partial transfer", comparisons, ("", "", ""), {"cells": cells})
         outcome.figures, outcome.captions = figures(self, outcome)
         outcome.paragraphs = self._paragraphs(outcome)
@@ -95,7 +86,7 @@ class PartialTransfer(Lab):
         """Set simulated accuracies beside the theory's.
 
         Args:
-            scratch: As :meth:`simulate` gives them.
+            scratch: As :func:`~.partial_transfer_simulation.simulate` gives them.
             found: Likewise.
 
         Returns:
@@ -119,54 +110,6 @@ class PartialTransfer(Lab):
         comparisons.append(Comparison("sign of the gain", "of those beyond chance", 0.0, 1.0, right, 0.0, 0.05))
         return comparisons, cells
 
-    def simulate(self) -> tuple[dict[float, Array], dict[tuple[int, float, float], Array]]:
-        """Train all networks.
-
-        Returns:
-            Test accuracies, shape (networks,): from scratch by τ; by upstream samples, τ and share. A network has the
-            same downstream samples, test noises and first weights in all of them.
-        """
-        import torch
-
-        from lightning_tl.labs.patch_network import accuracy as test
-        from lightning_tl.labs.patch_network import draw_patches, train, without
-
-        generator = torch.Generator().manual_seed(self.seed)
-        upstream_signal, signal = self._signals()
-        networks = len(signal)
-        shape = (networks, 2 * self.filters, self.d)
-        fresh = self.start * torch.randn(self.networks, *shape[1:], generator=generator).repeat(len(self.shared), 1, 1)
-        data = draw_patches(signal, self.downstream, generator)
-        noise = torch.randn(self.networks, _TEST_NOISES, self.d, generator=generator).repeat(len(self.shared), 1, 1)
-        noise = without(noise, signal)
-
-        def tested(start: Tensor, samples: Patches) -> Array:
-            right = test(train(start, samples, self.loss), signal, noise)
-            by_shared: Array = right.double().numpy().reshape(len(self.shared), self.networks)
-            return by_shared
-
-        scratch = dict(zip(self.shared, tested(fresh, data), strict=True))
-        found = {}
-        for count in self.upstream:
-            first = self.start * torch.randn(shape, generator=generator)
-            pretrained = train(first, draw_patches(upstream_signal, count, generator), self.loss)
-            for share in self.shares:
-                start = pretrained if share == 1 else inherited(pretrained, fresh, share, self.seed)
-                for shared, accuracies in zip(self.shared, tested(start, data), strict=True):
-                    found[count, shared, share] = accuracies
-        return scratch, found
-
-    def _signals(self) -> tuple[Tensor, Tensor]:
-        """Return μ upstream and downstream of each network, those of one τ side by side, shape (all, d)."""
-        import torch
-
-        shared = torch.tensor(self.shared, dtype=torch.float32).repeat_interleave(self.networks)
-        both = torch.zeros(2, len(shared), self.d)
-        both[:, :, 0] = shared.sqrt()
-        both[0, :, 1] = both[1, :, 2] = (1 - shared).sqrt()
-        first, second = self.strength * both
-        return first, second
-
     def _paragraphs(self, outcome: Outcome) -> tuple[str, str, str]:
         cells = outcome.facts["cells"]
         decided = [cell for cell in cells if cell["decided"]]
@@ -177,7 +120,7 @@ class PartialTransfer(Lab):
         last = f", and by up to {max(full):.3f} where all filters are inherited" if full else ""
         simple = sum(cell["simple_right"] for cell in decided)
         most = max((cell["shared"] for cell in harmful), default=None)
-        where = "none" if most is None else f"{len(harmful)} of {len(cells)} points, all with τ ≤ {most:g}"
+        where = "none" if most is None else f"{len(harmful)} of {len(cells)} points, none with τ above {most:g}"
         return (
             "A ReLU network sees a patch with a signal and a patch of noise. Upstream and downstream share a universal "
             "part of the signal, with the share τ of its square. An inherited filter brings the universal signal, but "
@@ -191,57 +134,6 @@ class PartialTransfer(Lab):
             f"gain differs from 0 beyond chance it has the right sign at {sum(cell['right'] for cell in decided)} of "
             f"{len(decided)} points; its lowest order, a threshold for the share, at {simple}.",
         )
-
-
-def inherited(pretrained: Tensor, fresh: Tensor, share: float, seed: int) -> Tensor:
-    """Return weights of which the method ``Partial`` has inherited a share of each output's filters.
-
-    All networks are put into one convolution as its input channels, so that the same filters are chosen in each.
-
-    Args:
-        pretrained: Shape (networks, 2m, d).
-        fresh: New weights, of the same shape.
-        share: Share of the filters, between 0 and 1.
-        seed: Of the choice of filters.
-    """
-    import torch
-
-    from lightning_tl.transfer.partial import Partial
-
-    halves = []
-    for place, (old, new) in enumerate(zip(pretrained.chunk(2, 1), fresh.chunk(2, 1), strict=True)):
-        task = SimpleNamespace(
-            backbone=_one_convolution(old),
-            init_from="upstream",
-            freshly_initialised=lambda new=new: SimpleNamespace(backbone=_one_convolution(new)),
-        )
-        with _quiet():
-            Partial(share=share, seed=2 * seed + place).start(task)
-        halves.append(task.backbone.conv1.weight.detach()[:, :, 0].transpose(0, 1))
-    return torch.cat(halves, 1)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Lightning from printing how many parameters are inherited, once for each share."""
-    logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-    before = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
-
-
-def _one_convolution(weights: Tensor) -> Any:
-    """Return a module whose only layer reads each network's patch (networks, m, d) as a channel."""
-    from torch import nn
-
-    backbone: Any = nn.Module()
-    networks, filters, d = weights.shape
-    backbone.conv1 = nn.Conv2d(networks, filters, (1, d), bias=False)
-    backbone.conv1.weight = nn.Parameter(weights.transpose(0, 1)[:, :, None].clone())
-    return backbone
 
 
 def _mean(part: str, case: str, at: float, theory: float, values: Array, allowed: float | None) -> Comparison:

@@ -78,7 +78,7 @@ def _region(lab: PartialTransfer, outcome: Outcome) -> Figure:
     headed(figure, "Where inheriting filters helps, and where it harms (negative transfer)")
     noted(
         figure,
-        "Markers: simulated gain over training from scratch, in points of 100; filled: its 95 % interval excludes 0. "
-        "Shaded: harm by the signal-to-noise argument. Dashed: its lowest order, harm to the right of it.",
+        "Markers: simulated gain over training from scratch, in percentage points; filled: it differs from 0 beyond "
+        "chance. Shaded: harm by the signal-to-noise argument. Dashed: its lowest order, with harm under the line.",
     )
     return figure

@@ -18,6 +18,7 @@ from lightning_tl.laws.forms import Array, Form, Loss, PowerLaw, ResidualSpace, 
 from lightning_tl.laws.identification import IDENTIFIED
 from lightning_tl.laws.image_weights import weighted_by_images
 from lightning_tl.laws.results_table import Group
+from lightning_tl.laws.rising import rising_note
 from lightning_tl.laws.scratch import Scratch, scratch_contrast
 from lightning_tl.laws.shared_coefficient import CoefficientMode, Settings, fit_together
 
@@ -255,7 +256,7 @@ def _surrounded(
     boot = None
     if method.resamples and len(law.cells.n) > len(law.form.parameters):
         boot = bootstrap(law, method.resamples, method.seed)
-    notes = [*group.notes, *filter(None, [_rising(law)])]
+    notes = [*group.notes, *filter(None, [rising_note(law)])]
     item = GroupFit(group, law, _outlook(group, law), power, scratch, hold_out, boot, notes)
     for name in law.form.parameters:
         law.interval(name)
@@ -298,23 +299,6 @@ def _points(group: Group, form: Form) -> Cells:
         form, runs["n"], runs["error"], s, group.labels("pretrain"), group.labels("draw"), own_image_variance=each
     )
     return points if images is None else replace(points, image_variance=images.variance)
-
-
-def _rising(law: FittedLaw) -> str | None:
-    """Return a note where the error rises with n by more than noise: no law here can follow that."""
-    sizes = np.unique(law.cells.n)
-    if law.form.uses_s or len(sizes) < 3 or not np.isfinite(law.noise):
-        return None
-    means = np.array([law.cells.log_error[law.cells.n == size].mean() for size in sizes])
-    rise = means - np.minimum.accumulate(means)
-    worst = int(np.argmax(rise))
-    if rise[worst] < 3 * law.log_noise or rise[worst] < 0.02:
-        return None
-    lowest = sizes[int(np.argmin(means[: worst + 1]))]
-    return (
-        f"The error rises from n = {lowest:,.0f} to n = {sizes[worst]:,.0f} by {100 * np.expm1(rise[worst]):.0f} %, "
-        "more than the scatter; the law only falls, so look at those runs (a learning rate, too few iterations?)."
-    )
 
 
 @dataclass(frozen=True)

@@ -152,31 +152,31 @@ def test_the_truth_of_a_table_is_its_law(name):
 
 
 def test_without_noise_every_answer_is_right():
-    found = answers(KINDS["law (1)"], 12, np.random.default_rng(6), SIZES, 1e-4, 0.0)
+    found = answers(KINDS["law (1)"], 8, np.random.default_rng(6), SIZES, 1e-4, 0.0)
     calls = [(one.verdict, one.reached) for one in found]
     assert all("wrong" not in pair for pair in calls)
-    assert [pair.count("right") for pair in calls].count(2) >= 9
+    assert [pair.count("right") for pair in calls].count(2) >= 6
     assert not any(MISSED in one.warnings for one in found[:3])
 
 
 def test_warnings_and_calls_where_the_truth_demands_them():
-    found = answers(KINDS["law (1) with C = 0"], 12, np.random.default_rng(7), SIZES, 0.01, 0.0)
-    assert sum(NO_GAP in one.warnings for one in found) >= 8
+    found = answers(KINDS["law (1) with C = 0"], 8, np.random.default_rng(7), SIZES, 0.01, 0.0)
+    assert sum(NO_GAP in one.warnings for one in found) >= 5
     assert any(FAR in one.warnings for one in found)
-    rising = answers(KINDS["rising error"], 12, np.random.default_rng(8), SIZES, 0.01, 0.0)
-    assert sum(one.inside[AT_BEYOND] for one in rising) <= 3
+    rising = answers(KINDS["rising error"], 8, np.random.default_rng(8), SIZES, 0.01, 0.0)
+    assert sum(one.inside[AT_BEYOND] for one in rising) <= 2
     assert "alpha" not in rising[0].inside
 
 
 def test_shares_follow_theory():
     rng = np.random.default_rng(9)
-    found = [*shared_draws(rng, SIZES, 0.01, 3, 300), *alarms(rng, SIZES, 0.01, 300)]
+    found = [*shared_draws(rng, SIZES, 0.01, 3, 100), *alarms(rng, SIZES, 0.01, 100)]
     assert {item.agreement for item in found} <= {"agrees", "undecided"}
-    assert all(abs(item.simulation - item.theory) < 0.06 for item in found)
+    assert all(abs(item.simulation - item.theory) < 0.1 for item in found)
 
 
 def test_claims_at_the_boundary_are_as_rare_as_promised():
-    for item in boundaries(np.random.default_rng(10), SIZES, 0.01, 60):
+    for item in boundaries(np.random.default_rng(10), SIZES, 0.01, 40):
         assert item.agreement != "disagrees", item
 
 
@@ -190,13 +190,13 @@ def test_claims_at_the_boundary_are_as_rare_as_promised():
 )
 def test_a_wrong_theory_of_draws_disagrees(monkeypatch, name, wrong):
     monkeypatch.setattr(law_calibration, name, wrong)
-    found = shared_draws(np.random.default_rng(11), SIZES, 0.01, 3, 300)
+    found = shared_draws(np.random.default_rng(11), SIZES, 0.01, 3, 100)
     assert "disagrees" in {item.agreement for item in found}
 
 
 def test_a_wrong_theory_of_alarms_disagrees(monkeypatch):
     monkeypatch.setattr(law_calibration, "alarm_rate", lambda *given: 0.05)
-    assert "disagrees" in {item.agreement for item in alarms(np.random.default_rng(12), SIZES, 0.01, 200)}
+    assert "disagrees" in {item.agreement for item in alarms(np.random.default_rng(12), SIZES, 0.01, 100)}
 
 
 def test_a_law_whose_intervals_are_too_narrow_is_found_out(monkeypatch):
@@ -206,7 +206,7 @@ def test_a_law_whose_intervals_are_too_narrow_is_found_out(monkeypatch):
         return [replace(law, level=0.8) for law in fitted(*given, **named)]
 
     monkeypatch.setattr(law_calibration, "_fitted", narrow)
-    found = shared_draws(np.random.default_rng(13), SIZES, 0.01, 3, 200)
+    found = shared_draws(np.random.default_rng(13), SIZES, 0.01, 3, 60)
     assert "disagrees" in {item.agreement for item in found if item.case == "alpha, draws named"}
 
 
@@ -226,6 +226,7 @@ def test_wrong_parameters(capsys, tmp_path, option, value, message):
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_lab_writes_its_answers(capsys, tmp_path):
     main(["lab", "law-recovery", "--worlds", "4", "--tables", "8", "--out", str(tmp_path)])
     facts = json.loads((tmp_path / "law-recovery.json").read_text())["facts"]["kinds"]

@@ -11,7 +11,8 @@ from torch.nn.functional import softplus
 from lightning_tl.cli.main import main
 from lightning_tl.labs import partial_transfer
 from lightning_tl.labs import partial_transfer_theory as theory
-from lightning_tl.labs.partial_transfer import PartialTransfer, inherited
+from lightning_tl.labs.partial_transfer import PartialTransfer
+from lightning_tl.labs.partial_transfer_simulation import inherited, simulate
 from lightning_tl.labs.patch_network import Patches, accuracy, draw_patches, signs, train, without
 
 SMALL = PartialTransfer(shares=(0.5,), upstream=(320,), shared=(0.0, 0.6), networks=8)
@@ -19,7 +20,7 @@ SMALL = PartialTransfer(shares=(0.5,), upstream=(320,), shared=(0.0, 0.6), netwo
 
 @pytest.fixture(scope="module")
 def simulated():
-    return SMALL.simulate()
+    return simulate(SMALL)
 
 
 def small_task(networks: int = 3, samples: int = 10, d: int = 60) -> tuple[torch.Tensor, Patches]:
