@@ -43,9 +43,9 @@ from lightning_tl.labs.outcome_files import write_outcome
 from lightning_tl.measure import Objective, hessian_trace, perturbation_sensitivity
 
 SMALL = IncrementalFeatures(
-    spectrum=(1.2, 0.6, 0.2),
+    spectrum=(1.2, 0.6, 0.2, 0.08),
     steady_spectrum=(1.6, 1.0, 0.6),
-    gamma=0.24,
+    gamma=0.21,
     shift=0.35,
     pulls=(0.0, 1.0),
     pretrainings=3,

@@ -21,6 +21,7 @@ from lightning_tl.errors import UserError
 from lightning_tl.models.decoder import DECODERS, Decoder
 from lightning_tl.models.export import export
 from lightning_tl.models.stages import stage_of
+from lightning_tl.models.weights import load_head
 from lightning_tl.tasks import CausalLanguageModel, Cosine
 
 SHAPE = {"width": 32, "layers": 2, "heads": 4, "hidden": 48}
@@ -96,7 +97,7 @@ def test_the_loss_of_a_bigram_world_is_its_entropy(tmp_path):
         text[place] = np.searchsorted(chances[text[place - 1]].cumsum(), draws[place])
     tokens, targets = windows(np.minimum(text, 7), 32)
     shape = {"width": 16, "layers": 1, "heads": 1, "hidden": 32}
-    task = CausalLanguageModel(8, shape=shape, optimizer=adam, schedule=Cosine(images=12_000))
+    task = CausalLanguageModel(8, shape=shape, optimizer=adam, schedule=Cosine(images=9_600))
     runner = trainer(tmp_path, max_epochs=-1, enable_checkpointing=False)
     runner.fit(task, DataLoader(TensorDataset(tokens[:1500], targets[:1500]), 32, shuffle=True))
     held_out = tokens[1500:], targets[1500:]
@@ -162,7 +163,13 @@ def test_a_decoder_starts_from_another_ones_backbone_with_a_new_head(tmp_path):
     loader = DataLoader(TensorDataset(*windows(np.random.default_rng(0).integers(0, 61, 100), 16)), 4)
     runner.fit(first, loader)
     runner.save_checkpoint(tmp_path / "a.ckpt")
-    second = CausalLanguageModel(61, shape=SHAPE, init_from=tmp_path / "a.ckpt")
+    kept = CausalLanguageModel(61, shape=SHAPE, init_from=tmp_path / "a.ckpt")
+    assert torch.equal(kept.head.weight, first.head.weight)
+    with pytest.raises(UserError, match=r"its head does not fit \(bias is only in one of the two\); use data with the"):
+        load_head(tmp_path / "a.ckpt", torch.nn.Linear(32, 61))
+    with pytest.raises(UserError, match=r"weight is \[61, 32\] there and \[60, 32\] here"):
+        load_head(tmp_path / "a.ckpt", torch.nn.Linear(32, 60, bias=False))
+    second = CausalLanguageModel(61, shape=SHAPE, init_from=tmp_path / "a.ckpt", keep_head=False)
     for name, value in first.backbone.state_dict().items():
         assert torch.equal(second.backbone.state_dict()[name], value)
     assert not torch.equal(first.head.weight, second.head.weight)
