@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from lightning_tl.labs.lab import Lab
 from lightning_tl.labs.law_answers import AT_BEYOND, FAR, MISSED, NO_GAP, RISES, Answer, answers
 from lightning_tl.labs.law_calibration import alarms, boundaries, shared_draws
+from lightning_tl.labs.law_recovery_parameters import LawRecoveryParameters
 from lightning_tl.labs.law_tables import Kind, kinds, pretraining_sizes
 from lightning_tl.labs.outcome import Array, Comparison, Outcome
 from lightning_tl.labs.shares import compared_share
@@ -18,35 +17,8 @@ from lightning_tl.labs.shares import compared_share
 _ALLOWED = 0.05
 
 
-@dataclass(frozen=True)
-class LawRecovery(Lab):
-    """What `lightning-tl law` says of tables whose truth is known.
-
-    Attributes:
-        worlds: Simulated studies of each kind; half as many of the law over two sizes.
-        tables: Simulated tables for each point that theory gives, at the boundaries half as many.
-        sizes: Pre-training sizes of a study: 1000, 2000, 4000 …
-        noise: Standard deviation of a run's log error.
-        draws: Draws of fine-tuning data, where draws are shared by all sizes.
-        draw_noise: Standard deviation of the luck of such a draw, in log error.
-        seed: Of all random numbers.
-    """
-
-    worlds: int = 100
-    tables: int = 400
-    sizes: int = 7
-    noise: float = 0.01
-    draws: int = 3
-    draw_noise: float = 0.04
-
-    def check(self) -> None:
-        """See :meth:`Lab.check`."""
-        self.require("worlds", 4, 100_000)
-        self.require("tables", 4, 100_000)
-        self.require("sizes", 5, 12)
-        self.require("noise", 1e-4, 0.1)
-        self.require("draws", 2, 20)
-        self.require("draw_noise", 0, 0.3)
+class LawRecovery(LawRecoveryParameters):
+    """What `lightning-tl law` says of tables whose truth is known."""
 
     def run(self) -> Outcome:
         """See :meth:`Lab.run`."""

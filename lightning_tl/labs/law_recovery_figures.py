@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from lightning_tl.labs.law_recovery import LawRecovery
+    from lightning_tl.labs.law_recovery_parameters import LawRecoveryParameters
     from lightning_tl.labs.outcome import Outcome
 
 #: Panels of intervals: title → names of the interval, of which a kind has at most one.
@@ -34,7 +34,7 @@ _PANELS = {
 _CALLS = {"right": COLOURS[2], "open": "0.8", "wrong": COLOURS[1]}
 
 
-def figures(lab: LawRecovery, outcome: Outcome) -> tuple[dict[str, Figure], dict[str, str]]:
+def figures(lab: LawRecoveryParameters, outcome: Outcome) -> tuple[dict[str, Figure], dict[str, str]]:
     """Return the figures and their captions."""
     import matplotlib as mpl
 
@@ -111,7 +111,7 @@ def _answers(facts: dict[str, Any]) -> Figure:
     return figure
 
 
-def _theory(lab: LawRecovery, outcome: Outcome) -> Figure:
+def _theory(lab: LawRecoveryParameters, outcome: Outcome) -> Figure:
     figure, axes = new_figure(11, 3.8, 1, 3)
     left, middle, right = axes[0]
     sizes = pretraining_sizes(lab.sizes)

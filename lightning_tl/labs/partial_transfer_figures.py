@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from lightning_tl.labs.outcome import Outcome
-    from lightning_tl.labs.partial_transfer import PartialTransfer
+    from lightning_tl.labs.partial_transfer_parameters import PartialTransferParameters
 
 
-def figures(lab: PartialTransfer, outcome: Outcome) -> tuple[dict[str, Figure], dict[str, str]]:
+def figures(lab: PartialTransferParameters, outcome: Outcome) -> tuple[dict[str, Figure], dict[str, str]]:
     """Return the figures and their captions."""
     import matplotlib as mpl
 
@@ -30,7 +30,7 @@ def figures(lab: PartialTransfer, outcome: Outcome) -> tuple[dict[str, Figure], 
     return drawn, captions
 
 
-def _accuracy(lab: PartialTransfer, outcome: Outcome) -> Figure:
+def _accuracy(lab: PartialTransferParameters, outcome: Outcome) -> Figure:
     figure, axes = new_figure(10.5, 3.7, 1, len(lab.upstream), sharey=True)
     grid = np.array([0, 0.1, 0.25, 0.5, 0.75, 0.9, 1])
     for panel, upstream in zip(axes[0], lab.upstream, strict=True):
@@ -50,7 +50,7 @@ def _accuracy(lab: PartialTransfer, outcome: Outcome) -> Figure:
     return figure
 
 
-def _region(lab: PartialTransfer, outcome: Outcome) -> Figure:
+def _region(lab: PartialTransferParameters, outcome: Outcome) -> Figure:
     figure, axes = new_figure(10.5, 3.7, 1, len(lab.upstream), sharey=True)
     shares, shared = np.linspace(0.1, 1, 10), np.linspace(0, 0.6, 7)
     for panel, upstream in zip(axes[0], lab.upstream, strict=True):

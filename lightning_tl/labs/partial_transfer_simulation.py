@@ -17,12 +17,12 @@ from lightning_tl.transfer.partial import Partial
 
 if TYPE_CHECKING:
     from lightning_tl.labs.outcome import Array
-    from lightning_tl.labs.partial_transfer import PartialTransfer
+    from lightning_tl.labs.partial_transfer_parameters import PartialTransferParameters
 
 _TEST_NOISES = 500
 
 
-def simulate(lab: PartialTransfer) -> tuple[dict[float, Array], dict[tuple[int, float, float], Array]]:
+def simulate(lab: PartialTransferParameters) -> tuple[dict[float, Array], dict[tuple[int, float, float], Array]]:
     """Train all networks of a lab.
 
     Args:
@@ -58,7 +58,7 @@ def simulate(lab: PartialTransfer) -> tuple[dict[float, Array], dict[tuple[int, 
     return scratch, found
 
 
-def _signals(lab: PartialTransfer) -> tuple[Tensor, Tensor]:
+def _signals(lab: PartialTransferParameters) -> tuple[Tensor, Tensor]:
     """Return μ upstream and downstream of each network, those of one τ side by side, shape (all, d)."""
     shared = torch.tensor(lab.shared, dtype=torch.float32).repeat_interleave(lab.networks)
     both = torch.zeros(2, len(shared), lab.d)
