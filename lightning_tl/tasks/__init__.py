@@ -9,6 +9,7 @@ from lightning_tl.tasks.language import CausalLanguageModel
 from lightning_tl.tasks.lr_schedules import Cosine, Polynomial, Schedule, WarmupCosine
 from lightning_tl.tasks.normals import SurfaceNormals
 from lightning_tl.tasks.segmentation import SemanticSegmentation
+from lightning_tl.tasks.text_classification import TextClassification
 
 __all__ = [
     "CausalLanguageModel",
@@ -24,6 +25,7 @@ __all__ = [
     "SemanticSegmentation",
     "SumScores",
     "SurfaceNormals",
+    "TextClassification",
     "TransferTask",
     "WarmupCosine",
 ]

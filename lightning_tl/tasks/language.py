@@ -137,7 +137,8 @@ class CausalLanguageModel(TransferTask):
         super().setup(stage)
         lengths = getattr(getattr(self.trainer, "datamodule", None), "token_bytes", None)
         for metric in (self.val_score, self.test_score):
-            cast(_NextToken, metric).set_token_bytes(lengths)
+            if isinstance(metric, _NextToken):
+                metric.set_token_bytes(lengths)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Return the logits ``[B, T, num_classes]`` of the token after each of ``tokens`` ``[B, T]``."""
@@ -174,7 +175,15 @@ class CausalLanguageModel(TransferTask):
         fits = isinstance(images, Tensor) and isinstance(targets, Tensor) and images.ndim == 2
         if not fits or images.dtype != torch.int64 or targets.dtype != torch.int64 or targets.shape != images.shape:
             raise wrong_batch(self, "int64 tokens [B, T] and int64 targets [B, T]", (images, targets))
-        least, most = int(images.min()), int(max(images.max(), targets.max()))
+        self.check_tokens(images, targets)
+
+    def check_tokens(self, tokens: Tensor, targets: Tensor) -> None:
+        """Refuse tokens that are not of the vocabulary.
+
+        Raises:
+            UserError: One is not.
+        """
+        least, most = int(tokens.min()), int(max(tokens.max(), targets.max()))
         if least < 0 or most >= self.num_classes:
             raise UserError(
                 f"a token is {least if least < 0 else most}, but the model's vocabulary has {self.num_classes} tokens "
