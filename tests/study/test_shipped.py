@@ -29,7 +29,7 @@ def test_it_is_planned_as_it_says(path, tmp_path):
         assert path.stem.endswith("_small") or path.stem == "quickstart"
     assert f"--config study/{path.stem} " in path.read_text()
     if not path.stem.endswith("_small") and path.stem != "quickstart":
-        assert path.with_name(f"{path.stem}_small.yaml").is_file()
+        assert path.with_name(f"{path.stem.removesuffix('_hour')}_small.yaml").is_file()
         assert study.finetune.set.get("data.root") or "data.root" in study.finetune.axes, "no place for real images"
 
 
@@ -40,7 +40,8 @@ def test_training_takes_its_configurations(path, tmp_path):
         schedule = content["model"]["init_args"].get("schedule")
         if schedule is not None:  # it takes its length once, in images or in epochs
             made = getattr(tasks, schedule["class_path"].rpartition(".")[2])(**schedule["init_args"])
-            steps, warmup = made.steps(content["data"]["init_args"]["batch_size"], 100_000)
+            data = content["data"]["init_args"]
+            steps, warmup = made.steps(data["batch_size"], 100_000, data.get("context"))
             assert 0 <= warmup < steps
 
 
