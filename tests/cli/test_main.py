@@ -72,7 +72,7 @@ def test_version(capsys):
 
 @pytest.mark.parametrize(
     "name,hint",
-    [("quikstart", "did you mean 'quickstart'"), ("xyz", "valid: dataset, export, fit, lab, law"), ("Fit", "'fit'")],
+    [("quikstart", "did you mean 'quickstart'"), ("xyz", "valid: corpus, dataset, export, fit, lab"), ("Fit", "'fit'")],
 )
 def test_unknown_command(capsys, name, hint):
     assert main([name]) == 2

@@ -383,5 +383,5 @@ def test_a_folder_deleted_while_it_is_rendered(tiny, tmp_path):
         if done == total and not (tmp_path / "gone").exists():  # in one step, as a worker may be writing
             (out / "train" / "shards").rename(tmp_path / "gone")
 
-    with pytest.raises(UserError, match=r"finished shards are gone, the first 000000\.tar|cannot be rendered"):
+    with pytest.raises(UserError, match=r"finished shards are gone, the first 0000\d\d\.tar|cannot be rendered"):
         render(tiny(), out, 12, progress=delete)

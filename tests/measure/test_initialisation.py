@@ -120,7 +120,13 @@ NETWORKS = {
 }
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+# large networks of kinds that smaller ones stand for
+SLOW = ("classification", "detection", "segmentation", "efficientnet", "convnext")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in NETWORKS]
+)
 def test_the_spread_is_that_of_freshly_built_networks(name):
     build = NETWORKS[name]
     torch.manual_seed(5)

@@ -41,8 +41,8 @@ def test_it_is_exact_where_the_trace_is_and_costs_nothing(name, kind):
     [
         ("tanh", "init", "auto", "gauss-newton"),
         ("tanh", "rows", "auto", "gauss-newton"),
-        ("attention", "init", "auto", "gauss-newton"),
-        ("attention", "rows", "auto", "gauss-newton"),
+        pytest.param("attention", "init", "auto", "gauss-newton", marks=pytest.mark.slow),
+        pytest.param("attention", "rows", "auto", "gauss-newton", marks=pytest.mark.slow),
         ("smoothed", "tensors", "auto", "xtrace"),
         ("smoothed", "relative", "hutchinson", "hutchinson"),
         ("attention", "rows", "matvec", None),
