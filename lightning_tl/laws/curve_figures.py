@@ -208,7 +208,7 @@ def _baselines(axes: Axes, drawn: Sequence[GroupResult]) -> None:
 def has_slope(item: GroupFit) -> bool:
     """Return whether the law's error changes over the sizes; one that hardly does says nothing of alpha and D."""
     law = item.law
-    if law.dof < 1 or law.at_bound("alpha"):
+    if law.dof < 1 or law.at_bound(law.form.rate):
         return False
     first, last = law.predict([float(law.cells.n.min()), item.largest], item.s)
     return bool(abs(np.log(first / last)) > _FLAT)

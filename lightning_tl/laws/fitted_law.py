@@ -203,7 +203,7 @@ class FittedLaw:
             # At the edge of the grid there is no bound; the scale D n^-alpha has then none either.
             if name == other and name not in self.form.scales:
                 low, high = (0.0 if low <= lower * 1.001 else low), (np.inf if high >= upper * 0.999 else high)
-            elif other == "alpha" and name == self.form.scales[0] and region.outer[:, i].max() >= upper * 0.999:
+            elif other == self.form.exponents.get(name) and region.outer[:, i].max() >= upper * 0.999:
                 high = np.inf
         return low, high
 

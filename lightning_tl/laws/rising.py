@@ -7,9 +7,15 @@ from scipy.special import stdtrit
 
 from lightning_tl.laws.clusters import Cells
 from lightning_tl.laws.fitted_law import FittedLaw
+from lightning_tl.laws.forms import Measured
+
+_WHY: dict[Measured, str] = {
+    "error": "a learning rate, too few iterations",
+    "loss": "a learning rate, too few iterations, harm by longer pre-training",
+}
 
 
-def rising_note(law: FittedLaw) -> str | None:
+def rising_note(law: FittedLaw, measured: Measured = "error") -> str | None:
     """Return a note where the error rises with n by more than noise: no law here can follow that.
 
     The scatter about the law contains the rise itself. So it also counts against the scatter about a parabola of log n,
@@ -25,8 +31,8 @@ def rising_note(law: FittedLaw) -> str | None:
         return None
     lowest = sizes[int(np.argmin(means[: worst + 1]))]
     return (
-        f"The error rises from n = {lowest:,.0f} to n = {sizes[worst]:,.0f} by {100 * np.expm1(rise[worst]):.0f} %, "
-        "more than the scatter; the law only falls, so look at those runs (a learning rate, too few iterations?)."
+        f"The {measured} rises from n = {lowest:,.0f} to n = {sizes[worst]:,.0f} by {100 * np.expm1(rise[worst]):.0f} %, "
+        "more than the scatter; the law only falls, so look at those runs ({_WHY[measured]}?)."
     )
 
 
