@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     Raises:
         UserError: The table or an option is wrong.
     """
-    about = "Fit error = D*n^-alpha + C, or another law, to a table of results, and say what to do. --fix-d may stand for --fix_d."
+    about = "Fit error = D*n^-alpha + C, or another law, to a table, and say what to do. --fix-d may stand for --fix_d."
     parser = command_parser("law", about)
     parser.add_argument("results", type=Path, help="CSV with one row per fine-tuning run, such as our results.csv")
     parser.add_argument("--out", type=Path | None, help="folder to write into (default: beside the table)")

@@ -82,9 +82,9 @@ def boundaries(rng: np.random.Generator, sizes: Array, noise: float, count: int)
     from lightning_tl.laws.advice import CONFIDENT
     from lightning_tl.laws.fitted_law import WIDE, prepare_regions
     from lightning_tl.laws.group_fits import FACTOR
-    from lightning_tl.laws.terms import Terms
     from lightning_tl.laws.identification import IDENTIFIED
     from lightning_tl.laws.images_needed import MOST_IMAGES
+    from lightning_tl.laws.terms import Terms
 
     def laws_of(curves: Sequence[Curve], *levels: float) -> list[FittedLaw]:
         truth = np.log([curve(sizes) for curve in curves])[:, :, None]

@@ -179,8 +179,8 @@ def _keep(family: Sequence[GroupFit]) -> str:
         return f"Keep {best.label}: its {terms.measured} is {change} ({level} interval {ends}) with {here}."
     known = np.isfinite(ratio.interval[0]) or np.isfinite(ratio.interval[1])
     return (
-        f"Which of {best.label} and {second.label} is better cannot be determined: the {terms.measured} of {best.label} is "
-        f"{change}, with {f'a {level} interval of {ends}' if known else 'no interval'}."
+        f"Which of {best.label} and {second.label} is better cannot be determined: the {terms.measured} of "
+        f"{best.label} is {change}, with {f'a {level} interval of {ends}' if known else 'no interval'}."
     )
 
 
@@ -241,7 +241,10 @@ def _verdict(
         return UNCLEAR, f"Such a law goes through any {sizes} sizes exactly: {need} are needed; {more}."
     if better is not None:
         verdict = MODEL if better.kind == "another model" else DIFFERENT
-        return verdict, f"For the budget, {better.group} has a lower {terms.measured} than more {terms.sizes} of this kind."
+        return (
+            verdict,
+            f"For the budget, {better.group} has a lower {terms.measured} than more {terms.sizes} of this kind.",
+        )
     if best is not item and best.law.dof > 0:
         ahead = log_ratio(item, far, best, best.largest)
         if ahead.sign > 0:
@@ -250,11 +253,14 @@ def _verdict(
                 f"with {far:,.0f}."
             )
     if item.scratch is not None and item.scratch.low[-1] > 0:
-        return DIFFERENT, f"With {item.largest:,.0f} {terms.sizes} it is worse than no pre-training (negative transfer)."
+        return (
+            DIFFERENT,
+            f"With {item.largest:,.0f} {terms.sizes} it is worse than no pre-training (negative transfer).",
+        )
     if needed is not None and needed.never >= CONFIDENT:
         return DIFFERENT, (
-            f"No number of {terms.sizes} reaches {a(terms.measured)} of {needed.target:g}: with {sure(needed.never)} confidence "
-            "the curve stays above it."
+            f"No number of {terms.sizes} reaches {a(terms.measured)} of {needed.target:g}: with {sure(needed.never)} "
+            "confidence the curve stays above it."
         )
     if confidence >= CONFIDENT:
         return MORE, f"More {terms.sizes} still lower the {terms.measured}."

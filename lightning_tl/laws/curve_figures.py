@@ -19,11 +19,13 @@ from lightning_tl.figure_style import (
     noted,
     number,
     plain_ticks,
+    short,
     superscript,
     wrapped,
 )
 from lightning_tl.laws.forms import Array
 from lightning_tl.laws.group_fits import GroupFit, GroupResult, UnfittedGroup, fitted
+from lightning_tl.laws.terms import Terms
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,8 +36,7 @@ TOGETHER = 5
 #: Facets drawn at most.
 _FLAT = 1e-4  # of the error: a curve that changes less over its sizes is flat
 _MOST_FACETS = 16
-N_LABEL = "pre-training size n (images)"
-ERROR_LABEL = "test error (1 − score)"
+ERROR_LABEL = Terms().score
 
 
 def law_figure(fits: Sequence[GroupResult], factor: float = 10.0, title: str | None = None) -> Figure:
@@ -54,6 +55,7 @@ def law_figure(fits: Sequence[GroupResult], factor: float = 10.0, title: str | N
     import matplotlib as mpl
 
     drawn = [item for item in fits if not item.group.runs.empty][:_MOST_FACETS]
+    terms = terms_of(fits)
     full = any(item.law.form.uses_s for item in fitted(drawn))
     with mpl.rc_context(STYLE):
         if len(drawn) <= TOGETHER and not full:
@@ -65,8 +67,8 @@ def law_figure(fits: Sequence[GroupResult], factor: float = 10.0, title: str | N
                 _curve(axes, item, colour, factor)
             _baselines(axes, drawn)
             _scales(axes, drawn)
-            axes.set_xlabel(N_LABEL)
-            axes.set_ylabel(ERROR_LABEL)
+            axes.set_xlabel(terms.noun)
+            axes.set_ylabel(terms.score)
             if not is_narrow():  # there, names would hide the curves
                 axes.legend(loc="best", fontsize=8)
         else:
@@ -83,12 +85,24 @@ def law_figure(fits: Sequence[GroupResult], factor: float = 10.0, title: str | N
             legend.get_title().set(fontsize=8, color="0.35")
         else:
             noted(figure, note)
-        headed(figure, (title or "Error after fine-tuning, by pre-training size") + _first(len(drawn), len(fits)))
+        headed(figure, (title or _title(terms, full)) + _first(len(drawn), len(fits)))
         return figure
 
 
-def facets(drawn: Sequence[GroupResult], label: str = ERROR_LABEL) -> tuple[Figure, list[Axes]]:
+def terms_of(fits: Sequence[GroupResult]) -> Terms:
+    """Return what a table's sizes count and what is measured: the same for all of its groups."""
+    return fits[0].group.terms if fits else Terms()
+
+
+def _title(terms: Terms, full: bool) -> str:
+    if full and terms.seconds == "parameters":
+        return f"Test {terms.measured} by {terms.sizes} and parameters of the model"
+    return f"{terms.measured.capitalize()} after fine-tuning, by pre-training size"
+
+
+def facets(drawn: Sequence[GroupResult], label: str | None = None) -> tuple[Figure, list[Axes]]:
     """Return a figure with an axes for each group, sizes on a common scale, outer axes labelled."""
+    terms = terms_of(drawn)
     columns = 1 if is_narrow() else min(4, max(len(drawn), 1))
     rows = max(-(-len(drawn) // columns), 1)
     width, height = (NARROW, 2.6 * rows + 0.7) if is_narrow() else (max(2.4 * columns, 4.5), 2.1 * rows + 0.7)
@@ -105,9 +119,9 @@ def facets(drawn: Sequence[GroupResult], label: str = ERROR_LABEL) -> tuple[Figu
             _scales(axes, [drawn[i]])
             _without_minor_ticks(axes)
         if i % columns == 0:
-            axes.set_ylabel(label, fontsize=8)
+            axes.set_ylabel(label or terms.score, fontsize=8)
         if i + columns >= len(drawn):
-            axes.set_xlabel(N_LABEL, fontsize=8)
+            axes.set_xlabel(terms.noun, fontsize=8)
             axes.xaxis.set_tick_params(labelbottom=True)
     return figure, flat[: len(drawn)]
 
@@ -137,6 +151,7 @@ def _full(axes: Axes, item: GroupResult, factor: float) -> None:
     for size, shade in zip(sizes, shades, strict=True):
         rows = runs[runs["s"] == size] if "s" in runs else runs
         name = f"s = {size:,.0f}" if size >= 100 else f"s = {size:.3g}"  # a fraction, where that is the column
+        name = f"N = {short(size)}" if item.group.terms.seconds == "parameters" else name
         axes.plot(rows["n"], rows["error"], "o", color=shade, markersize=3, label=name)
         if isinstance(item, GroupFit):
             n = np.geomspace(float(runs["n"].min()), item.largest * factor, 60)
@@ -224,8 +239,8 @@ def equation(item: GroupFit) -> str:
     if not has_slope(item):  # flat, or a single step: D and alpha say nothing
         return f"flat, {law.predict([item.largest])[0]:.2g}"
     scale = number(law.params[law.form.parameters[0]], 2)
-    exponent = superscript(f"{-law.params['alpha']:.2g}")
-    return f"{scale}·n{exponent}{star['alpha']}{gap}"
+    exponent = superscript(f"{-law.params[law.form.rate]:.2g}")
+    return f"{scale}·n{exponent}{star[law.form.rate]}{gap}"
 
 
 def _scales(axes: Axes, drawn: Sequence[GroupResult]) -> None:
@@ -256,15 +271,17 @@ def linearised_figure(fits: Sequence[GroupResult], title: str | None = None) -> 
 
     bent = [item for item in fitted(fits) if {"C", "gamma"} & set(item.law.params)]
     drawn = [item for item in bent if has_slope(item)][:_MOST_FACETS]
+    terms = terms_of(fits)
+    above = f"test {terms.measured} − C"
     with mpl.rc_context(STYLE):
         together = len(drawn) <= TOGETHER
         if together:
             figure, grid = new_figure(6.4, 4.2)
             flat = [grid[0, 0]] * len(drawn)
-            grid[0, 0].set_xlabel(N_LABEL)
-            grid[0, 0].set_ylabel("test error − C")
+            grid[0, 0].set_xlabel(terms.noun)
+            grid[0, 0].set_ylabel(above)
         else:
-            figure, flat = facets(drawn, "test error − C")
+            figure, flat = facets(drawn, above)
         heights: list[list[float]] = []
         for i, (axes, item) in enumerate(zip(flat, drawn, strict=True)):
             heights.append(_straight(axes, item, i if together else 0))
@@ -280,7 +297,11 @@ def linearised_figure(fits: Sequence[GroupResult], title: str | None = None) -> 
                 _without_minor_ticks(axes)
         if together and drawn:
             flat[0].legend(loc="best", fontsize=8)
-        headed(figure, (title or "Error above the transfer gap C; ▾: points under it") + _first(len(drawn), len(fits)))
+        headed(
+            figure,
+            (title or f"{terms.measured.capitalize()} above the transfer gap C; ▾: points under it")
+            + _first(len(drawn), len(fits)),
+        )
         return figure
 
 

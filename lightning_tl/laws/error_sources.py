@@ -11,7 +11,6 @@ from lightning_tl.laws.group_fits import GroupFit
 from lightning_tl.laws.terms import Terms
 
 
-
 def _advice(samples: str) -> dict[str, str]:
     """Return what narrows the uncertainty of each source: runs, draws of fine-tuning samples, test samples."""
     return {
@@ -19,7 +18,6 @@ def _advice(samples: str) -> dict[str, str]:
         f"draws of fine-tuning {samples}": "more draws narrow it most",
         f"test {samples}": f"more test {samples} narrow it most",
     }
-
 
 
 @dataclass(frozen=True)
@@ -74,6 +72,6 @@ def sources_sentence(sources: ErrorSources, terms: Terms) -> str:
     ]
     most = max(shares, key=lambda name: shares[name])
     return (
-        f"The {terms.measured} at n = {sources.n:,.0f} has a relative standard error of {100 * sources.stderr:.1f} %. Of its "
-        f"variance, {', '.join(parts[:-1])} and {parts[-1]}; {_advice(terms.samples)[most]}."
+        f"The {terms.measured} at n = {sources.n:,.0f} has a relative standard error of {100 * sources.stderr:.1f} %. "
+        f"Of its variance, {', '.join(parts[:-1])} and {parts[-1]}; {_advice(terms.samples)[most]}."
     )

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lightning_tl.figure_style import STYLE, fitting, headed, new_figure, plain_ticks, short
-from lightning_tl.laws.curve_figures import ERROR_LABEL
+from lightning_tl.laws.curve_figures import terms_of
 from lightning_tl.laws.forms import Array
 from lightning_tl.laws.group_fits import GroupFit, GroupResult, fitted
+from lightning_tl.laws.terms import Terms
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -129,8 +130,20 @@ def fine_tuning_figure(fits: Sequence[GroupResult], title: str | None = None) ->
             if len(shown) > 1:
                 axes.set_title(fitting(panel.title, 40, 36), fontsize=8)
         some = f" (the first {len(shown)} of {count})" if count > len(shown) else ""
-        headed(figure, (title or "Error by fine-tuning size; bands and bars: interval of the law") + some)
+        headed(figure, (title or _title(terms_of(fits))) + some)
         return figure
+
+
+def _title(terms: Terms) -> str:
+    size = "model size" if terms.seconds == "parameters" else "fine-tuning size"
+    return f"{terms.measured.capitalize()} by {size}; bands and bars: interval of the law"
+
+
+def _label(terms: Terms, sizes: Array) -> str:
+    if terms.seconds == "parameters":
+        return "model size N (parameters)"
+    unit = terms.seconds.removeprefix("fine-tuning ") if sizes[-1] > 1 else "fraction"
+    return f"fine-tuning size s ({unit})"
 
 
 def _draw(axes: Axes, panel: Panel) -> None:
@@ -166,6 +179,7 @@ def _draw(axes: Axes, panel: Panel) -> None:
     if len(panel.sizes) <= _MOST_CURVES:
         axes.set_xticks(panel.sizes, [short(size) for size in panel.sizes])
         axes.set_xticks([], minor=True)
-    axes.set_xlabel("fine-tuning size s (images)" if panel.sizes[-1] > 1 else "fine-tuning size s (fraction)")
-    axes.set_ylabel(ERROR_LABEL)
+    terms = terms_of(panel.items)
+    axes.set_xlabel(_label(terms, panel.sizes))
+    axes.set_ylabel(terms.score)
     axes.legend(loc="lower left", fontsize=6.5, handlelength=1.2)

@@ -156,8 +156,7 @@ def manifest(fits: Sequence[GroupResult], advice: Advice, settings: dict[str, An
 
 def _comparison(pair: Comparison, measured: Measured) -> dict[str, Any]:
     record: dict[str, Any] = {"sentence": comparison_sentence(pair, measured), "first": pair.first}
-    record |= {"second": pair.second}
-    record |= {"n": pair.n, "paired_draws": pair.paired, "same_test_images": pair.same_images}
+    record |= {"second": pair.second, "n": pair.n, "paired_draws": pair.paired, "same_test_images": pair.same_images}
     record["wider_unpaired"] = pair.wider_unpaired
     for name in ("log_ratio", "alpha", "gap"):
         difference = getattr(pair, name)

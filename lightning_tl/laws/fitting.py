@@ -39,7 +39,9 @@ def fit(
     level: float = 0.95,
     measured: Measured = "error",
 ) -> FittedLaw:
-    """Fit a law to test errors or losses, by default by least squares in log-log space (Mikami et al., arXiv 2108.11018, §4.1).
+    """Fit a law to test errors or losses, by default by least squares in log-log space.
+
+    As Mikami et al. do, arXiv 2108.11018, §4.1.
 
     Args:
         form: The law, default :class:`TransferLaw`.

@@ -119,7 +119,8 @@ class Outlook:
     Attributes:
         change: log(law there / law at the largest size).
         interval: Its interval.
-        confidence: Confidence that it lowers the error by what is worthwhile (:attr:`.Terms.worthwhile`) or more; nan where nothing is known.
+        confidence: Confidence that it lowers the error by what is worthwhile (:attr:`.Terms.worthwhile`) or more; nan
+            where nothing is known.
     """
 
     change: float
@@ -288,8 +289,8 @@ def _points(group: Group, form: Form) -> Cells:
     runs = group.runs
     if runs["n"].nunique() > 2 and np.ptp(np.log(runs["error"].to_numpy(float))) < _SAME:
         raise UserError(
-            f"all {len(runs)} runs have the same {group.terms.measured}, {runs['error'].iloc[0]:.4g}: none has learnt what it measures, "
-            "or it is too coarse; fine-tune longer, or at another learning rate"
+            f"all {len(runs)} runs have the same {group.terms.measured}, {runs['error'].iloc[0]:.4g}: none has "
+            "learnt what it measures, or it is too coarse; fine-tune longer, or at another learning rate"
         )
     s = runs["s"].to_numpy(float) if "s" in runs else None
     images = group.images

@@ -223,7 +223,9 @@ def groups(frame: pd.DataFrame, columns: Columns | None = None, replicates: Repl
         table = _selected(table, columns.where)
     _check_columns(table, columns)
     # Where the law has the fine-tuning size, curves do not differ in it.
-    sized = ("finetune_fraction", "finetune_images", columns.target_size) if columns.target_size else ()
+    sized: tuple[str, ...] = (
+        ("finetune_fraction", "finetune_images", columns.target_size) if columns.target_size else ()
+    )
     sized = ("backbone", columns.model_size) if columns.by_model else sized
     own = [name for name in GROUP_COLUMNS if name in table.columns and name not in sized]
     by = list(columns.by if columns.by is not None else own)
@@ -292,8 +294,9 @@ def groups(frame: pd.DataFrame, columns: Columns | None = None, replicates: Repl
         if names := mixed(group.runs, others.loc[group.runs.index]):
             many = "columns" if len(names) > 1 else "column"
             group.notes.append(
-                f"At one size the {columns.terms.measured} differs with the {many} {', '.join(names)}: are these several curves in one? "
-                f"Then name the {many} in --by (or, of draws that occur at every size, in --cluster as draw:COLUMN)."
+                f"At one size the {columns.terms.measured} differs with the {many} {', '.join(names)}: are "
+                f"these several curves in one? Then name the {many} in --by (or, of draws that occur at every size, in "
+                "--cluster as draw:COLUMN)."
             )
         curves.append(group)
     if not curves:
@@ -382,7 +385,11 @@ def _problems(rows: pd.DataFrame, columns: Columns) -> Any:
     checks = [
         (n.isna() | ~np.isfinite(n), "size_said", f"{columns.size} is not a number"),
         (n < 0, "size_said", f"{columns.size} is negative"),
-        ((n > 0) & ((n < LEAST_SIZE) | (n > MOST_SIZE)), "size_said", f"{columns.size} is not a number of {columns.terms.sizes}"),
+        (
+            (n > 0) & ((n < LEAST_SIZE) | (n > MOST_SIZE)),
+            "size_said",
+            f"{columns.size} is not a number of {columns.terms.sizes}",
+        ),
         (error.isna(), "said", f"{columns.score} is not a number"),
         *_range_checks(error, columns),
     ]

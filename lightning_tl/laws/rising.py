@@ -30,9 +30,10 @@ def rising_note(law: FittedLaw, measured: Measured = "error") -> str | None:
     if rise[worst] < min(3 * law.log_noise, _parabola_limit(law.cells)) or rise[worst] < 0.02:
         return None
     lowest = sizes[int(np.argmin(means[: worst + 1]))]
+    rise_percent = f"{100 * np.expm1(rise[worst]):.0f} %"
     return (
-        f"The {measured} rises from n = {lowest:,.0f} to n = {sizes[worst]:,.0f} by {100 * np.expm1(rise[worst]):.0f} %, "
-        "more than the scatter; the law only falls, so look at those runs ({_WHY[measured]}?)."
+        f"The {measured} rises from n = {lowest:,.0f} to n = {sizes[worst]:,.0f} by {rise_percent}, more than the "
+        f"scatter; the law only falls, so look at those runs ({_WHY[measured]}?)."
     )
 
 
