@@ -91,7 +91,7 @@ def _print_advice(fits: Sequence[GroupResult], advice: Advice) -> None:
         print(f"\n{line}")
 
     for pair in advice.comparisons if len(advice.comparisons) <= _TALKATIVE else ():
-        print(f"  {comparison_sentence(pair, fits[0].group.terms.measured)}")
+        print(f"  {comparison_sentence(pair, fits[0].group.terms)}")
     for item, words in zip(fits, advice.groups, strict=True):
         first, *rest = words.sentences
         print(f"\n{words.label}: " + "\n  ".join([first, *item.notes, *(rest if len(fits) <= _TALKATIVE else [])]))

@@ -27,12 +27,11 @@ class AdditiveLaw(Form):
     uses_s = True
 
     def __init__(self, floor: bool = False) -> None:
-        self.formula = "error = A * n^-a + B * s^-b"
+        self.formula = "error = A * n^-a + B * s^-b" + (" + E" if floor else "")
         self._name(("A", "a"), ("B", "b"), floor)
 
     def _name(self, first: tuple[str, str], second: tuple[str, str], floor: bool) -> None:
         """Name the scale and the exponent of the term that falls with n, and of the one that falls with s."""
-        self.formula += " + E" if floor else ""
         self._first, self._second, self.floor = first, second, floor
         self.scales = (first[0], second[0], *(("E",) if floor else ()))
         self.parameters = (*first, *second, *(("E",) if floor else ()))
@@ -106,7 +105,7 @@ class ChinchillaLaw(AdditiveLaw):
     second_size = "model size"
 
     def __init__(self) -> None:
-        self.formula = "loss = A * N^-a + B * D^-b"
+        self.formula = "loss = E + A * N^-a + B * D^-b"
         self._name(("B", "b"), ("A", "a"), floor=True)
 
 

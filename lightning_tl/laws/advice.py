@@ -21,6 +21,7 @@ from lightning_tl.laws.wording import (
     a,
     change_interval,
     confidence_level,
+    counted,
     gap_sentences,
     hold_out_sentence,
     images,
@@ -175,7 +176,8 @@ def _keep(family: Sequence[GroupFit]) -> str:
     change, ends = lower_or_higher(ratio.estimate), change_interval(*ratio.interval)
     level = confidence_level(best.law)
     if ratio.sign < 0:
-        here = f"{best.largest:,.0f} {terms.sizes} of it against {second.largest:,.0f} of {second.label}"
+        ours, theirs = (counted(item.largest, terms) for item in (best, second))
+        here = f"{ours} {terms.sizes} of it against {theirs} of {second.label}"
         return f"Keep {best.label}: its {terms.measured} is {change} ({level} interval {ends}) with {here}."
     known = np.isfinite(ratio.interval[0]) or np.isfinite(ratio.interval[1])
     return (
@@ -206,17 +208,16 @@ def _group(
         return advice
     advice.sentences += gap_sentences(law, terms)
     if needed is not None:
-        by_model = law.form.second_size == "model size"
-        where = f" with {images(float(law.cells.s.max()))} {terms.seconds}" if by_model else ""
+        where = f" with {images(float(law.cells.s.max()))} {terms.seconds}" if terms.by_model else ""
         advice.sentences.append(needed_sentence(needed, law, terms, where))
     if target is not None and law.form.uses_s:
-        other = f" after pre-training on {_count(item.largest, terms)} {terms.sizes}"
+        other = f" after pre-training on {counted(item.largest, terms)} {terms.sizes}"
         samples = law.images_needed(target, over="s", n=item.largest)
         advice.sentences.append(needed_sentence(samples, law, terms, other, terms.seconds))
     if budget is not None and ways:
         advice.sentences.append(_spend(ways, budget, better is not None, terms))
     if item.scratch is not None:
-        advice.sentences.append(scratch_sentence(item.scratch, law, terms.measured))
+        advice.sentences.append(scratch_sentence(item.scratch, law, terms))
     if item.hold_out is not None:
         advice.sentences.append(f"Check: {hold_out_sentence(item, item.hold_out)}")
     if (sources := error_sources(item)) is not None:
@@ -249,13 +250,13 @@ def _verdict(
         ahead = log_ratio(item, far, best, best.largest)
         if ahead.sign > 0:
             return DIFFERENT, (
-                f"{best.label} is already better with {best.largest:,.0f} {terms.sizes} than {item.label} would be "
-                f"with {far:,.0f}."
+                f"{best.label} is already better with {counted(best.largest, terms)} {terms.sizes} than {item.label} "
+                f"would be with {counted(far, terms)}."
             )
     if item.scratch is not None and item.scratch.low[-1] > 0:
         return (
             DIFFERENT,
-            f"With {item.largest:,.0f} {terms.sizes} it is worse than no pre-training (negative transfer).",
+            f"With {counted(item.largest, terms)} {terms.sizes} it is worse than no pre-training (negative transfer).",
         )
     if needed is not None and needed.never >= CONFIDENT:
         return DIFFERENT, (
@@ -275,7 +276,7 @@ def _verdict(
 def _tenfold(item: GroupFit, change: tuple[float, float, float], confidence: float) -> str:
     law, terms = item.law, item.group.terms
     far = FACTOR * item.largest
-    size = _count(far, terms)
+    size = counted(far, terms)
     now, then = law.predict([item.largest, far], item.s)
     if law.dof < 1:
         return f"The curve through them has no interval; at {size} {terms.sizes} it is at {then:.3g}."
@@ -300,9 +301,9 @@ def _spend(ways: Sequence[Choice], budget: Budget, distinct: bool, terms: Terms)
     """Say which way of spending lowers the expected error most, and whether more images do as well within the noise."""
     texts = []
     for choice in ways:
-        where = "" if choice.kind == "more images" else f" ({choice.group}, n = {choice.n:,.0f})"
+        where = "" if choice.kind == "more images" else f" ({choice.group}, n = {counted(choice.n, terms)})"
         texts.append(f"{_kind(choice, terms)}{where}: {choice.error:.3g} ({choice.low:.3g} to {choice.high:.3g})")
-    start = f"A budget of {budget.amount:g} buys {budget.images:,.0f} {terms.sizes}: {'; '.join(texts)}."
+    start = f"A budget of {budget.amount:g} buys {counted(budget.images, terms)} {terms.sizes}: {'; '.join(texts)}."
     first = ways[0]
     if len(ways) == 1:
         return start
@@ -317,15 +318,10 @@ def _kind(choice: Choice, terms: Terms) -> str:
     return f"more {terms.sizes}" if choice.kind == "more images" else choice.kind
 
 
-def _count(size: float, terms: Terms) -> str:
-    """Return a size with all its digits, where images are counted; tokens and parameters have too many."""
-    return f"{size:,.0f}" if terms.sizes == "images" else images(size)
-
-
 def _next(size: NextSize, terms: Terms) -> str:
     start = "Rendering" if terms.sizes == "images" else "Pre-training on"
     return (
-        f"{start} n = {_count(size.n, terms)} next would narrow the interval at {_count(size.at, terms)} "
+        f"{start} n = {counted(size.n, terms)} next would narrow the interval at {counted(size.at, terms)} "
         f"{terms.sizes} by about "
         f"{percent(size.narrower)}; a second pre-training at the largest size by {percent(max(size.again, 0.0))}."
     )

@@ -67,7 +67,7 @@ def law_figure(fits: Sequence[GroupResult], factor: float = 10.0, title: str | N
                 _curve(axes, item, colour, factor)
             _baselines(axes, drawn)
             _scales(axes, drawn)
-            axes.set_xlabel(terms.noun)
+            axes.set_xlabel(terms.size)
             axes.set_ylabel(terms.score)
             if not is_narrow():  # there, names would hide the curves
                 axes.legend(loc="best", fontsize=8)
@@ -78,6 +78,7 @@ def law_figure(fits: Sequence[GroupResult], factor: float = 10.0, title: str | N
                 axes.set_title(fitting(item.label, 40, 36), fontsize=8)
         unidentified = any(item.law.unidentified(p) for item in fitted(drawn) for p in item.law.form.parameters)
         note = "bars: one standard deviation over runs; bands: interval of the law; dotted: extrapolation"
+        note = "points: runs; lines: the law; dotted: extrapolation" if full else note
         note += "; * not identified" if unidentified else ""
         if is_narrow() and len(drawn) <= TOGETHER and not full:
             names = figure.axes[0].get_legend_handles_labels()
@@ -95,7 +96,7 @@ def terms_of(fits: Sequence[GroupResult]) -> Terms:
 
 
 def _title(terms: Terms, full: bool) -> str:
-    if full and terms.seconds == "parameters":
+    if full and terms.by_model:
         return f"Test {terms.measured} by {terms.sizes} and parameters of the model"
     return f"{terms.measured.capitalize()} after fine-tuning, by pre-training size"
 
@@ -121,7 +122,7 @@ def facets(drawn: Sequence[GroupResult], label: str | None = None) -> tuple[Figu
         if i % columns == 0:
             axes.set_ylabel(label or terms.score, fontsize=8)
         if i + columns >= len(drawn):
-            axes.set_xlabel(terms.noun, fontsize=8)
+            axes.set_xlabel(terms.size, fontsize=8)
             axes.xaxis.set_tick_params(labelbottom=True)
     return figure, flat[: len(drawn)]
 
@@ -151,7 +152,7 @@ def _full(axes: Axes, item: GroupResult, factor: float) -> None:
     for size, shade in zip(sizes, shades, strict=True):
         rows = runs[runs["s"] == size] if "s" in runs else runs
         name = f"s = {size:,.0f}" if size >= 100 else f"s = {size:.3g}"  # a fraction, where that is the column
-        name = f"N = {short(size)}" if item.group.terms.seconds == "parameters" else name
+        name = f"N = {short(size)}" if item.group.terms.by_model else name
         axes.plot(rows["n"], rows["error"], "o", color=shade, markersize=3, label=name)
         if isinstance(item, GroupFit):
             n = np.geomspace(float(runs["n"].min()), item.largest * factor, 60)
@@ -278,7 +279,7 @@ def linearised_figure(fits: Sequence[GroupResult], title: str | None = None) -> 
         if together:
             figure, grid = new_figure(6.4, 4.2)
             flat = [grid[0, 0]] * len(drawn)
-            grid[0, 0].set_xlabel(terms.noun)
+            grid[0, 0].set_xlabel(terms.size)
             grid[0, 0].set_ylabel(above)
         else:
             figure, flat = facets(drawn, above)

@@ -9,6 +9,7 @@ from scipy.special import stdtrit
 
 from lightning_tl.laws.group_fits import GroupFit
 from lightning_tl.laws.terms import Terms
+from lightning_tl.laws.wording import counted
 
 
 def _advice(samples: str) -> dict[str, str]:
@@ -72,6 +73,7 @@ def sources_sentence(sources: ErrorSources, terms: Terms) -> str:
     ]
     most = max(shares, key=lambda name: shares[name])
     return (
-        f"The {terms.measured} at n = {sources.n:,.0f} has a relative standard error of {100 * sources.stderr:.1f} %. "
+        f"The {terms.measured} at n = {counted(sources.n, terms)} has a relative standard error of "
+        f"{100 * sources.stderr:.1f} %. "
         f"Of its variance, {', '.join(parts[:-1])} and {parts[-1]}; {_advice(terms.samples)[most]}."
     )

@@ -16,8 +16,8 @@ from lightning_tl.laws.advice import Advice, GroupAdvice
 from lightning_tl.laws.compare import Comparison
 from lightning_tl.laws.error_sources import error_sources
 from lightning_tl.laws.fitted_law import FittedLaw
-from lightning_tl.laws.forms import Measured
 from lightning_tl.laws.group_fits import GroupFit, GroupResult, UnfittedGroup, fitted
+from lightning_tl.laws.terms import Terms
 from lightning_tl.laws.wording import comparison_sentence, up_to
 
 _RUN_COLUMNS = ("run_id", "n", "s", "error", "pretrain", "draw", "line")
@@ -148,14 +148,14 @@ def manifest(fits: Sequence[GroupResult], advice: Advice, settings: dict[str, An
             "pretraining": advice.pretraining,
             "best": advice.best,
             "groups": [group_record(item, words) for item, words in zip(fits, advice.groups, strict=True)],
-            "comparisons": [_comparison(pair, fits[0].group.terms.measured) for pair in advice.comparisons],
+            "comparisons": [_comparison(pair, fits[0].group.terms) for pair in advice.comparisons],
         }
     )
     return record
 
 
-def _comparison(pair: Comparison, measured: Measured) -> dict[str, Any]:
-    record: dict[str, Any] = {"sentence": comparison_sentence(pair, measured), "first": pair.first}
+def _comparison(pair: Comparison, terms: Terms) -> dict[str, Any]:
+    record: dict[str, Any] = {"sentence": comparison_sentence(pair, terms), "first": pair.first}
     record |= {"second": pair.second, "n": pair.n, "paired_draws": pair.paired, "same_test_images": pair.same_images}
     record["wider_unpaired"] = pair.wider_unpaired
     for name in ("log_ratio", "alpha", "gap"):

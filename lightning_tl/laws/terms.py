@@ -31,9 +31,19 @@ class Terms:
         return WORTHWHILE[self.measured]
 
     @property
-    def noun(self) -> str:
-        """A size with its unit in brackets, for axes."""
-        return f"pre-training size n ({self.sizes})"
+    def by_model(self) -> bool:
+        """Whether the second size is the model's."""
+        return self.seconds == "parameters"
+
+    @property
+    def symbol(self) -> str:
+        """Letter of the pre-training size: D beside the N of a model's parameters, else n."""
+        return "D" if self.by_model else "n"
+
+    @property
+    def size(self) -> str:
+        """The pre-training size with its unit in brackets, for axes."""
+        return f"pre-training size {self.symbol} ({self.sizes})"
 
     @property
     def score(self) -> str:

@@ -81,6 +81,11 @@ def a(measured: Measured) -> str:
     return f"an {measured}" if measured == "error" else f"a {measured}"
 
 
+def counted(size: float, terms: Terms) -> str:
+    """Return a size in all its digits where images are counted, in three where they are many more, as tokens are."""
+    return f"{size:,.0f}" if terms.sizes == "images" else images(size)
+
+
 def confidence_level(law: FittedLaw) -> str:
     """Return "95 %", or the level asked for."""
     return f"{100 * law.level:g} %"
@@ -96,7 +101,7 @@ def gap_sentences(law: FittedLaw, terms: Terms) -> list[str]:
     sentences = []
     level = confidence_level(law)
     words = {"C": "transfer gap C", "gamma": "transfer gap over D, gamma,", "alpha": "pre-training rate alpha"}
-    if law.form.second_size == "model size":
+    if terms.by_model:
         words = {"E": "loss E that neither size removes", "b": f"exponent b of the {terms.sizes}"}
         words["a"] = f"exponent a of the {terms.seconds}"
     for name in words:
@@ -153,27 +158,29 @@ def needed_sentence(needed: ImagesNeeded, law: FittedLaw, terms: Terms, where: s
     return f"{start}about {images(needed.estimate)} {noun} ({interval}){never}.{beyond}"
 
 
-def scratch_sentence(scratch: Scratch, law: FittedLaw, measured: Measured = "error") -> str:
+def scratch_sentence(scratch: Scratch, law: FittedLaw, terms: Terms) -> str:
     """Say from which size on pre-training helps; name negative transfer."""
+    measured = terms.measured
     at = f"Without pre-training the {measured} is {scratch.error:.3g}"
     if np.isfinite(scratch.stderr):
         at += f" ± {scratch.stderr:.2g} ({scratch.runs} runs)"
-    sizes = ", ".join(f"{size:,.0f}" for size in scratch.harmful)
+    sizes = ", ".join(counted(size, terms) for size in scratch.harmful)
     if sizes:
         at += f"; negative transfer at n = {sizes}: pre-training there is worse than none"
     start = scratch.helps_from
     if start is not None:
         first = " (the smallest size measured)" if start == scratch.sizes[0] else ""
-        return f"{at}; pre-training helps from n = {start:,.0f}{first}."
+        return f"{at}; pre-training helps from n = {counted(start, terms)}{first}."
     if not sizes and len(scratch.above):
-        above = ", ".join(f"{size:,.0f}" for size in scratch.above)
+        above = ", ".join(counted(size, terms) for size in scratch.above)
         at += f"; measured {PLURAL[measured]} above it (n = {above}) are within the noise"
     low, high = scratch.low[-1], scratch.high[-1]
     known = np.isfinite(high - low)
     interval = f"{confidence_level(law)} interval {change_interval(low, high)}" if known else "no interval"
     whose = f"the {measured}" if law.dof > 0 else f"the curve through the {PLURAL[measured]}"
+    size = counted(scratch.sizes[-1], terms)
     return (
-        f"{at}; at n = {scratch.sizes[-1]:,.0f} {whose} with pre-training is {lower_or_higher(scratch.ratio[-1])} "
+        f"{at}; at n = {size} {whose} with pre-training is {lower_or_higher(scratch.ratio[-1])} "
         f"({interval}): no evidence that pre-training helps."
     )
 
@@ -200,18 +207,21 @@ def left_out_sentence(dropped: Sequence[Mapping[str, Any]]) -> str:
 
 def hold_out_sentence(item: GroupFit, held: HoldOut) -> str:
     """Say how far off the prediction of the held-out sizes was."""
-    law = item.law
+    law, terms = item.law, item.group.terms
+    first, last = (f"{terms.symbol} = {counted(end, terms)}" for end in (held.n.min(), held.n.max()))
     inside = "inside" if held.inside else "outside"
     level = confidence_level(law)
     if len(held.n) == 1:
         power = f"; a power law predicted {held.power[0]:.3g}" if held.power_law else ""
         return (
-            f"without n = {held.n[0]:,.0f}, the smaller sizes predicted {held.predicted[0]:.3g} there; measured "
+            f"without {first}, the smaller sizes predicted {held.predicted[0]:.3g} there; measured "
             f"was {held.observed[0]:.3g} ({signed(held.off)}), {inside} the {level} prediction interval "
             f"({held.low[0]:.3g} to {held.high[0]:.3g}){power}."
         )
     power = f" (power law {held.power_rmse:.2g})" if held.power_law else ""
-    sizes = f"{len(held.n)} points from n = {held.n.min():,.0f} to {held.n.max():,.0f}"
+    sizes = f"{len(held.n)} points at {first}"
+    if held.n.min() < held.n.max():
+        sizes = f"{len(held.n)} points from {first} to {last.removeprefix(f'{terms.symbol} = ')}"
     count = int(np.sum((held.low <= held.observed) & (held.observed <= held.high)))
     return (
         f"{sizes} were predicted from the smaller sizes with an RMSE of {held.rmse:.2g}{power}; "
@@ -219,7 +229,7 @@ def hold_out_sentence(item: GroupFit, held: HoldOut) -> str:
     )
 
 
-def comparison_sentence(pair: Comparison, measured: Measured = "error") -> str:
+def comparison_sentence(pair: Comparison, terms: Terms) -> str:
     """Say by how much two groups differ, with intervals."""
 
     def with_interval(difference: Difference) -> str:
@@ -230,7 +240,8 @@ def comparison_sentence(pair: Comparison, measured: Measured = "error") -> str:
 
     ratio = pair.log_ratio
     low, high = ratio.interval
-    text = f"{pair.first} against {pair.second} at n = {pair.n:,.0f}: {measured} {lower_or_higher(ratio.estimate)} "
+    text = f"{pair.first} against {pair.second} at {terms.symbol} = {counted(pair.n, terms)}: "
+    text += f"{terms.measured} {lower_or_higher(ratio.estimate)} "
     text += f"({change_interval(low, high)})" if np.isfinite(high - low) else "(no interval)"
     for name, difference in (("alpha", pair.alpha), ("C", pair.gap)):
         if difference is not None:
