@@ -192,6 +192,7 @@ def points_of(
     if form.uses_s and others is None:
         raise UserError(f"{form.formula} needs the {second}s: fit(..., s=[...])")
     points = cells(sizes, np.log(errors), others if form.uses_s else None, pretrain, draw, weight, own_image_variance)
+    points = replace(points, measured="loss" if of_losses else "error")
     if form.second_size == "model size":  # each model is pre-trained by itself
         points = replace(points, cluster=np.arange(len(points.n), dtype=float))
     if len(np.unique(points.n)) < 2:

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from lightning_tl.errors import UserError
 from lightning_tl.laws.clusters import Cells
-from lightning_tl.laws.forms import Array, Form
+from lightning_tl.laws.forms import Array, Form, Measured
 
 #: Sizes beyond this are reported as out of reach; of tokens, sizes beyond so many times the largest.
 MOST_IMAGES, FAR = 1e12, 1e4
@@ -64,6 +64,18 @@ def crossing(sizes: Array, error_at: Callable[[int], float], target: float, fall
     return float(np.exp(np.log(sizes[first - 1]) + part * np.log(sizes[first] / sizes[first - 1])))
 
 
+def check_target(target: float, measured: Measured) -> None:
+    """Refuse a target that no error, or no loss, can be.
+
+    Raises:
+        UserError: The target is out of range.
+    """
+    if measured == "loss" and not 0 < target < np.inf:
+        raise UserError(f"target loss {target:g} is not a number over 0")
+    if measured == "error" and not 0 < target < 1:
+        raise UserError(f"target error {target:g} is not between 0 and 1; an error of 10 % is 0.1")
+
+
 class Law(Protocol):
     """What is asked of a fitted law."""
 
@@ -93,11 +105,7 @@ def size_needed(
     Raises:
         UserError: The target is out of range, the law knows no fine-tuning size, or a size has no meaning here.
     """
-    highest = float(np.exp(law.cells.log_error.max()))
-    if highest <= 1 and not 0 < target < 1:
-        raise UserError(f"target error {target:g} is not between 0 and 1; an error of 10 % is 0.1")
-    if not 0 < target < max(highest, 1):
-        raise UserError(f"target loss {target:g} is not between 0 and {highest:.3g}, the largest loss measured")
+    check_target(target, law.cells.measured)
     if over not in ("n", "s"):
         raise UserError(f"over is '{over}'; it is n (the pre-training size) or s (the {law.form.second_size})")
     if over == "s" and not law.form.uses_s:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-
 from lightning_tl.errors import UserError
 from lightning_tl.laws.form_names import FORMS, FormName
 from lightning_tl.laws.forms import Form, Loss, ResidualSpace
 from lightning_tl.laws.group_fits import Method
+from lightning_tl.laws.images_needed import check_target
 from lightning_tl.laws.results_table import Columns, ScoreKind
 from lightning_tl.laws.shared_coefficient import CoefficientMode, check_coefficient
 from lightning_tl.laws.spending import Budget
@@ -93,10 +92,8 @@ class LawOptions:
             raise UserError(f"level is {self.level:g}; give a confidence level from 0.5 to below 1, such as 0.95")
         if self.bootstrap < 0:
             raise UserError(f"bootstrap is {self.bootstrap}; give a number of resamples, or 0 for none")
-        if measured == "loss" and self.target_error is not None and not 0 < self.target_error < np.inf:
-            raise UserError(f"target loss {self.target_error:g} is not a number over 0")
-        if measured == "error" and self.target_error is not None and not 0 < self.target_error < 1:
-            raise UserError(f"target error {self.target_error:g} is not between 0 and 1; an error of 10 % is 0.1")
+        if self.target_error is not None:
+            check_target(self.target_error, measured)
         self.spending()
 
     def law_form(self) -> Form:
