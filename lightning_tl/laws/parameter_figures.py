@@ -190,7 +190,7 @@ def landscape_figure(fits: Sequence[GroupResult], title: str | None = None) -> F
         for axes in grid.ravel()[len(items) :]:
             axes.set_visible(False)
         pictures = [_landscape(axes, item) for axes, item in zip(grid.ravel(), items, strict=False)]
-        figure.colorbar(pictures[-1], ax=grid, label="RMSE in log error", shrink=0.8)
+        figure.colorbar(pictures[-1], ax=grid, label=f"RMSE in log {items[0].group.terms.measured}", shrink=0.8)
         headed(figure, title or "Loss over alpha and D; line: confidence region, cross: fit")
         return figure
 

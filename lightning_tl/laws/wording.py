@@ -60,7 +60,7 @@ def change_interval(low: float, high: float) -> str:
 
 
 def images(count: float) -> str:
-    """Return an estimated number of images or tokens with three digits: 12,300, 1.23 million, 4.5×10¹³."""
+    """Return an estimated number of images or tokens with three digits: 12,300, 1.23 million, 4.5×10¹⁶."""
     if not np.isfinite(count):
         return "no bound"
     if count < 1000:
@@ -68,9 +68,9 @@ def images(count: float) -> str:
     power = int(np.floor(np.log10(count)))
     digits = 10 ** (power - 2)
     rounded = round(count / digits) * digits
-    if rounded >= 1e12:
+    if rounded >= 1e15:
         return f"{rounded / 10.0**power:.2g}×10{superscript(str(power))}"
-    for unit, word in ((10**9, "billion"), (10**6, "million")):
+    for unit, word in ((10**12, "trillion"), (10**9, "billion"), (10**6, "million")):
         if rounded >= unit:
             return f"{rounded / unit:.3g} {word}" if rounded < 1000 * unit else f"{rounded / unit:,.0f} {word}"
     return f"{rounded:,.0f}"
