@@ -206,6 +206,8 @@ def _group(
     advice.sentences.append(f"{verdict}. {why}{tenfold}")
     if item.group.question:
         return advice
+    if item.outlook.model_change is not None and law.dof > 0:
+        advice.sentences.append(_larger_model(item, item.outlook.model_change))
     advice.sentences += gap_sentences(law, terms)
     if needed is not None:
         where = f" with {images(float(law.cells.s.max()))} {terms.seconds}" if terms.by_model else ""
@@ -286,6 +288,17 @@ def _tenfold(item: GroupFit, change: tuple[float, float, float], confidence: flo
         f"{then:.3g}: "
         f"{lower_or_higher(change[0])} ({interval}); "
         f"confidence that they lower it by {percent(terms.worthwhile)} or more: {sure(confidence)}."
+    )
+
+
+def _larger_model(item: GroupFit, change: float) -> str:
+    """Say what a larger model does to the loss, beside what more tokens do."""
+    law, terms, s = item.law, item.group.terms, float(item.law.cells.s.max())
+    then = law.predict([item.largest], FACTOR * s)[0]
+    interval = f"{confidence_level(law)} interval {change_interval(*item.outlook.model_interval)}"
+    return (
+        f"{FACTOR:g} times the {terms.seconds} ({images(FACTOR * s)}) instead would take it to {then:.3g}: "
+        f"{lower_or_higher(change)} ({interval})."
     )
 
 

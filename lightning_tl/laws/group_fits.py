@@ -121,11 +121,15 @@ class Outlook:
         interval: Its interval.
         confidence: Confidence that it lowers the error by what is worthwhile (:attr:`.Terms.worthwhile`) or more; nan
             where nothing is known.
+        model_change: The same change for :data:`FACTOR` times the largest model, in a law of model size; else ``None``.
+        model_interval: Its interval.
     """
 
     change: float
     interval: Interval
     confidence: float
+    model_change: float | None = None
+    model_interval: Interval = (-np.inf, np.inf)
 
 
 @dataclass
@@ -270,8 +274,10 @@ def _outlook(group: Group, law: FittedLaw) -> Outlook:
     law.log_level(largest, s)
     law.log_level(FACTOR * largest, s)
     change, interval = law.log_ratio(largest, FACTOR * largest, s)
-    worthwhile = group.terms.worthwhile
-    return Outlook(change, interval, law.probability_of_reduction(largest, FACTOR * largest, worthwhile, s))
+    confidence = law.probability_of_reduction(largest, FACTOR * largest, group.terms.worthwhile, s)
+    if s is None or law.form.second_size != "model size":
+        return Outlook(change, interval, confidence)
+    return Outlook(change, interval, confidence, *law.log_ratio(largest, largest, s, other_s=FACTOR * s))
 
 
 def _families(groups: Sequence[Group], usable: list[int], share_by: tuple[str, ...]) -> list[list[int]]:

@@ -115,6 +115,21 @@ def test_the_command_fits_a_chinchilla_table(tmp_path, capsys) -> None:
     assert {"E", "A", "a", "B", "b", "E_low", "a_high", "b_identified"} <= set(frame)
 
 
+def test_ten_times_the_parameters_are_set_against_ten_times_the_tokens() -> None:
+    """Against the truth, at the largest model and budget."""
+    fits, sentences = said(LawOptions(**CHINCHILLA, by="corpus"), pretrained(0.001))
+
+    def truth(tokens: float, params: float) -> float:
+        return float(np.log(1.69 + 406.4 * params**-0.34 + 410.7 * tokens**-0.28))
+
+    now, outlook = (256e9, 640e6), fitted(fits)[0].outlook
+    assert outlook.change == pytest.approx(truth(2.56e12, now[1]) - truth(*now), abs=0.005)
+    assert outlook.model_change == pytest.approx(truth(now[0], 6.4e9) - truth(*now), abs=0.005)
+    low, high = outlook.model_interval
+    assert low < outlook.model_change < high < low + 0.02
+    assert any(text.startswith("10 times the parameters (6.4 billion) instead would take it to ") for text in sentences)
+
+
 def test_chinchilla_figures_are_of_tokens_and_parameters() -> None:
     table = pretrained()
     some = table["pretrain_tokens"].isin(table["pretrain_tokens"].unique()[[0, 3, 5]])
