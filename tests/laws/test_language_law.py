@@ -157,7 +157,8 @@ def test_an_exponent_without_an_effect_is_not_identified() -> None:
     """The loss does not depend on the model's size: a and A say nothing, and the reason names the model sizes."""
     rng = np.random.default_rng(9)
     losses = (1.7 + 410.7 * D**-0.28) * np.exp(0.01 * rng.standard_normal(len(D)))
-    law = fit(ChinchillaLaw(), n=D, s=N, error=losses)
+    some = TOKENS[-1] > D
+    law = fit(ChinchillaLaw(), n=D[some], s=N[some], error=losses[some])
     assert law.unidentified("a") is not None
     assert "5 sizes over 2.4 decades" in law.unidentified("A")
     assert law.unidentified("b") is None
@@ -233,13 +234,14 @@ def test_wrong_options_of_losses_have_their_messages() -> None:
 
 
 @pytest.mark.slow
-def test_intervals_cover() -> None:
+@pytest.mark.parametrize("noise", [0.002, 0.01])
+def test_intervals_cover(noise) -> None:
     """Of 300 worlds each: 95 % intervals of all parameters and of a prediction hold the truth as often as said."""
     names, count = tuple(HOFFMANN), 300
     covered = dict.fromkeys((*names, "prediction"), 0)
     far = float(loss(HOFFMANN, np.array([1e12]), np.array([3e10]))[0])
     for seed in range(count):
-        law = fit(ChinchillaLaw(), n=D, s=N, error=noisy(HOFFMANN, 0.005, 1000 + seed))
+        law = fit(ChinchillaLaw(), n=D, s=N, error=noisy(HOFFMANN, noise, 5000 + seed))
         for name in names:
             low, high = law.interval(name)
             covered[name] += low <= HOFFMANN[name] <= high
