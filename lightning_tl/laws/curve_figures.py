@@ -75,6 +75,7 @@ def law_figure(fits: Sequence[GroupResult], factor: float = 10.0, title: str | N
             figure, flat = facets(drawn)
             for axes, item in zip(flat, drawn, strict=False):
                 (_full if full else _single)(axes, item, factor)
+                _ticks(axes)
                 axes.set_title(fitting(item.label, 40, 36), fontsize=8)
         unidentified = any(item.law.unidentified(p) for item in fitted(drawn) for p in item.law.form.parameters)
         note = "bars: one standard deviation over runs; bands: interval of the law; dotted: extrapolation"
@@ -125,6 +126,12 @@ def facets(drawn: Sequence[GroupResult], label: str | None = None) -> tuple[Figu
             axes.set_xlabel(terms.size, fontsize=8)
             axes.xaxis.set_tick_params(labelbottom=True)
     return figure, flat[: len(drawn)]
+
+
+def _ticks(axes: Axes) -> None:
+    """Choose the ticks of a facet by what is drawn on it."""
+    plain_ticks(axes)
+    _without_minor_ticks(axes)
 
 
 def _without_minor_ticks(axes: Axes) -> None:
@@ -360,7 +367,7 @@ def extrapolation_figure(fits: Sequence[GroupResult], title: str | None = None) 
             if law.form.uses_s:  # one fine-tuning size is drawn: around that
                 drawn = [*np.exp(law.cells.log_error[before]), *out.observed[after]]
                 axes.set_ylim(min(drawn) * 0.9, max(drawn) * 1.15)
-                plain_ticks(axes)
+            _ticks(axes)
             axes.set_title(fitting(item.label, 40, 36), fontsize=8)
             axes.legend(loc="best", fontsize=6.5, handlelength=1.4)
         text = "Extrapolation: fitted to filled points, compared with open; band: for all open points together"
