@@ -182,8 +182,8 @@ def _show_dollars(figure: Figure) -> None:
 
 
 def short(value: float) -> str:
-    """Return a size as 500, 2k, 1.28M or 4B: several decades fit under a narrow axes."""
-    for unit, name in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+    """Return a size as 500, 2k, 1.28M, 4B or 2T: several decades fit under a narrow axes."""
+    for unit, name in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
         if value >= unit:
             return f"{value / unit:g}{name}"
     return f"{value:g}"
@@ -204,5 +204,7 @@ def plain_ticks(axes: Axes) -> None:
     low, high = axes.get_xlim()
     if low > 0 and high / low < 50:  # else there would be a single tick, and 3×10¹ beside it
         axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    elif axes.get_xscale() == "log":
+        axes.xaxis.set_major_locator(LogLocator())
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))

@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     Raises:
         UserError: The table or an option is wrong.
     """
-    about = "Fit error = D*n^-alpha + C to a table of results, and say what to do. --fix-d may stand for --fix_d."
+    about = "Fit error = D*n^-alpha + C, or another law, to a table, and say what to do. --fix-d may stand for --fix_d."
     parser = command_parser("law", about)
     parser.add_argument("results", type=Path, help="CSV with one row per fine-tuning run, such as our results.csv")
     parser.add_argument("--out", type=Path | None, help="folder to write into (default: beside the table)")
@@ -91,7 +91,7 @@ def _print_advice(fits: Sequence[GroupResult], advice: Advice) -> None:
         print(f"\n{line}")
 
     for pair in advice.comparisons if len(advice.comparisons) <= _TALKATIVE else ():
-        print(f"  {comparison_sentence(pair)}")
+        print(f"  {comparison_sentence(pair, fits[0].group.terms)}")
     for item, words in zip(fits, advice.groups, strict=True):
         first, *rest = words.sentences
         print(f"\n{words.label}: " + "\n  ".join([first, *item.notes, *(rest if len(fits) <= _TALKATIVE else [])]))

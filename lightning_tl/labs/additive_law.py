@@ -7,59 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lightning_tl.laws import FittedLaw, Form, FullLaw, fit
-from lightning_tl.laws.forms import Array, Quantity, Sizes, split
+from lightning_tl.laws import AdditiveLaw, FittedLaw, FullLaw, fit
 
 #: (n, s, error)
 Point = tuple[float, float, float]
-
-
-class AdditiveLaw(Form):
-    """``error = A n^-a + B s^-b``: what fixed features cost, and what the head costs."""
-
-    name = "additive"
-    formula = "error = A * n^-a + B * s^-b"
-    parameters = ("A", "a", "B", "b")
-    scales = ("A", "B")
-    levels = ("A", "B")
-    outer = {"a": (1e-3, 10.0), "b": (1e-3, 10.0)}  # noqa: RUF012 - as in the library's forms
-    uses_s = True
-
-    def design_matrix(self, sizes: Sizes) -> Array:
-        """Return ones: in log space only the scale of both terms is linear."""
-        return np.ones((*sizes.log_n.shape, 1))
-
-    def nonlinear_log_error(self, outer: Array, plateau: Array, sizes: Sizes) -> Array:
-        """Return log((1 - p) (n / n_ref)^-a + p (s / s_ref)^-b), p being the share of the second term."""
-        share, rest = split(plateau)
-        first = rest[..., None] * np.exp(-outer[..., :1] * sizes.log_n)
-        second = share[..., None] * np.exp(-outer[..., 1:2] * sizes.log_s)
-        value: Array = np.log(np.maximum(first + second, 1e-300))
-        return value
-
-    def quantity(self, name: str, sizes: Sizes) -> Quantity:
-        """See :meth:`Form.quantity`."""
-        at, reference = {"a": (0, 0.0), "A": (0, np.log(sizes.n_ref)), "b": (1, 0.0), "B": (1, np.log(sizes.s_ref))}[
-            name
-        ]
-        if name in self.outer:
-            return lambda outer, plateau: (outer[..., at], np.zeros(1))
-
-        def level(outer: Array, plateau: Array) -> tuple[Array, Array]:
-            part = np.maximum(split(plateau)[1 - at], 1e-150)  # a term that is not there has a level all the same
-            return np.log(part) + outer[..., at] * reference, np.ones(1)
-
-        return level
-
-    def predict(self, params: dict[str, float], n: Array, s: Array) -> Array:
-        """See :meth:`Form.predict`."""
-        return params["A"] * n ** -params["a"] + params["B"] * s ** -params["b"]
-
-    def jacobian(self, params: dict[str, float], n: Array, s: Array) -> Array:
-        """See :meth:`Form.jacobian`."""
-        first, second = n ** -params["a"], s ** -params["b"]
-        columns = [first, -params["A"] * first * np.log(n), second, -params["B"] * second * np.log(s)]
-        return np.stack(columns, axis=1) / self.predict(params, n, s)[:, None]
 
 
 @dataclass(frozen=True)

@@ -115,11 +115,12 @@ def _inside(kind: Kind, world: World, item: GroupFit, needed: ImagesNeeded, new:
 def _verdict(world: World, item: GroupFit, advice: GroupAdvice) -> Call:
     """Judge what is said of ten times the images, which is the verdict of a table without a target."""
     from lightning_tl.laws.advice import CONFIDENT
-    from lightning_tl.laws.group_fits import FACTOR, WORTHWHILE
+    from lightning_tl.laws.group_fits import FACTOR
+    from lightning_tl.laws.terms import Terms
 
     assert advice.confidence is not None
     near, far = world.curve(np.array([item.largest, FACTOR * item.largest]))
-    more = far <= (1 - WORTHWHILE) * near
+    more = far <= (1 - Terms().worthwhile) * near
     if 1 - CONFIDENT < advice.confidence < CONFIDENT:
         return "open"
     return "right" if (advice.confidence >= CONFIDENT) == more else "wrong"

@@ -81,9 +81,10 @@ def boundaries(rng: np.random.Generator, sizes: Array, noise: float, count: int)
     from lightning_tl.laws import TransferLaw
     from lightning_tl.laws.advice import CONFIDENT
     from lightning_tl.laws.fitted_law import WIDE, prepare_regions
-    from lightning_tl.laws.group_fits import FACTOR, WORTHWHILE
+    from lightning_tl.laws.group_fits import FACTOR
     from lightning_tl.laws.identification import IDENTIFIED
     from lightning_tl.laws.images_needed import MOST_IMAGES
+    from lightning_tl.laws.terms import Terms
 
     def laws_of(curves: Sequence[Curve], *levels: float) -> list[FittedLaw]:
         truth = np.log([curve(sizes) for curve in curves])[:, :, None]
@@ -96,8 +97,8 @@ def boundaries(rng: np.random.Generator, sizes: Array, noise: float, count: int)
     laws = laws_of([power_curve(rng) for _ in range(count)], _LEVEL, IDENTIFIED)
     shares.append(("C excludes 0", (1 - _LEVEL) / 2, sum(law.interval("C")[0] > 0 for law in laws)))
     shares.append(("C is identified", (1 - IDENTIFIED) / 2, sum(law.unidentified("C") is None for law in laws)))
-    laws = laws_of([curve_at_boundary(rng, largest, WORTHWHILE, FACTOR) for _ in range(count)], WIDE)
-    sure = np.array([law.probability_of_reduction(largest, FACTOR * largest, WORTHWHILE) for law in laws])
+    laws = laws_of([curve_at_boundary(rng, largest, Terms().worthwhile, FACTOR) for _ in range(count)], WIDE)
+    sure = np.array([law.probability_of_reduction(largest, FACTOR * largest, Terms().worthwhile) for law in laws])
     shares.append(("render more", 1 - CONFIDENT, int(np.sum(sure >= CONFIDENT))))
     shares.append(("render differently", 1 - CONFIDENT, int(np.sum(sure <= 1 - CONFIDENT))))
     curves = [law_curve(rng) for _ in range(count)]

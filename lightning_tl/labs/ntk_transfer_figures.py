@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lightning_tl.figure_style import COLOURS, STYLE, headed, new_figure, noted, plain_ticks
-from lightning_tl.labs.additive_law import AdditiveLaw
 from lightning_tl.labs.lab_figures import cases, draw_line, draw_points, titled
+from lightning_tl.laws import AdditiveLaw
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,16 +11,20 @@ import numpy as np
 
 from lightning_tl.laws.compare import Comparison, compare, log_ratio
 from lightning_tl.laws.error_sources import error_sources, sources_sentence
-from lightning_tl.laws.group_fits import FACTOR, WORTHWHILE, GroupFit, GroupResult, fitted
+from lightning_tl.laws.group_fits import FACTOR, GroupFit, GroupResult, fitted
 from lightning_tl.laws.images_needed import ImagesNeeded
 from lightning_tl.laws.pretraining import first_answer
 from lightning_tl.laws.spending import MODEL_COLUMNS, RENDER_COLUMNS, Budget, Choice, NextSize, choices, next_size
+from lightning_tl.laws.terms import Terms
 from lightning_tl.laws.transfer_gaps import trait_sentences
 from lightning_tl.laws.wording import (
+    a,
     change_interval,
     confidence_level,
+    counted,
     gap_sentences,
     hold_out_sentence,
+    images,
     lower_or_higher,
     needed_sentence,
     percent,
@@ -46,11 +50,11 @@ class GroupAdvice:
     Attributes:
         label: The group.
         verdict: ``render more``, ``render differently``, ``cannot tell`` or ``not fitted``; with a budget also
-            ``use another model``.
+            ``use another model``. The first two are :meth:`.Terms.verdict` where sizes are not images.
         sentences: The verdict with its grounds, in full sentences.
         reduction: Share of the error that :data:`FACTOR` times the images take away: estimate, low, high.
-        confidence: Confidence that this is at least :data:`WORTHWHILE`.
-        images_needed: Images for the target error, where one is asked for.
+        confidence: Confidence that this is worthwhile (:attr:`.Terms.worthwhile`).
+        images_needed: Images (tokens) for the target error, where one is asked for.
         choices: Ways to spend the budget, the lowest expected error first, where there is one.
         next_size: The size worth rendering next.
     """
@@ -97,7 +101,7 @@ def advise(fits: Sequence[GroupResult], target: float | None = None, budget: Bud
 
     Args:
         fits: The groups as :func:`lightning_tl.laws.group_fits.analyse` returns them.
-        target: A target error in (0, 1), or ``None``.
+        target: A target error in (0, 1) or a target loss, or ``None``.
         budget: What may be spent on images, or ``None``.
 
     Returns:
@@ -167,17 +171,18 @@ def _pairs(fits: Sequence[GroupFit]) -> list[tuple[GroupFit, GroupFit]]:
 
 
 def _keep(family: Sequence[GroupFit]) -> str:
-    best, second = family[0], family[1]
+    best, second, terms = family[0], family[1], family[0].group.terms
     ratio = log_ratio(best, best.largest, second, second.largest)
     change, ends = lower_or_higher(ratio.estimate), change_interval(*ratio.interval)
     level = confidence_level(best.law)
     if ratio.sign < 0:
-        here = f"{best.largest:,.0f} images of it against {second.largest:,.0f} of {second.label}"
-        return f"Keep {best.label}: its error is {change} ({level} interval {ends}) with {here}."
+        ours, theirs = (counted(item.largest, terms) for item in (best, second))
+        here = f"{ours} {terms.sizes} of it against {theirs} of {second.label}"
+        return f"Keep {best.label}: its {terms.measured} is {change} ({level} interval {ends}) with {here}."
     known = np.isfinite(ratio.interval[0]) or np.isfinite(ratio.interval[1])
     return (
-        f"Which of {best.label} and {second.label} is better cannot be determined: the error of {best.label} is "
-        f"{change}, with {f'a {level} interval of {ends}' if known else 'no interval'}."
+        f"Which of {best.label} and {second.label} is better cannot be determined: the {terms.measured} of "
+        f"{best.label} is {change}, with {f'a {level} interval of {ends}' if known else 'no interval'}."
     )
 
 
@@ -188,36 +193,40 @@ def _group(
     target: float | None,
     budget: Budget | None,
 ) -> GroupAdvice:
-    law = item.law
+    law, terms = item.law, item.group.terms
     change, (down, up), confidence = item.outlook.change, item.outlook.interval, item.outlook.confidence
     reduction = (float(1 - np.exp(change)), float(1 - np.exp(up)), float(1 - np.exp(down)))
     needed = law.images_needed(target, item.s) if target is not None else None
     ways = choices(item, fits, budget) if budget is not None and law.dof > 0 else []
     better = ways[0] if ways and _is_better(item, ways[0], fits, budget) else None
     verdict, why = _verdict(item, family[0], confidence, needed, better)
+    verdict = terms.verdict(verdict)
     advice = GroupAdvice(item.label, verdict, [], reduction, confidence, needed, ways)
     tenfold = "" if item.group.question else f" {_tenfold(item, (change, down, up), confidence)}"
     advice.sentences.append(f"{verdict}. {why}{tenfold}")
     if item.group.question:
         return advice
-    advice.sentences += gap_sentences(law)
+    if item.outlook.model_change is not None and law.dof > 0:
+        advice.sentences.append(_larger_model(item, item.outlook.model_change))
+    advice.sentences += gap_sentences(law, terms)
     if needed is not None:
-        advice.sentences.append(needed_sentence(needed, law))
+        where = f" with {images(float(law.cells.s.max()))} {terms.seconds}" if terms.by_model else ""
+        advice.sentences.append(needed_sentence(needed, law, terms, where))
     if target is not None and law.form.uses_s:
-        other = f" after pre-training on {item.largest:,.0f} images"
+        other = f" after pre-training on {counted(item.largest, terms)} {terms.sizes}"
         samples = law.images_needed(target, over="s", n=item.largest)
-        advice.sentences.append(needed_sentence(samples, law, other, "fine-tuning images"))
+        advice.sentences.append(needed_sentence(samples, law, terms, other, terms.seconds))
     if budget is not None and ways:
-        advice.sentences.append(_spend(ways, budget, better is not None))
+        advice.sentences.append(_spend(ways, budget, better is not None, terms))
     if item.scratch is not None:
-        advice.sentences.append(scratch_sentence(item.scratch, law))
+        advice.sentences.append(scratch_sentence(item.scratch, law, terms))
     if item.hold_out is not None:
         advice.sentences.append(f"Check: {hold_out_sentence(item, item.hold_out)}")
     if (sources := error_sources(item)) is not None:
-        advice.sentences.append(sources_sentence(sources))
+        advice.sentences.append(sources_sentence(sources, terms))
     advice.next_size = next_size(item, FACTOR, budget)
     if advice.next_size is not None:
-        advice.sentences.append(_next(advice.next_size))
+        advice.sentences.append(_next(advice.next_size, terms))
     return advice
 
 
@@ -225,7 +234,7 @@ def _verdict(
     item: GroupFit, best: GroupFit, confidence: float, needed: ImagesNeeded | None, better: Choice | None
 ) -> tuple[str, str]:
     """Return the verdict and its ground; what the data firmly say comes first."""
-    law = item.law
+    law, terms = item.law, item.group.terms
     far = FACTOR * item.largest
     if item.group.question:
         return UNCLEAR, item.group.question
@@ -235,41 +244,61 @@ def _verdict(
         return UNCLEAR, f"Such a law goes through any {sizes} sizes exactly: {need} are needed; {more}."
     if better is not None:
         verdict = MODEL if better.kind == "another model" else DIFFERENT
-        return verdict, f"For the budget, {better.group} has a lower error than more images of this kind."
+        return (
+            verdict,
+            f"For the budget, {better.group} has a lower {terms.measured} than more {terms.sizes} of this kind.",
+        )
     if best is not item and best.law.dof > 0:
         ahead = log_ratio(item, far, best, best.largest)
         if ahead.sign > 0:
             return DIFFERENT, (
-                f"{best.label} is already better with {best.largest:,.0f} images than {item.label} would be "
-                f"with {far:,.0f}."
+                f"{best.label} is already better with {counted(best.largest, terms)} {terms.sizes} than {item.label} "
+                f"would be with {counted(far, terms)}."
             )
     if item.scratch is not None and item.scratch.low[-1] > 0:
-        return DIFFERENT, f"With {item.largest:,.0f} images it is worse than no pre-training (negative transfer)."
+        return (
+            DIFFERENT,
+            f"With {counted(item.largest, terms)} {terms.sizes} it is worse than no pre-training (negative transfer).",
+        )
     if needed is not None and needed.never >= CONFIDENT:
         return DIFFERENT, (
-            f"No number of images reaches an error of {needed.target:g}: with {sure(needed.never)} confidence "
-            "the curve stays above it."
+            f"No number of {terms.sizes} reaches {a(terms.measured)} of {needed.target:g}: with {sure(needed.never)} "
+            "confidence the curve stays above it."
         )
     if confidence >= CONFIDENT:
-        return MORE, "More images still lower the error."
+        return MORE, f"More {terms.sizes} still lower the {terms.measured}."
     if confidence <= 1 - CONFIDENT:
-        return DIFFERENT, "More images of this kind change little."
+        return DIFFERENT, f"More {terms.sizes} of this kind change little."
     return UNCLEAR, (
-        "The noise leaves both open: more pre-training seeds, or one larger size, would show whether more images help."
+        "The noise leaves both open: more pre-training seeds, or one larger size, would show whether more "
+        f"{terms.sizes} help."
     )
 
 
 def _tenfold(item: GroupFit, change: tuple[float, float, float], confidence: float) -> str:
-    law = item.law
+    law, terms = item.law, item.group.terms
     far = FACTOR * item.largest
+    size = counted(far, terms)
     now, then = law.predict([item.largest, far], item.s)
     if law.dof < 1:
-        return f"The curve through them has no interval; at {far:,.0f} images it is at {then:.3g}."
+        return f"The curve through them has no interval; at {size} {terms.sizes} it is at {then:.3g}."
     interval = f"{confidence_level(law)} interval {change_interval(change[1], change[2])}"
     return (
-        f"{FACTOR:g} times the images ({far:,.0f}) are predicted to take the error from {now:.3g} to {then:.3g}: "
+        f"{FACTOR:g} times the {terms.sizes} ({size}) are predicted to take the {terms.measured} from {now:.3g} to "
+        f"{then:.3g}: "
         f"{lower_or_higher(change[0])} ({interval}); "
-        f"confidence that they lower it by {percent(WORTHWHILE)} or more: {sure(confidence)}."
+        f"confidence that they lower it by {percent(terms.worthwhile)} or more: {sure(confidence)}."
+    )
+
+
+def _larger_model(item: GroupFit, change: float) -> str:
+    """Say what a larger model does to the loss, beside what more tokens do."""
+    law, terms, s = item.law, item.group.terms, float(item.law.cells.s.max())
+    then = law.predict([item.largest], FACTOR * s)[0]
+    interval = f"{confidence_level(law)} interval {change_interval(*item.outlook.model_interval)}"
+    return (
+        f"{FACTOR:g} times the {terms.seconds} ({images(FACTOR * s)}) instead would take it to {then:.3g}: "
+        f"{lower_or_higher(change)} ({interval})."
     )
 
 
@@ -281,24 +310,31 @@ def _is_better(item: GroupFit, choice: Choice, fits: Sequence[GroupFit], budget:
     return log_ratio(item, item.largest + budget.images, other, choice.n).sign > 0
 
 
-def _spend(ways: Sequence[Choice], budget: Budget, distinct: bool) -> str:
+def _spend(ways: Sequence[Choice], budget: Budget, distinct: bool, terms: Terms) -> str:
     """Say which way of spending lowers the expected error most, and whether more images do as well within the noise."""
     texts = []
     for choice in ways:
-        where = "" if choice.kind == "more images" else f" ({choice.group}, n = {choice.n:,.0f})"
-        texts.append(f"{choice.kind}{where}: {choice.error:.3g} ({choice.low:.3g} to {choice.high:.3g})")
-    start = f"A budget of {budget.amount:g} buys {budget.images:,.0f} images: {'; '.join(texts)}."
+        where = "" if choice.kind == "more images" else f" ({choice.group}, n = {counted(choice.n, terms)})"
+        texts.append(f"{_kind(choice, terms)}{where}: {choice.error:.3g} ({choice.low:.3g} to {choice.high:.3g})")
+    start = f"A budget of {budget.amount:g} buys {counted(budget.images, terms)} {terms.sizes}: {'; '.join(texts)}."
     first = ways[0]
     if len(ways) == 1:
         return start
     if first.kind == "more images":
-        return f"{start} Of these, more images have the lowest expected error."
-    doubt = "" if distinct else ", but its difference from more images is within the noise"
-    return f"{start} {first.kind.capitalize()} ({first.group}) has the lowest expected error{doubt}."
+        return f"{start} Of these, more {terms.sizes} have the lowest expected {terms.measured}."
+    doubt = "" if distinct else f", but its difference from more {terms.sizes} is within the noise"
+    words = _kind(first, terms).capitalize()
+    return f"{start} {words} ({first.group}) has the lowest expected {terms.measured}{doubt}."
 
 
-def _next(size: NextSize) -> str:
+def _kind(choice: Choice, terms: Terms) -> str:
+    return f"more {terms.sizes}" if choice.kind == "more images" else choice.kind
+
+
+def _next(size: NextSize, terms: Terms) -> str:
+    start = "Rendering" if terms.sizes == "images" else "Pre-training on"
     return (
-        f"Rendering n = {size.n:,.0f} next would narrow the interval at {size.at:,.0f} images by about "
+        f"{start} n = {counted(size.n, terms)} next would narrow the interval at {counted(size.at, terms)} "
+        f"{terms.sizes} by about "
         f"{percent(size.narrower)}; a second pre-training at the largest size by {percent(max(size.again, 0.0))}."
     )

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import fdtrc, ndtri, stdtrit
 
-from lightning_tl.laws.forms import Array
+from lightning_tl.laws.forms import Array, Measured
 
 #: p-value of the F test above which runs of one pre-training count as independent.
 _POOL_ABOVE = 0.25
@@ -42,6 +42,7 @@ class Cells:
         residual_variance: Variance of log error within cells once draws are removed; nan without degrees of freedom.
         residual_dof: Its degrees of freedom.
         image_variance: Variance of the level in log error because the test images are a sample; 0 where unknown.
+        measured: Whether the logs are of errors or of losses.
         own_image_variance: Variance of each cell by what the test images do to it by itself, shape (m,); ``None`` where
             unknown. It is part of the cells' scatter about the law.
     """
@@ -60,6 +61,7 @@ class Cells:
     residual_dof: int
     image_variance: float = 0.0
     own_image_variance: Array | None = None
+    measured: Measured = "error"
 
     def level_half_width(self, level: float, draw_variance: float | None = None) -> float:
         """Return the half-width of what draws and test images add to the level of log error, as a t interval."""

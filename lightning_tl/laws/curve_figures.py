@@ -19,11 +19,13 @@ from lightning_tl.figure_style import (
     noted,
     number,
     plain_ticks,
+    short,
     superscript,
     wrapped,
 )
 from lightning_tl.laws.forms import Array
 from lightning_tl.laws.group_fits import GroupFit, GroupResult, UnfittedGroup, fitted
+from lightning_tl.laws.terms import Terms
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,8 +36,7 @@ TOGETHER = 5
 #: Facets drawn at most.
 _FLAT = 1e-4  # of the error: a curve that changes less over its sizes is flat
 _MOST_FACETS = 16
-N_LABEL = "pre-training size n (images)"
-ERROR_LABEL = "test error (1 − score)"
+ERROR_LABEL = Terms().score
 
 
 def law_figure(fits: Sequence[GroupResult], factor: float = 10.0, title: str | None = None) -> Figure:
@@ -54,6 +55,7 @@ def law_figure(fits: Sequence[GroupResult], factor: float = 10.0, title: str | N
     import matplotlib as mpl
 
     drawn = [item for item in fits if not item.group.runs.empty][:_MOST_FACETS]
+    terms = terms_of(fits)
     full = any(item.law.form.uses_s for item in fitted(drawn))
     with mpl.rc_context(STYLE):
         if len(drawn) <= TOGETHER and not full:
@@ -65,17 +67,19 @@ def law_figure(fits: Sequence[GroupResult], factor: float = 10.0, title: str | N
                 _curve(axes, item, colour, factor)
             _baselines(axes, drawn)
             _scales(axes, drawn)
-            axes.set_xlabel(N_LABEL)
-            axes.set_ylabel(ERROR_LABEL)
+            axes.set_xlabel(terms.size)
+            axes.set_ylabel(terms.score)
             if not is_narrow():  # there, names would hide the curves
                 axes.legend(loc="best", fontsize=8)
         else:
             figure, flat = facets(drawn)
             for axes, item in zip(flat, drawn, strict=False):
                 (_full if full else _single)(axes, item, factor)
+                _ticks(axes)
                 axes.set_title(fitting(item.label, 40, 36), fontsize=8)
         unidentified = any(item.law.unidentified(p) for item in fitted(drawn) for p in item.law.form.parameters)
         note = "bars: one standard deviation over runs; bands: interval of the law; dotted: extrapolation"
+        note = "points: runs; lines: the law; dotted: extrapolation" if full else note
         note += "; * not identified" if unidentified else ""
         if is_narrow() and len(drawn) <= TOGETHER and not full:
             names = figure.axes[0].get_legend_handles_labels()
@@ -83,12 +87,24 @@ def law_figure(fits: Sequence[GroupResult], factor: float = 10.0, title: str | N
             legend.get_title().set(fontsize=8, color="0.35")
         else:
             noted(figure, note)
-        headed(figure, (title or "Error after fine-tuning, by pre-training size") + _first(len(drawn), len(fits)))
+        headed(figure, (title or _title(terms, full)) + _first(len(drawn), len(fits)))
         return figure
 
 
-def facets(drawn: Sequence[GroupResult], label: str = ERROR_LABEL) -> tuple[Figure, list[Axes]]:
+def terms_of(fits: Sequence[GroupResult]) -> Terms:
+    """Return what a table's sizes count and what is measured: the same for all of its groups."""
+    return fits[0].group.terms if fits else Terms()
+
+
+def _title(terms: Terms, full: bool) -> str:
+    if full and terms.by_model:
+        return f"Test {terms.measured} by {terms.sizes} and parameters of the model"
+    return f"{terms.measured.capitalize()} after fine-tuning, by pre-training size"
+
+
+def facets(drawn: Sequence[GroupResult], label: str | None = None) -> tuple[Figure, list[Axes]]:
     """Return a figure with an axes for each group, sizes on a common scale, outer axes labelled."""
+    terms = terms_of(drawn)
     columns = 1 if is_narrow() else min(4, max(len(drawn), 1))
     rows = max(-(-len(drawn) // columns), 1)
     width, height = (NARROW, 2.6 * rows + 0.7) if is_narrow() else (max(2.4 * columns, 4.5), 2.1 * rows + 0.7)
@@ -105,11 +121,17 @@ def facets(drawn: Sequence[GroupResult], label: str = ERROR_LABEL) -> tuple[Figu
             _scales(axes, [drawn[i]])
             _without_minor_ticks(axes)
         if i % columns == 0:
-            axes.set_ylabel(label, fontsize=8)
+            axes.set_ylabel(label or terms.score, fontsize=8)
         if i + columns >= len(drawn):
-            axes.set_xlabel(N_LABEL, fontsize=8)
+            axes.set_xlabel(terms.size, fontsize=8)
             axes.xaxis.set_tick_params(labelbottom=True)
     return figure, flat[: len(drawn)]
+
+
+def _ticks(axes: Axes) -> None:
+    """Choose the ticks of a facet by what is drawn on it."""
+    plain_ticks(axes)
+    _without_minor_ticks(axes)
 
 
 def _without_minor_ticks(axes: Axes) -> None:
@@ -137,6 +159,7 @@ def _full(axes: Axes, item: GroupResult, factor: float) -> None:
     for size, shade in zip(sizes, shades, strict=True):
         rows = runs[runs["s"] == size] if "s" in runs else runs
         name = f"s = {size:,.0f}" if size >= 100 else f"s = {size:.3g}"  # a fraction, where that is the column
+        name = f"N = {short(size)}" if item.group.terms.by_model else name
         axes.plot(rows["n"], rows["error"], "o", color=shade, markersize=3, label=name)
         if isinstance(item, GroupFit):
             n = np.geomspace(float(runs["n"].min()), item.largest * factor, 60)
@@ -208,7 +231,7 @@ def _baselines(axes: Axes, drawn: Sequence[GroupResult]) -> None:
 def has_slope(item: GroupFit) -> bool:
     """Return whether the law's error changes over the sizes; one that hardly does says nothing of alpha and D."""
     law = item.law
-    if law.dof < 1 or law.at_bound("alpha"):
+    if law.dof < 1 or law.at_bound(law.form.rate):
         return False
     first, last = law.predict([float(law.cells.n.min()), item.largest], item.s)
     return bool(abs(np.log(first / last)) > _FLAT)
@@ -224,8 +247,8 @@ def equation(item: GroupFit) -> str:
     if not has_slope(item):  # flat, or a single step: D and alpha say nothing
         return f"flat, {law.predict([item.largest])[0]:.2g}"
     scale = number(law.params[law.form.parameters[0]], 2)
-    exponent = superscript(f"{-law.params['alpha']:.2g}")
-    return f"{scale}·n{exponent}{star['alpha']}{gap}"
+    exponent = superscript(f"{-law.params[law.form.rate]:.2g}")
+    return f"{scale}·n{exponent}{star[law.form.rate]}{gap}"
 
 
 def _scales(axes: Axes, drawn: Sequence[GroupResult]) -> None:
@@ -256,15 +279,17 @@ def linearised_figure(fits: Sequence[GroupResult], title: str | None = None) -> 
 
     bent = [item for item in fitted(fits) if {"C", "gamma"} & set(item.law.params)]
     drawn = [item for item in bent if has_slope(item)][:_MOST_FACETS]
+    terms = terms_of(fits)
+    above = f"test {terms.measured} − C"
     with mpl.rc_context(STYLE):
         together = len(drawn) <= TOGETHER
         if together:
             figure, grid = new_figure(6.4, 4.2)
             flat = [grid[0, 0]] * len(drawn)
-            grid[0, 0].set_xlabel(N_LABEL)
-            grid[0, 0].set_ylabel("test error − C")
+            grid[0, 0].set_xlabel(terms.size)
+            grid[0, 0].set_ylabel(above)
         else:
-            figure, flat = facets(drawn, "test error − C")
+            figure, flat = facets(drawn, above)
         heights: list[list[float]] = []
         for i, (axes, item) in enumerate(zip(flat, drawn, strict=True)):
             heights.append(_straight(axes, item, i if together else 0))
@@ -280,7 +305,11 @@ def linearised_figure(fits: Sequence[GroupResult], title: str | None = None) -> 
                 _without_minor_ticks(axes)
         if together and drawn:
             flat[0].legend(loc="best", fontsize=8)
-        headed(figure, (title or "Error above the transfer gap C; ▾: points under it") + _first(len(drawn), len(fits)))
+        headed(
+            figure,
+            (title or f"{terms.measured.capitalize()} above the transfer gap C; ▾: points under it")
+            + _first(len(drawn), len(fits)),
+        )
         return figure
 
 
@@ -338,7 +367,7 @@ def extrapolation_figure(fits: Sequence[GroupResult], title: str | None = None) 
             if law.form.uses_s:  # one fine-tuning size is drawn: around that
                 drawn = [*np.exp(law.cells.log_error[before]), *out.observed[after]]
                 axes.set_ylim(min(drawn) * 0.9, max(drawn) * 1.15)
-                plain_ticks(axes)
+            _ticks(axes)
             axes.set_title(fitting(item.label, 40, 36), fontsize=8)
             axes.legend(loc="best", fontsize=6.5, handlelength=1.4)
         text = "Extrapolation: fitted to filled points, compared with open; band: for all open points together"

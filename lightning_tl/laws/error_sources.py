@@ -8,12 +8,17 @@ import numpy as np
 from scipy.special import stdtrit
 
 from lightning_tl.laws.group_fits import GroupFit
+from lightning_tl.laws.terms import Terms
+from lightning_tl.laws.wording import counted
 
-_ADVICE = {
-    "the scatter of runs about the curve": "more pre-training seeds or sizes narrow it most",
-    "draws of fine-tuning images": "more draws narrow it most",
-    "test images": "more test images narrow it most",
-}
+
+def _advice(samples: str) -> dict[str, str]:
+    """Return what narrows the uncertainty of each source: runs, draws of fine-tuning samples, test samples."""
+    return {
+        "the scatter of runs about the curve": "more pre-training seeds or sizes narrow it most",
+        f"draws of fine-tuning {samples}": "more draws narrow it most",
+        f"test {samples}": f"more test {samples} narrow it most",
+    }
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,7 @@ def error_sources(item: GroupFit) -> ErrorSources | None:
     _, (low, high) = law.log_level(item.largest, item.s)
     if law.dof < 1 or not np.isfinite(high - low) or high <= low:
         return None
-    of_runs, of_draws, of_images = _ADVICE
+    of_runs, of_draws, of_images = _advice(item.group.terms.samples)
     variances = {of_runs: float(((high - low) / 2 / stdtrit(law.dof, (1 + law.level) / 2)) ** 2)}
     if len(cells.offsets):
         variances[of_draws] = cells.draw_variance
@@ -60,7 +65,7 @@ def error_sources(item: GroupFit) -> ErrorSources | None:
     return ErrorSources(item.largest, variances) if len(variances) > 1 else None
 
 
-def sources_sentence(sources: ErrorSources) -> str:
+def sources_sentence(sources: ErrorSources, terms: Terms) -> str:
     """Say how uncertain the error is, by source, and what narrows it."""
     shares = sources.shares
     parts = [
@@ -68,6 +73,7 @@ def sources_sentence(sources: ErrorSources) -> str:
     ]
     most = max(shares, key=lambda name: shares[name])
     return (
-        f"The error at n = {sources.n:,.0f} has a relative standard error of {100 * sources.stderr:.1f} %. Of its "
-        f"variance, {', '.join(parts[:-1])} and {parts[-1]}; {_ADVICE[most]}."
+        f"The {terms.measured} at n = {counted(sources.n, terms)} has a relative standard error of "
+        f"{100 * sources.stderr:.1f} %. "
+        f"Of its variance, {', '.join(parts[:-1])} and {parts[-1]}; {_advice(terms.samples)[most]}."
     )

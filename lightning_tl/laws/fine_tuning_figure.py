@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lightning_tl.figure_style import STYLE, fitting, headed, new_figure, plain_ticks, short
-from lightning_tl.laws.curve_figures import ERROR_LABEL
+from lightning_tl.laws.curve_figures import terms_of
 from lightning_tl.laws.forms import Array
 from lightning_tl.laws.group_fits import GroupFit, GroupResult, fitted
+from lightning_tl.laws.terms import Terms
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -129,8 +130,20 @@ def fine_tuning_figure(fits: Sequence[GroupResult], title: str | None = None) ->
             if len(shown) > 1:
                 axes.set_title(fitting(panel.title, 40, 36), fontsize=8)
         some = f" (the first {len(shown)} of {count})" if count > len(shown) else ""
-        headed(figure, (title or "Error by fine-tuning size; bands and bars: interval of the law") + some)
+        headed(figure, (title or _title(terms_of(fits))) + some)
         return figure
+
+
+def _title(terms: Terms) -> str:
+    size = "model size" if terms.by_model else "fine-tuning size"
+    return f"{terms.measured.capitalize()} by {size}; bands and bars: interval of the law"
+
+
+def _label(terms: Terms, sizes: Array) -> str:
+    if terms.by_model:
+        return "model size N (parameters)"
+    unit = terms.seconds.removeprefix("fine-tuning ") if sizes[-1] > 1 else "fraction"
+    return f"fine-tuning size s ({unit})"
 
 
 def _draw(axes: Axes, panel: Panel) -> None:
@@ -140,6 +153,8 @@ def _draw(axes: Axes, panel: Panel) -> None:
     if len(sizes) > _MOST_CURVES:  # spread over the range, both ends among them
         sizes = sizes[np.unique(np.linspace(0, len(sizes) - 1, _MOST_CURVES).round().astype(int))]
     shades = mpl.colormaps["viridis"](np.linspace(0.85, 0, len(sizes)))
+    terms = terms_of(panel.items)
+    symbol = terms.symbol
     s, errors = panel.errors(0)
     if len(s):
         at = np.unique(s)
@@ -148,7 +163,7 @@ def _draw(axes: Axes, panel: Panel) -> None:
         axes.plot(at, mean, color="0.45", linestyle=(0, (5, 3)), linewidth=1.1, label="no pre-training")
     for size, shade in zip(sizes, shades, strict=True):
         s, errors = panel.errors(size)
-        axes.plot(s, errors, "o", color=shade, markersize=3.5, label=f"n = {short(size)}", zorder=3)
+        axes.plot(s, errors, "o", color=shade, markersize=3.5, label=f"{symbol} = {short(size)}", zorder=3)
         at, law, low, high = panel.law(size)
         axes.plot(at, law, color=shade, linewidth=1.3, zorder=2)
         bounded = np.isfinite(low) & np.isfinite(high)
@@ -166,6 +181,6 @@ def _draw(axes: Axes, panel: Panel) -> None:
     if len(panel.sizes) <= _MOST_CURVES:
         axes.set_xticks(panel.sizes, [short(size) for size in panel.sizes])
         axes.set_xticks([], minor=True)
-    axes.set_xlabel("fine-tuning size s (images)" if panel.sizes[-1] > 1 else "fine-tuning size s (fraction)")
-    axes.set_ylabel(ERROR_LABEL)
+    axes.set_xlabel(_label(terms, panel.sizes))
+    axes.set_ylabel(terms.score)
     axes.legend(loc="lower left", fontsize=6.5, handlelength=1.2)

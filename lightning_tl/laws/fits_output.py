@@ -17,6 +17,7 @@ from lightning_tl.laws.compare import Comparison
 from lightning_tl.laws.error_sources import error_sources
 from lightning_tl.laws.fitted_law import FittedLaw
 from lightning_tl.laws.group_fits import GroupFit, GroupResult, UnfittedGroup, fitted
+from lightning_tl.laws.terms import Terms
 from lightning_tl.laws.wording import comparison_sentence, up_to
 
 _RUN_COLUMNS = ("run_id", "n", "s", "error", "pretrain", "draw", "line")
@@ -78,6 +79,7 @@ def group_record(item: GroupResult, advice: GroupAdvice | None = None) -> dict[s
     record: dict[str, Any] = {
         "label": group.label,
         "keys": group.keys,
+        "terms": vars(group.terms),
         "reason": None,
         "law": None,
         "power_law": None,
@@ -146,15 +148,15 @@ def manifest(fits: Sequence[GroupResult], advice: Advice, settings: dict[str, An
             "pretraining": advice.pretraining,
             "best": advice.best,
             "groups": [group_record(item, words) for item, words in zip(fits, advice.groups, strict=True)],
-            "comparisons": [_comparison(pair) for pair in advice.comparisons],
+            "comparisons": [_comparison(pair, fits[0].group.terms) for pair in advice.comparisons],
         }
     )
     return record
 
 
-def _comparison(pair: Comparison) -> dict[str, Any]:
-    record: dict[str, Any] = {"sentence": comparison_sentence(pair), "first": pair.first, "second": pair.second}
-    record |= {"n": pair.n, "paired_draws": pair.paired, "same_test_images": pair.same_images}
+def _comparison(pair: Comparison, terms: Terms) -> dict[str, Any]:
+    record: dict[str, Any] = {"sentence": comparison_sentence(pair, terms), "first": pair.first}
+    record |= {"second": pair.second, "n": pair.n, "paired_draws": pair.paired, "same_test_images": pair.same_images}
     record["wider_unpaired"] = pair.wider_unpaired
     for name in ("log_ratio", "alpha", "gap"):
         difference = getattr(pair, name)

@@ -144,8 +144,8 @@ class FittedLaw:
             form.design_matrix(sizes)[0],
         )
 
-    def _log_change(self, n: float, other: float, s: float | None) -> Quantity:
-        near, far = self._log_error(n, s), self._log_error(other, s)
+    def _log_change(self, n: float, other: float, s: float | None, other_s: float | None = None) -> Quantity:
+        near, far = self._log_error(n, s), self._log_error(other, s if other_s is None else other_s)
 
         def change(outer: Array, plateau: Array) -> tuple[Array, Array]:
             (far_offset, far_columns), (offset, columns) = far(outer, plateau), near(outer, plateau)
@@ -203,7 +203,7 @@ class FittedLaw:
             # At the edge of the grid there is no bound; the scale D n^-alpha has then none either.
             if name == other and name not in self.form.scales:
                 low, high = (0.0 if low <= lower * 1.001 else low), (np.inf if high >= upper * 0.999 else high)
-            elif other == "alpha" and name == self.form.scales[0] and region.outer[:, i].max() >= upper * 0.999:
+            elif other == self.form.exponents.get(name) and region.outer[:, i].max() >= upper * 0.999:
                 high = np.inf
         return low, high
 
@@ -271,10 +271,24 @@ class FittedLaw:
         return low_high[:, 0], low_high[:, 1]
 
     def log_ratio(
-        self, n: float, other: float, s: float | None = None, level: float | None = None
+        self,
+        n: float,
+        other: float,
+        s: float | None = None,
+        level: float | None = None,
+        *,
+        other_s: float | None = None,
     ) -> tuple[float, Interval]:
-        """Return log(law(other) / law(n)) and its interval: what going from n to other images changes."""
-        change = self._log_change(n, other, s)
+        """Return log(law(other) / law(n)) and its interval: what going from n to other images changes.
+
+        Args:
+            n: Pre-training size.
+            other: The other one.
+            s: Second size, for laws that use it.
+            level: Confidence level, default the fit's.
+            other_s: Second size at ``other``, default ``s``.
+        """
+        change = self._log_change(n, other, s, other_s)
         if self.dof < 1:
             return self._search.best(change), (-np.inf, np.inf)
         return self._search.best(change), self.region(level or self.level).extent(change)

@@ -12,14 +12,16 @@ from numpy.typing import ArrayLike
 from lightning_tl.errors import UserError, nearest
 from lightning_tl.laws.clusters import Cells, cells, shared_variance
 from lightning_tl.laws.fitted_law import FittedLaw
-from lightning_tl.laws.forms import Array, Form, Loss, ResidualSpace, TransferLaw
+from lightning_tl.laws.forms import Array, Form, Loss, Measured, ResidualSpace, TransferLaw
 from lightning_tl.laws.least_squares import Prior
 
 #: Residuals over this many robust standard deviations lose weight (Huber's constant: 95 % efficiency if normal).
 _HUBER = 1.345
 #: Sizes outside are taken for mistakes; powers of their ratios would leave floating point.
-LEAST_SIZE, MOST_SIZE = 1e-6, 1e13
+LEAST_SIZE, MOST_SIZE = 1e-6, 1e15
 LEAST_ERROR = 1e-9
+#: Of a loss. A model that guesses at random has log(vocabulary), about 12 nats; more is a mistake or a sum.
+MOST_LOSS = 1e6
 
 
 def fit(
@@ -35,14 +37,18 @@ def fit(
     space: ResidualSpace = "log",
     loss: Loss = "squares",
     level: float = 0.95,
+    measured: Measured = "error",
 ) -> FittedLaw:
-    """Fit a law to test errors, by default by least squares in log-log space (Mikami et al., arXiv 2108.11018, §4.1).
+    """Fit a law to test errors or losses, by default by least squares in log-log space.
+
+    As Mikami et al. do, arXiv 2108.11018, §4.1.
 
     Args:
         form: The law, default :class:`TransferLaw`.
-        n: Pre-training sizes in images, each over 0, shape (runs,).
-        error: Test errors (1 - score) in (0, 1], shape (runs,).
-        s: Fine-tuning sizes in images, shape (runs,), for :class:`FullLaw`.
+        n: Pre-training sizes in images or tokens, each over 0, shape (runs,).
+        error: Test errors (1 - score) in (0, 1], or losses over 0, shape (runs,).
+        s: Fine-tuning sizes in images, shape (runs,), for :class:`FullLaw`; parameters of the model for
+            :class:`ChinchillaLaw`.
         pretrain: Labels of pre-training runs (a seed), shape (runs,): runs of one size and label share one.
         draw: Labels of the draws of fine-tuning data, shape (runs,): one label at several sizes is one draw.
         weights: Weights of the squared residuals, shape (runs,), each over 0.
@@ -51,6 +57,7 @@ def fit(
         loss: ``"squares"``, or ``"huber"`` where single runs went wrong: residuals over 1.345 robust standard
             deviations lose weight. Intervals then take the weights as given.
         level: Confidence level of intervals.
+        measured: ``"error"``, at most 1, or ``"loss"``, of any size; a :class:`ChinchillaLaw` is always of losses.
 
     Returns:
         The fitted law: ``.params``, ``.stderr``, ``.interval(name)``, ``.predict(n)``, ``.predict_interval(n)``,
@@ -60,10 +67,12 @@ def fit(
         UserError: Sizes or errors are out of range, of different lengths, or too few for the form; an unknown option.
     """
     form = form or TransferLaw()
-    for name, value, valid in (("space", space, get_args(ResidualSpace)), ("loss", loss, get_args(Loss))):
+    options = (("space", space, ResidualSpace), ("loss", loss, Loss), ("measured", measured, Measured))
+    for name, value, kind in options:
+        valid = get_args(kind)
         if value not in valid:
             raise UserError(f"{name} is '{value}'{nearest(value, valid)}")
-    points = points_of(form, n, error, s, pretrain, draw, weights)
+    points = points_of(form, n, error, s, pretrain, draw, weights, measured=measured)
     return fit_cells(form, points, priors=_fixing_priors(form, fixed or {}, space), space=space, loss=loss, level=level)
 
 
@@ -151,8 +160,10 @@ def points_of(
     draw: Sequence[Any] | None = None,
     weights: ArrayLike | None = None,
     own_image_variance: Array | None = None,
+    measured: Measured = "error",
 ) -> Cells:
     """Check the runs and average them into independent points; see :func:`fit`."""
+    of_losses, second = measured == "loss" or form.of_losses, form.second_size
     sizes, errors = _numbers(n, "n"), _numbers(error, "error")
     others = None if s is None else _numbers(s, "s")
     weight = None if weights is None else _numbers(weights, "weights")
@@ -163,7 +174,7 @@ def points_of(
     if not len(sizes):
         raise UserError("no runs to fit")
     low, high = LEAST_SIZE, MOST_SIZE
-    for name, values in (("pre-training size n", sizes), ("fine-tuning size s", others)):
+    for name, values in (("pre-training size n", sizes), (f"{second} s", others)):
         if values is None:
             continue
         wrong = ~((values >= low) & (values <= high))
@@ -171,17 +182,23 @@ def points_of(
             bad = values[wrong][0]
             zero = " (n = 0 is the scratch baseline, and no part of a law)" if bad == 0 and values is sizes else ""
             raise UserError(f"{name} = {bad:g} is not in [{low:g}, {high:g}]{zero}")
-    if (wrong := ~((errors >= LEAST_ERROR) & (errors <= 1))).any():
-        raise UserError(f"error {errors[wrong][0]:g} is not in (0, 1]; give 1 - score as a fraction")
+    if (wrong := ~((errors >= LEAST_ERROR) & (errors <= (MOST_LOSS if of_losses else 1)))).any():
+        bad = f"{errors[wrong][0]:g}"
+        if of_losses:
+            raise UserError(f"loss {bad} is not in [{LEAST_ERROR:g}, {MOST_LOSS:g}]; give losses over 0")
+        raise UserError(f"error {bad} is not in (0, 1]; give 1 - score as a fraction (of losses, measured='loss')")
     if weight is not None and not np.all(np.isfinite(weight) & (weight > 0)):
         raise UserError("weights must be over 0; leave a run out instead of giving it no weight")
     if form.uses_s and others is None:
-        raise UserError(f"{form.formula} needs the fine-tuning sizes: fit(..., s=[...])")
+        raise UserError(f"{form.formula} needs the {second}s: fit(..., s=[...])")
     points = cells(sizes, np.log(errors), others if form.uses_s else None, pretrain, draw, weight, own_image_variance)
+    points = replace(points, measured="loss" if of_losses else "error")
+    if form.second_size == "model size":  # each model is pre-trained by itself
+        points = replace(points, cluster=np.arange(len(points.n), dtype=float))
     if len(np.unique(points.n)) < 2:
         raise UserError(f"all runs have n = {sizes[0]:g}; a law needs several sizes")
     if form.uses_s and len(np.unique(points.s)) < 2:
-        raise UserError(f"all runs have s = {points.s[0]:g}; the full law needs several fine-tuning sizes")
+        raise UserError(f"all runs have s = {points.s[0]:g}; {form.formula} needs several {second}s")
     if len(points.n) < len(form.parameters):
         kind = "independent points" if len(points.n) < len(sizes) else "points"
         raise UserError(f"{len(points.n)} {kind} for the {len(form.parameters)} parameters of {form.formula}")

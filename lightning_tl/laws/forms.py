@@ -19,16 +19,18 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
-FormName = Literal["transfer", "power", "full", "full+E"]
 #: Where residuals are taken: of log error, or of error.
 ResidualSpace = Literal["log", "linear"]
 Loss = Literal["squares", "huber"]
+#: What is fitted: errors are at most 1, losses are not.
+Measured = Literal["error", "loss"]
 #: A quantity as a function of the grid: offset (one per grid point) and coefficients of the linear parameters.
 Quantity = Callable[[Array, Array], tuple[Array, Array]]
 
@@ -63,10 +65,10 @@ class Sizes:
     """Sizes at which a law is looked at, and the references that its grid is relative to.
 
     Attributes:
-        n: Pre-training sizes in images, shape (m,).
-        s: Fine-tuning sizes in images, shape (m,); ones where the form does not use them.
+        n: Pre-training sizes in images or tokens, shape (m,).
+        s: Fine-tuning sizes in images, or parameters of the model, shape (m,); ones where the form does not use them.
         n_ref: The smallest pre-training size fitted; ``plateau`` is defined there.
-        s_ref: The smallest fine-tuning size fitted.
+        s_ref: The smallest s fitted.
     """
 
     n: Array
@@ -122,8 +124,19 @@ class Form:
     shares: tuple[str, ...] = ()
     #: Parameters of ``design_matrix`` after the first, which are nonlinear in linear space, with their bounds there.
     log_linear: Bounds = _NONE
+    #: Scale → the exponent of its term. Where the exponent has no bound, the scale has none.
+    exponents: Mapping[str, str] = MappingProxyType({})
     has_plateau: bool = True
     uses_s: bool = False
+    #: Whether it is a law of losses, which may be over 1, whatever is said of the numbers.
+    of_losses: ClassVar[bool] = False
+    #: What s is.
+    second_size: ClassVar[Literal["fine-tuning size", "model size"]] = "fine-tuning size"
+
+    @property
+    def rate(self) -> str:
+        """Name of the exponent with which the error falls with n."""
+        return self.exponents[self.parameters[0]]
 
     def design_matrix(self, sizes: Sizes) -> Array:
         """Return the columns of the parameters in which log error is linear, shape (m, q); the first is all ones."""
@@ -182,6 +195,7 @@ class PowerLaw(Form):
     parameters = ("D", "alpha")
     scales = ("D",)
     levels = ("D",)
+    exponents = MappingProxyType({"D": "alpha"})
     log_linear = _ALPHA
     has_plateau = False
 
@@ -215,6 +229,7 @@ class TransferLaw(Form):
     parameters = ("D", "alpha", "C")
     scales = ("D", "C")
     levels = ("D", "C")
+    exponents = MappingProxyType({"D": "alpha"})
     outer = _ALPHA
 
     def design_matrix(self, sizes: Sizes) -> Array:
@@ -253,6 +268,7 @@ class FullLaw(Form):
     """
 
     name = "full"
+    exponents = MappingProxyType({"delta": "alpha"})
     uses_s = True
 
     def __init__(self, floor: bool = False) -> None:
@@ -332,6 +348,7 @@ class Unfolded(Form):
         self.formula, self.parameters, self.scales = form.formula, form.parameters, form.scales
         self.levels, self.has_plateau, self.uses_s = form.levels, form.has_plateau, form.uses_s
         self.outer, self.shares = {**form.outer, **form.log_linear}, form.shares
+        self.exponents = form.exponents
 
     def design_matrix(self, sizes: Sizes) -> Array:
         """Return ones: the scale."""
@@ -352,11 +369,3 @@ class Unfolded(Form):
             return offset + outer[..., known:] @ coefficients[1:], coefficients[:1]
 
         return unfolded
-
-
-FORMS: dict[FormName, Callable[[], Form]] = {
-    "transfer": TransferLaw,
-    "power": PowerLaw,
-    "full": FullLaw,
-    "full+E": lambda: FullLaw(floor=True),
-}

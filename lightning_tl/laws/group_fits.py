@@ -24,8 +24,6 @@ from lightning_tl.laws.shared_coefficient import CoefficientMode, Settings, fit_
 
 #: For every curve: what would this many times the images change?
 FACTOR = 10.0
-#: Share of the error that they must take away to be worth rendering.
-WORTHWHILE = 0.10
 #: Groups whose confidence regions are in memory at once.
 _AT_ONCE = 64
 _SAME = 1e-4  # of the logarithm of errors that differ in nothing
@@ -121,12 +119,17 @@ class Outlook:
     Attributes:
         change: log(law there / law at the largest size).
         interval: Its interval.
-        confidence: Confidence that it lowers the error by :data:`WORTHWHILE` or more; nan where nothing is known.
+        confidence: Confidence that it lowers the error by what is worthwhile (:attr:`.Terms.worthwhile`) or more; nan
+            where nothing is known.
+        model_change: The same change for :data:`FACTOR` times the largest model, in a law of model size; else ``None``.
+        model_interval: Its interval.
     """
 
     change: float
     interval: Interval
     confidence: float
+    model_change: float | None = None
+    model_interval: Interval = (-np.inf, np.inf)
 
 
 @dataclass
@@ -256,7 +259,7 @@ def _surrounded(
     boot = None
     if method.resamples and len(law.cells.n) > len(law.form.parameters):
         boot = bootstrap(law, method.resamples, method.seed)
-    notes = [*group.notes, *filter(None, [rising_note(law)])]
+    notes = [*group.notes, *filter(None, [rising_note(law, group.terms.measured)])]
     item = GroupFit(group, law, _outlook(group, law), power, scratch, hold_out, boot, notes)
     for name in law.form.parameters:
         law.interval(name)
@@ -271,7 +274,10 @@ def _outlook(group: Group, law: FittedLaw) -> Outlook:
     law.log_level(largest, s)
     law.log_level(FACTOR * largest, s)
     change, interval = law.log_ratio(largest, FACTOR * largest, s)
-    return Outlook(change, interval, law.probability_of_reduction(largest, FACTOR * largest, WORTHWHILE, s))
+    confidence = law.probability_of_reduction(largest, FACTOR * largest, group.terms.worthwhile, s)
+    if s is None or law.form.second_size != "model size":
+        return Outlook(change, interval, confidence)
+    return Outlook(change, interval, confidence, *law.log_ratio(largest, largest, s, other_s=FACTOR * s))
 
 
 def _families(groups: Sequence[Group], usable: list[int], share_by: tuple[str, ...]) -> list[list[int]]:
@@ -289,15 +295,15 @@ def _points(group: Group, form: Form) -> Cells:
     runs = group.runs
     if runs["n"].nunique() > 2 and np.ptp(np.log(runs["error"].to_numpy(float))) < _SAME:
         raise UserError(
-            f"all {len(runs)} runs have the same error, {runs['error'].iloc[0]:.4g}: none has learnt what it measures, "
-            "or it is too coarse; fine-tune longer, or at another learning rate"
+            f"all {len(runs)} runs have the same {group.terms.measured}, {runs['error'].iloc[0]:.4g}: none has "
+            "learnt what it measures, or it is too coarse; fine-tune longer, or at another learning rate"
         )
     s = runs["s"].to_numpy(float) if "s" in runs else None
     images = group.images
     each = None if images is None else images.each
-    points = points_of(
-        form, runs["n"], runs["error"], s, group.labels("pretrain"), group.labels("draw"), own_image_variance=each
-    )
+    labels = group.labels("pretrain"), group.labels("draw")
+    measured = group.terms.measured
+    points = points_of(form, runs["n"], runs["error"], s, *labels, own_image_variance=each, measured=measured)
     return points if images is None else replace(points, image_variance=images.variance)
 
 

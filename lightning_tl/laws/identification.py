@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from lightning_tl.laws.clusters import Cells
-from lightning_tl.laws.forms import Form
+from lightning_tl.laws.forms import Array, Form
 from lightning_tl.laws.least_squares import Prior
 
 #: A parameter is identified where its interval of this level excludes each limit of its range, a one-sided test at
@@ -49,16 +49,18 @@ def unidentified(law: Law, name: str) -> str | None:
         law: The fitted law.
         name: Of the parameter.
     """
-    sizes = np.unique(law.cells.n)
-    decades = f"{np.log10(sizes[-1] / sizes[0]):.1f}"
-    span = f"{len(sizes)} sizes over {decades} decade{'' if decades == '1.0' else 's'}"
+    form = law.form
+    own = name if name in form.exponents.values() else form.exponents.get(name)
+    span, exponent = _span(law.cells.n), own or form.rate
+    if exponent != form.rate:  # the second term of a sum, which falls with s
+        span = _span(law.cells.s)
     if any(prior.fixed and prior.name == name for prior in law.priors):
         return None
     if law.dof < 1:
         need = len(law.form.parameters) + 1
         return f"{len(law.cells.n)} points for {len(law.form.parameters)} parameters; {need} are needed"
     low, high = law.interval(name, level=IDENTIFIED)
-    if name != "alpha" and "alpha" in law.form.outer and law.interval("alpha", level=IDENTIFIED)[0] <= 0:
+    if name != exponent and exponent in form.outer and law.interval(exponent, level=IDENTIFIED)[0] <= 0:
         return f"the curve is flat within its noise ({span})"
     if name in ("C", "gamma"):
         if low > 0:
@@ -66,13 +68,19 @@ def unidentified(law: Law, name: str) -> str | None:
         return f"the curve has not bent: a straight power law ({name} = 0) fits as well ({span})"
     if name == "E" and low <= 0:
         return "no floor is seen: E = 0 fits as well"
-    if name == "alpha" and low <= 0:
+    if name == exponent and low <= 0:
         return f"the curve is flat within its noise ({span})"
-    if name == "alpha" and not np.isfinite(high):
+    if name == exponent and not np.isfinite(high):
         return f"the curve falls once and is flat after; any steeper fall fits as well ({span})"
-    if not np.isfinite(high) or (low <= 0 and name in law.form.scales):
+    if not np.isfinite(high) or (low <= 0 and name in form.scales):
         return f"the points do not bound it ({span})"
     return None
+
+
+def _span(values: Array) -> str:
+    sizes = np.unique(values)
+    decades = f"{np.log10(sizes[-1] / sizes[0]):.1f}"
+    return f"{len(sizes)} sizes over {decades} decade{'' if decades == '1.0' else 's'}"
 
 
 def at_bound(value: float, ends: tuple[float, float] | None) -> bool:

@@ -13,10 +13,10 @@ from numpy.typing import ArrayLike
 
 from lightning_tl.errors import UserError
 from lightning_tl.laws.clusters import Cells
-from lightning_tl.laws.forms import Array, Form
+from lightning_tl.laws.forms import Array, Form, Measured
 
-#: Sizes beyond this are reported as out of reach.
-MOST_IMAGES = 1e12
+#: Sizes beyond this are reported as out of reach; of tokens, sizes beyond so many times the largest.
+MOST_IMAGES, FAR = 1e12, 1e4
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class ImagesNeeded:
         estimate: Images at which the fitted law reaches it; infinite where it never does.
         low: Lower end of the interval in images.
         high: Upper end; infinite where the data do not bound it.
-        never: Confidence that the law stays above the target up to :data:`MOST_IMAGES` images: C is above it, or the
+        never: Confidence that the law stays above the target up to :data:`MOST_IMAGES`: C is above it, or the
             curve so flat that it makes no difference.
         largest: Largest such size measured, to see how far this extrapolates.
     """
@@ -64,6 +64,18 @@ def crossing(sizes: Array, error_at: Callable[[int], float], target: float, fall
     return float(np.exp(np.log(sizes[first - 1]) + part * np.log(sizes[first] / sizes[first - 1])))
 
 
+def check_target(target: float, measured: Measured) -> None:
+    """Refuse a target that no error, or no loss, can be.
+
+    Raises:
+        UserError: The target is out of range.
+    """
+    if measured == "loss" and not 0 < target < np.inf:
+        raise UserError(f"target loss {target:g} is not a number over 0")
+    if measured == "error" and not 0 < target < 1:
+        raise UserError(f"target error {target:g} is not between 0 and 1; an error of 10 % is 0.1")
+
+
 class Law(Protocol):
     """What is asked of a fitted law."""
 
@@ -91,25 +103,25 @@ def size_needed(
     """Return at which size a law reaches a target error; the arguments are those of ``FittedLaw.images_needed``.
 
     Raises:
-        UserError: The target is not in (0, 1), the law knows no fine-tuning size, or a size has no meaning here.
+        UserError: The target is out of range, the law knows no fine-tuning size, or a size has no meaning here.
     """
-    if not 0 < target < 1:
-        raise UserError(f"target error {target:g} is not between 0 and 1; an error of 10 % is 0.1")
+    check_target(target, law.cells.measured)
     if over not in ("n", "s"):
-        raise UserError(f"over is '{over}'; it is n (pre-training images) or s (fine-tuning images)")
+        raise UserError(f"over is '{over}'; it is n (the pre-training size) or s (the {law.form.second_size})")
     if over == "s" and not law.form.uses_s:
         raise UserError(f"{law.form.formula} has no fine-tuning size to solve for; fit FullLaw with s=…")
     if (s if over == "s" else n) is not None:
         raise UserError(f"images_needed solves for {over}, so {over} cannot be given")
-    grid = np.geomspace(1, MOST_IMAGES, 241)
     known = law.cells.s if over == "s" else law.cells.n
+    most = max(MOST_IMAGES, FAR * float(known.max()))
+    grid = np.geomspace(1, most, 1 + round(20 * np.log10(most)))
     if over == "s":
         size = float(law.cells.n.max()) if n is None else n
         if not size > 0:
             raise UserError(f"n is {size:g}; it must be above 0")
-        never = law.probability_error_above(size, target, MOST_IMAGES)
+        never = law.probability_error_above(size, target, most)
     else:
-        never = law.probability_error_above(MOST_IMAGES, target, s)
+        never = law.probability_error_above(most, target, s)
 
     def at(i: int) -> tuple[float, float | None]:
         return (size, grid[i]) if over == "s" else (grid[i], s)
@@ -119,7 +131,8 @@ def size_needed(
         low, high = law.band(*at(i), level)
         return float(low[0]), float(high[0])
 
-    falls = law.form.has_plateau and over == "n"  # alpha is above 0 there; other exponents may be below
+    # Exponents that are searched are above 0; those in which log error is linear may be below.
+    falls = law.form.has_plateau and (over == "n" or not law.form.log_linear)
     return ImagesNeeded(
         target=target,
         estimate=crossing(grid, lambda i: float(law.predict(*at(i))[0]), target, falls),

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lightning_tl.errors import UserError
-from lightning_tl.laws.forms import FORMS, Form, FormName, Loss, ResidualSpace
+from lightning_tl.laws.form_names import FORMS, FormName
+from lightning_tl.laws.forms import Form, Loss, ResidualSpace
 from lightning_tl.laws.group_fits import Method
+from lightning_tl.laws.images_needed import check_target
 from lightning_tl.laws.results_table import Columns, ScoreKind
 from lightning_tl.laws.shared_coefficient import CoefficientMode, check_coefficient
 from lightning_tl.laws.spending import Budget
@@ -18,15 +20,18 @@ class LawOptions:
     """How the law is fitted to a table, and what is asked of it.
 
     Attributes:
-        size: Column of the pre-training size in images; 0 is scratch.
-        score: Column of the score or the error, a fraction.
-        score_is: error, or accuracy for any score in [0, 1] of which more is better (mAP, mIoU).
+        size: Column of the pre-training size in images or tokens; 0 is scratch.
+        unit: What sizes count, for sentences and figures (default: tokens where the column's name has "token" in it,
+            else images).
+        score: Column of the score, the error or the loss.
+        score_is: error, a fraction; accuracy for any score in [0, 1] of which more is better (mAP, mIoU); loss for
+            numbers over 0, which may be over 1 (default: loss where the column's name has "loss" in it, else error).
         by: Columns in which curves differ: a,b,c (default: those of our results.csv).
         target_size: Column of the fine-tuning size in images; the form is then the full law.
         cluster: Columns of what rows share, pre-training runs or draws: pretrain:seed,draw:fold.
         where: A condition that selects rows: render == 'digits' and error < 0.5.
         form: transfer: D*n^-alpha + C (default); power: C = 0; full: delta*(gamma + n^-alpha)*s^-beta;
-            full+E: with a floor.
+            full+E: with a floor; chinchilla: E + A*N^-a + B*D^-b, with the model's size N and D tokens.
         fix_d: The coefficient D (delta): free, a number, auto, median, shared or pooled.
         share_by: Where groups have D in common: only groups that agree in these columns.
         space: log: residuals of log error, linear: of error.
@@ -35,17 +40,18 @@ class LawOptions:
         bootstrap: Resamples by cluster for bootstrap intervals besides the profile ones.
         seed: Seed of the bootstrap.
         hold_out_from: Predict sizes from here on from the smaller ones (default: the largest).
-        target_error: Error to reach, in (0, 1): how many images does it take?
-        cost_per_image: Cost of one rendered image, in any unit; with budget.
+        target_error: Error to reach, in (0, 1), or loss to reach: how many images or tokens does it take?
+        cost_per_image: Cost of one rendered image (or token), in any unit; with budget.
         budget: What may be spent on images, in the same unit.
-        model_size: Column of the model's parameters, for C against model size.
+        model_size: Column of the model's parameters: N of the chinchilla form; else for C against model size.
         complexity: Column of the data's complexity (larger: more complex), to plot alpha and C.
         plots: Format of the figures: png, pdf or svg; none draws none.
     """
 
     size: str = "pretrain_images"
+    unit: str | None = None
     score: str = "error"
-    score_is: ScoreKind = "error"
+    score_is: ScoreKind | None = None
     by: str | None = None
     target_size: str | None = None
     cluster: str | None = None
@@ -72,13 +78,22 @@ class LawOptions:
         Raises:
             UserError: A number is out of range, or two options do not go together.
         """
-        check_coefficient(self.law_form(), self.fix_d, self.space)
+        form = self.law_form()
+        check_coefficient(form, self.fix_d, self.space)
+        by_model, measured = form.second_size == "model size", self.columns().terms.measured
+        if by_model and self.target_size is not None:
+            raise UserError("form chinchilla has the model's size, --model-size, beside the tokens; drop --target-size")
+        if form.of_losses and measured != "loss":
+            raise UserError(
+                f"form {form.name} is a law of losses, and the column '{self.score}' is read as an "
+                f"{self.columns().kind}; name a loss with --score, or say --score-is loss"
+            )
         if not 0.5 <= self.level < 1:
             raise UserError(f"level is {self.level:g}; give a confidence level from 0.5 to below 1, such as 0.95")
         if self.bootstrap < 0:
             raise UserError(f"bootstrap is {self.bootstrap}; give a number of resamples, or 0 for none")
-        if self.target_error is not None and not 0 < self.target_error < 1:
-            raise UserError(f"target error {self.target_error:g} is not between 0 and 1; an error of 10 % is 0.1")
+        if self.target_error is not None:
+            check_target(self.target_error, measured)
         self.spending()
 
     def law_form(self) -> Form:
@@ -87,16 +102,20 @@ class LawOptions:
 
     def columns(self) -> Columns:
         """Return which column of the table is what."""
+        form = self.law_form()
+        by_model = form.second_size == "model size"
         return Columns(
             size=self.size,
             score=self.score,
             score_is=self.score_is,
             by=names(self.by),
-            target_size=self.target_size or ("finetune_images" if self.law_form().uses_s else None),
+            target_size=self.target_size or ("finetune_images" if form.uses_s and not by_model else None),
+            by_model=by_model,
             cluster=names(self.cluster),
             model_size=self.model_size,
             complexity=self.complexity,
             where=self.where,
+            unit=self.unit,
         )
 
     def method(self) -> Method:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from lightning_tl.laws.candidates import Costs
 from lightning_tl.laws.law_options import names
 from lightning_tl.laws.posterior import Prior, prior_of
 from lightning_tl.laws.questions import Question, QuestionName, asked
-from lightning_tl.laws.results_table import Columns, Group, ScoreKind
+from lightning_tl.laws.results_table import Columns, Group
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class NextOptions:
     batch: int = 1
     size: str = "pretrain_images"
     score: str = "error"
-    score_is: ScoreKind = "error"
+    score_is: Literal["error", "accuracy"] = "error"
     by: str | None = None
     cluster: str | None = None
     where: str | None = None

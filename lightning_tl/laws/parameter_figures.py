@@ -22,11 +22,15 @@ _MOST_LANDSCAPES = 6
 
 
 def parameter_figure(fits: Sequence[GroupResult], title: str | None = None) -> Figure:
-    """Draw alpha and C (gamma) of each group with their intervals (Mikami et al., Fig. 8); open: not identified."""
+    """Draw the exponents and C, gamma or E of each group with their intervals (Mikami et al., Fig. 8).
+
+    Open: not identified.
+    """
     import matplotlib as mpl
 
     items = fitted(fits)
-    shown = [name for name in ("alpha", "C", "gamma") if any(name in item.law.params for item in items)]
+    names = ("b", "a", "E") if items[0].law.form.second_size == "model size" else ("alpha", "C", "gamma")
+    shown = [name for name in names if any(name in item.law.params for item in items)]
     with mpl.rc_context(STYLE):
         figure, grid = new_figure(3.6 * len(shown) + 1.2, 0.28 * len(items) + 1.5, 1, len(shown), sharey=True)
         for axes, name in zip(grid[0], shown, strict=True):
@@ -38,7 +42,9 @@ def parameter_figure(fits: Sequence[GroupResult], title: str | None = None) -> F
 
 
 def _bars(axes: Axes, items: Sequence[GroupFit], name: str) -> None:
-    words = {"alpha": "pre-training rate alpha", "C": "transfer gap C (test error)", "gamma": "gamma = C / D"}
+    terms = items[0].group.terms
+    words = {"alpha": "pre-training rate alpha", "C": terms.gap, "gamma": "gamma = C / D"}
+    words |= {"b": f"exponent b of {terms.sizes}", "a": f"exponent a of {terms.seconds}", "E": f"{terms.score} E"}
     ends = [item.law.interval(name) for item in items if name in item.law.params]
     finite = [high for _, high in ends if np.isfinite(high)]
     values = [item.law.params[name] for item in items if not item.law.at_bound(name)]
@@ -102,7 +108,7 @@ def model_size_figure(fits: Sequence[GroupResult], title: str | None = None) -> 
         axes.set_xticks(ticks, labels)
         axes.set_xticks([], minor=True)
         axes.set_xlabel("model parameters")
-        axes.set_ylabel("transfer gap C (test error)")
+        axes.set_ylabel(families[0].items[0].group.terms.gap)
         axes.set_ylim(0, 1.3 * max(item.law.params["C"] for family in families for item in family.items))
         axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8)
         some = f" (the first {len(families)} of {count} families)" if count > len(families) else ""
@@ -116,9 +122,9 @@ def complexity_figure(fits: Sequence[GroupResult], title: str | None = None) -> 
 
     items = [item for item in fitted(fits) if "complexity" in item.group.traits]
     x = np.array([item.group.traits["complexity"] for item in items])
-    if len(np.unique(x)) < 2:
-        return None
     shown = [name for name in ("alpha", "C", "gamma") if all(name in item.law.params for item in items)]
+    if len(np.unique(x)) < 2 or not shown:
+        return None
     with mpl.rc_context(STYLE):
         kinds = _kinds(items, x)
         figure, grid = new_figure(3.6 * len(shown) + 1.4 * (len(kinds) > 1), 3.4, 1, len(shown))
@@ -129,7 +135,7 @@ def complexity_figure(fits: Sequence[GroupResult], title: str | None = None) -> 
                 members = [items[place] for place in places]
                 _intervals(axes, x[places], members, name, COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)], kind)
             axes.set_xlabel("data complexity (larger: more complex)")
-            axes.set_ylabel({"alpha": "pre-training rate alpha", "C": "transfer gap C (test error)"}.get(name, name))
+            axes.set_ylabel({"alpha": "pre-training rate alpha", "C": items[0].group.terms.gap}.get(name, name))
             if name == "alpha":
                 axes.set_ylim(0, _most_alpha(items))
         if len(kinds) > 1:
@@ -184,7 +190,7 @@ def landscape_figure(fits: Sequence[GroupResult], title: str | None = None) -> F
         for axes in grid.ravel()[len(items) :]:
             axes.set_visible(False)
         pictures = [_landscape(axes, item) for axes, item in zip(grid.ravel(), items, strict=False)]
-        figure.colorbar(pictures[-1], ax=grid, label="RMSE in log error", shrink=0.8)
+        figure.colorbar(pictures[-1], ax=grid, label=f"RMSE in log {items[0].group.terms.measured}", shrink=0.8)
         headed(figure, title or "Loss over alpha and D; line: confidence region, cross: fit")
         return figure
 

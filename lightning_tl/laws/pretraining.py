@@ -11,7 +11,8 @@ from scipy import stats
 
 from lightning_tl.laws.forms import Array
 from lightning_tl.laws.group_fits import GroupFit, GroupResult
-from lightning_tl.laws.wording import change_interval, lower_or_higher
+from lightning_tl.laws.terms import Terms
+from lightning_tl.laws.wording import change_interval, counted, lower_or_higher
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -119,13 +120,15 @@ def first_answer(fits: Sequence[GroupResult]) -> list[str]:
     questions = list(dict.fromkeys(item.group.question for item in fits if item.group.question))
     if questions:
         return questions
+    if any(item.group.terms.by_model for item in fits):
+        return []  # a law of model size and tokens: nothing is fine-tuned
     benefits = [result for item in fits if (result := benefit(item)) is not None]
     if not benefits:
         return [
             "Whether pre-training is better than none is not known: there is no run without it (size 0). Add some; in "
             "a study, by scratch: true."
         ]
-    sentences = [_verdict(benefits) + (f" {_grounds(benefits)}" if len(benefits) <= _MANY else "")]
+    sentences = [_verdict(benefits) + (f" {_grounds(benefits, fits[0].group.terms)}" if len(benefits) <= _MANY else "")]
     if any(result.scratch_runs == 1 for result in benefits):
         sentences.append(
             "Without pre-training there is one run only, so its scatter is not known"
@@ -153,12 +156,13 @@ def _verdict(benefits: Sequence[Benefit]) -> str:
     return f"Pre-training is {known}{unknown}."
 
 
-def _grounds(benefits: Sequence[Benefit]) -> str:
+def _grounds(benefits: Sequence[Benefit], terms: Terms) -> str:
     texts = []
     for result in benefits:
         start = f"{result.label}, at" if len(benefits) > 1 else "At"
         size = lower_or_higher(result.ratio)
-        change = f"{start} n = {result.n:,.0f}: error {size}{'' if size == 'unchanged' else ' than without'}"
+        change = f"{start} n = {counted(result.n, terms)}: {terms.measured} {size}"
+        change += "" if size == "unchanged" else " than without"
         runs = f"{_count(result.runs)} against {_count(result.scratch_runs)} without"
         if np.isfinite(result.high - result.low):
             change += f" ({100 * result.level:g} % interval {change_interval(result.low, result.high)}; {runs})"

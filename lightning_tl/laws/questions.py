@@ -15,9 +15,10 @@ from scipy.special import ndtr
 from lightning_tl.errors import UserError
 from lightning_tl.laws.advice import DIFFERENT, MORE
 from lightning_tl.laws.forms import Array
-from lightning_tl.laws.group_fits import FACTOR, WORTHWHILE
+from lightning_tl.laws.group_fits import FACTOR
 from lightning_tl.laws.lookahead import scratch_of
 from lightning_tl.laws.posterior import Particles, Posterior, grid, shape_of
+from lightning_tl.laws.terms import WORTHWHILE
 
 #: Groups among which the best is sought: memory grows with their square.
 _MOST_RIVALS = 60
@@ -77,7 +78,7 @@ class MoreOrDifferent:
 
     at: float
     factor: float = FACTOR
-    worthwhile: float = WORTHWHILE
+    worthwhile: float = WORTHWHILE["error"]
     zone: float = 0.2
     name: QuestionName = "more_or_different"
     joint: bool = False

@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 
 from lightning_tl.errors import UserError, nearest, shortened
-from lightning_tl.laws.fitting import LEAST_ERROR, LEAST_SIZE, MOST_SIZE
+from lightning_tl.laws.fitting import LEAST_ERROR, LEAST_SIZE, MOST_LOSS, MOST_SIZE
 from lightning_tl.laws.image_sampling import ImageSampling, Replicates, of_runs
 from lightning_tl.laws.mixed_curves import mixed
 from lightning_tl.laws.row_filter import selected_rows
 from lightning_tl.laws.score_kind import accuracy_question
+from lightning_tl.laws.terms import Terms
 
 if TYPE_CHECKING:
     import pandas as pd
 
-ScoreKind = Literal["error", "accuracy"]
+ScoreKind = Literal["error", "accuracy", "loss"]
 #: Columns in which the curves of our own tables differ, where the table has them. Not here: what a tuned recipe
 #: may vary along a curve (lr, steps) and what repeats a run (seeds).
 GROUP_COLUMNS = (
@@ -44,11 +45,13 @@ class Columns:
     """Which column of a table is what. The defaults are our own ``results.csv``.
 
     Attributes:
-        size: Pre-training size in images; 0 is scratch.
-        score: The score, or ``error``.
-        score_is: ``"error"``, or ``"accuracy"`` for any score in [0, 1] where more is better (mAP, mIoU).
+        size: Pre-training size in images or tokens; 0 is scratch.
+        score: The score, the error or the loss.
+        score_is: ``"error"``; ``"accuracy"`` for any score in [0, 1] where more is better (mAP, mIoU); ``"loss"`` for
+            numbers over 0 that may be above 1 (nats). ``None``: a loss where the column's name says so, else an error.
         by: Columns in which curves differ; ``None`` takes :data:`GROUP_COLUMNS` as far as the table has them.
         target_size: Fine-tuning size in images, for the full law.
+        by_model: The law's second size is the model's, ``model_size``, so that models are no curves of their own.
         cluster: Columns that name what rows share; ``None`` takes ``pretrain`` and ``draw`` below. One whose values
             each occur at one size names pre-training runs, one whose values occur at several names draws;
             ``pretrain:seed`` and ``draw:fold`` say it.
@@ -58,19 +61,44 @@ class Columns:
         pretrain: Columns that, with the size, name the pre-training run that rows share.
         draw: Columns that name the draw of fine-tuning data that rows share across sizes.
         where: A condition that selects rows, in the language of :mod:`~lightning_tl.laws.row_filter`.
+        unit: What sizes count; ``None``: tokens where the column's name says so, else images.
     """
 
     size: str = "pretrain_images"
     score: str = "error"
-    score_is: ScoreKind = "error"
+    score_is: ScoreKind | None = None
     by: tuple[str, ...] | None = None
     target_size: str | None = None
+    by_model: bool = False
     cluster: tuple[str, ...] | None = None
     model_size: str = "backbone_params"
     complexity: str = "complexity"
     pretrain: tuple[str, ...] = ("pretrain_seed",)
     draw: tuple[str, ...] = ("draw_seed",)
     where: str | None = None
+    unit: str | None = None
+
+    @property
+    def kind(self) -> ScoreKind:
+        """What the score is: as said, or by the column's name."""
+        return self.score_is or ("loss" if "loss" in self.score.lower() else "error")
+
+    @property
+    def second(self) -> str | None:
+        """Column of the law's second size, where it has one."""
+        return self.model_size if self.by_model else self.target_size
+
+    @property
+    def terms(self) -> Terms:
+        """What sizes count and what is measured."""
+        sizes = self.unit or ("tokens" if "token" in self.size.lower() else "images")
+        other = "parameters" if self.by_model else f"fine-tuning {_unit_of(self.target_size, sizes)}"
+        return Terms(sizes, other, "loss" if self.kind == "loss" else "error")
+
+
+def _unit_of(column: str | None, other: str) -> str:
+    """Return what a column of fine-tuning sizes counts, by its name; else as the pre-training sizes do."""
+    return next((unit for unit in ("token", "image") if unit in (column or "").lower()), other.removesuffix("s")) + "s"
 
 
 @dataclass
@@ -86,6 +114,7 @@ class Group:
         notes: What to know of the rows that were kept.
         question: Whether the errors are accuracies, asked where it seems so; else empty.
         traits: Numbers that belong to the curve as a whole: ``model_size``, ``complexity`` where the table has them.
+        terms: What sizes count and what is measured.
         images: How the choice of the test images moves ``runs``; ``None`` where unknown.
         scratch_images: The same for ``scratch``.
     """
@@ -98,6 +127,7 @@ class Group:
     notes: list[str] = field(default_factory=list)
     question: str = ""
     traits: dict[str, float] = field(default_factory=dict)
+    terms: Terms = field(default_factory=Terms)
     images: ImageSampling | None = None
     scratch_images: ImageSampling | None = None
 
@@ -145,15 +175,16 @@ def _number(frame: pd.DataFrame, column: str) -> np.ndarray[Any, np.dtype[np.flo
 def _check_columns(frame: pd.DataFrame, columns: Columns) -> None:
     wanted = [("--size", columns.size), ("--score", columns.score)]
     wanted += [("--by", name) for name in columns.by or ()]
-    wanted += [("--target-size", columns.target_size)] if columns.target_size else []
+    option = "--model-size" if columns.by_model else "--target-size"
+    wanted += [(option, columns.second)] if columns.second else []
     wanted += [("--cluster", name) for _, name in _cluster(columns.cluster or ())]
     own = [str(name) for name in frame.columns if name != "_line"]
     for option, name in wanted:
         if name not in own:
             raise UserError(f"no column '{name}' ({option}) in the table{nearest(name, own)}")
-    if columns.score_is not in get_args(ScoreKind):
+    if columns.kind not in get_args(ScoreKind):
         raise UserError(
-            f"score is '{columns.score_is}'; it is 'error' or 'accuracy' (any score in [0, 1], more is better)"
+            f"score is '{columns.score_is}'; it is 'error', 'accuracy' (any score in [0, 1], more is better) or 'loss'"
         )
 
 
@@ -192,7 +223,10 @@ def groups(frame: pd.DataFrame, columns: Columns | None = None, replicates: Repl
         table = _selected(table, columns.where)
     _check_columns(table, columns)
     # Where the law has the fine-tuning size, curves do not differ in it.
-    sized = ("finetune_fraction", "finetune_images", columns.target_size) if columns.target_size else ()
+    sized: tuple[str, ...] = (
+        ("finetune_fraction", "finetune_images", columns.target_size) if columns.target_size else ()
+    )
+    sized = ("backbone", columns.model_size) if columns.by_model else sized
     own = [name for name in GROUP_COLUMNS if name in table.columns and name not in sized]
     by = list(columns.by if columns.by is not None else own)
     data = pd.DataFrame({"n": _number(table, columns.size), "line": table["_line"]}, index=table.index)
@@ -203,8 +237,8 @@ def groups(frame: pd.DataFrame, columns: Columns | None = None, replicates: Repl
         data[_STDERR] = _number(table, _STDERR)
     if _TEST_SET in table:
         data[_TEST_SET] = table[_TEST_SET].fillna("").astype(str)
-    if columns.target_size:
-        data["s"] = _number(table, columns.target_size)
+    if columns.second:
+        data["s"] = _number(table, columns.second)
     pretrain, draw = columns.pretrain, columns.draw
     if columns.cluster is not None:
         roles = {name: _role(role, table[name], data["n"]) for role, name in _cluster(columns.cluster)}
@@ -224,8 +258,8 @@ def groups(frame: pd.DataFrame, columns: Columns | None = None, replicates: Repl
     pretrained, text = ~(data["n"] == 0).to_numpy(), keys.to_numpy(dtype=object)
     varying = [name for name in keys.columns if keys.loc[pretrained, name].nunique() > 1]
     label_columns = _needed_for_labels(keys.loc[pretrained], varying)
-    known = {columns.size, columns.score, columns.target_size, "run_id", "pretrain_run", "_line", *by, *pretrain, *draw}
-    known |= {_STDERR, _TEST_SET}
+    known = {columns.size, columns.score, columns.second, "run_id", "pretrain_run", "_line", *by, *pretrain, *draw}
+    known |= {_STDERR, _TEST_SET, *(("backbone",) if columns.by_model else ())}
     others = table.drop(columns=[name for name in table.columns if name in known]).fillna("").astype(str)
     # Codes are compared faster than text.
     others = pd.DataFrame({name: others[name].factorize()[0] for name in others}, index=others.index)
@@ -253,14 +287,16 @@ def groups(frame: pd.DataFrame, columns: Columns | None = None, replicates: Repl
                 group.traits[trait] = float(np.nanmean(numbers[places]))
         group.runs = _usable(group.runs, problems.take(places), group.dropped)
         group.scratch = _usable(group.scratch, problems.take(from_scratch), group.dropped)
+        group.terms = columns.terms
         group.images, group.scratch_images = (of_runs(runs, replicates or {}) for runs in (group.runs, group.scratch))
-        if columns.score_is == "error":
+        if columns.kind == "error":
             group.question = accuracy_question(group.runs, group.scratch, columns.score, columns.size)
         if names := mixed(group.runs, others.loc[group.runs.index]):
             many = "columns" if len(names) > 1 else "column"
             group.notes.append(
-                f"At one size the error differs with the {many} {', '.join(names)}: are these several curves in one? "
-                f"Then name the {many} in --by (or, of draws that occur at every size, in --cluster as draw:COLUMN)."
+                f"At one size the {columns.terms.measured} differs with the {many} {', '.join(names)}: are "
+                f"these several curves in one? Then name the {many} in --by (or, of draws that occur at every size, in "
+                "--cluster as draw:COLUMN)."
             )
         curves.append(group)
     if not curves:
@@ -325,12 +361,14 @@ def _selected(table: pd.DataFrame, condition: str) -> pd.DataFrame:
 
 def _errors(score: Any, columns: Columns) -> Any:
     largest = np.nanmax(score) if np.isfinite(score).any() else 0.0
+    if columns.kind == "loss":
+        return score
     if 1.5 < largest <= 100 and np.nanmedian(score) > 1:
         raise UserError(
             f"column '{columns.score}' has values up to {largest:g} and looks like percents; divide it by 100 "
-            "(errors and scores are fractions)"
+            "(errors and scores are fractions), or say --score-is loss if it is a loss"
         )
-    return score if columns.score_is == "error" else 1 - score
+    return score if columns.kind == "error" else 1 - score
 
 
 def _rows_by_key(text: Any, chosen: Any) -> dict[tuple[str, ...], list[int]]:
@@ -347,14 +385,17 @@ def _problems(rows: pd.DataFrame, columns: Columns) -> Any:
     checks = [
         (n.isna() | ~np.isfinite(n), "size_said", f"{columns.size} is not a number"),
         (n < 0, "size_said", f"{columns.size} is negative"),
-        ((n > 0) & ((n < LEAST_SIZE) | (n > MOST_SIZE)), "size_said", f"{columns.size} is not a number of images"),
+        (
+            (n > 0) & ((n < LEAST_SIZE) | (n > MOST_SIZE)),
+            "size_said",
+            f"{columns.size} is not a number of {columns.terms.sizes}",
+        ),
         (error.isna(), "said", f"{columns.score} is not a number"),
-        ((error < 0) | (error > 1), "said", f"{columns.score} is outside [0, 1]"),
-        (error < LEAST_ERROR, "said", "the error is 0, which has no logarithm"),
+        *_range_checks(error, columns),
     ]
     if "s" in rows:
         wrong = ~((rows["s"] >= LEAST_SIZE) & (rows["s"] <= MOST_SIZE))
-        checks.append((wrong, "s", f"{columns.target_size} is not a number over 0"))
+        checks.append((wrong, "s", f"{columns.second} is not a number over 0"))
     if "copy" in rows:
         said = "the same row occurs twice; give repeats a column in which they differ, such as a seed"
         checks.append((rows["copy"], "said", said))
@@ -363,6 +404,18 @@ def _problems(rows: pd.DataFrame, columns: Columns) -> Any:
         for row in np.flatnonzero(failed.to_numpy(bool)).tolist():
             problems[row] = (said, reason)
     return problems
+
+
+def _range_checks(error: pd.Series[float], columns: Columns) -> list[tuple[Any, str, str]]:
+    if columns.kind == "loss":
+        return [
+            (error < LEAST_ERROR, "said", f"{columns.score} is not over 0: a loss has a logarithm here"),
+            (error > MOST_LOSS, "said", f"{columns.score} is over {MOST_LOSS:,.0f}"),
+        ]
+    return [
+        ((error < 0) | (error > 1), "said", f"{columns.score} is outside [0, 1]"),
+        (error < LEAST_ERROR, "said", "the error is 0, which has no logarithm"),
+    ]
 
 
 def _usable(rows: pd.DataFrame, problems: Any, dropped: list[dict[str, Any]]) -> pd.DataFrame:

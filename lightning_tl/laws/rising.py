@@ -7,9 +7,15 @@ from scipy.special import stdtrit
 
 from lightning_tl.laws.clusters import Cells
 from lightning_tl.laws.fitted_law import FittedLaw
+from lightning_tl.laws.forms import Measured
+
+_WHY: dict[Measured, str] = {
+    "error": "a learning rate, too few iterations",
+    "loss": "a learning rate, too few iterations, harm by longer pre-training",
+}
 
 
-def rising_note(law: FittedLaw) -> str | None:
+def rising_note(law: FittedLaw, measured: Measured = "error") -> str | None:
     """Return a note where the error rises with n by more than noise: no law here can follow that.
 
     The scatter about the law contains the rise itself. So it also counts against the scatter about a parabola of log n,
@@ -24,9 +30,10 @@ def rising_note(law: FittedLaw) -> str | None:
     if rise[worst] < min(3 * law.log_noise, _parabola_limit(law.cells)) or rise[worst] < 0.02:
         return None
     lowest = sizes[int(np.argmin(means[: worst + 1]))]
+    rise_percent = f"{100 * np.expm1(rise[worst]):.0f} %"
     return (
-        f"The error rises from n = {lowest:,.0f} to n = {sizes[worst]:,.0f} by {100 * np.expm1(rise[worst]):.0f} %, "
-        "more than the scatter; the law only falls, so look at those runs (a learning rate, too few iterations?)."
+        f"The {measured} rises from n = {lowest:,.0f} to n = {sizes[worst]:,.0f} by {rise_percent}, more than the "
+        f"scatter; the law only falls, so look at those runs ({_WHY[measured]}?)."
     )
 
 

@@ -116,7 +116,7 @@ def next_size(item: GroupFit, factor: float = 10.0, budget: Budget | None = None
         budget: What may be spent.
     """
     law = item.law
-    if law.dof < 1 or law.at_bound("alpha") or law.form.uses_s:
+    if law.dof < 1 or law.form.uses_s or law.at_bound("alpha"):
         return None
     sizes = [item.largest * step for step in (2.0, 4.0, 8.0) if step <= factor]
     if budget is not None:

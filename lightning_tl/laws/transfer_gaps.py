@@ -13,7 +13,7 @@ from lightning_tl.laws.fitting import fit
 from lightning_tl.laws.forms import Array, PowerLaw
 from lightning_tl.laws.group_fits import GroupFit, GroupResult, fitted
 from lightning_tl.laws.spending import MODEL_COLUMNS, model_parameters
-from lightning_tl.laws.wording import percent
+from lightning_tl.laws.wording import images, percent
 
 _LEAST_MODELS = 3
 _LEAST_SETTINGS = 5  # with four, no order of ranks is unlikely
@@ -76,10 +76,13 @@ def _balance(item: GroupFit) -> str:
     change, (down, up) = law.log_ratio(item.largest, 2 * item.largest, item.s)
     rendered = [float(1 - np.exp(value)) for value in (change, up, down)]
     shares = [f"{percent(share)} ({percent(least)} to {percent(most)})" for share, least, most in (real, rendered)]
-    return (
-        f"{item.label}: twice the real images lower the error by {shares[0]}, twice the {item.largest:,.0f} rendered "
-        f"ones by {shares[1]} ({100 * law.level:g} % intervals)."
-    )
+    terms = item.group.terms
+    if terms.sizes == "images":
+        what = f"twice the real images lower the error by {shares[0]}, twice the {item.largest:,.0f} rendered ones"
+    else:
+        what = f"twice the {terms.seconds} lower the {terms.measured} by {shares[0]}, twice the pre-training "
+        what += f"{terms.sizes} ({images(item.largest)})"
+    return f"{item.label}: {what} by {shares[1]} ({100 * law.level:g} % intervals)."
 
 
 def _known(items: Sequence[GroupFit]) -> list[GroupFit]:

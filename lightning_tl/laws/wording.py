@@ -10,11 +10,14 @@ import numpy as np
 from lightning_tl.figure_style import number, superscript
 from lightning_tl.laws.compare import Comparison, Difference
 from lightning_tl.laws.fitted_law import FittedLaw
+from lightning_tl.laws.forms import Measured
 from lightning_tl.laws.group_fits import GroupFit, HoldOut
 from lightning_tl.laws.identification import IDENTIFIED
 from lightning_tl.laws.images_needed import ImagesNeeded
 from lightning_tl.laws.scratch import Scratch
+from lightning_tl.laws.terms import Terms
 
+PLURAL: dict[Measured, str] = {"error": "errors", "loss": "losses"}
 _LINES = 10  # of the file that are named for each reason
 #: A reach beyond this many times the largest size is called an extrapolation.
 FAR = 10.0
@@ -57,7 +60,7 @@ def change_interval(low: float, high: float) -> str:
 
 
 def images(count: float) -> str:
-    """Return an estimated number of images with three digits: 12,300, 1.23 million, 4.5×10¹³."""
+    """Return an estimated number of images or tokens with three digits: 12,300, 1.23 million, 4.5×10¹⁶."""
     if not np.isfinite(count):
         return "no bound"
     if count < 1000:
@@ -65,12 +68,22 @@ def images(count: float) -> str:
     power = int(np.floor(np.log10(count)))
     digits = 10 ** (power - 2)
     rounded = round(count / digits) * digits
-    if rounded >= 1e12:
+    if rounded >= 1e15:
         return f"{rounded / 10.0**power:.2g}×10{superscript(str(power))}"
-    for unit, word in ((10**9, "billion"), (10**6, "million")):
+    for unit, word in ((10**12, "trillion"), (10**9, "billion"), (10**6, "million")):
         if rounded >= unit:
             return f"{rounded / unit:.3g} {word}" if rounded < 1000 * unit else f"{rounded / unit:,.0f} {word}"
     return f"{rounded:,.0f}"
+
+
+def a(measured: Measured) -> str:
+    """Return what is measured with its article."""
+    return f"an {measured}" if measured == "error" else f"a {measured}"
+
+
+def counted(size: float, terms: Terms) -> str:
+    """Return a size in all its digits where images are counted, in three where they are many more, as tokens are."""
+    return f"{size:,.0f}" if terms.sizes == "images" else images(size)
 
 
 def confidence_level(law: FittedLaw) -> str:
@@ -83,12 +96,15 @@ def up_to(high: float) -> str:
     return f"to {number(high)}" if np.isfinite(high) else "upwards"
 
 
-def gap_sentences(law: FittedLaw) -> list[str]:
-    """Say what C (gamma) and alpha are, or that they are not identified and why."""
+def gap_sentences(law: FittedLaw, terms: Terms) -> list[str]:
+    """Say what C (gamma), E and the exponents are, or that they are not identified and why."""
     sentences = []
     level = confidence_level(law)
     words = {"C": "transfer gap C", "gamma": "transfer gap over D, gamma,", "alpha": "pre-training rate alpha"}
-    for name in ("C", "gamma", "alpha"):
+    if terms.by_model:
+        words = {"E": "loss E that neither size removes", "b": f"exponent b of the {terms.sizes}"}
+        words["a"] = f"exponent a of the {terms.seconds}"
+    for name in words:
         if name not in law.form.parameters:
             continue
         reason = law.unidentified(name)
@@ -102,23 +118,26 @@ def gap_sentences(law: FittedLaw) -> list[str]:
             continue
         best = f"best value {number(law.params[name])}"
         if law.at_bound(name):
-            best = "best value 0, at its bound" if name != "alpha" else "at its bound"
-        bounded = name == "gamma" or (name == "C" and high < 1)  # no error is above 1
+            best = "best value 0, at its bound" if name in law.form.scales else "at its bound"
+        # no error is above 1
+        bounded = name in ("gamma", "E") or (name == "C" and (high < 1 or terms.measured == "loss"))
         limit = f"; it is at most {number(high)}" if bounded and np.isfinite(high) else ""
         sentences.append(f"The {words[name]} is not identified ({best}): {reason}{limit}.")
     return sentences
 
 
-def needed_sentence(needed: ImagesNeeded, law: FittedLaw, where: str = "", noun: str = "images") -> str:
-    """Say how many images reach the target, or that none do.
+def needed_sentence(needed: ImagesNeeded, law: FittedLaw, terms: Terms, where: str = "", noun: str = "") -> str:
+    """Say how many images or tokens reach the target, or that none do.
 
     Args:
         needed: What was found.
         law: The law.
+        terms: What is measured and counted.
         where: What the other size is, after "for an error of …".
-        noun: What is counted.
+        noun: What is counted, where it is not the pre-training size.
     """
-    start = f"For an error of {needed.target:g}{where}: "
+    noun = noun or terms.sizes
+    start = f"For {a(terms.measured)} of {needed.target:g}{where}: "
     if law.dof < 1:
         curve = "the curve through the points, which has no interval"
         if not np.isfinite(needed.estimate):
@@ -139,27 +158,29 @@ def needed_sentence(needed: ImagesNeeded, law: FittedLaw, where: str = "", noun:
     return f"{start}about {images(needed.estimate)} {noun} ({interval}){never}.{beyond}"
 
 
-def scratch_sentence(scratch: Scratch, law: FittedLaw) -> str:
+def scratch_sentence(scratch: Scratch, law: FittedLaw, terms: Terms) -> str:
     """Say from which size on pre-training helps; name negative transfer."""
-    at = f"Without pre-training the error is {scratch.error:.3g}"
+    measured = terms.measured
+    at = f"Without pre-training the {measured} is {scratch.error:.3g}"
     if np.isfinite(scratch.stderr):
         at += f" ± {scratch.stderr:.2g} ({scratch.runs} runs)"
-    sizes = ", ".join(f"{size:,.0f}" for size in scratch.harmful)
+    sizes = ", ".join(counted(size, terms) for size in scratch.harmful)
     if sizes:
         at += f"; negative transfer at n = {sizes}: pre-training there is worse than none"
     start = scratch.helps_from
     if start is not None:
         first = " (the smallest size measured)" if start == scratch.sizes[0] else ""
-        return f"{at}; pre-training helps from n = {start:,.0f}{first}."
+        return f"{at}; pre-training helps from n = {counted(start, terms)}{first}."
     if not sizes and len(scratch.above):
-        above = ", ".join(f"{size:,.0f}" for size in scratch.above)
-        at += f"; measured errors above it (n = {above}) are within the noise"
+        above = ", ".join(counted(size, terms) for size in scratch.above)
+        at += f"; measured {PLURAL[measured]} above it (n = {above}) are within the noise"
     low, high = scratch.low[-1], scratch.high[-1]
     known = np.isfinite(high - low)
     interval = f"{confidence_level(law)} interval {change_interval(low, high)}" if known else "no interval"
-    whose = "the error with pre-training" if law.dof > 0 else "the curve through the errors with pre-training"
+    whose = f"the {measured}" if law.dof > 0 else f"the curve through the {PLURAL[measured]}"
+    size = counted(scratch.sizes[-1], terms)
     return (
-        f"{at}; at n = {scratch.sizes[-1]:,.0f} {whose} is {lower_or_higher(scratch.ratio[-1])} "
+        f"{at}; at n = {size} {whose} with pre-training is {lower_or_higher(scratch.ratio[-1])} "
         f"({interval}): no evidence that pre-training helps."
     )
 
@@ -186,18 +207,21 @@ def left_out_sentence(dropped: Sequence[Mapping[str, Any]]) -> str:
 
 def hold_out_sentence(item: GroupFit, held: HoldOut) -> str:
     """Say how far off the prediction of the held-out sizes was."""
-    law = item.law
+    law, terms = item.law, item.group.terms
+    first, last = (f"{terms.symbol} = {counted(end, terms)}" for end in (held.n.min(), held.n.max()))
     inside = "inside" if held.inside else "outside"
     level = confidence_level(law)
     if len(held.n) == 1:
         power = f"; a power law predicted {held.power[0]:.3g}" if held.power_law else ""
         return (
-            f"without n = {held.n[0]:,.0f}, the smaller sizes predicted {held.predicted[0]:.3g} there; measured "
+            f"without {first}, the smaller sizes predicted {held.predicted[0]:.3g} there; measured "
             f"was {held.observed[0]:.3g} ({signed(held.off)}), {inside} the {level} prediction interval "
             f"({held.low[0]:.3g} to {held.high[0]:.3g}){power}."
         )
     power = f" (power law {held.power_rmse:.2g})" if held.power_law else ""
-    sizes = f"{len(held.n)} points from n = {held.n.min():,.0f} to {held.n.max():,.0f}"
+    sizes = f"{len(held.n)} points at {first}"
+    if held.n.min() < held.n.max():
+        sizes = f"{len(held.n)} points from {first} to {last.removeprefix(f'{terms.symbol} = ')}"
     count = int(np.sum((held.low <= held.observed) & (held.observed <= held.high)))
     return (
         f"{sizes} were predicted from the smaller sizes with an RMSE of {held.rmse:.2g}{power}; "
@@ -205,7 +229,7 @@ def hold_out_sentence(item: GroupFit, held: HoldOut) -> str:
     )
 
 
-def comparison_sentence(pair: Comparison) -> str:
+def comparison_sentence(pair: Comparison, terms: Terms) -> str:
     """Say by how much two groups differ, with intervals."""
 
     def with_interval(difference: Difference) -> str:
@@ -216,7 +240,8 @@ def comparison_sentence(pair: Comparison) -> str:
 
     ratio = pair.log_ratio
     low, high = ratio.interval
-    text = f"{pair.first} against {pair.second} at n = {pair.n:,.0f}: error {lower_or_higher(ratio.estimate)} "
+    text = f"{pair.first} against {pair.second} at {terms.symbol} = {counted(pair.n, terms)}: "
+    text += f"{terms.measured} {lower_or_higher(ratio.estimate)} "
     text += f"({change_interval(low, high)})" if np.isfinite(high - low) else "(no interval)"
     for name, difference in (("alpha", pair.alpha), ("C", pair.gap)):
         if difference is not None:

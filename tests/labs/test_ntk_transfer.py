@@ -9,12 +9,12 @@ from scipy.optimize import approx_fprime
 
 from lightning_tl.cli.main import main
 from lightning_tl.labs import ntk_transfer
-from lightning_tl.labs.additive_law import AdditiveLaw, contest
+from lightning_tl.labs.additive_law import contest
 from lightning_tl.labs.ntk_transfer import NtkTransfer
 from lightning_tl.labs.ntk_transfer_kernel import KernelTransfer, predicted_powers
 from lightning_tl.labs.ntk_transfer_network import Networks, NetworkTransfer, Teacher
 from lightning_tl.labs.ridge_equivalent import equivalent
-from lightning_tl.laws import FullLaw, fit
+from lightning_tl.laws import AdditiveLaw, FullLaw, fit
 
 GRID = [(n, s) for n in (100.0, 200, 400, 800, 1600) for s in (10.0, 20, 40, 80, 160)]
 SMALL = NtkTransfer(d=500, n=(150, 300), s=(100,), draws=12)

@@ -12,6 +12,7 @@ from lightning_tl.laws.curve_figures import equation, has_slope
 from lightning_tl.laws.group_fits import GroupFit, UnfittedGroup, analyse, fitted
 from lightning_tl.laws.law_figures import figures
 from lightning_tl.laws.results_table import groups
+from lightning_tl.laws.terms import Terms
 from lightning_tl.laws.wording import comparison_sentence
 
 from .tables import SIZES, falling, flat, results
@@ -118,7 +119,7 @@ def test_comparison_is_paired_by_draw() -> None:
     assert loud.log_ratio.interval == pytest.approx(quiet.log_ratio.interval, abs=1e-6)
     assert loud.gap is not None
     assert quiet.gap is not None
-    told = comparison_sentence(loud)
+    told = comparison_sentence(loud, Terms())
     less = -100 * np.expm1(loud.log_ratio.estimate)
     assert told.startswith(f"a against b at n = 2,048: error {less:.0f} % lower (")
     assert f"; difference of C {loud.gap.estimate:+.3g} (" in told
@@ -133,7 +134,7 @@ def test_three_sizes_have_a_curve_through_them_and_no_law() -> None:
     }
     fits, advice = advice_of(results(curves, 0.13, seed=3), target=0.01)
     text = "\n".join([*advice.headline, *(line for item in advice.groups for line in item.sentences)])
-    text += "\n".join(comparison_sentence(pair) for pair in advice.comparisons)
+    text += "\n".join(comparison_sentence(pair, Terms()) for pair in advice.comparisons)
     assert "Such a law goes through any 3 sizes exactly: 4 are needed; add one, larger or between." in text
     assert "For an error of 0.01: not reached by the curve through the points, which has no interval." in text
     assert " lower, with no interval." in advice.ranking[0]

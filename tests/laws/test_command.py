@@ -86,7 +86,10 @@ def test_any_other_table_by_naming_columns(tmp_path) -> None:
         (Columns(score="eror"), "no column 'eror' (--score) in the table; did you mean 'error'?"),
         (Columns(by=("rendr",)), "no column 'rendr' (--by) in the table; did you mean 'render'?"),
         (Columns(target_size="x"), "no column 'x' (--target-size) in the table; valid: "),
-        (Columns(score_is="loss"), "score is 'loss'; it is 'error' or 'accuracy'"),
+        (
+            Columns(score_is="los"),
+            "score is 'los'; it is 'error', 'accuracy' (any score in [0, 1], more is better) or 'l",
+        ),
         (Columns(where="render == 'none'"), "where 'render == 'none'' selects no row"),
         (Columns(where="nothing > 3"), "where 'nothing > 3': "),
         (Columns(where="1 +"), "where '1 +': "),

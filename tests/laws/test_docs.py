@@ -25,7 +25,9 @@ def test_the_page_runs(page: str, tmp_path, monkeypatch, capsys) -> None:
     for block in re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL):
         exec(block, names)
     assert (tmp_path / "law.svg").stat().st_size > 1000
-    for command in re.findall(r"^lightning-tl law ((?:results|table)\.csv.*)$", page, flags=re.MULTILINE):
+    for command in re.findall(
+        r"^lightning-tl law ((?:results|table|finetuned|pretrained)\.csv.*)$", page, flags=re.MULTILINE
+    ):
         assert main([*shlex.split(command), "--plots", "none"]) == 0
     for command in re.findall(r"^lightning-tl next (results\.csv.*)$", page, flags=re.MULTILINE):
         assert next_command.main(shlex.split(command)) == 0

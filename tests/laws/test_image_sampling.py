@@ -19,6 +19,7 @@ from lightning_tl.laws.group_fits import analyse
 from lightning_tl.laws.image_sampling import of_runs, read_replicates, variance_of_difference
 from lightning_tl.laws.image_weights import other_variance, weighted_by_images
 from lightning_tl.laws.results_table import groups
+from lightning_tl.laws.terms import Terms
 from lightning_tl.laws.wording import comparison_sentence
 
 from .tested_worlds import SIZES, World, law
@@ -127,7 +128,7 @@ def test_the_same_images_narrow_a_difference():
     unpaired = log_ratio(first, pair.n, second, pair.n, apart).interval
     assert pair.wider_unpaired == pytest.approx((unpaired[1] - unpaired[0]) / (high - low))
     wider = f"{100 * (pair.wider_unpaired - 1):.0f} % wider"
-    assert f"; paired by test image (unpaired, the interval would be {wider})." in comparison_sentence(pair)
+    assert f"; paired by test image (unpaired, the interval would be {wider})." in comparison_sentence(pair, Terms())
 
 
 def test_without_replicates_the_worst_case_is_taken():

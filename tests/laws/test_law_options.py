@@ -232,4 +232,4 @@ def test_numbers_in_sentences() -> None:
         "123 billion",
         "no bound",
     ]
-    assert [images(x) for x in (4.5e13, 1.04e300)] == ["4.5×10¹³", "1×10³⁰⁰"]
+    assert [images(x) for x in (45.67e12, 4.5e16, 1.04e300)] == ["45.7 trillion", "4.5×10¹⁶", "1×10³⁰⁰"]

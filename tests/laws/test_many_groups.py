@@ -12,7 +12,8 @@ from lightning_tl.laws.advice import advise
 from lightning_tl.laws.clusters import Cells, cells
 from lightning_tl.laws.fitted_law import FittedLaw, prepare_regions
 from lightning_tl.laws.fitting import fit_cells, fit_many
-from lightning_tl.laws.forms import FORMS, Array, Form, FullLaw, PowerLaw, Sizes, TransferLaw
+from lightning_tl.laws.form_names import FORMS
+from lightning_tl.laws.forms import Array, Form, FullLaw, PowerLaw, Sizes, TransferLaw
 from lightning_tl.laws.group_fits import analyse, fitted
 from lightning_tl.laws.least_squares import Prior, Problem
 from lightning_tl.laws.points import Points

@@ -10,7 +10,7 @@ from lightning_tl.laws import TransferLaw, fit
 from lightning_tl.laws.bootstrap import bootstrap
 from lightning_tl.laws.clusters import Cells, cells
 from lightning_tl.laws.fitted_law import FittedLaw
-from lightning_tl.laws.forms import FORMS
+from lightning_tl.laws.form_names import FORMS
 from lightning_tl.laws.least_squares import Prior
 from lightning_tl.laws.shared_coefficient import fit_together, held_profile
 
