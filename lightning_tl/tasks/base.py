@@ -125,6 +125,13 @@ class TransferTask(pl.LightningModule):
         if methods:
             self.hparams["transfer"] = self.hparams_initial["transfer"] = methods
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; that of Lightning's current hook, set 50 times per step, without a module's checks."""
+        if name == "_current_fx_name":
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
+
     def train(self, mode: bool = True) -> Self:
         """Set the mode; in training, what ``transfer`` has frozen stays in eval mode."""
         super().train(mode)
