@@ -1,23 +1,32 @@
-"""Images a second of a whole training run beside a hand-written torch loop with the same model, data and batch.
+"""A training by `lightning-tl fit` beside a loop in plain torch with the same network, optimiser, data and batches.
 
-    python benchmarks/training.py                 # CPU: classification of rendered digits' size, goal: ratio >= 0.97
-    python benchmarks/training.py --gpu           # one GPU: ResNet-50 at 224 px, bf16, channels_last
+    python benchmarks/training.py                      # all three cases, on one core
+    python benchmarks/training.py images --steps 1200  # more steps: a narrower interval
+    python benchmarks/training.py images --gpu         # one GPU: ResNet-50 at 224 px, bf16, channels_last
 
-Both sides take turns in one process, so that a busy machine slows both; the ratio is the median over the pairs. The
-images are random and lie in memory. The run is that of `lightning-tl fit`: its task, a data module of this library,
-Lightning's trainer with the loggers and the checkpoints of a recipe.
+Cases: `images`, a small ResNet on images of 32 px (goal: ratio of at least 0.97); `language`, a decoder of 3 million
+parameters (at least 0.95); `tiny`, a decoder of 6,144 parameters, whose step takes a few milliseconds, so that any
+framework's time per step shows. Loading should take less than 2 % of the time.
+
+Both sides take turns of a few steps in one process, so that a busy machine slows both alike. On the CPU, time is that
+of the process, on one thread. The ratio is that of the speeds, over all turns; its 95 % interval is a bootstrap over
+pairs of turns. Our side has the trainer, seeds, loggers and checkpoints of a recipe, and makes a log entry every 25
+steps. The bare loop takes its batches from the same loader, so "loading" is the share of our side's time in it.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
-import statistics
+import os
 import tempfile
 import time
 import warnings
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
@@ -25,10 +34,14 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from torch import nn
 
 from lightning_tl.data.batch_transform import BatchTransform
 from lightning_tl.data.batched_module import BatchedDataModule, Batches
-from lightning_tl.tasks import Classification, WarmupCosine
+from lightning_tl.data.text import Text
+from lightning_tl.tasks import CausalLanguageModel, Classification, TransferTask, WarmupCosine
+
+LOG_EVERY = 25
 
 
 class Noise(BatchedDataModule):
@@ -36,136 +49,212 @@ class Noise(BatchedDataModule):
 
     num_classes, task = 10, "sinclass"
 
-    def __init__(self, side: int, batch: int, steps: int, number: int, workers: int) -> None:
-        super().__init__(batch_size=batch, steps_per_epoch=steps, num_workers=workers)
+    def __init__(self, side: int, number: int, **shared: Any) -> None:
+        super().__init__(**shared)
         pixels = np.random.default_rng(0).integers(0, 256, (number, side, side, 3), dtype=np.uint8)
         classes = torch.from_numpy(np.random.default_rng(1).integers(0, 10, number))
-        self.splits = {"train": Batches(pixels.__getitem__, classes, BatchTransform(size=side, hflip=0.5), 0, 0)}
+        self.splits = {"train": Batches(pixels.__getitem__, classes, BatchTransform(size=side, hflip=0.5))}
 
 
-class Clock(pl.Callback):
-    """The seconds of the steps behind the first ones, and how much of it was spent waiting for data."""
+@dataclass(frozen=True)
+class Case:
+    """What both sides train.
 
-    def __init__(self, warmup: int) -> None:
-        self.warmup, self.waiting, self._ended = warmup, 0.0, 0.0
+    Attributes:
+        network: Makes the task, given the number of classes and further arguments of its constructor.
+        data: Makes the data module, given further arguments.
+        optimizer: From parameters.
+        batch: Samples in a batch.
+        turn: Steps of a turn.
+        clip: Largest norm of the gradient.
+    """
 
-    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: object, index: int) -> None:
-        """Start the clock, or stop that of waiting."""
-        if index == self.warmup:
-            synchronize()
-            self.began = time.perf_counter()
-        elif index > self.warmup:
-            self.waiting += time.perf_counter() - self._ended
-
-    def on_train_batch_end(self, *_: object) -> None:
-        """From here on the run waits for data."""
-        self._ended = time.perf_counter()
-
-    def on_train_end(self, *_: object) -> None:
-        """Stop the clock."""
-        synchronize()
-        self.seconds = time.perf_counter() - self.began
+    network: Callable[..., TransferTask]
+    data: Callable[..., BatchedDataModule]
+    optimizer: Callable[[Any], torch.optim.Optimizer]
+    batch: int
+    turn: int
+    clip: float | None = None
 
 
-def synchronize() -> None:
-    """Wait for the GPU, if there is one."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+def sgd(parameters: Any) -> torch.optim.Optimizer:
+    return torch.optim.SGD(parameters, lr=0.01, momentum=0.9, weight_decay=1e-4)
 
 
-def sgd(parameters: object) -> torch.optim.Optimizer:
-    return torch.optim.SGD(parameters, lr=0.01, momentum=0.9, weight_decay=1e-4)  # type: ignore[arg-type]
+def adamw(parameters: Any) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(parameters, lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
 
 
-def model(options: argparse.Namespace) -> Classification:
-    torch.manual_seed(0)
-    total = options.warmup + options.steps
-    return Classification(
-        10, backbone=options.backbone, optimizer=sgd, scheduler=lambda o: WarmupCosine(o, total_steps=total)
-    )
+def image_case(backbone: str, side: int, batch: int, turn: int) -> Case:
+    def network(classes: int, **given: Any) -> TransferTask:
+        return Classification(classes, backbone=backbone, **given)
+
+    def data(**given: Any) -> BatchedDataModule:
+        return Noise(side, 8 * batch, **given)
+
+    return Case(network, data, sgd, batch, turn)
 
 
-def ours(options: argparse.Namespace, data: Noise) -> tuple[float, float]:
-    """Return the images a second of a run, and the share of the time that it waited for data."""
-    clock = Clock(options.warmup)
+def language_case(batch: int, context: int, turn: int, **architecture: Any) -> Case:
+    def network(classes: int, **given: Any) -> TransferTask:
+        return CausalLanguageModel(classes, **architecture, **given)
+
+    def data(**given: Any) -> BatchedDataModule:
+        text = Text("builtin:python", context=context, **given)
+        text.prepare_data()
+        text.setup("fit")
+        return text
+
+    return Case(network, data, adamw, batch, turn, clip=1.0)
+
+
+MIDDLE = {"width": 256, "layers": 4, "heads": 4, "hidden": 704}
+CPU = {
+    "images": image_case("resnet10_w16", 32, 64, turn=3),
+    "language": language_case(8, 128, turn=2, shape=MIDDLE),
+    "tiny": language_case(32, 32, turn=20, backbone="decoder_6k"),
+}
+GPU = {
+    "images": image_case("resnet50", 224, 256, turn=100),
+    "language": language_case(64, 512, turn=50, backbone="decoder_30m"),
+    "tiny": language_case(32, 32, turn=100, backbone="decoder_6k"),
+}
+
+
+def now(gpu: bool) -> float:
+    """Return the time of the process in seconds; with a GPU, that of the clock when the GPU has done its work."""
+    if not gpu:
+        return time.process_time()
+    torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+class Turns:
+    """The batches of our side. After every ``turn`` of them the other side does as many steps; both are timed."""
+
+    def __init__(self, loader: Any, other: Iterator[None], turn: int, gpu: bool) -> None:
+        self.loader, self.other, self.turn, self.gpu = loader, other, turn, gpu
+        self.ours: list[float] = []
+        self.bare: list[float] = []
+        self.loading: list[float] = []
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Any]:
+        batches, begun, loading = iter(self.loader), 0.0, 0.0
+        for number in range(len(self.loader)):
+            if number % self.turn == 0:
+                ended = now(self.gpu)
+                if number:
+                    self.ours.append(ended - begun)
+                    self.loading.append(loading)
+                for _ in range(self.turn):
+                    next(self.other)
+                begun, loading = now(self.gpu), 0.0
+                self.bare.append(begun - ended)
+            clock = time.perf_counter if self.gpu else time.process_time
+            before = clock()
+            batch = next(batches)
+            loading += clock() - before
+            yield batch
+
+
+def bare_steps(case: Case, task: TransferTask, batches: Iterator[Any], steps: int, gpu: bool) -> Iterator[None]:
+    """Train by hand, a step at a time."""
+    device = torch.device("cuda" if gpu else "cpu")
+    network = nn.Sequential(task.backbone, task.head).to(device).train()
+    parameters = list(network.parameters())
+    optimizer = case.optimizer(parameters)
+    schedule = WarmupCosine(optimizer, total_steps=steps)
+    for inputs, targets in batches:
+        inputs, targets = inputs.to(device, non_blocking=True), targets.to(device, non_blocking=True)
+        if inputs.ndim == 4:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cuda", torch.bfloat16) if gpu else nullcontext():
+            loss = F.cross_entropy(network(inputs).flatten(0, -2), targets.flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        if case.clip is not None:
+            nn.utils.clip_grad_norm_(parameters, case.clip)
+        optimizer.step()
+        schedule.step()
+        yield
+
+
+def measure(case: Case, steps: int, workers: int, gpu: bool) -> Turns:
+    """Train on both sides in turns."""
+    pl.seed_everything(0, verbose=False)
+    data = case.data(batch_size=case.batch, steps_per_epoch=steps, num_workers=workers)
+
+    def schedule(optimizer: torch.optim.Optimizer) -> WarmupCosine:
+        return WarmupCosine(optimizer, total_steps=steps)
+
+    task, other = (case.network(data.num_classes, optimizer=case.optimizer, scheduler=schedule) for _ in range(2))
+    by_hand = bare_steps(case, other, data.training_batches(), 2 * steps, gpu)
+    turns = Turns(data.train_dataloader(), by_hand, case.turn, gpu)
+    data.train_dataloader = lambda: turns  # type: ignore[method-assign, assignment, return-value]
     with tempfile.TemporaryDirectory() as folder:
         pl.Trainer(
             default_root_dir=folder,
-            accelerator="gpu" if options.gpu else "cpu",
+            accelerator="gpu" if gpu else "cpu",
             devices=1,
-            precision="bf16-mixed" if options.gpu else "32-true",
-            max_steps=options.warmup + options.steps,
+            precision="bf16-mixed" if gpu else "32-true",
+            max_steps=steps,
             max_epochs=-1,
-            log_every_n_steps=25,
+            log_every_n_steps=LOG_EVERY,
             limit_val_batches=0,
+            gradient_clip_val=case.clip,
             enable_progress_bar=False,
             enable_model_summary=False,
-            logger=[CSVLogger(folder, name="csv", flush_logs_every_n_steps=25), TensorBoardLogger(folder, name="tb")],
-            callbacks=[clock, ModelCheckpoint(Path(folder) / "checkpoints", save_last=True, save_top_k=0)],
-        ).fit(model(options), data)
-    return options.batch * options.steps / clock.seconds, clock.waiting / clock.seconds
+            logger=[
+                CSVLogger(folder, name="csv", flush_logs_every_n_steps=LOG_EVERY),
+                TensorBoardLogger(folder, name="tb"),
+            ],
+            callbacks=[ModelCheckpoint(Path(folder) / "checkpoints", save_last=True, save_top_k=0)],
+        ).fit(task, data)
+    return turns
 
 
-def bare(options: argparse.Namespace, data: Noise) -> float:
-    """Return the images a second of a loop written by hand."""
-    device = torch.device("cuda" if options.gpu else "cpu")
-    task = model(options)
-    network = torch.nn.Sequential(task.backbone, task.head).to(device).train()
-    optimizer = sgd(network.parameters())
-    schedule = WarmupCosine(optimizer, total_steps=options.warmup + options.steps)
-    data.trainer = None
-    began = 0.0
-    for step, (images, classes) in enumerate(data.train_dataloader()):
-        if step == options.warmup:
-            synchronize()
-            began = time.perf_counter()
-        images = images.to(device, non_blocking=True).contiguous(memory_format=torch.channels_last)
-        classes = classes.to(device, non_blocking=True)
-        with torch.autocast("cuda", torch.bfloat16) if options.gpu else nullcontext():
-            loss = F.cross_entropy(network(images), classes)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-    synchronize()
-    return options.batch * options.steps / (time.perf_counter() - began)
+def report(name: str, case: Case, turns: Turns, warmup: int) -> str:
+    """Return a line: milliseconds per step, their ratio with its interval, the share of loading."""
+    ours, loading = (np.array(values[warmup:]) for values in (turns.ours, turns.loading))
+    bare = np.array(turns.bare[warmup : warmup + len(ours)])
+    draws = np.random.default_rng(0).integers(0, len(ours), (2000, len(ours)))
+    low, high = np.quantile(bare[draws].sum(1) / ours[draws].sum(1), [0.025, 0.975])
+    step = [1000 * side.mean() / case.turn for side in (ours, bare)]
+    return (
+        f"{name:<8}  fit {step[0]:7.2f} ms per step, by hand {step[1]:7.2f}, ratio {bare.sum() / ours.sum():.3f} "
+        f"({low:.3f} to {high:.3f}), loading {loading.sum() / ours.sum():.1%}"
+    )
 
 
 def main() -> None:
-    """Print a line a pair, then the medians."""
+    """Print one line per case."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"{', '.join(CPU)}; default: all")
     parser.add_argument("--gpu", action="store_true")
-    parser.add_argument("--backbone", help="default: resnet10_w16, with --gpu resnet50")
-    parser.add_argument("--side", type=int, help="pixels; default: 32, with --gpu 224")
-    parser.add_argument("--batch", type=int, help="default: 64, with --gpu 256")
-    parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--warmup", type=int, default=10)
-    parser.add_argument("--pairs", type=int, default=7)
+    parser.add_argument("--steps", type=int, help="of each side; default: 200 turns, with --gpu 6")
+    parser.add_argument("--warmup", type=int, help="turns that are not counted; default: 5, with --gpu 1")
     parser.add_argument("--workers", type=int, help="loader processes; default: 0, with --gpu 12")
     options = parser.parse_args()
-    for name, small, large in (("backbone", "resnet10_w16", "resnet50"), ("side", 32, 224), ("batch", 64, 256)):
-        if getattr(options, name) is None:
-            setattr(options, name, large if options.gpu else small)
-    workers = (12 if options.gpu else 0) if options.workers is None else options.workers
+    if unknown := set(options.cases) - set(CPU):
+        parser.error(f"no case {', '.join(unknown)}")
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    steps = options.warmup + options.steps
-    data = Noise(options.side, options.batch, steps, 8 * options.batch, workers)
-    ratios, rates, waits = [], [], []
-    for pair in range(options.pairs):
-        # the two orders in turn: what the first of a pair warms up is the second's
-        if pair % 2:
-            hand, (rate, wait) = bare(options, data), ours(options, data)
-        else:
-            (rate, wait), hand = ours(options, data), bare(options, data)
-        ratios.append(rate / hand)
-        rates.append(rate)
-        waits.append(wait)
-        print(f"fit {rate:.0f} images/s, by hand {hand:.0f}, ratio {rate / hand:.3f}, waiting for data {wait:.1%}")
-    print(
-        f"median: fit {statistics.median(rates):.0f} images/s, ratio {statistics.median(ratios):.3f} "
-        f"(from {min(ratios):.3f} to {max(ratios):.3f}), waiting for data {statistics.median(waits):.1%}"
-    )
+    turns, warmup, workers = (6, 1, 12) if options.gpu else (200, 5, 0)
+    if options.warmup is not None:
+        warmup = options.warmup
+    if options.workers is not None:
+        workers = options.workers
+    if not options.gpu:
+        torch.set_num_threads(1)
+        if not torch.cuda.is_available():  # as in `lightning-tl fit`; a loop that does not import Lightning has it so
+            os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
+    for name in options.cases or CPU:
+        case = (GPU if options.gpu else CPU)[name]
+        steps = options.steps or (turns + warmup) * case.turn
+        print(report(name, case, measure(case, steps, workers, options.gpu), warmup), flush=True)
 
 
 if __name__ == "__main__":

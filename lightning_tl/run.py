@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -365,4 +366,7 @@ def run(args: Sequence[str], callbacks: Sequence[Callback] = ()) -> RunCLI:
     Raises:
         UserError: A key is unknown, a value is wrong, or a file is missing.
     """
+    if not torch.cuda.is_available():
+        # Lightning makes torch look for GPUs by NVML, and torch looks in each step of Adam: for 0.1 ms, with no GPU
+        os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
     return RunCLI(args, callbacks)

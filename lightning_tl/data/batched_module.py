@@ -73,13 +73,19 @@ class Batches(Dataset[Batch]):
             self._cache[index], self._cached[index] = image, True
         return image
 
+    def _images(self, indices: list[int]) -> np.ndarray:
+        if self._cache is not None and self._cached[indices].all():
+            cached: np.ndarray = self._cache[indices]
+            return cached
+        return np.stack([self._image(index) for index in indices])
+
     def __getitem__(self, indices: int | Sequence[int | Pick]) -> Batch:
         """Return a whole batch, float images ``[B, C, size, size]`` and their targets ``[B, …]``; or one sample."""
         if isinstance(indices, int):
             images, targets = self[[indices]]
             return images[0], targets[0]
         numbers = [pick.sample if isinstance(pick, Pick) else pick for pick in indices]
-        pixels = torch.from_numpy(np.stack([self._image(number) for number in numbers]))
+        pixels = torch.from_numpy(self._images(numbers))
         pixels = pixels.unsqueeze(1) if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2)
         first = indices[0]
         if isinstance(first, Pick):

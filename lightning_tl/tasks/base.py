@@ -21,6 +21,7 @@ from lightning_tl.errors import UserError
 from lightning_tl.models import KeyReport, build_backbone, load_backbone
 from lightning_tl.tasks.image_results import ImageResults
 from lightning_tl.tasks.lr_schedules import Schedule
+from lightning_tl.tasks.step_values import EACH_STEP, replace_logged
 from lightning_tl.tasks.training import TrainingControl, batch_and_images
 from lightning_tl.transfer import TransferChain, TransferMethod
 
@@ -124,6 +125,13 @@ class TransferTask(pl.LightningModule):
         if methods:
             self.hparams["transfer"] = self.hparams_initial["transfer"] = methods
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; that of Lightning's current hook, set 50 times per step, without a module's checks."""
+        if name == "_current_fx_name":
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
+
     def train(self, mode: bool = True) -> Self:
         """Set the mode; in training, what ``transfer`` has frozen stays in eval mode."""
         super().train(mode)
@@ -199,20 +207,19 @@ class TransferTask(pl.LightningModule):
             self.check_batch(images, targets, stage)
             self._checked.add(stage)
         outputs, loss = self.outputs_and_loss(images, targets, stage)
-        training = stage == "train"
-        self.log(
-            f"{stage}/loss",
-            loss,
-            on_step=training,
-            on_epoch=not training,
-            batch_size=len(images) if training else self.batch_weight(images, targets),
-            sync_dist=not training,
-        )
-        if not training:
-            self._score(stage).update(outputs, targets)
+        if stage == "train":
+            self.log("train/loss", loss, on_step=True, on_epoch=False)
+            return loss
+        self.log(f"{stage}/loss", loss, batch_size=self.batch_weight(images, targets), sync_dist=True)
+        self._score(stage).update(outputs, targets)
         if stage == "test" and self.image_results is not None:
             self.image_results.update(outputs, targets)
         return loss
+
+    def log(self, name: str, value: Any, *args: Any, **options: Any) -> None:
+        """Log a value as Lightning does; one of each training step at a fraction of the time."""
+        if args or options != EACH_STEP or not replace_logged(self, name, value):
+            super().log(name, value, *args, **options)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Return the training loss, with what ``transfer`` adds; in eval mode, as in measurements, without."""

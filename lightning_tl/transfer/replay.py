@@ -108,6 +108,6 @@ class Replay(UsesPretraining):
         size, (images, targets) = self._batch
         with quiet(self._network):  # it has no trainer to log with
             replayed: Tensor = self._network.outputs_and_loss(images, targets, "train")[1]
-        task.log("train/replay", replayed.detach(), on_step=True, on_epoch=False, batch_size=len(images))
+        task.log("train/replay", replayed.detach(), on_step=True, on_epoch=False)
         mean: Tensor = (size * loss + len(images) * replayed) / (size + len(images))
         return mean
