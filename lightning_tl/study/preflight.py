@@ -262,7 +262,8 @@ def _check_columns(study: Study, expansion: Expansion) -> None:
     """Refuse options of the law that name a column that ``results.csv`` will not have."""
     if study.law is None:
         return
-    known = {*RESULT_COLUMNS, "pretrain_run", "pretrain_passes", "backbone_params", *axis_columns(expansion)}
+    known = {*RESULT_COLUMNS, "pretrain_run", "pretrain_passes", "pretrain_tokens", "backbone_params"}
+    known |= axis_columns(expansion)
     if study.complexity is not None:
         known |= {"complexity", "complexity_low", "complexity_high"}
     law, default = study.law, LawOptions()
