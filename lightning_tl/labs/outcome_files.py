@@ -55,7 +55,8 @@ def _page(outcome: Outcome, folder: Path, rows: list[dict[str, Any]]) -> str:
         [value if isinstance(value, str) else "" if value is None else number(value, 4) for value in row.values()]
         for row in rows
     ]
-    counts = ", ".join(f"{count} {kind}" for kind, count in outcome.counts().items() if count)
+    # plural: "38 agree"
+    counts = ", ".join(f"{count} {kind.removesuffix('s')}" for kind, count in outcome.counts().items() if count)
     body = [
         *(paragraphs([text]) for text in outcome.paragraphs),
         *(figure(folder / f"{key}.png", outcome.captions.get(key, "")) for key in outcome.figures),
