@@ -376,6 +376,7 @@ def test_one_that_waits_takes_over_what_the_first_rendered(tiny, tmp_path):
     assert render(tiny(), tmp_path, 6, wait=True).rendered == 0
 
 
+@pytest.mark.slow  # who is first, the deletion or the end of the rendering, is not certain
 def test_a_folder_deleted_while_it_is_rendered(tiny, tmp_path):
     out = tmp_path / "out"
 

@@ -107,7 +107,7 @@ def test_one_run_that_fails_leaves_the_others_and_is_told(finished, tmp_path, ca
     assert "corrupted" in (own / "report.html").read_text()
     assert command.main(["status", f"--config={tmp_path / 'study.yaml'}", f"--out={own}"]) == 1
     said = capfd.readouterr().out
-    assert "11 runs: 8 done, 1 failed, 2 waiting" in said
+    assert "11 runs: 8 done, 3 failed" in said  # two of them not run, as their pre-training failed
     assert "corrupted" in said
 
 

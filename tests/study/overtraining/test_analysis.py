@@ -308,7 +308,7 @@ def test_tables_that_lack_something(tmp_path):
         analyse(results.assign(lr=np.nan), measured)
     with pytest.raises(UserError, match=r"results\.csv has no val_finetune_loss, which .*; run the study again"):
         analyse(results.drop(columns="val_finetune_loss"), measured)
-    with pytest.raises(UserError, match=r"2 budgets \(pretrain_steps 100, 200\).*at least 3: add lengths"):
+    with pytest.raises(UserError, match=r"2 budgets \(in steps: 100, 200\).*at least 3: add lengths"):
         analyse(results[results["pretrain_steps"] < 300], measured)
     with pytest.raises(UserError, match="no fine-tuning from a pre-training with numbers"):
         analyse(results.assign(pretrain_images=0), measured)
