@@ -1,7 +1,6 @@
 """Folders to read and write small files: on this machine, or a prefix on a store that fsspec supports.
 
-Local files are written atomically. On an object store a put is atomic; of other stores the only assumption is that a
-file has its full size once it is complete.
+Files are written atomically, on this machine and on a store.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from lightning_tl._io.atomic import remove_leftovers, write_atomically
-from lightning_tl._io.stores import delete, file_system, put, read_url, store_errors
+from lightning_tl._io.stores import delete, file_system, put, read_url, remove_partial_puts, store_errors
 from lightning_tl._io.urls import Url, to_place
 from lightning_tl.errors import UserError, disk_full, is_disk_full
 
@@ -156,7 +155,7 @@ class StoreFolder:
         return read_url(self.at(name))
 
     def write(self, name: str, content: bytes) -> None:
-        """Put a small file."""
+        """Put a small file atomically."""
         put(self.at(name), content)
 
     def delete(self, name: str) -> None:
@@ -173,4 +172,5 @@ class StoreFolder:
             return {e["name"].rsplit("/", 1)[-1]: int(e["size"] or 0) for e in listing if e["type"] == "file"}
 
     def clear(self) -> None:
-        """Do nothing: a store keeps no partial files."""
+        """Delete the temporary files of killed processes; call only while no other process writes here."""
+        remove_partial_puts(self.url)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from lightning_tl.errors import StoreError, UserError, is_disk_full, one_line
 # here "make the folder" would mean "make the bucket"
 _OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "oss"})
 _REFUSED = ("NoCredentialsError", "PartialCredentialsError", "ClientAuthenticationError", "RefreshError")
+_PARTIAL = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 
 
 def file_system(url: str) -> tuple[Any, str]:
@@ -43,8 +46,16 @@ def read_url(url: str) -> bytes | None:
             return None
 
 
+def _puts_atomically(system: Any) -> bool:
+    """Tell whether a file system is an object store, where nobody sees half a file."""
+    return bool(_OBJECT_STORES.intersection([system.protocol] if isinstance(system.protocol, str) else system.protocol))
+
+
 def put(url: str, content: bytes | Path) -> None:
-    """Put a file on a store.
+    """Put a file on a store: whole, or not at all.
+
+    Where the store shows files while they are written (a file system, SFTP, SMB, HDFS), a hidden file beside it is
+    written and then renamed. A killed process may leave that file; :func:`remove_partial_puts` deletes it.
 
     Args:
         url: URL of the file.
@@ -55,12 +66,48 @@ def put(url: str, content: bytes | Path) -> None:
     """
     system, path = file_system(url)
     with store_errors(url):
-        if not _OBJECT_STORES.intersection([system.protocol] if isinstance(system.protocol, str) else system.protocol):
-            system.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
-        if isinstance(content, bytes):
-            system.pipe_file(path, content)
-        else:
-            system.put_file(str(content), path)
+        if _puts_atomically(system):
+            _write(system, path, content)
+            return
+        folder, _, name = path.rpartition("/")
+        system.makedirs(folder, exist_ok=True)
+        beside = f"{folder}/.{name}.{secrets.token_hex(4)}.tmp"
+        try:
+            _write(system, beside, content)
+            try:
+                system.mv(beside, path)
+            except FileExistsError:  # SMB renames to no existing file
+                system.rm_file(path)
+                system.mv(beside, path)
+        except BaseException:
+            with suppress(Exception):  # what went wrong first is the error
+                system.rm_file(beside)
+            raise
+
+
+def _write(system: Any, path: str, content: bytes | Path) -> None:
+    if isinstance(content, bytes):
+        system.pipe_file(path, content)
+    else:
+        system.put_file(str(content), path)
+
+
+def remove_partial_puts(url: str) -> None:
+    """Delete the hidden files that killed processes left in a folder of a store and its sub-folders.
+
+    Call it only while no other process writes there.
+
+    Raises:
+        StoreError: the store cannot be reached, or refuses.
+    """
+    system, path = file_system(url)
+    if _puts_atomically(system):
+        return
+    with store_errors(url):
+        for name in system.find(path):
+            if _PARTIAL.fullmatch(name.rsplit("/", 1)[-1]):
+                with suppress(FileNotFoundError):
+                    system.rm_file(name)
 
 
 def download(url: str, path: Path, missing: str = "") -> None:

@@ -1,11 +1,12 @@
 """Files on stores: the file system as one, and S3 where moto's server is installed; one message for every failure."""
 
 import sys
+from pathlib import Path
 
 import fsspec
 import pytest
 
-from lightning_tl._io.stores import delete, download, file_system, put, read_url, store_errors
+from lightning_tl._io.stores import delete, download, file_system, put, read_url, remove_partial_puts, store_errors
 from lightning_tl.errors import StoreError, UserError
 
 
@@ -67,3 +68,45 @@ def test_a_full_disk_of_this_machine_is_no_fault_of_the_store(monkeypatch, tmp_p
     monkeypatch.setattr(fsspec.implementations.memory.MemoryFileSystem, "get_file", full)
     with pytest.raises(OSError, match="No space left"):
         download("memory://somewhere/a", tmp_path / "x")
+
+
+def test_a_put_is_seen_whole_or_not_at_all(tmp_path, monkeypatch):
+    url = f"local://{tmp_path}/store/manifest.json"
+    put(url, b"old and whole")
+    system = fsspec.implementations.local.LocalFileSystem
+
+    def killed(self, path, value, **_):
+        Path(path).write_bytes(value[:3])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(system, "pipe_file", killed)
+    with pytest.raises(KeyboardInterrupt):
+        put(url, b"new")
+    assert read_url(url) == b"old and whole"
+    assert [p.name for p in (tmp_path / "store").iterdir()] == ["manifest.json"]
+
+
+def test_a_store_that_renames_to_no_existing_file(monkeypatch):
+    system = fsspec.implementations.memory.MemoryFileSystem
+    move = system.mv
+
+    def strict(self, old, new, **_):
+        if self.exists(new):
+            raise FileExistsError(new)
+        move(self, old, new)
+
+    monkeypatch.setattr(system, "mv", strict)
+    put("memory://renames/a", b"one")
+    put("memory://renames/a", b"two")
+    assert read_url("memory://renames/a") == b"two"
+    assert fsspec.filesystem("memory").find("/renames") == ["/renames/a"]
+
+
+def test_leftovers_of_killed_processes_are_deleted_and_nothing_else(tmp_path):
+    names = [".manifest.json.0123abcd.tmp", "train/.000001.tar.00000000.tmp", "a.tmp", ".own.tmp", "train/b"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    remove_partial_puts(f"local://{tmp_path}")
+    assert sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()) == sorted(names[2:])
+    remove_partial_puts(f"local://{tmp_path}/none")
