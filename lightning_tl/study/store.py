@@ -60,6 +60,8 @@ class Mirror:
         if outside := [name for name in names if not is_inside(name)]:
             raise UserError(f"{self.url}: a file is called '{shortened(outside[0])}', which leads out of the folder")
         for name in _in_order(names):
+            if name.rsplit("/", 1)[-1].startswith("."):  # a put that is under way, or was killed
+                continue
             if checkpoints or not name.startswith(_CHECKPOINTS):
                 self._get(name)
 

@@ -133,6 +133,7 @@ def test_only_what_has_changed_is_put_and_in_order(store, tmp_path, monkeypatch)
     mirror.put()
     assert sent == ["a.txt"]
     assert files(store) == {"a.txt", "checkpoints/last.ckpt", "state.json", "record.json"}
+    put(f"{store}/.a.txt.0123abcd.tmp", tmp_path / "one/a.txt")  # as a killed process leaves it
     other = Mirror(store, tmp_path / "two")
     other.fetch(checkpoints=False)
     assert {path.name for path in (tmp_path / "two").rglob("*")} == {"a.txt", "state.json", "record.json"}
