@@ -73,7 +73,8 @@ _CAPTIONS = {
     "approximation gᵀd + ½dᵀHd (dashed), by budget; BatchNorm normalises by the batch.",
     "overtraining_reestimated": "Rise and loss under noise by initialisation where BatchNorm's statistics are "
     "re-estimated for each perturbed network.",
-    "overtraining_relative": "Rise and loss under noise relative to the norm of each filter (convolution) or row (matrix).",
+    "overtraining_relative": "Rise and loss under noise relative to the norm of each filter (convolution) or row "
+    "(matrix).",
 }
 _WITHOUT_BARS = ("overtraining_noise_quadratic", "overtraining_line_quadratic")
 
