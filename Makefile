@@ -17,7 +17,7 @@ lint: .venv/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/mypy docs/hooks
+	$(BIN)/mypy docs/hooks docs/concepts
 	$(BIN)/lint-imports
 
 # strict: a broken link, a missing anchor, an unknown name in a docstring fail

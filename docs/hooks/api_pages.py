@@ -138,14 +138,14 @@ def _package(root: Path, package: str, modules: tuple[str, ...]) -> str:
     shown = "[" + ", ".join(names) + "]" if names else "false"
     head = (
         f"# {package}\n\n::: {package}\n    options:\n      members: {shown}\n      show_root_heading: false\n"
-        "      show_root_toc_entry: false\n      heading_level: 1\n"
+        "      show_root_toc_entry: false\n      heading_level: 2\n"
     )
     return "\n".join([head, *(_module(f"{package}.{name}") for name in modules)])
 
 
 def _module(path: str) -> str:
     heading = f"## {path.rpartition('.')[2]} {{ #{path.replace('.', '-')}-module }}"
-    options = "    options:\n      show_root_heading: false\n      heading_level: 2\n"
+    options = "    options:\n      show_root_heading: false\n      show_root_toc_entry: false\n      heading_level: 3\n"
     return f"{heading}\n\n`{path}`\n\n::: {path}\n{options}"
 
 

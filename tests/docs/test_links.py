@@ -44,8 +44,11 @@ def test_every_page_is_in_the_navigation():
         assert f" {path.relative_to(ROOT / 'docs').as_posix()}\n" in f"{navigation}\n", path
 
 
+NAMED = re.compile(r"`((?:configs|benchmarks|lightning_tl|data_gen|tests)/[\w/.-]+\.\w+)")
+
+
 def test_names_of_files_in_the_repository_are_right():
     """Paths in code on the pages, as `configs/study/quickstart.yaml`."""
     for page in PAGES:
-        for name in re.findall(r"`((?:configs|benchmarks|lightning_tl|data_gen|tests)/[\w/.-]+\.\w+)", page.read_text()):
+        for name in NAMED.findall(page.read_text()):
             assert (ROOT / name).exists(), f"{page.name}: {name}"
