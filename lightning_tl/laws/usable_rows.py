@@ -12,7 +12,7 @@ from lightning_tl.laws.fitting import LEAST_ERROR, LEAST_SIZE, MOST_LOSS, MOST_S
 if TYPE_CHECKING:
     import pandas as pd
 
-    from lightning_tl.laws.results_table import Columns
+    from lightning_tl.laws.columns import Columns
 
 
 def problems_of(rows: pd.DataFrame, columns: Columns) -> Any:
