@@ -309,7 +309,8 @@ def test_the_answer_names_a_turn_under_noise():
     strong = loss & (measured["gamma"] == measured.loc[loss, "gamma"].max())
     measured.loc[strong, "value"] = turning[strong]
     (said,) = answers(analyse(results, measured))
-    place = re.search(r"Under noise of γ 0\.4 the loss itself falls, then rises: at γ 0\.4 it is lowest near (\d+) s", said)
+    words = r"Under noise of γ 0\.4 the loss itself falls, then rises: at γ 0\.4 it is lowest near (\d+) steps"
+    place = re.search(words, said)
     assert 350 < int(place[1]) < 450  # the tables turn at 400
 
 
