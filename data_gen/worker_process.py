@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -11,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
+
+from lightning_tl._io.files import read_at
 
 Message = dict[str, Any]
 
@@ -81,7 +84,8 @@ class WorkerProcess:
     def _tail(self) -> str:
         descriptor = self._stderr.fileno()  # its position is the worker's too, so it is not moved
         size = os.fstat(descriptor).st_size
-        return os.pread(descriptor, 1500, max(0, size - 1500)).decode(errors="replace").strip()
+        with io.FileIO(descriptor, closefd=False) as file:
+            return read_at(file, 1500, max(0, size - 1500)).decode(errors="replace").strip()
 
     def end(self) -> None:
         """Kill the worker (unfinished work is of no use) and close its pipes."""

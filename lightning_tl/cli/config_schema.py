@@ -17,6 +17,7 @@ import types
 import typing
 from collections.abc import Sequence
 from dataclasses import is_dataclass
+from functools import partial
 from pathlib import PurePath
 from typing import Any
 
@@ -156,11 +157,11 @@ class _Builder:
         if issubclass(kind, PurePath) or kind is os.PathLike:
             return {"type": "string"}
         if is_dataclass(kind):
-            return self.reference(kind.__name__, lambda: self.of_arguments(kind))
+            return self.reference(kind.__name__, partial(self.of_arguments, kind))
         children = _described(kind)
         if not children:
             return _any_of([{"type": "string"}, _class_group({"type": "string"}, {})])
-        return self.reference(f"{kind.__name__}_by_class_path", lambda: self.of_subclasses(children))
+        return self.reference(f"{kind.__name__}_by_class_path", partial(self.of_subclasses, children))
 
     def reference(self, name: str, make: collections.abc.Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """Return a reference to a definition, which is made where it is new."""
@@ -178,7 +179,7 @@ class _Builder:
         class_path = {"anyOf": [{"enum": names}, {"type": "string", "pattern": r"^[^.\s]+(\.[^.\s]+)+$|\$\{"}]}
         rules, arguments = [], set()
         for child in children:
-            reference = self.reference(f"{child.__name__}_arguments", lambda kind=child: self.of_arguments(kind))
+            reference = self.reference(f"{child.__name__}_arguments", partial(self.of_arguments, child))
             arguments.update(self.definitions[f"{child.__name__}_arguments"].get("properties", ()))
             is_this = {"required": ["class_path"], "properties": {"class_path": {"pattern": _paths(child)}}}
             rules.append({"if": is_this, "then": {"properties": {"init_args": reference}}})
@@ -257,7 +258,7 @@ def _described(base: type) -> list[type]:
     while waiting:
         kind = waiting.pop()
         try:
-            below = kind.__subclasses__()
+            below: list[type] = kind.__subclasses__()
         except TypeError:  # a metaclass
             continue
         waiting += [child for child in below if child not in seen]
