@@ -47,7 +47,7 @@ class LoggerPictures(Callback):
         if trainer.global_step or batch_idx or trainer.current_epoch or not trainer.is_global_zero:
             return
         images = batch[0] if isinstance(batch, list | tuple) and len(batch) == 2 else None
-        if _are_images(images):
+        if images is not None and _are_images(images):
             pixels = [visible_pixels(image.float().cpu().numpy()) for image in images[:_SHEET]]
             _log(trainer, "training", image_grid(pixels, _COLUMNS, _SIDE))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,12 @@ def command_names() -> Iterator[str]:
     from lightning_tl.cli.main import COMMANDS
     from lightning_tl.labs.catalogue import LABS
 
-    actions = {"dataset": dataset.ACTIONS, "corpus": corpus.ACTIONS, "study": study.ACTIONS, "lab": [*LABS, "all"]}
+    actions: dict[str, Iterable[str]] = {
+        "dataset": dataset.ACTIONS,
+        "corpus": corpus.ACTIONS,
+        "study": study.ACTIONS,
+        "lab": [*LABS, "all"],
+    }
     for name in COMMANDS:
         if name in actions:
             yield from (f"{name} {action}" for action in actions[name])
@@ -52,7 +57,7 @@ def _training_parser(name: str) -> ArgumentParser:
     from lightning_tl.run import RunCLI
 
     class Described(RunCLI):
-        def parse_arguments(self, parser: ArgumentParser, args: Any) -> None:  # type: ignore[override]
+        def parse_arguments(self, parser: ArgumentParser, args: Any) -> None:
             raise ParserBuilt(self._subcommand_parsers[name])
 
     try:

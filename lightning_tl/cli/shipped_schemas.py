@@ -67,7 +67,7 @@ def _options(schema: Mapping[str, Any], prefix: str, definitions: Mapping[str, A
         if inside.get("x-positional") or key.endswith("+"):
             continue
         group = _group(inside, definitions)
-        if group is not inside or "properties" not in inside:
+        if "properties" not in inside:
             yield f"{prefix}{key}", _values(inside, definitions)
         if group is not None:
             yield from _options(group, f"{prefix}{key}.", definitions)
