@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import os
 import re
 import subprocess
 import sys
@@ -84,19 +85,28 @@ def check_libraries() -> None:
     )
 
 
-def check_environment() -> None:
+def check_environment(here: bool = False) -> None:
     """Check that rendering can start.
+
+    Args:
+        here: Check this Python, also where another one is named for the workers.
 
     Raises:
         UserError: the extra is not installed, bpy has no wheel for this version of Python, or system libraries are
             missing; with the command that fixes it.
     """
+    from data_gen.interpreter import VARIABLE, check_other_python, how_to_make_one
+
+    if os.environ.get(VARIABLE) and not here:
+        check_other_python(_PACKAGES)
+        check_libraries()
+        return
     packages = missing_packages()
     if "bpy" in packages and sys.version_info[:2] != (3, 11):
         version = ".".join(map(str, sys.version_info[:2]))
         raise UserError(
             f"rendering needs Python 3.11, this is {version}: Blender as a Python package (bpy) has no wheel for it; "
-            "make an environment with Python 3.11 and there `pip install 'lightning-tl[render]'`"
+            f"make an environment with Python 3.11 and name it, rendering then runs there{how_to_make_one()}"
         )
     if packages:
         raise UserError(f"rendering needs `pip install 'lightning-tl[render]'` (missing: {', '.join(packages)})")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import Any, Literal, Protocol, get_args
 
 from data_gen.check import check_environment
 from data_gen.devices import default_workers
+from data_gen.interpreter import render_python
 from data_gen.local_pool import LocalPool
 from data_gen.manifest import Split
 from data_gen.scene_sampler import RenderConfig, check_config, config_to_dict
@@ -426,7 +426,7 @@ class _Farm:
         state = f"{left} shards are missing, finished ones are kept" if left else "all others are there"
         return LostScenes(
             f"{names} (seed {self.config.seed}) cannot be rendered: two workers failed at it; {state}. To see one:\n"
-            f"  {sys.executable} -m data_gen.reproduce {self.out} --split {split} --scene {scene}\n"
+            f"  {render_python()} -m data_gen.reproduce {self.out} --split {split} --scene {scene}\n"
             "Run the same command again to try again, or with --on-error skip to leave such scenes out.\n"
             f"The first: {reason}",
             reason,

@@ -55,7 +55,7 @@ def _reproduce(out: str, split: str, scene: int, spec_alone: bool) -> None:
     print(json.dumps(spec.to_dict(), indent=1), flush=True)
     if spec_alone:
         return
-    check_environment()
+    check_environment(here=True)
     from data_gen.blender.renderer import Renderer
 
     folder = place / "reproduced"

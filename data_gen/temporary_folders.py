@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from data_gen.render_config import RenderConfig
+from lightning_tl._io.processes import is_alive
 from lightning_tl.errors import UserError, disk_full
 
 _PREFIX = "lightning-tl-render-"
@@ -43,7 +44,8 @@ def staging() -> Iterator[Path]:
 
 def _clear(place: Path) -> None:
     for old in place.glob(f"{_PREFIX}*-*"):
-        if not _alive(old.name.removeprefix(_PREFIX).split("-")[0]):
+        process_id = old.name.removeprefix(_PREFIX).split("-")[0]
+        if not (process_id.isdecimal() and is_alive(int(process_id))):
             shutil.rmtree(old, ignore_errors=True)
 
 
@@ -54,13 +56,3 @@ def _made(place: Path) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _alive(process_id: str) -> bool:
-    try:
-        os.kill(int(process_id), 0)
-    except (ValueError, ProcessLookupError):
-        return False
-    except PermissionError:
-        return True
-    return True

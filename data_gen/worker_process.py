@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
+
+from data_gen.interpreter import render_python, worker_environment
+from lightning_tl._io.files import read_at
 
 Message = dict[str, Any]
 
@@ -36,14 +39,12 @@ class WorkerProcess:
     def __init__(
         self, arguments: Sequence[str], start: Mapping[str, Any], temporary: Path, staging: Path, gpu: str | None
     ) -> None:
-        environment = dict(os.environ, OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1")
-        root = str(Path(__file__).resolve().parent.parent)
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))
+        environment = worker_environment()
         if gpu is not None:
             environment["CUDA_VISIBLE_DEVICES"] = gpu
         self._stderr = tempfile.TemporaryFile(dir=temporary)  # noqa: SIM115 (it lives as long as the worker)
         self._process = subprocess.Popen(
-            [sys.executable, *arguments],
+            [render_python(), *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
@@ -81,7 +82,8 @@ class WorkerProcess:
     def _tail(self) -> str:
         descriptor = self._stderr.fileno()  # its position is the worker's too, so it is not moved
         size = os.fstat(descriptor).st_size
-        return os.pread(descriptor, 1500, max(0, size - 1500)).decode(errors="replace").strip()
+        with io.FileIO(descriptor, closefd=False) as file:
+            return read_at(file, 1500, max(0, size - 1500)).decode(errors="replace").strip()
 
     def end(self) -> None:
         """Kill the worker (unfinished work is of no use) and close its pipes."""

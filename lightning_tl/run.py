@@ -36,6 +36,7 @@ from lightning_tl.config_files import with_config_paths
 from lightning_tl.csv_history import WholeHistory, keep_history
 from lightning_tl.data.batched_module import BatchedDataModule
 from lightning_tl.errors import UserError, memory_full, one_line, shortened, user_error
+from lightning_tl.logger_pictures import LoggerPictures, takes_pictures
 from lightning_tl.pretraining_files import load_pretrained, pretraining_config
 from lightning_tl.resuming import (
     CheckTrainingState,
@@ -45,7 +46,13 @@ from lightning_tl.resuming import (
     restoring_error,
 )
 from lightning_tl.run_arguments import check_braces, check_classes, given_values, in_its_file
-from lightning_tl.run_output import metrics_table, quieten_lightning, saved_checkpoints, use_own_progress_bar
+from lightning_tl.run_output import (
+    metrics_table,
+    quieten_lightning,
+    saved_checkpoints,
+    use_own_progress_bar,
+    without_tensorboard,
+)
 from lightning_tl.run_parser import RunParser, instantiation_error
 from lightning_tl.sigterm import only_note_sigterm
 from lightning_tl.training_folder import refuse_used_folder, training_in
@@ -119,6 +126,8 @@ class RunCLI(LightningCLI):
             )
         started_from = config.get("model.init_args.init_from")
         given = config.ckpt_path
+        loggers = config.trainer.logger
+        config.trainer.logger = without_tensorboard(loggers)
         if started_from is not None and given:
             config.model.init_args.init_from = None
         try:
@@ -134,6 +143,7 @@ class RunCLI(LightningCLI):
         except ValueError as error:
             raise user_error(error) or instantiation_error(error) or error from None
         finally:
+            config.trainer.logger = loggers
             if started_from is not None:
                 config.model.init_args.init_from = started_from
 
@@ -180,6 +190,8 @@ class RunCLI(LightningCLI):
         # before the callbacks that write checkpoints, so that checkpoints hold these callbacks' state of the same step
         trainer.callbacks[:0] = [WholeHistory(), *self.more_callbacks]  # type: ignore[attr-defined]
         config, fitting = self.config[self.subcommand], self.subcommand == "fit"
+        if fitting and any(map(takes_pictures, trainer.loggers)):
+            trainer.callbacks.append(LoggerPictures())  # type: ignore[attr-defined]
         checkpoint = config.ckpt_path = checkpoint_to_load(trainer, str(self.subcommand), config.ckpt_path)
         done = self._open_checkpoint(trainer, checkpoint) if checkpoint and names_a_file(checkpoint) else None
         if not fitting or checkpoint:  # a new fit starts a new metrics.csv

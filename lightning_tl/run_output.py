@@ -7,11 +7,14 @@ import math
 import re
 import warnings
 from collections.abc import Mapping
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.utilities import rank_zero_info
 
 _LOGGERS = ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch", "lightning.fabric.utilities.rank_zero")
 
@@ -110,3 +113,23 @@ def _shown(value: float) -> str:
     if 0 < abs(value) < 5e-5:
         return "below 0.0001" if value > 0 else "above -0.0001"
     return f"{value:.4f}"
+
+
+@cache
+def _say_once(message: str) -> None:
+    rank_zero_info(message)
+
+
+def without_tensorboard(loggers: Any) -> Any:
+    """Return configured loggers without TensorBoard's, where TensorBoard is not installed and another one is left.
+
+    Args:
+        loggers: ``trainer.logger`` of a parsed configuration: a list of groups with ``class_path``, or anything else.
+    """
+    if not isinstance(loggers, list) or any(find_spec(name) for name in ("tensorboard", "tensorboardX")):
+        return loggers
+    left = [logger for logger in loggers if not str(logger.get("class_path", "")).endswith("TensorBoardLogger")]
+    if not left or len(left) == len(loggers):
+        return loggers
+    _say_once("TensorBoard is not installed; metrics.csv has all values. Curves and pictures: pip install tensorboard")
+    return left

@@ -62,7 +62,9 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def sync_to_disk(path: Path) -> None:
-    """Flush a file, or a folder's list of files, to the disk."""
+    """Flush a file, or a folder's list of files, to the disk; Windows cannot be asked to."""
+    if os.name != "posix":
+        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import os
 import re
 import stat
+import threading
 from pathlib import Path, PurePosixPath
 
 from lightning_tl.errors import UserError
@@ -44,3 +47,21 @@ def is_inside(name: object) -> bool:
         return False
     path = PurePosixPath(name)
     return not path.is_absolute() and ".." not in path.parts and path.parts != ()
+
+
+_reading = threading.Lock()
+
+
+def read_at(file: io.FileIO, size: int, offset: int) -> bytes:
+    """Return bytes of an open file, whatever position other threads and processes have left it at.
+
+    Args:
+        file: The file.
+        size: Number of bytes; fewer are returned at its end.
+        offset: Where they begin.
+    """
+    if hasattr(os, "pread"):
+        return os.pread(file.fileno(), size, offset)
+    with _reading:  # Windows has no pread; its processes do not share positions
+        file.seek(offset)
+        return file.read(size) or b""

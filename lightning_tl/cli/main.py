@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "next": ("next", "which run to do next, or stop: is a question decided by the results so far?"),
     "study": ("study", "many runs from one YAML file, resumable: run, status"),
     "lab": ("lab", "theory with a known answer, simulated; the library's answers compared with it"),
+    "schema": ("schema", "the JSON Schema of a command's YAML, for editors: schema study > study.schema.json"),
     "report": ("report", "write the report of a folder of results: one self-contained HTML page"),
 }
 
@@ -42,6 +43,7 @@ def usage() -> str:
         "Is my synthetic pre-training worth anything, should I render more or render differently?\n\n"
         f"commands:\n{rows}\n\n"
         "lightning-tl COMMAND --help lists its options; every command takes --config FILE (YAML) and --print_config.\n"
+        "lightning-tl --completion bash (or zsh) prints a script that completes commands and options.\n"
     )
 
 
@@ -66,6 +68,11 @@ def _run(arguments: list[str]) -> int:
         print(__version__)
         return 0
     name, *rest = arguments
+    if name == "--completion":
+        from lightning_tl.cli.completion import script
+
+        print(script(rest, COMMANDS), end="")
+        return 0
     if name not in COMMANDS:
         raise UserError(f"no command '{name}'{nearest(name, COMMANDS)}\n(commands: lightning-tl --help)")
     module = import_module(f"lightning_tl.cli.{COMMANDS[name][0]}")

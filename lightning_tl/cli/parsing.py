@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, NoReturn
 
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
@@ -11,9 +13,36 @@ from lightning_tl.config_files import with_config_paths
 from lightning_tl.errors import UserError, explain
 from lightning_tl.yaml_limits import limit_parsers
 
+_only_built: ContextVar[bool] = ContextVar("only_built", default=False)
+
+
+class ParserBuilt(Exception):
+    """Hands over a command's parser instead of parsing with it; see :func:`parsers_only_built`."""
+
+    def __init__(self, parser: ArgumentParser) -> None:
+        super().__init__()
+        self.parser = parser
+
+
+@contextmanager
+def parsers_only_built() -> Iterator[None]:
+    """Make commands stop at their parser with :class:`ParserBuilt`, for what describes their options."""
+    token = _only_built.set(True)
+    try:
+        yield
+    finally:
+        _only_built.reset(token)
+
 
 class CommandParser(ArgumentParser):
     """An argument parser that raises a ``UserError`` with one sentence."""
+
+    def parse_args(self, *args: Any, **kwargs: Any) -> Namespace:  # type: ignore[override]
+        """Parse arguments; hand over the parser where only that is asked for."""
+        if _only_built.get():
+            raise ParserBuilt(self)
+        parsed: Namespace = super().parse_args(*args, **kwargs)
+        return parsed
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise the parser's error as a ``UserError``."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import re
 import tarfile
 from bisect import bisect_left, bisect_right
@@ -16,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from lightning_tl._io.checksums import file_sha256
+from lightning_tl._io.files import read_at
 from lightning_tl._io.folders import read_file
 from lightning_tl._io.json_text import parse_json
 from lightning_tl._io.urls import Url, to_place
@@ -189,7 +189,7 @@ class RenderedImages:
             if len(self._files) >= _KEPT_OPEN:
                 self._files.pop(next(iter(self._files))).close()
             file = self._files[shard] = io.FileIO(self.shard_path(shard))
-        return os.pread(file.fileno(), size, offset)  # has no position that processes could share
+        return read_at(file, size, offset)
 
     def member(self, index: int, *extensions: str) -> tuple[str, bytes]:
         """Return an image's key and the bytes of the first of the extensions that it has.

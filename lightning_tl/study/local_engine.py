@@ -10,7 +10,7 @@ import warnings
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 
-from lightning_tl._io.processes import die_with_parent
+from lightning_tl._io.processes import die_with_parent, worker_context
 from lightning_tl.study.runs import Call, Outcome, do_run
 
 
@@ -24,8 +24,7 @@ class LocalEngine:
 
     def __init__(self, workers: int, threads: int = 1) -> None:
         self.workers, self.threads = workers, threads
-        self._context = mp.get_context("forkserver")
-        self._context.set_forkserver_preload(["lightning_tl.study.fork_server", "lightning_tl.run"])
+        self._context = worker_context(["lightning_tl.study.fork_server", "lightning_tl.run"])
         self._running: dict[Future[Outcome], Call] = {}
         self._pool = self._start()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import resource
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -159,6 +159,11 @@ def write_rates(rates: Rates, path: Path) -> None:
 
 def cpu_seconds() -> float:
     """Return the CPU time of this process and of its children that have ended."""
+    if os.name != "posix":
+        used = os.times()
+        return used.user + used.system
+    import resource  # Windows has none; finer than os.times
+
     own, children = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing as mp
 import subprocess
 import sys
 import time
@@ -13,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lightning_tl._io.processes import die_with_parent
+from lightning_tl._io.processes import die_with_parent, worker_context
 from lightning_tl.errors import UserError
 from lightning_tl.study.plan_items import DataSet, Run
 from lightning_tl.study.preflight import Draft
@@ -160,8 +159,7 @@ def measure(draft: Draft, sets: Sequence[DataSet], workers: int, threads: int, f
         folder: For what the trials write.
     """
     folder.mkdir(parents=True, exist_ok=True)  # nothing may be rendered into it
-    context = mp.get_context("forkserver")
-    context.set_forkserver_preload(["lightning_tl.study.fork_server", "lightning_tl.run"])
+    context = worker_context(["lightning_tl.study.fork_server", "lightning_tl.run"])
     with ProcessPoolExecutor(max(workers, 1), context, initializer=die_with_parent) as pool:
         tried = filling(spread(sets, _MOST_SETS), workers)
         places = [
