@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -78,7 +80,8 @@ def _run(name: str, lab: Lab, out: Path) -> int:
 
     lab.check()
     begun = time.monotonic()
-    outcome = lab.run()
+    with _one_thread():
+        outcome = lab.run()
     paths = write_outcome(name, lab, outcome, out)
     counts = outcome.counts()
     print(f"{name}: {outcome.paragraphs[2]}")
@@ -88,6 +91,25 @@ def _run(name: str, lab: Lab, out: Path) -> int:
     print(f" ({', '.join(rest)})" if rest else "", end="")
     print(f"; {time.monotonic() - begun:.0f} s; wrote {paths[-1]}")
     return 1 if counts["disagrees"] else 0
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Run on one thread of BLAS and torch.
+
+    Matrices of labs are small: more threads gain little, and where other processes use the cores, they wait for each
+    other and take many times as long.
+    """
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1):
+            yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 _REST = {"disagrees": "disagree", "undecided": "are undecided: more runs would decide"}

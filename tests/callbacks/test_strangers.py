@@ -190,7 +190,9 @@ LOSS = {GAN: {"loss_fn": lambda module, batch: module.generator_loss(batch), "in
 NOISE = {Detector: {"noise": "relative"}, HuggingFace: {"reference": HuggingFace}}
 
 
-@pytest.mark.parametrize("kind", [SimCLR, Segmentation, LanguageModel, HuggingFace, Detector, GAN])
+@pytest.mark.parametrize(
+    "kind", [pytest.param(SimCLR, marks=pytest.mark.slow), Segmentation, LanguageModel, HuggingFace, Detector, GAN]
+)
 def test_attached_unmodified(kind):
     options = LOSS.get(kind, {})
     measuring = [

@@ -85,6 +85,7 @@ def test_closed_streams(tmp_path: Path) -> None:
 WORD = "interrupting: work in progress is stopped"
 
 
+@pytest.mark.slow
 def test_ctrl_c_is_answered_before_another_step(tmp_path: Path) -> None:
     """No step is permitted after the first has begun: what comes then needs none."""
     (tmp_path / "gated.yaml").write_text(OVERLAY)

@@ -82,6 +82,7 @@ def test_half_a_put_does_not_count_and_a_shard_of_unknown_origin_is_reported(sto
         Split(f"{store}/train", tiny(), 18)
 
 
+@pytest.mark.parametrize("store", ["local", pytest.param("s3", marks=pytest.mark.slow)], indirect=True)
 def test_drivers_are_killed_and_nothing_is_lost_or_changed(store, tiny, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(farm.config_to_dict(tiny())))
     command = [sys.executable, str(HERE / "render_here.py"), str(tmp_path / "config.json"), store, "60", "12"]

@@ -47,6 +47,7 @@ def test_no_accelerator_is_one_message(renders: Path, tmp_path: Path, value: str
         run(pretraining(renders, tmp_path / "out", value))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     shutil.which("unshare") is None or subprocess.run([*PRIVATE, "true"], capture_output=True).returncode != 0,
     reason="needs the right to make mount namespaces",

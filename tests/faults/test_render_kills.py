@@ -48,7 +48,7 @@ def test_interrupted_and_run_again(tmp_path: Path) -> None:
     assert campaign.sent.total() >= 12
 
 
-@pytest.mark.parametrize("folder", ["out", "out/train/shards"])
+@pytest.mark.parametrize("folder", ["out", pytest.param("out/train/shards", marks=pytest.mark.slow)])
 def test_a_folder_removed_during_a_render(tmp_path: Path, folder: str) -> None:
     gate = SceneGate(tmp_path / "gate")
     log = tmp_path / "log.txt"

@@ -101,9 +101,9 @@ def own_rows(trainer):
     "options",
     [
         {},
-        {"bf16": True},
-        {"gradient_checkpointing": True},
-        {"gradient_accumulation_steps": 2},
+        pytest.param({"bf16": True}, marks=pytest.mark.slow),
+        pytest.param({"gradient_checkpointing": True}, marks=pytest.mark.slow),
+        pytest.param({"gradient_accumulation_steps": 2}, marks=pytest.mark.slow),
         {"bf16": True, "gradient_checkpointing": True, "gradient_accumulation_steps": 2, "label_smoothing_factor": 0.1},
         {"kind": Averaging},
     ],

@@ -50,9 +50,7 @@ def broken_tables(draw: st.DrawFn) -> bytes:
 
 
 @given(content=broken_tables(), form=st.sampled_from(["transfer", "transfer", "power", "full"]))
-@settings(
-    max_examples=200, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_malformed_tables(tmp_path_factory, capsys, content: bytes, form: str) -> None:
     folder = tmp_path_factory.mktemp("broken")
     (folder / "table.csv").write_bytes(content)

@@ -119,6 +119,7 @@ def test_the_median_of_the_groups_own_coefficients() -> None:
     assert np.median(moved) == pytest.approx(np.median(own), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_pooling_follows_what_predicts_held_out_points() -> None:
     alike = [held_out(TransferLaw(), curves(seed, 5, 0.006), (0.0, np.inf), Settings()) for seed in range(6)]
     assert sum(errors[0.0] for errors in alike) < sum(errors[np.inf] for errors in alike)
@@ -132,6 +133,7 @@ def test_pooling_follows_what_predicts_held_out_points() -> None:
     )
 
 
+@pytest.mark.slow
 def test_sharing_sharpens_and_still_covers() -> None:
     hits, widths = [], []
     for seed in range(10):

@@ -40,12 +40,12 @@ def test_it_is_exact_where_the_trace_is_and_costs_nothing(name, kind):
     "name, kind, method, reported",
     [
         ("tanh", "init", "auto", "gauss-newton"),
-        ("tanh", "rows", "auto", "gauss-newton"),
+        pytest.param("tanh", "rows", "auto", "gauss-newton", marks=pytest.mark.slow),
         pytest.param("attention", "init", "auto", "gauss-newton", marks=pytest.mark.slow),
         pytest.param("attention", "rows", "auto", "gauss-newton", marks=pytest.mark.slow),
-        ("smoothed", "tensors", "auto", "xtrace"),
+        pytest.param("smoothed", "tensors", "auto", "xtrace", marks=pytest.mark.slow),
         ("smoothed", "relative", "hutchinson", "hutchinson"),
-        ("attention", "rows", "matvec", None),
+        pytest.param("attention", "rows", "matvec", None, marks=pytest.mark.slow),
     ],
 )
 def test_it_is_unbiased_with_an_honest_error(name, kind, method, reported):

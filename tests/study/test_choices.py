@@ -111,6 +111,7 @@ def finished(tmp_path_factory):
     patched.undo()
 
 
+@pytest.mark.slow
 def test_no_choice_reads_a_test_image(finished):
     """Any early reading raises in the run, which then fails."""
     out, failures, reads = finished

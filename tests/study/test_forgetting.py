@@ -111,7 +111,7 @@ def test_every_loss_is_what_it_says(folder, renders):
     assert facts["line_curvature"] == pytest.approx(curvature.item(), rel=1e-3)
 
 
-@pytest.mark.parametrize("task", ["classification", "segmentation"])
+@pytest.mark.parametrize("task", ["classification", pytest.param("segmentation", marks=pytest.mark.slow)])
 def test_at_a_learning_rate_of_nothing_nothing_is_forgotten(folder, renders, task):
     """Statistics of the target images raise the loss; re-estimated ones do not."""
     if task == "classification":

@@ -34,6 +34,7 @@ def finetuned(name: str) -> Run:
     return Run(name, name, "finetune", {}, (), None, None, name)
 
 
+@pytest.mark.slow
 def test_errors_and_pretraining_losses_of_both_ends(renders, tmp_path, monkeypatch):
     """They are those that are measured without interpolation."""
     monkeypatch.setattr(evaluation, "IMAGES", 64)

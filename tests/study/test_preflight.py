@@ -88,10 +88,10 @@ def test_too_few_rendered_images_are_found_before_the_start(renders: Path, tmp_p
         ([8, 16], {}, 4),
         ([8, 16, 24, 32], {}, 0),
         ([8, 16], {"form": "power"}, 3),
-        ([8, 16, 24], {"fix_d": 0.5}, 0),
-        ([8, 16], {"target_size": "finetune_images"}, 0),
+        pytest.param([8, 16, 24], {"fix_d": 0.5}, 0, marks=pytest.mark.slow),
+        pytest.param([8, 16], {"target_size": "finetune_images"}, 0, marks=pytest.mark.slow),
         ([8, 16], {"form": "chinchilla", "size": "pretrain_tokens", "score": "finetune_loss"}, 0),
-        ([8, 16], None, 0),
+        pytest.param([8, 16], None, 0, marks=pytest.mark.slow),
     ],
 )
 def test_too_few_sizes_for_the_law_are_known_before_hours_are_spent(

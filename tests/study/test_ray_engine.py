@@ -37,6 +37,7 @@ def study(folder: Path, renders: Path, sizes=(8, 24), draws=(0, 1), **changes) -
     return Study(**stages, **settings)
 
 
+@pytest.mark.slow
 def test_the_table_of_two_nodes_is_that_of_one_machine(cluster, renders, tmp_path):
     for _ in range(2):
         cluster.add_node(num_cpus=1)

@@ -36,6 +36,7 @@ def test_steps_follow_from_the_schedule(tmp_path):
     assert len({item.kind for item in finetune}) == 3
 
 
+@pytest.mark.slow
 def test_budgets_the_best_network_and_forgetting(tmp_path):
     """Budgets of 64 to 512 steps with one validation each; every fine-tuning measures what was forgotten."""
     runs = drawn("overtraining_small", tmp_path)

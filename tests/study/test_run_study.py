@@ -32,6 +32,7 @@ def finished(renders, tmp_path_factory):
     return path, out, said
 
 
+@pytest.mark.slow
 def test_two_commands_share_the_work(finished):
     _, out, _ = finished
     assert len(records(out)) == 2 + 2 + 2 * 2
@@ -78,6 +79,7 @@ def test_errors_over_test_images(finished):
         assert float(row["error_stderr"]) == pytest.approx(replicates[row["run_id"]].std(ddof=1), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_killed_and_run_again_it_ends_with_the_same_table(finished, tmp_path):
     path, out = write(tmp_path, finished[0].parent / "renders"), tmp_path / "out"
     kill_after(run(path, out), out, 2)

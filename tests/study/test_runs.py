@@ -191,7 +191,8 @@ runs.do_run(call(Path({out!r}), "pre", pretraining(Path({renders!r}), Path("-"),
 """
 
 
-@pytest.mark.parametrize("step", [3, 9])  # before the first checkpoint, and between two
+# before the first checkpoint, and between two
+@pytest.mark.parametrize("step", [pytest.param(3, marks=pytest.mark.slow), 9])
 def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been(finished, renders, tmp_path, step, monkeypatch):
     overlay = measuring(tmp_path)
     code = KILLED.format(here=str(HERE), step=step, out=str(tmp_path), renders=str(renders), overlay=overlay)
@@ -274,7 +275,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("early", [False, True])
+@pytest.mark.parametrize("early", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_no_worker_outlives_a_killed_parent(renders, tmp_path, early):
     script = tmp_path / "script.py"
     script.write_text(PARENT.format(here=str(HERE), out=str(tmp_path), renders=str(renders), early=early))

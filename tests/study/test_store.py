@@ -58,6 +58,7 @@ store.do_stored(stored({url!r}, Path({out!r}), "pre", pretraining(Path({renders!
 """
 
 
+@pytest.mark.parametrize("store", ["local", pytest.param("s3", marks=pytest.mark.slow)], indirect=True)
 def test_a_node_dies_with_its_disk_and_another_goes_on_to_the_same_bits(store, renders, tmp_path, monkeypatch):
     whole = do_run(call(tmp_path / "whole", "pre", pretraining(renders, Path("-")))).record
     out = tmp_path / "out"

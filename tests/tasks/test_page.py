@@ -77,6 +77,7 @@ def photos_with_points(folder: Path, number: int = 60) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_pages_key_points_train_from_the_command_line(tmp_path):
     """The page's file and its command, from the folder of the file; it learns where the spots are on average."""
     (tmp_path / "my_keypoints.py").write_text(BLOCKS[1])

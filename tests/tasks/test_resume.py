@@ -15,6 +15,7 @@ from lightning_tl.run import run
 STEPS = 5
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_killed_and_resumed_equals_uninterrupted(renders, tmp_path):
     def arguments(out, *more):

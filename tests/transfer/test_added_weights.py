@@ -42,7 +42,7 @@ TRAINED = {
     "share slowed": r".*",
 }
 
-SLOW = {("lora with dropout", "semseg"), ("layers frozen", "semseg")}
+SLOW = {(method, "semseg") for method in METHODS if method != "lora"}
 EACH = pytest.mark.parametrize(
     "method,task",
     [pytest.param(*each, marks=[pytest.mark.slow] * (each in SLOW)) for each in product(METHODS, TASKS)],

@@ -25,7 +25,10 @@ METHODS = {
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name not in ("unfreeze", "lora", "pull"))) for name in METHODS],
+)
 def test_resumed_equals_uninterrupted(tmp_path, name):
     torch.manual_seed(1)
     torch.save(Classification(3, "resnet10_w16", 1).state_dict(), tmp_path / "start.ckpt")

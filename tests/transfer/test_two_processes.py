@@ -34,7 +34,8 @@ class SavedStatistics(MultiLabelClassification):
         return self
 
 
-@pytest.mark.parametrize("way", [pytest.param(way, marks=[pytest.mark.slow] * (way != "average")) for way in WAYS])
+@pytest.mark.slow
+@pytest.mark.parametrize("way", WAYS)
 def test_two_processes_equal_one(renders, tmp_path, monkeypatch, way):
     monkeypatch.setenv("MASTER_PORT", str(free_port()))
     start = pretrained(tmp_path / "pre.ckpt")
