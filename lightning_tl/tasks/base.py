@@ -17,6 +17,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from lightning_tl.data.preprocessing import class_names, preprocessing
 from lightning_tl.errors import UserError
 from lightning_tl.models import KeyReport, build_backbone, feature_width, load_backbone, pooled_features
 from lightning_tl.models.low_rank import own_size
@@ -343,7 +344,7 @@ class TransferTask(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the task and the backbone's description to the checkpoint."""
+        """Add the task, the backbone's description, the names of classes and the preprocessing to the checkpoint."""
         checkpoint["lightning_tl"] = {
             "task": type(self).__name__,
             "backbone": self.backbone_name,
@@ -351,6 +352,9 @@ class TransferTask(pl.LightningModule):
             "num_classes": self.num_classes,
             "transfer": self.transfer.label(),
         }
+        data = getattr(self._trainer, "datamodule", None)
+        facts = {"classes": class_names(data), "preprocessing": preprocessing(getattr(data, "transform", None))}
+        checkpoint["lightning_tl"] |= {name: value for name, value in facts.items() if value is not None}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse to resume a training that had other methods as ``transfer``.

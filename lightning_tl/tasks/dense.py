@@ -45,15 +45,15 @@ class DensePrediction(TransferTask):
         for name, value in (("aux_weight", aux_weight), ("aux_lr_factor", aux_lr_factor)):
             if value < 0:
                 raise UserError(f"model.{name} is {value}; it must be at least 0")
-        self._output_stride = output_stride  # before the base makes the network
+        self.output_stride = output_stride  # before the base makes the network
         super().__init__(num_classes, backbone, **kwargs)
         self.aux_weight, self.aux_lr_factor = aux_weight, aux_lr_factor
 
     def configure_models(self) -> None:
         """Make the dilated backbone and DeepLabV3's heads."""
-        self.backbone = self.build_backbone(self._output_stride, maps=True)
+        self.backbone = self.build_backbone(self.output_stride, maps=True)
         self.head = DeepLabV3Head(
-            map_channels(self.backbone), self.num_classes, map_strides(self.backbone), self._output_stride
+            map_channels(self.backbone), self.num_classes, map_strides(self.backbone), self.output_stride
         )
 
     def parameter_groups(self) -> list[dict[str, Any]]:
