@@ -206,26 +206,57 @@ def builtin_corpus(source: str, tokenizer: str = "ascii", progress: Progress = s
     packages are installed, removed or upgraded, another one is built.
 
     Args:
-        source: ``builtin:NAME``.
+        source: ``builtin:NAME``, or ``builtin:NAME@HASH`` of :func:`pinned_source`.
         tokenizer: As for :class:`lightning_tl.corpus.build.BuildOptions`.
         progress: Shows progress.
 
     Raises:
-        UserError: There is no such text or tokenizer, or this machine lacks its files.
+        UserError: There is no such text or tokenizer, this machine lacks its files, or the hash is of another text
+            that is not in the cache folder.
     """
-    corpora = cache_folder() / "corpora"
-    known = corpora / f".{source.removeprefix(PREFIX)}-{_installed(source, tokenizer)}.found"
-    if known.is_file() and (folder := corpora / known.read_text().strip()) and (folder / MANIFEST).is_file():
-        return folder
-    chunks = builtin_chunks(source)
-    options = BuildOptions(tokenizer, _SHARES, _SHARES)
-    content = json.dumps([_VERSION, tokenizer, sorted(chunk.identity for chunk in chunks)])
-    digest = hashlib.sha256(content.encode()).hexdigest()[:16]
-    folder = corpora / f"{source.removeprefix(PREFIX)}-{digest}"
+    source, _, pinned = source.partition("@")
+    folder = _corpora() / f"{source.removeprefix(PREFIX)}-{pinned}"
+    if not pinned or not (folder / MANIFEST).is_file():
+        folder = _folder(source, tokenizer)
+    if pinned and not folder.name.endswith(f"-{pinned}"):
+        raise UserError(
+            f"{source}@{pinned}: this text is not in {_corpora()}, and other files are installed now; take "
+            f"{source} as it is now, or the folder of a corpus that 'lightning-tl corpus build' wrote"
+        )
     if not (folder / MANIFEST).is_file():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with waiting_lock(folder.with_name(f".{folder.name}.lock")):
-            build_corpus(chunks, folder, options, progress)
+            build_corpus(builtin_chunks(source), folder, BuildOptions(tokenizer, _SHARES, _SHARES), progress)
+    return folder
+
+
+def pinned_source(source: str, tokenizer: str = "ascii") -> str:
+    """Return ``builtin:NAME@HASH``: the text of what is installed now, also once other files are installed.
+
+    Args:
+        source: ``builtin:NAME``; one with a hash is returned as it is.
+        tokenizer: As for :func:`builtin_corpus`.
+
+    Raises:
+        UserError: There is no such text, or this machine lacks its files.
+    """
+    if "@" in source:
+        return source
+    return f"{source}@{_folder(source, tokenizer).name.rpartition('-')[2]}"
+
+
+def _corpora() -> Path:
+    return cache_folder() / "corpora"
+
+
+def _folder(source: str, tokenizer: str) -> Path:
+    """Return the folder for the text of what is installed now; it may not be there yet."""
+    known = _corpora() / f".{source.removeprefix(PREFIX)}-{_installed(source, tokenizer)}.found"
+    if known.is_file():
+        return _corpora() / known.read_text().strip()
+    content = json.dumps([_VERSION, tokenizer, sorted(chunk.identity for chunk in builtin_chunks(source))])
+    digest = hashlib.sha256(content.encode()).hexdigest()[:16]
+    folder = _corpora() / f"{source.removeprefix(PREFIX)}-{digest}"
     write_atomically(known, folder.name)
     return folder
 

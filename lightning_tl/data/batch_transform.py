@@ -15,7 +15,6 @@ from lightning_tl.errors import UserError
 
 #: mean and standard deviation of ImageNet's colours in [0, 1], as pre-trained ResNets expect
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_AT_ONCE = 1 << 18  # numbers that are copied in double precision: 2 MB
 
 
 @dataclass
@@ -80,16 +79,15 @@ class BatchTransform:
             grid = F.affine_grid(crop, [n, batch.shape[1], self.size, self.size], align_corners=False)
             batch = F.grid_sample(batch, grid, mode="bilinear", padding_mode="border", align_corners=False)
         if generator is not None and self.hflip:
-            mirrored = draw() < self.hflip
-            batch[mirrored] = batch[mirrored].flip(-1)
+            _mirror(batch, (draw() < self.hflip).nonzero().squeeze(1))
         if self.standardize == "imagenet":
             if batch.shape[1] != 3:
                 raise UserError(f"transform.standardize is imagenet, but the images have {batch.shape[1]} channels")
             mean, std = (batch.new_tensor(values).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
             batch = batch.sub_(mean).div_(std)
         elif self.standardize:
-            mean, std = batch.mean((1, 2, 3), keepdim=True), _spread(batch)
-            batch = batch.sub_(mean).div_(std + 1e-3)
+            batch = batch.sub_(batch.mean((1, 2, 3), keepdim=True))
+            batch = batch.mul_((_spread(batch) + 1e-3).reciprocal_())  # several times as fast as a division
         if generator is not None and self.invert:
             flip = draw() < self.invert
             middle = 0.0 if self.standardize else 0.5
@@ -109,16 +107,15 @@ class BatchTransform:
         return theta
 
 
-def _spread(batch: Tensor) -> Tensor:
-    """Return each image's standard deviation ``[B, 1, 1, 1]``, at a quarter of the time of ``Tensor.std``.
+def _mirror(batch: Tensor, numbers: Tensor) -> None:
+    """Mirror some images of a batch ``[B, C, H, W]`` in place, whatever its order in memory."""
+    width = -1
+    if batch.is_contiguous(memory_format=torch.channels_last):  # as decoded images are: twice as fast in this order
+        batch, width = batch.permute(0, 2, 3, 1), 2
+    batch.index_copy_(0, numbers, batch.index_select(0, numbers).flip(width))
 
-    It is the same to the last bit, but for images that are nearly of one colour (error below 10⁻⁶).
-    """
-    number = batch[0].numel()
-    parts = []
-    for part in batch.split(max(1, _AT_ONCE // number)):
-        values = part.double()
-        total = values.sum((1, 2, 3), keepdim=True)
-        squares = torch.linalg.vector_norm(values, dim=(1, 2, 3), keepdim=True).square_()
-        parts.append(squares - total.square_() / number)
-    return torch.cat(parts).clamp_(min=0).div_(number - 1).sqrt_().to(batch.dtype)
+
+def _spread(centred: Tensor) -> Tensor:
+    """Return the standard deviation ``[B, 1, 1, 1]`` of images of mean 0, at a tenth of the time of ``Tensor.std``."""
+    norm: Tensor = torch.linalg.vector_norm(centred, dim=(1, 2, 3), keepdim=True)
+    return norm.div_((centred[0].numel() - 1) ** 0.5)

@@ -78,7 +78,7 @@ def _region(lab: PartialTransferParameters, outcome: Outcome) -> Figure:
     headed(figure, "Where inheriting filters helps, and where it harms (negative transfer)")
     noted(
         figure,
-        "Markers: simulated gain over training from scratch, in percentage points; filled: it differs from 0 beyond "
-        "chance. Shaded: harm by the signal-to-noise argument. Dashed: its lowest order, with harm under the line.",
+        "Markers: simulated gain over training from scratch, in percentage points (filled: beyond chance). "
+        "Shaded: harm by the signal-to-noise argument. Dashed: its lowest order, harm below.",
     )
     return figure

@@ -115,13 +115,15 @@ class Pretrained:
         args = ["validate", f"--config={folder / 'config.yaml'}", f"--ckpt_path={checkpoint}", "--trainer.logger=false"]
         self._cli = run([*args, "--trainer.enable_progress_bar=false"])
         self._first = float(self._cli.trainer.callback_metrics["val/loss"])
-        self._changed = False
         self.module = self._cli.model
         self.saved = _state(self.module)
+        self.adapted = False
         merged, updated = merge_updates(self.saved)
         if updated:
             self.saved |= merged | {key: 0 * value for key, value in self.saved.items() if key.endswith(".lora_B")}
             self.module.load_state_dict(self.saved)
+        self._present: dict[str, Tensor] | None = self.saved  # None once statistics were re-estimated
+        self._loss: float | None = self._first  # of the present network, where it is known
         self._cli.datamodule.setup("fit")
 
     def adapt(self, finetuned: Any, target: dict[str, Tensor]) -> None:
@@ -137,17 +139,30 @@ class Pretrained:
         up = {name: torch.zeros_like(value) for name, value in adapters.items() if ".adapter.up." in name}
         self.saved |= adapters | up
         self.module.load_state_dict(self.saved)
+        self.adapted = True
+
+    def restore(self) -> None:
+        """Be the pre-trained network again."""
+        self.load({})
+        self._loss = self._first
+
+    def release(self) -> None:
+        """Free the memory of a GPU until the network is needed again."""
+        self.module.cpu()
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Take other values for some entries of the state, all others as they were saved."""
-        self.module.load_state_dict(self.saved | state)
-        self._changed = True
+        wanted, present = self.saved | state, self._present
+        if present is None or any(not torch.equal(value, present[name]) for name, value in wanted.items()):
+            self.module.load_state_dict(wanted)
+            self._present, self._loss = wanted, None
 
     def loss(self) -> float:
         """Return the loss on all validation images."""
-        if not self._changed:
-            return self._first
-        return float(self._cli.trainer.validate(self.module, self._cli.datamodule, verbose=False)[0]["val/loss"])
+        if self._loss is None:
+            metrics = self._cli.trainer.validate(self.module, self._cli.datamodule, verbose=False)
+            self._loss = float(metrics[0]["val/loss"])
+        return self._loss
 
     def reestimate(self) -> None:
         """Re-estimate BatchNorm's statistics for the present weights, on the same training images each time."""
@@ -158,7 +173,8 @@ class Pretrained:
         batches = islice(iter(data.train_dataloader()), count)
         with self._ready():
             changed = reestimate(self.module, functools.partial(_loss, self.module), map(self._on_device, batches))
-        self._changed |= changed > 0
+        if changed:
+            self._present = self._loss = None
 
     def along(self, direction: dict[str, Tensor]) -> Curve:
         """Return the loss at both ends of a line of weights that begins at the present ones.
@@ -187,6 +203,32 @@ class Pretrained:
 
     def _on_device(self, batch: Any) -> Any:
         return self._cli.datamodule.transfer_batch_to_device(batch, self._cli.trainer.strategy.root_device, 0)
+
+
+_LAST: dict[tuple[str, int], Pretrained] = {}
+
+
+def pretrained_network(folder: Path) -> Pretrained:
+    """Return the network of a finished pre-training run, unchanged; not for two at once.
+
+    The last one is kept: the runs of a process often have the same start, and to make one takes longer than what is
+    measured on it.
+
+    Args:
+        folder: Of the run.
+
+    Raises:
+        UserError: The folder is no finished run.
+    """
+    key = (str(folder), (folder / "record.json").stat().st_mtime_ns) if (folder / "record.json").is_file() else ("", 0)
+    network = _LAST.pop(key, None)
+    _LAST.clear()
+    if network is None or network.adapted:
+        network = Pretrained(folder)
+    else:
+        network.restore()
+    _LAST[key] = network
+    return network
 
 
 def _loss(module: Any, batch: Any) -> Tensor:

@@ -19,6 +19,7 @@ from lightning_tl.study.curves import Curves, curves_of
 from lightning_tl.study.execution import Engine, Records, load_records, run_all
 from lightning_tl.study.expansion import Expansion, expand
 from lightning_tl.study.facts import Facts, read_facts
+from lightning_tl.study.pinned_texts import with_pinned_texts
 from lightning_tl.study.plan import data_sets, plan
 from lightning_tl.study.plan_items import DataSet, Run
 from lightning_tl.study.preflight import check_study, describe
@@ -52,6 +53,7 @@ def run_study(study: Study, out: Path) -> dict[str, str]:
     if study.complexity is not None:
         named_checkpoint(study.complexity)  # it is needed at the end: check it now
     out = out.resolve()
+    study = with_pinned_texts(study, out, record=True)
     expansion = expand(study)
     curves = None if study.until is None else curves_of(expansion)
     sets = data_sets(expansion)
@@ -152,7 +154,7 @@ def dry_run(study: Study, out: Path) -> str:
     if study.complexity is not None:
         named_checkpoint(study.complexity)
     out = out.resolve()
-    expansion = expand(study)
+    expansion = expand(with_pinned_texts(study, out))
     curves = None if study.until is None else curves_of(expansion)
     sets = data_sets(expansion)
     draft = check_study(expansion, sets, out)
@@ -191,6 +193,7 @@ def planned(study: Study, out: Path) -> Planned:
     """Return the data sets, runs and records that are known so far, without running anything."""
     study.check()
     out = out.resolve()
+    study = with_pinned_texts(study, out)
     expansion = trials = expand(study)
     steps: list[Step] = []
     ended = True

@@ -223,11 +223,13 @@ def compare(cli: Any, call: Call, done: dict[str, Any]) -> None:
 
     pretrained = None
     if call.forgetting and call.start is not None:
-        from lightning_tl.study.forgetting import Pretrained, forgotten
+        from lightning_tl.study.forgetting import forgotten, pretrained_network
 
-        pretrained = Pretrained(Path(call.start))
+        pretrained = pretrained_network(Path(call.start))
         done["facts"] |= forgotten(cli.model, pretrained)
     done["interpolations"] = interpolations(cli, call.test, pretrained)
+    if pretrained is not None:
+        pretrained.release()
 
 
 def _best_checkpoint(call: Call, folder: Path) -> list[Any]:

@@ -161,6 +161,13 @@ class Steps:
 
 
 @dataclass
+class PinnedTexts:
+    """``texts.json``: built-in text and tokenizer → the text with its hash."""
+
+    texts: dict[str, str]
+
+
+@dataclass
 class StudyFacts:
     """``study.json``."""
 

@@ -129,3 +129,18 @@ def test_processes_at_once_build_once(tmp_path):
     assert len({line for line in lines if line != "read"}) == 1
     (folder,) = {line for line in lines if line != "read"}
     assert np.asarray(read_manifest(folder).open("val")).max() <= 98
+
+
+def test_a_pinned_text_stays_what_it_was(installed, tmp_path, monkeypatch):
+    monkeypatch.setenv("LIGHTNING_TL_CACHE", str(tmp_path / "cache"))
+    for number in range(80):
+        (installed / "lib" / f"{number}.py").write_text(f"x = {number}\n")
+    pinned = builtin.pinned_source("builtin:python")
+    assert builtin.pinned_source(pinned) == pinned
+    folder = builtin_corpus(pinned)
+    assert folder == builtin_corpus("builtin:python")
+    (installed / "lib/more.py").write_text("more = 5\n")
+    assert builtin_corpus("builtin:python") != folder
+    assert builtin_corpus(pinned) == folder
+    with pytest.raises(UserError, match=r"^builtin:python@0123: this text is not in .*, and other files are installed"):
+        builtin_corpus("builtin:python@0123")

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from scipy.ndimage import map_coordinates
 
-from lightning_tl.data.batch_transform import BatchTransform, _spread
+from lightning_tl.data.batch_transform import BatchTransform
 from lightning_tl.errors import UserError
 
 
@@ -78,15 +78,24 @@ def test_standardisation():
     np.testing.assert_allclose(flat.numpy(), 0, atol=1e-3)
 
 
-@pytest.mark.parametrize("shape", [(200, 3, 32, 32), (5, 1, 24, 24), (2, 3, 320, 320)])  # several parts, one, one each
+@pytest.mark.parametrize("contrast", [1, 0.1, 0.004])  # the last: two neighbouring grey levels
+def test_standardisation_is_that_in_double_precision(contrast):
+    images = 255 - (contrast * 255 * torch.rand(6, 3, 40, 40, generator=generator(0))).round()
+    x = images.double() / 255
+    expected = (x - x.mean((1, 2, 3), keepdim=True)) / (x.std((1, 2, 3), keepdim=True) + 1e-3)
+    out = BatchTransform(size=40)(images.byte())
+    torch.testing.assert_close(out.double(), expected, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_spread_is_that_of_torch_bit_by_bit(shape, memory_format):
-    contrast = torch.linspace(0.01, 1, shape[0]).view(-1, 1, 1, 1)
-    images = 255 * (1 - contrast * torch.rand(shape, generator=generator(0)))
-    images = images.round().div(255).contiguous(memory_format=memory_format)
-    spread = images.std((1, 2, 3), keepdim=True)
-    assert torch.equal(_spread(images), spread)
-    assert _spread(torch.full(shape, 1 / 3)).max() < 1e-6  # one colour
+def test_mirroring_in_each_order_of_memory(memory_format, channels):
+    images = pixels(9, channels=channels).contiguous(memory_format=memory_format)
+    out = plain(hflip=0.5)(images, generator(3))
+    mirrored = [not torch.equal(a, b) for a, b in zip(out, plain()(images), strict=True)]
+    assert 0 < sum(mirrored) < len(images)
+    expected = [image.flip(-1) if flip else image for image, flip in zip(plain()(images), mirrored, strict=True)]
+    assert torch.equal(out, torch.stack(expected))
 
 
 def test_training_is_a_function_of_the_generator():

@@ -12,7 +12,7 @@ from training import finetuning, pretraining, weights
 
 from lightning_tl.errors import UserError
 from lightning_tl.run import run
-from lightning_tl.study.forgetting import BN_IMAGES, Pretrained, forgotten
+from lightning_tl.study.forgetting import BN_IMAGES, Pretrained, forgotten, pretrained_network
 from lightning_tl.study.runs import Call, do_run
 from lightning_tl.tasks import Classification
 
@@ -186,6 +186,20 @@ def test_what_a_method_has_done_to_the_backbone_is_forgotten(folder, method):
     assert same["param_distance"] == pytest.approx(0, abs=1e-6 * facts["param_distance"])
     assert same["pretrain_loss_after"] == pytest.approx(same["pretrain_loss_before"], rel=1e-5)
     assert same["pretrain_loss_after_target_bn"] == pytest.approx(same["pretrain_loss_saved"], rel=1e-5)
+
+
+def test_a_network_that_was_used_is_as_good_as_a_new_one(folder):
+    fine = Classification.load_from_checkpoint(folder / "pre/checkpoints/last.ckpt")
+    for parameter in fine.backbone.parameters():
+        parameter.data.mul_(1.1)
+    network = pretrained_network(folder / "pre")
+    first = forgotten(fine, network)
+    network.load({})
+    network.reestimate()
+    assert pretrained_network(folder / "pre") is network
+    assert forgotten(fine, network) == first == forgotten(fine, Pretrained(folder / "pre"))
+    network.adapted = True
+    assert pretrained_network(folder / "pre") is not network
 
 
 def test_the_same_images_each_time(folder):

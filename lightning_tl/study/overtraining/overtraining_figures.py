@@ -36,7 +36,7 @@ _PANELS: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         (
             ("increase", "lr", "re-estimated"),
             ("increase_saved_bn", "lr", "of the pre-training"),
-            ("increase_target_bn", "lr", "of the target images"),
+            ("increase_target_bn", "lr", "of the target data"),
         ),
     ),
     "overtraining_reestimated": (
@@ -47,7 +47,7 @@ _PANELS: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         ),
     ),
     "overtraining_relative": (
-        "Under noise relative to each filter's norm, which growing weights do not hide from",
+        "Under noise relative to the norm of each filter or row, which growing weights cannot hide",
         (
             ("relative/sensitivity", "gamma", "rise under relative noise"),
             ("relative/perturbed_loss", "gamma", "loss under relative noise"),
@@ -58,13 +58,13 @@ _CAPTIONS = {
     "overtraining_sensitivity": "Rise of the held-out pre-training loss under noise of scale γ (left) and by "
     "fine-tuning at each learning rate (right), by budget.",
     "overtraining_loss": "Held-out pre-training loss under noise and after fine-tuning (backbone under the saved "
-    "pre-training head), and loss and error of the fine-tuning task on test images. Filled markers: the curve falls, "
+    "pre-training head), and loss and error of the fine-tuning task on test data. Filled markers: the curve falls, "
     "then rises; dotted line and band: the vertex of a parabola with its interval; triangle: the inflection point of "
     "Def. 4.2, the budget before the first significant increase.",
     "overtraining_statistics": "The same fine-tuned weights under three sets of BatchNorm statistics. Only the "
-    "re-estimated ones show what the change of the weights does; statistics of the target images raise the loss even "
+    "re-estimated ones show what the change of the weights does; statistics of the target data raise the loss even "
     "where no weight has moved.",
-    "overtraining_tuned": "The learning rate with the lowest fine-tuning loss on validation images at each budget, and "
+    "overtraining_tuned": "The learning rate with the lowest fine-tuning loss on validation data at each budget, and "
     "losses and error at it.",
     "overtraining_distance": "Distance of the backbone from the pre-trained one by learning rate, for each budget.",
     "overtraining_noise_quadratic": "Rise under noise (markers) and its quadratic approximation ½γ²Tr(ΣH) from the "
@@ -73,7 +73,8 @@ _CAPTIONS = {
     "approximation gᵀd + ½dᵀHd (dashed), by budget; BatchNorm normalises by the batch.",
     "overtraining_reestimated": "Rise and loss under noise by initialisation where BatchNorm's statistics are "
     "re-estimated for each perturbed network.",
-    "overtraining_relative": "Rise and loss under noise relative to each filter's norm.",
+    "overtraining_relative": "Rise and loss under noise relative to the norm of each filter (convolution) or row "
+    "(matrix).",
 }
 _WITHOUT_BARS = ("overtraining_noise_quadratic", "overtraining_line_quadratic")
 
@@ -81,6 +82,8 @@ _WITHOUT_BARS = ("overtraining_noise_quadratic", "overtraining_line_quadratic")
 def figures(analysis: Overtraining) -> dict[str, Figure]:
     """Return the figures that an analysis gives, by name."""
     panels = {name: _budgets(analysis, *_PANELS[name]) for name in _PANELS}
+    if not _has_statistics(analysis):
+        panels["overtraining_statistics"] = None
     drawn: dict[str, Figure | None] = {
         "overtraining_sensitivity": panels["overtraining_sensitivity"],
         "overtraining_loss": panels["overtraining_loss"],
@@ -101,6 +104,15 @@ def write(analysis: Overtraining, folder: Path) -> list[dict[str, str]]:
         note = "" if name in _WITHOUT_BARS else bars
         written.append({"file": f"{name}.png", "caption": _CAPTIONS[name] + note})
     return written
+
+
+def _has_statistics(analysis: Overtraining) -> bool:
+    """Tell whether the networks have BatchNorm: without it the three rises of the pre-training loss are the same."""
+    first, *others = (
+        [curve.mean for series in analysis.series for curve in series.family(quantity, "lr")]
+        for quantity, _, _ in _PANELS["overtraining_statistics"][1]
+    )
+    return any(len(other) != len(first) or not np.allclose(other, first, equal_nan=True) for other in others)
 
 
 def _budgets(analysis: Overtraining, title: str, panels: Sequence[tuple[str, str, str]]) -> Figure | None:

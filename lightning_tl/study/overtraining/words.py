@@ -222,7 +222,8 @@ def _tuned(tuned: Tuned, level: float, unit: Unit) -> str:
 
 
 def _noise(item: NoiseApproximation, unit: Unit) -> str:
-    kind = {"": "by initialisation", "relative/": "relative to each filter"}.get(item.noise, item.noise.strip("/"))
+    named = {"": "by initialisation", "relative/": "relative to each filter or row"}
+    kind = named.get(item.noise, item.noise.strip("/"))
     parts = [_limit("γ", scale, budget, unit) for scale, budget in zip(item.up_to, item.budgets, strict=True)]
     text = (
         f"the rise under noise ({kind}) is within {100 * QUADRATIC:g} % of ½γ²Tr(ΣH), with the measured trace, "

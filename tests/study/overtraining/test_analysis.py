@@ -15,6 +15,7 @@ from lightning_tl.figure_style import narrow_path
 from lightning_tl.study.config import OvertrainingOptions, Stage, Study
 from lightning_tl.study.overtraining import Overtraining, analyse, conclude
 from lightning_tl.study.overtraining.analysis import scenario
+from lightning_tl.study.overtraining.overtraining_figures import figures
 from lightning_tl.study.overtraining.words import answers, sentences
 
 BUDGETS = [100, 200, 400, 800, 1600]
@@ -298,6 +299,15 @@ def test_a_folder_gets_json_and_figures(tmp_path):
     narrow = [narrow_path(tmp_path / each["file"]) for each in written["figures"]]
     assert all(Image.open(path).width < 600 < path.stat().st_size for path in narrow)
     assert written["series"][1]["name"] == "constant rate"
+
+
+def test_networks_without_batchnorm_have_no_figure_of_its_statistics():
+    results, measured = study()
+    losses = {f"pretrain_loss_after_{kind}_bn": results["pretrain_loss_after"] for kind in ("saved", "target")}
+    same = results.assign(pretrain_loss_saved=results["pretrain_loss_before"], **losses)
+    assert set(figures(analyse(results, measured))) - set(figures(analyse(same, measured))) == {
+        "overtraining_statistics"
+    }
 
 
 def test_tables_that_lack_something(tmp_path):
