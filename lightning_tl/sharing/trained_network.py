@@ -61,7 +61,8 @@ def trained_network(checkpoint: str | Path, wanted: str) -> TrainedNetwork:
         wanted: The format that needs it, for messages.
 
     Raises:
-        UserError: The checkpoint is damaged, is not of a task of this library, or is of a language model.
+        UserError: The checkpoint is damaged, is not of a task of this library, is of a language model, or has adapters
+            that the format has no place for.
     """
     content = read_checkpoint(checkpoint)
     made_by, arguments = content.get("lightning_tl"), content.get("hyper_parameters")
@@ -74,6 +75,11 @@ def trained_network(checkpoint: str | Path, wanted: str) -> TrainedNetwork:
     kind = _task(str(made_by.get("task")), wanted)
     tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
     adapted = any(map(is_adapter, tensors))
+    if adapted and wanted not in ("onnx", "torchscript"):
+        raise UserError(
+            f"export: checkpoint {checkpoint} has bottleneck adapters, which cannot be merged into the weights; use "
+            "--format onnx or torchscript, or export the checkpoint that it was fine-tuned from"
+        )
     merged, layers = ({}, []) if adapted else merge_updates(tensors, f"checkpoint {checkpoint}")
     given = dict(arguments) if adapted else {key: value for key, value in arguments.items() if key != "transfer"}
     try:

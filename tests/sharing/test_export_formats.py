@@ -182,6 +182,10 @@ def test_what_cannot_be_exported(tmp_path, capsys, monkeypatch):
     assert "ResNet-50 or -101 with output stride 8, and this network a resnet18 with 16" in said(
         capsys, a, out, "--format=torchvision"
     )
+    checkpoint(a, Classification, "resnet10_w8", transfer=Adapter(2))
+    for form in ("torchvision", "timm"):
+        assert "has bottleneck adapters, which cannot be merged" in said(capsys, a, out, f"--format={form}")
+    checkpoint(a, SemanticSegmentation, "resnet18", 16)
     content = torch.load(a, weights_only=True)
     for change, message in (
         ({"lightning_tl": None}, "needs a checkpoint of this library, which says what its network is"),
