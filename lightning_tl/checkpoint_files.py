@@ -18,19 +18,25 @@ from lightning_tl._io.files import check_regular
 from lightning_tl._io.stores import download
 from lightning_tl._io.urls import Url, to_place
 from lightning_tl.errors import UserError, shortened
+from lightning_tl.hub_files import hub_weights
+from lightning_tl.hub_names import PREFIX
 
 
 def read_checkpoint(place: str | Path) -> dict[str, Any]:
     """Read a checkpoint onto the CPU; only plain types, ``argparse.Namespace`` and tensors are unpickled.
 
     Args:
-        place: Path, ``file://`` URL, ``http(s)://`` URL, or URL on a store that fsspec supports.
+        place: Path, ``file://`` URL, ``http(s)://`` URL, URL on a store that fsspec supports, or ``hf:USER/NAME`` (also
+            ``hf:USER/NAME@REVISION``) for the weights of a repository of the Hugging Face Hub. Files of safetensors are
+            read too.
 
     Raises:
         UserError: The file is missing or cannot be fetched, is not a checkpoint, or holds more than plain types.
     """
     name = f"checkpoint {place}"
     with _local(place, name) as path:
+        if _is_safetensors(path):
+            return _read_safetensors(path, name)
         _check_archive(path, name)
         try:
             with torch.serialization.safe_globals([argparse.Namespace]):  # hyper-parameters of many projects
@@ -53,7 +59,10 @@ def read_checkpoint(place: str | Path) -> dict[str, Any]:
 
 @contextmanager
 def _local(place: str | Path, name: str) -> Iterator[Path]:
-    """Yield the file on this machine; a remote one is fetched for as long as it is needed."""
+    """Yield the file on this machine; one of a store is fetched for as long as it is needed."""
+    if str(place).startswith(PREFIX):
+        yield hub_weights(str(place))
+        return
     location = to_place(place)
     if not isinstance(location, Url):
         check_regular(location, name)
@@ -63,6 +72,22 @@ def _local(place: str | Path, name: str) -> Iterator[Path]:
         path = Path(folder) / "checkpoint"
         download(location, path, missing="no such file")
         yield path
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Return whether a file is of safetensors: the length of a header (8 bytes), then the header, as JSON."""
+    with path.open("rb") as file:
+        begin = file.read(9)
+    return len(begin) == 9 and begin[8:] == b"{" and int.from_bytes(begin[:8], "little") < path.stat().st_size
+
+
+def _read_safetensors(path: Path, name: str) -> dict[str, Any]:
+    from safetensors.torch import load_file
+
+    try:
+        return dict(load_file(path))
+    except Exception as error:  # of its own, in Rust
+        raise UserError(f"{name}: damaged, or no file of safetensors ({_first_line(error)})") from error
 
 
 def _check_archive(path: Path, name: str) -> None:

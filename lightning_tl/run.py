@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -115,8 +115,9 @@ class RunCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Instantiate trainer, module and data; their errors are raised as ``UserError``.
 
-        With ``ckpt_path`` all weights are those of that checkpoint, so the checkpoint of ``init_from`` is not read
-        again: it may have been deleted. Only ``ckpt_path: last`` may find none, in a run that has not begun.
+        With ``ckpt_path`` all weights are those of that checkpoint, so the checkpoint of ``init_from``, or what
+        ``pretrained`` names, is not read again: it may have been deleted. Only ``ckpt_path: last`` may find none, in a
+        run that has not begun.
         """
         config = self.config[self.subcommand]
         if config.get("weights_only") is False:
@@ -125,15 +126,16 @@ class RunCLI(LightningCLI):
                 "only the state_dict of that model"
             )
         started_from = config.get("model.init_args.init_from")
+        starts = _starts(config)
         given = config.ckpt_path
         loggers = config.trainer.logger
         config.trainer.logger = without_tensorboard(loggers)
-        if started_from is not None and given:
-            config.model.init_args.init_from = None
+        if given:
+            _put(config, dict.fromkeys(starts))
         try:
             super().instantiate_classes()
-            if started_from is not None and given and not config.ckpt_path:
-                config.model.init_args.init_from = started_from
+            if starts and given and not config.ckpt_path:
+                _put(config, starts)
                 super().instantiate_classes()
             check_classes(self.given, self.datamodule)
             if self.subcommand == "fit":
@@ -144,8 +146,7 @@ class RunCLI(LightningCLI):
             raise user_error(error) or instantiation_error(error) or error from None
         finally:
             config.trainer.logger = loggers
-            if started_from is not None:
-                config.model.init_args.init_from = started_from
+            _put(config, starts)
 
     def give_pretraining(self, started_from: str | None) -> None:
         """Make the pre-training's task and data module for the methods of ``transfer`` that need them.
@@ -278,6 +279,18 @@ class RunCLI(LightningCLI):
         parser.link_arguments("data.num_classes", "model.init_args.num_classes", apply_on="instantiate")
 
 
+def _starts(config: Any) -> dict[str, Any]:
+    """Return the keys of a configuration that name weights to start from, with their values."""
+    keys = ("model.init_args.init_from", "model.init_args.pretrained")
+    return {key: value for key in keys if (value := config.get(key))}
+
+
+def _put(config: Any, values: Mapping[str, Any]) -> None:
+    """Set keys of a configuration; None: nothing to start from."""
+    for key, value in values.items():
+        config[key] = False if value is None and key.endswith("pretrained") else value
+
+
 # a trainer that is made for its task and data module: what the pre-training ran on may be missing here
 _ONLY_MADE = (
     "--trainer.accelerator=cpu",
@@ -312,8 +325,7 @@ class CheckCLI(RunCLI):
         """Make the objects, if asked for."""
         if self.make:
             config = self.config[self.subcommand]
-            if config.get("model.init_args.init_from") is not None:
-                config.model.init_args.init_from = None
+            _put(config, dict.fromkeys(_starts(config)))
             with _quiet():
                 super().instantiate_classes()
 

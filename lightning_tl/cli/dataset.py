@@ -88,12 +88,15 @@ def _stats(argv: list[str]) -> int:
 def _export(argv: list[str]) -> int:
     parser = command_parser("dataset export", "Convert the data set to another format.")
     parser.add_argument("root", type=str, help="Rendered data set, or one of its splits: folder or URL.")
-    parser.add_argument("--format", type=str, required=True, help="coco, yolo, bop, hdf5 or imagefolder.")
+    parser.add_argument("--format", type=str, required=True, help="coco, yolo, bop, hdf5, parquet or imagefolder.")
     parser.add_argument("--out", type=Path, required=True, help="New folder, or the folder of an interrupted export.")
+    parser.add_argument(
+        "--license", type=str | None, default=None, help="parquet, imagefolder: licence of the images, as cc-by-4.0."
+    )
     options = parse(parser, argv)
     from lightning_tl.inspection.export import export
 
-    for note in export(options.root, options.format, options.out):
+    for note in export(options.root, options.format, options.out, options.license):
         print(note)
     print(options.out)
     return 0
@@ -147,7 +150,7 @@ ACTIONS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "preview": (_preview, "DIR [--out FILE]: a contact sheet with boxes, masks and normals"),
     "validate": (_validate, "DIR [--strict]: check every image; exit code 1 if there is a fault"),
     "stats": (_stats, "DIR [--out DIR]: histograms and contact sheets on one page"),
-    "export": (_export, "DIR --format coco|yolo|bop|hdf5|imagefolder --out DIR"),
+    "export": (_export, "DIR --format coco|yolo|bop|hdf5|parquet|imagefolder --out DIR"),
     "complexity": (_complexity, "DIR --ckpt CKPT [--against FOLDER]: entropy of the features, distance to a target"),
 }
 

@@ -144,7 +144,8 @@ class DigitScenes(ImageDataModule):
             **shared,
         )
         self.target, self.task = target, target
-        self.num_classes = 11 if target == "semseg" else 10
+        self.classes = [*(["background"] if target == "semseg" else []), *"0123456789"]
+        self.num_classes = len(self.classes)
 
     def setup(self, stage: str) -> None:
         """Make the three splits."""

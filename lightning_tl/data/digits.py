@@ -59,6 +59,7 @@ class Digits(BatchedDataModule):
     """
 
     num_classes = 10
+    classes = tuple("0123456789")
     task = "sinclass"
 
     def __init__(

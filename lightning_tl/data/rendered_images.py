@@ -6,7 +6,7 @@ import io
 import re
 import tarfile
 from bisect import bisect_left, bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,8 @@ class Manifest:
     categories: dict[int, str]
     image_size: tuple[int, int]
     shards: list[dict[str, Any]]
+    #: ``config``, ``seed`` and ``software`` of the rendering, as far as they are there
+    made: dict[str, Any] = field(default_factory=dict)
 
     @property
     def images(self) -> int:
@@ -83,6 +85,7 @@ def read_manifest(folder: str | Path) -> Manifest:
         categories={int(number): name for number, name in content["categories"].items()},
         image_size=(content["image_size"][0], content["image_size"][1]),
         shards=[{key: shard[key] for key in ("name", "images", "sha256")} for shard in content["shards"]],
+        made={key: content[key] for key in ("config", "seed", "software") if key in content},
     )
 
 

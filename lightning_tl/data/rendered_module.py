@@ -177,8 +177,12 @@ class Rendered(BatchedDataModule):
             # mirrored, a normal must be mirrored with the light that it is seen by: not by default
             mirror = {"hflip": 0.0} if target == "normal" else {}
             self.transform = build_transform(transform, target, ScaleCropTransform, **mirror)
-        categories = len(read_manifest(self.root / "train").categories)
-        self.num_classes = {"semseg": categories + 1, "normal": 3}.get(target, categories)
+        names = read_manifest(self.root / "train").categories
+        self.num_classes = {"semseg": len(names) + 1, "normal": 3}.get(target, len(names))
+        #: names of the head's outputs; none for normals
+        self.classes = [] if target == "normal" else [names[number] for number in sorted(names)]
+        if target == "semseg":
+            self.classes.insert(0, "background")
 
     def check(self) -> None:
         """Compare ``n`` with the manifest; no shard is read, as all of them would have to be hashed."""

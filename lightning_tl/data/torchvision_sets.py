@@ -205,6 +205,8 @@ class TorchvisionDataset(ImageDataModule):
         if num_classes < 1:
             raise UserError(f"data.num_classes is {num_classes}; it must be at least 1")
         self.num_classes = first.num_classes = num_classes
+        if classes is not None and len(classes) == num_classes:
+            self.classes = [str(name) for name in classes]
         self._first = first
 
     def _split(self, split: str) -> dict[str, Any] | None:

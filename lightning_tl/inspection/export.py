@@ -1,4 +1,4 @@
-"""`lightning-tl dataset export`: renders as COCO, YOLO, BOP, HDF5 or one folder per class; images are copied."""
+"""`lightning-tl dataset export`: renders as COCO, YOLO, BOP, HDF5, Parquet or one folder per class."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from lightning_tl._io.json_text import parse_json
 from lightning_tl.data.rendered_images import RenderedImages
 from lightning_tl.errors import UserError, nearest, shortened
 from lightning_tl.inspection.bop import write_bop
+from lightning_tl.inspection.data_card import write_data_card
 from lightning_tl.inspection.frames import Frame, Frames, read_frames
 from lightning_tl.inspection.hdf5 import write_hdf5
+from lightning_tl.inspection.parquet import write_parquet
 from lightning_tl.inspection.splits import split_folders
 from lightning_tl.progress import progress_bar
 
@@ -125,17 +127,18 @@ def _folder_names(images: RenderedImages) -> dict[int, str]:
     return folders
 
 
-Format = Literal["coco", "yolo", "bop", "hdf5", "imagefolder"]
+Format = Literal["coco", "yolo", "bop", "hdf5", "parquet", "imagefolder"]
 FORMATS: dict[Format, Callable[[list[RenderedImages], Path, Frames], list[str]]] = {
     "coco": _coco,
     "yolo": _yolo,
     "bop": write_bop,
     "hdf5": write_hdf5,
+    "parquet": write_parquet,
     "imagefolder": _imagefolder,
 }
 
 
-def export(root: str | Path, form: Format, out: Path) -> list[str]:
+def export(root: str | Path, form: Format, out: Path, license: str | None = None) -> list[str]:
     """Write a rendered data set in another format; colour images are copied.
 
     Every file is written atomically, so that the same command after an interruption writes only missing files.
@@ -144,6 +147,7 @@ def export(root: str | Path, form: Format, out: Path) -> list[str]:
         root: What ``lightning-tl render`` wrote, a folder or URL, or one of its splits.
         form: One of ``FORMATS``.
         out: Folder to write; must be new, empty, or from an earlier export of the same data set.
+        license: Identifier of the images' licence, for the data card of ``parquet`` and ``imagefolder``.
 
     Returns:
         What the format could not store, one sentence each.
@@ -166,7 +170,10 @@ def export(root: str | Path, form: Format, out: Path) -> list[str]:
                 done += 1
                 advance(done, total)
 
-        return FORMATS[form](splits, out, counted)
+        notes = FORMATS[form](splits, out, counted)
+    if form in ("parquet", "imagefolder"):
+        write_data_card(splits, out, form, license)
+    return notes
 
 
 def _claim(out: Path, what: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
@@ -20,7 +20,7 @@ from lightning_tl.data.image_folder import image_files
 from lightning_tl.data.rendered_images import RenderedImages
 from lightning_tl.errors import UserError
 from lightning_tl.inspection.splits import split_folders
-from lightning_tl.models import build_backbone, load_backbone
+from lightning_tl.models import build_backbone, load_backbone, pooled_features
 from lightning_tl.models.weights import backbone_state, network_state
 
 Standardize = Literal["imagenet", "image"]
@@ -118,9 +118,13 @@ def open_reference(checkpoint: Path, backbone: str | None = None) -> Reference:
     named = backbone or (made_by.get("backbone") if isinstance(made_by, dict) else None)
     if named is None:
         raise UserError(f"checkpoint {checkpoint} does not say what its backbone is: give --backbone, as resnet50")
-    first = backbone_state(network_state(content)[0])[0].get("conv1.weight")
+    state = backbone_state(network_state(content)[0])[0]
+    # the first convolution reads the image
+    first = state.get("conv1.weight", next((each for each in state.values() if each.ndim == 4), None))
     in_chans = 3 if first is None or first.ndim != 4 else int(first.shape[1])
-    network = build_backbone(str(named), in_chans)
+    arguments = content.get("hyper_parameters")
+    options = arguments.get("backbone_options") if isinstance(arguments, Mapping) else None
+    network = build_backbone(str(named), in_chans, options=options)
     return Reference(network.eval().requires_grad_(False), in_chans, str(load_backbone(checkpoint, network)))
 
 
@@ -159,7 +163,8 @@ def features(
     for start in range(0, len(images), batch_size):
         numbers = range(start, min(len(images), start + batch_size))
         batch = torch.from_numpy(np.stack([_square(images.rgb(index), size) for index in numbers]))
-        batches.append(reference.backbone(transform(batch.permute(0, 3, 1, 2))).double().numpy())
+        inputs = transform(batch.permute(0, 3, 1, 2))
+        batches.append(pooled_features(reference.backbone, inputs).double().numpy())
         if advance is not None:
             advance(numbers.stop, len(images))
     return np.concatenate(batches)

@@ -15,6 +15,8 @@ from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from lightning_tl.errors import UserError, nearest
+from lightning_tl.models.feature_pyramid import SimpleFeaturePyramid
+from lightning_tl.models.timm_networks import STRIDES
 
 ANCHOR_SIZES = (32, 64, 128, 256, 512)
 _POOLED = 7  # side of a pooled region, torchvision's
@@ -34,20 +36,21 @@ class _Channels(nn.Module):
 
 
 class FasterRCNNHead(nn.Module):
-    """Feature pyramid, region proposals and box heads on a backbone's four maps.
+    """Feature pyramid, region proposals and box heads on a backbone's four maps, or its single one.
 
     Ren et al., *Faster R-CNN*, 2015; Lin et al., *Feature Pyramid Networks for Object Detection*, 2017. Outputs equal
     those of torchvision's ``fasterrcnn_resnet50_fpn`` with the same weights. Images are not resized and not
     standardised: the data module has done both.
 
     Args:
-        channels: Channels of the backbone's four maps.
+        channels: Channels of the backbone's four maps. Of one map, as of a ViT, a simple feature pyramid is made.
         num_classes: Number of classes without the background.
         anchor_sizes: Side of the anchors in pixels, one per level: the four maps and one pooled from the last.
         fpn_channels: Channels of the pyramid.
         representation_size: Width of the two fully connected layers on a pooled region.
         options: Numerical arguments of torchvision's ``FasterRCNN`` by name (``rpn_…``, ``box_…``), such as
             ``box_batch_size_per_image``, the number of regions per training image.
+        strides: Of the maps; needed where there is one.
 
     Raises:
         UserError: An option is unknown, or there are not five positive anchor sizes.
@@ -61,6 +64,7 @@ class FasterRCNNHead(nn.Module):
         fpn_channels: int = 256,
         representation_size: int = 1024,
         options: Mapping[str, int | float] | None = None,
+        strides: Sequence[int] = STRIDES,
     ) -> None:
         super().__init__()
         if len(anchor_sizes) != 5 or min(anchor_sizes) < 1:
@@ -71,7 +75,12 @@ class FasterRCNNHead(nn.Module):
         for name in options or {}:
             if name not in _NUMBERS:
                 raise UserError(f"model.detector: Faster R-CNN has no option '{name}'{nearest(name, _NUMBERS)}")
-        self.fpn = FeaturePyramidNetwork(channels, fpn_channels, LastLevelMaxPool())
+        self.fpn: nn.Module
+        if len(channels) == 1:
+            self.fpn = SimpleFeaturePyramid(channels[0], strides[0], STRIDES, fpn_channels)
+        else:
+            self.fpn = FeaturePyramidNetwork(channels, fpn_channels)
+        self.pool = LastLevelMaxPool()
         detector = FasterRCNN(
             _Channels(fpn_channels),
             rpn_anchor_generator=AnchorGenerator(tuple((size,) for size in anchor_sizes), ((0.5, 1.0, 2.0),) * 5),
@@ -87,8 +96,13 @@ class FasterRCNNHead(nn.Module):
         return ImageList(self.transform.batch_images(images, 32), sizes)
 
     def pyramid(self, maps: list[Tensor]) -> dict[str, Tensor]:
-        """Return the pyramid's five levels for the backbone's four maps."""
-        return dict(self.fpn(OrderedDict((str(level), features) for level, features in enumerate(maps))))
+        """Return the pyramid's five levels for the backbone's maps."""
+        if isinstance(self.fpn, SimpleFeaturePyramid):
+            levels = {str(level): features for level, features in enumerate(self.fpn(maps[0]))}
+        else:
+            levels = self.fpn(OrderedDict((str(level), features) for level, features in enumerate(maps)))
+        values, names = self.pool(list(levels.values()), list(maps), list(levels))
+        return dict(zip(names, values, strict=True))
 
     def losses(
         self, pyramid: dict[str, Tensor], images: ImageList, targets: list[dict[str, Tensor]]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,11 +64,16 @@ class KeyReport:
         return "\n".join(lines)
 
 
-def backbone_state(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], list[str]]:
-    """Split a state dict into its backbone's entries under torchvision's names, and the names of the rest.
+def backbone_state(state: Mapping[str, Any], own: Container[str] = ()) -> tuple[dict[str, Tensor], list[str]]:
+    """Split a state dict into its backbone's entries under the network's names, and the names of the rest.
 
     If there are entries under ``backbone.``, they are the backbone; else all entries outside the head are. Prefixes of
     wrappers (``_orig_mod.``, ``module.``, ``model.``, …) are removed.
+
+    Args:
+        state: Of a network.
+        own: The backbone's own names, where they are known. They stay as they are, also where they look like those of
+            a head (``head.norm.weight`` of a ConvNeXt) or of a wrapper.
     """
     tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
     inside = {name for name in tensors if ".backbone." in f".{name}".replace("._orig_mod.", ".")}
@@ -79,10 +84,10 @@ def backbone_state(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], list[st
             rest.append(name)
             continue
         short = name
-        while short.startswith(_WRAPPERS):
+        while short not in own and short.startswith(_WRAPPERS):
             short = short.split(".", 1)[1]
         short = short.replace("_orig_mod.", "")
-        if short.startswith(_HEADS):
+        if short not in own and short.startswith(_HEADS):
             rest.append(name)
         else:
             backbone[short] = value
@@ -144,7 +149,9 @@ def _under(key: str) -> str:
     return f" (under '{key}')" if key not in ("", "state_dict") else ""
 
 
-def load_backbone(source: str | Path | Mapping[str, Any], backbone: nn.Module, min_fraction: float = 0.9) -> KeyReport:
+def load_backbone(
+    source: str | Path | Mapping[str, Any], backbone: nn.Module, min_fraction: float = 0.9, source_name: str = ""
+) -> KeyReport:
     """Copy a checkpoint's backbone into ``backbone``, in place.
 
     Low-rank updates of a checkpoint (LoRA) are added to its weights. What a transfer method has added to ``backbone``,
@@ -153,8 +160,9 @@ def load_backbone(source: str | Path | Mapping[str, Any], backbone: nn.Module, m
     Args:
         source: A checkpoint of any task of this library, of Lightning, or a state dict of torchvision or timm, as a
             file or already in memory.
-        backbone: The module to fill; its parameters have torchvision's names.
+        backbone: The module to fill.
         min_fraction: Smallest share of the backbone's entries that the source must have in the right shape.
+        source_name: How messages call a source that is no file.
 
     Returns:
         The matched, missing, unexpected and mismatched entries.
@@ -166,8 +174,8 @@ def load_backbone(source: str | Path | Mapping[str, Any], backbone: nn.Module, m
     """
     content = read_checkpoint(source) if isinstance(source, str | Path) else dict(source)
     state, key = network_state(content)
-    entries, head = backbone_state(state)
-    place = str(source) if isinstance(source, str | Path) else "a state dict"
+    entries, head = backbone_state(state, backbone.state_dict().keys())
+    place = str(source) if isinstance(source, str | Path) else source_name or "a state dict"
     entries, merged = merge_updates(entries, place)
     own = {name: value for name, value in backbone.state_dict().items() if name in entries or not _may_lack(name)}
     for name, value in entries.items():

@@ -17,15 +17,18 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from lightning_tl.data.preprocessing import class_names, preprocessing
 from lightning_tl.errors import UserError
-from lightning_tl.models import KeyReport, build_backbone, load_backbone
+from lightning_tl.models import KeyReport, build_backbone, feature_width, load_backbone, pooled_features
+from lightning_tl.models.low_rank import own_size
+from lightning_tl.models.pretrained import load_pretrained
 from lightning_tl.tasks.image_results import ImageResults
 from lightning_tl.tasks.lr_schedules import Schedule
 from lightning_tl.tasks.step_values import EACH_STEP, replace_logged
 from lightning_tl.tasks.training import TrainingControl, batch_and_images
 from lightning_tl.transfer import TransferChain, TransferMethod
 
-_LARGE = ("resnet50", "resnet101", "resnet152")
+_LARGE = 22_000_000  # parameters; a ResNet-50 has 23.5 million
 _NOT_PLAIN = ("init_from", "optimizer", "scheduler", "schedule", "transfer")
 
 
@@ -49,10 +52,14 @@ class TransferTask(pl.LightningModule):
 
     Args:
         num_classes: Number of outputs of the head. On the command line it comes from the data module.
-        backbone: One of ``lightning_tl.models.BACKBONES``.
+        backbone: One of ``lightning_tl.models.BACKBONES``, or any network of timm by its name, as ``convnext_tiny``.
         in_chans: Channels of the images.
         init_from: A checkpoint of any task; the backbone starts from its weights. (To resume an interrupted run, use
             Lightning's ``ckpt_path`` instead.)
+        pretrained: Whether the backbone starts from timm's pre-trained weights, downloaded when they are first used:
+            true for timm's own choice, or the tag of others (``fb_in22k``).
+        backbone_options: For a network of timm that is not in ``BACKBONES``: further arguments of
+            ``timm.create_model``, as ``{img_size: 64}`` or ``{drop_path_rate: 0.1}``.
         transfer: How the backbone is adapted: one or several methods of :mod:`lightning_tl.transfer`. Default: all
             parameters are trained.
         optimizer: From the parameters to an optimiser.
@@ -63,8 +70,9 @@ class TransferTask(pl.LightningModule):
             convolutions.
 
     Raises:
-        UserError: The backbone is unknown, the checkpoint is damaged or of another backbone, ``scheduler`` and
-            ``schedule`` are both given, methods of ``transfer`` cannot be combined, or the data are of another task.
+        UserError: The backbone is unknown, the checkpoint is damaged or of another backbone, ``init_from`` and
+            ``pretrained`` or ``scheduler`` and ``schedule`` are both given, methods of ``transfer`` cannot be combined,
+            or the data are of another task.
     """
 
     #: name of the task; a data module with another ``task`` is refused; empty accepts any
@@ -85,14 +93,23 @@ class TransferTask(pl.LightningModule):
         scheduler: LRSchedulerCallable | None = None,
         schedule: Schedule | None = None,
         channels_last: bool = True,
+        pretrained: bool | str = False,
+        backbone_options: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         if num_classes < 1:
             raise UserError(f"model.num_classes is {num_classes}; it must be at least 1")
         if scheduler is not None and schedule is not None:
             raise UserError("model.scheduler and model.schedule are both given; give one of them (null removes one)")
+        if init_from is not None and pretrained:
+            raise UserError("model.init_from and model.pretrained are both given; give one of them")
         self.transfer = TransferChain(transfer)
         self._save_plain_arguments()
+        if pretrained:  # a checkpoint has the weights
+            self.hparams["pretrained"] = self.hparams_initial["pretrained"] = False
+        #: whether the backbone starts from timm's pre-trained weights
+        self.starts_pretrained = bool(pretrained)
+        self.backbone_options = backbone_options
         self.num_classes, self.backbone_name, self.in_chans = num_classes, backbone, in_chans
         self.init_from, self.optimizer = init_from, optimizer
         self.scheduler, self.schedule = scheduler, schedule
@@ -105,8 +122,11 @@ class TransferTask(pl.LightningModule):
         self.to(memory_format=self.memory_format)
         self.val_score = self.build_metric()
         self.test_score = self.build_metric()
-        if init_from is not None:
+        if pretrained:
+            self.key_report = load_pretrained(self.backbone, backbone, pretrained, in_chans, backbone_options)
+        elif init_from is not None:
             self.key_report = self.load_start(init_from)
+        if self.key_report is not None:
             rank_zero_info(str(self.key_report))
         self.transfer.start(self)
 
@@ -145,8 +165,17 @@ class TransferTask(pl.LightningModule):
 
     def configure_models(self) -> None:
         """Create ``self.backbone`` and ``self.head``."""
-        self.backbone = build_backbone(self.backbone_name, self.in_chans)
-        self.head = self.build_head(self.backbone.num_features)  # type: ignore[arg-type]
+        self.backbone = self.build_backbone()
+        self.head = self.build_head(feature_width(self.backbone))
+
+    def build_backbone(self, output_stride: int = 32, maps: bool = False) -> nn.Module:
+        """Return the backbone that the arguments name, with random weights.
+
+        Args:
+            output_stride: Side of the image over that of the last map.
+            maps: Whether only its maps are used, not its pooled features.
+        """
+        return build_backbone(self.backbone_name, self.in_chans, output_stride, maps, self.backbone_options)
 
     def freshly_initialised(self) -> nn.Module:
         """Return a module with newly drawn weights under the same names, by ``configure_models``.
@@ -187,7 +216,8 @@ class TransferTask(pl.LightningModule):
 
     def forward(self, images: Any) -> Any:
         """Return the head's outputs for images ``[B, in_chans, H, W]``."""
-        return self.head(self.backbone(images.contiguous(memory_format=self.memory_format)))
+        images = images.contiguous(memory_format=self.memory_format)
+        return self.head(pooled_features(self.backbone, images, self.backbone_name))
 
     def outputs_and_loss(self, images: Any, targets: Any, stage: str) -> tuple[Any, Tensor]:
         """Return the outputs for the metric, and the loss. In the stage ``train`` the outputs may be anything."""
@@ -240,10 +270,12 @@ class TransferTask(pl.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Refuse the data of another task; warn of a large network on a CPU."""
-        if stage == "fit" and self.backbone_name in _LARGE and self.trainer.strategy.root_device.type == "cpu":
+        size = own_size(self.backbone) if stage == "fit" else 0
+        if size > _LARGE and self.trainer.strategy.root_device.type == "cpu":
             rank_zero_warn(
-                f"model.backbone is {self.backbone_name}, which takes long on a CPU: --model.backbone resnet18 is "
-                "several times as fast, and for images of 32 to 64 px there is resnet10_w16"
+                f"model.backbone is {self.backbone_name}, which takes long on a CPU ({size / 1e6:.0f} million "
+                "parameters): --model.backbone resnet18 is several times as fast, and for images of 32 to 64 px there "
+                "is resnet10_w16"
             )
         data = getattr(self.trainer, "datamodule", None)
         theirs = getattr(data, "task", "")
@@ -312,7 +344,7 @@ class TransferTask(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the task and the backbone's description to the checkpoint."""
+        """Add the task, the backbone's description, the names of classes and the preprocessing to the checkpoint."""
         checkpoint["lightning_tl"] = {
             "task": type(self).__name__,
             "backbone": self.backbone_name,
@@ -320,6 +352,9 @@ class TransferTask(pl.LightningModule):
             "num_classes": self.num_classes,
             "transfer": self.transfer.label(),
         }
+        data = getattr(self._trainer, "datamodule", None)
+        facts = {"classes": class_names(data), "preprocessing": preprocessing(getattr(data, "transform", None))}
+        checkpoint["lightning_tl"] |= {name: value for name, value in facts.items() if value is not None}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse to resume a training that had other methods as ``transfer``.

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from lightning_tl.errors import UserError
-from lightning_tl.models import build_backbone, feature_maps, map_channels
+from lightning_tl.models import feature_maps, map_channels, map_strides
 from lightning_tl.models.deeplab import DeepLabV3Head
 from lightning_tl.tasks.base import TransferTask
 
@@ -20,7 +20,8 @@ class DensePrediction(TransferTask):
 
     Args:
         num_classes: Number of outputs per pixel. On the command line it comes from the data module.
-        backbone: One of ``lightning_tl.models.BACKBONES``.
+        backbone: One of ``lightning_tl.models.BACKBONES``, or a network of timm that gives feature maps; of one map, as
+            that of a ViT, a simple feature pyramid is made.
         output_stride: Side of the image over that of the last map: 8, 16 or 32 (half of it for the ResNet-10s).
         aux_weight: Weight of the auxiliary head's loss, which is on ``layer3``.
         aux_lr_factor: The auxiliary head's learning rate over that of the rest.
@@ -44,14 +45,16 @@ class DensePrediction(TransferTask):
         for name, value in (("aux_weight", aux_weight), ("aux_lr_factor", aux_lr_factor)):
             if value < 0:
                 raise UserError(f"model.{name} is {value}; it must be at least 0")
-        self._output_stride = output_stride  # before the base makes the network
+        self.output_stride = output_stride  # before the base makes the network
         super().__init__(num_classes, backbone, **kwargs)
         self.aux_weight, self.aux_lr_factor = aux_weight, aux_lr_factor
 
     def configure_models(self) -> None:
         """Make the dilated backbone and DeepLabV3's heads."""
-        self.backbone = build_backbone(self.backbone_name, self.in_chans, self._output_stride)
-        self.head = DeepLabV3Head(map_channels(self.backbone), self.num_classes)
+        self.backbone = self.build_backbone(self.output_stride, maps=True)
+        self.head = DeepLabV3Head(
+            map_channels(self.backbone), self.num_classes, map_strides(self.backbone), self.output_stride
+        )
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return two groups: the auxiliary head's parameters apart."""
@@ -66,7 +69,8 @@ class DensePrediction(TransferTask):
 
     def outputs_and_aux(self, images: Tensor, aux: bool = True) -> tuple[Tensor, Tensor | None]:
         """Return the outputs and those of the auxiliary head (``None`` without ``aux``), ``[B, num_classes, H, W]``."""
-        maps = feature_maps(self.backbone, images.contiguous(memory_format=self.memory_format))
+        images = images.contiguous(memory_format=self.memory_format)
+        maps = feature_maps(self.backbone, images, self.backbone_name)
         main, auxiliary = self.head(maps, tuple(images.shape[-2:]), aux)
         return main, auxiliary
 

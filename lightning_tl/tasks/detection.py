@@ -9,7 +9,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from lightning_tl.errors import UserError
-from lightning_tl.models import build_backbone, feature_maps, map_channels
+from lightning_tl.models import feature_maps, map_channels, map_strides
 from lightning_tl.models.faster_rcnn import FasterRCNNHead
 from lightning_tl.tasks.average_precision import BoxAveragePrecision, BoxMatches
 from lightning_tl.tasks.base import TransferTask, wrong_batch
@@ -29,7 +29,8 @@ class ObjectDetection(TransferTask):
 
     Args:
         num_classes: Classes without the background. From the command line the data module's number is taken.
-        backbone: One of ``lightning_tl.models.BACKBONES``.
+        backbone: One of ``lightning_tl.models.BACKBONES``, or a network of timm that gives feature maps; of one map, as
+            that of a ViT, a simple feature pyramid is made.
         anchor_sizes: Side of the anchors in pixels, one a level of the pyramid, finest first.
         fpn_channels: Channels of the pyramid.
         representation_size: Width of the two fully connected layers on a region.
@@ -60,8 +61,10 @@ class ObjectDetection(TransferTask):
 
     def configure_models(self) -> None:
         """Make the backbone, and the pyramid with its heads."""
-        self.backbone = build_backbone(self.backbone_name, self.in_chans)
-        self.head = FasterRCNNHead(map_channels(self.backbone), self.num_classes, *self._head_options)
+        self.backbone = self.build_backbone(maps=True)
+        self.head = FasterRCNNHead(
+            map_channels(self.backbone), self.num_classes, *self._head_options, strides=map_strides(self.backbone)
+        )
 
     def build_metric(self) -> Metric:
         """Return COCO's mean average precision."""
@@ -84,7 +87,8 @@ class ObjectDetection(TransferTask):
     def pyramid(self, images: Any) -> tuple[Any, dict[str, Tensor]]:
         """Return the images as one batch, and the feature pyramid's five levels."""
         batch = self.head.image_list(list(images))
-        maps = feature_maps(self.backbone, batch.tensors.contiguous(memory_format=self.memory_format))
+        padded = batch.tensors.contiguous(memory_format=self.memory_format)
+        maps = feature_maps(self.backbone, padded, self.backbone_name)
         return batch, self.head.pyramid(maps)
 
     def outputs_and_loss(self, images: Any, targets: Any, stage: str) -> tuple[Any, Tensor]:

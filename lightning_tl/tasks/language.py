@@ -79,6 +79,8 @@ class CausalLanguageModel(TransferTask):
             own = {"shape": shape, "dropout": dropout, "tie_head": tie_head, "mup_base_width": mup_base_width}
             if given := [name for name, value in own.items() if value]:
                 raise UserError(f"model.{given[0]} is for our own decoder; {backbone} has its own: leave it out")
+        if kwargs.get("backbone_options"):
+            raise UserError("model.backbone_options is for networks of timm; leave it out")
         if mup_base_width is not None and mup_base_width < 1:
             raise UserError(f"model.mup_base_width is {mup_base_width}; it must be at least 1")
         # before the base makes the network

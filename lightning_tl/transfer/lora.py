@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
 from lightning_tl.errors import UserError
@@ -35,7 +36,8 @@ class LoRA(TransferMethod):
 
     Raises:
         UserError: An argument is out of range, a pattern is wrong or matches no such layer, or ``rank`` reaches the
-            full rank of every layer.
+            full rank of every layer; in the first step, an update that the loss does not depend on, as where a network
+            computes with a layer's weight directly.
     """
 
     name = "lora"
@@ -55,6 +57,7 @@ class LoRA(TransferMethod):
             raise UserError(f"LoRA: dropout is {dropout:g}; it must be at least 0 and below 1")
         check_pattern("LoRA", "targets", targets)
         self.rank, self.alpha, self.targets, self.dropout = rank, alpha, targets, dropout
+        self._checked = False
 
     def adapt(self, task: Any) -> None:
         """Give the layers their updates."""
@@ -74,6 +77,23 @@ class LoRA(TransferMethod):
             some = ", ".join(list(known)[:3])
             raise UserError(f"LoRA: targets is '{self.targets}', which no layer matches; layers are {some}, …")
         return layers
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check the updates again in each training."""
+        self._checked = False
+
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse updates without any influence, after the first backward pass."""
+        if self._checked:
+            return
+        self._checked = True
+        for name, parameter in pl_module.named_parameters():
+            if name.endswith(".lora_B") and parameter.requires_grad and parameter.grad is None:
+                layer = name.removesuffix(".lora_B")
+                raise UserError(
+                    f"LoRA: the update of {layer} has no influence on the loss: the network does not use this layer, "
+                    "or computes with its weight directly; leave it out by targets, a pattern of the layers to update"
+                )
 
     def trains(self, task: Any) -> Callable[[str], bool]:
         """Return whether a parameter is of an update or of the head."""

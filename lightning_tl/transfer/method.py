@@ -134,7 +134,8 @@ class TransferMethod(Callback):
         Raises:
             UserError: There is none, and no state of an interrupted training has been loaded.
         """
-        if getattr(task, "init_from", None) is None and not self.restored:
+        begun = getattr(task, "init_from", None) is not None or getattr(task, "starts_pretrained", False)
+        if not begun and not self.restored:
             raise UserError(f"transfer {type(self).__name__} {why}: give a pre-trained checkpoint (--model.init_from)")
 
 

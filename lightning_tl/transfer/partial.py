@@ -96,7 +96,7 @@ class Partial(TransferMethod):
         total = sum(parameter.numel() for parameter in named.values())
         if count in (0, total):
             raise UserError(f"Partial: {'everything' if count else 'no parameter'} is inherited ({self._text()})")
-        if task.init_from is None:
+        if task.init_from is None and not getattr(task, "starts_pretrained", False):
             return  # the weights are those of an interrupted training, or on_fit_start refuses
         rank_zero_info(f"transfer {self.label()}: {count:,} of the backbone's {total:,} parameters are inherited")
         with torch.random.fork_rng(devices=[]):

@@ -38,7 +38,7 @@ def here(renders, tmp_path, monkeypatch):
 
 def test_the_commands_of_the_page(here, capsys):
     commands = re.findall(r"```\n(.*?)```", PAGE, re.S)[0].splitlines()
-    assert len(commands) == 8
+    assert len(commands) == 9
     for command in commands:
         name, *arguments = shlex.split(command)
         assert name == "lightning-tl"

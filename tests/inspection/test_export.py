@@ -92,6 +92,61 @@ def test_hdf5(renders, tmp_path):
         assert json.loads(file.attrs["categories"]) == {"1": "disc", "2": "bar", "4": "frame"}
 
 
+def test_parquet(renders, tmp_path):
+    """Opened by pyarrow; the description of the columns is that of ``datasets``."""
+    import io
+
+    import pyarrow.parquet
+
+    out = export(renders, "parquet", tmp_path / "p")
+    images = RenderedImages(renders / "train")
+    table = pyarrow.parquet.read_table(out / "data/train-00000.parquet")
+    rows = table.to_pylist()
+    assert len(rows) == len(images) == 60
+    names = ["disc", "bar", "frame"]
+    for index, row in enumerate(rows):
+        things = images.labels(index)["objects"]
+        assert row["key"] == images.member(index, "json")[0]
+        assert (np.array(Image.open(io.BytesIO(row["image"]["bytes"]))) == images.rgb(index)).all()
+        assert (np.array(Image.open(io.BytesIO(row["instance_mask"]["bytes"]))) == images.instance(index)).all()
+        assert row["bbox"] == [thing["bbox"] for thing in things]
+        assert [names[place] for place in row["category"]] == [thing["name"] for thing in things]
+        assert json.loads(row["camera"]) == images.labels(index)["camera"]
+    features = json.loads(table.schema.metadata[b"huggingface"])["info"]["features"]
+    assert list(features) == table.column_names
+    assert features["image"] == {"_type": "Image"}
+    assert features["category"] == [{"names": names, "_type": "ClassLabel"}]
+    header, _, body = (out / "README.md").read_text().removeprefix("---\n").partition("---\n")
+    facts = yaml.safe_load(header)
+    assert "license" not in facts
+    assert "No licence was given" in body
+    assert facts["size_categories"] == ["n<1K"]
+    assert facts["configs"][0]["data_files"] == [
+        {"split": "train", "path": "data/train-*.parquet"},
+        {"split": "validation", "path": "data/val-*.parquet"},
+    ]
+    assert "| validation | 24 |" in body
+    assert "| 2 | 4 | frame |" in body
+    again = ["dataset", "export", str(renders), "--format=parquet", f"--out={out}", "--license=cc-by-4.0"]
+    assert main(again) == 0
+    assert yaml.safe_load((out / "README.md").read_text().split("---")[1])["license"] == "cc-by-4.0"
+
+
+def test_parquet_in_several_files(renders, tmp_path, monkeypatch):
+    import pyarrow.parquet
+
+    from lightning_tl.inspection import parquet
+
+    monkeypatch.setattr(parquet, "_FILE_BYTES", 1)
+    monkeypatch.setattr(parquet, "_GROUP", 25)
+    out = export(renders, "parquet", tmp_path / "p")
+    files = sorted((out / "data").glob("train-*"))
+    assert [pyarrow.parquet.read_metadata(file).num_rows for file in files] == [25, 25, 10]
+    keys = [key for file in files for key in pyarrow.parquet.read_table(file)["key"].to_pylist()]
+    images = RenderedImages(renders / "train")
+    assert keys == [images.member(index, "json")[0] for index in range(60)]
+
+
 def single(root):
     """Of each image's objects keep the first in the labels."""
 
@@ -111,6 +166,7 @@ def test_imagefolder(own_renders, tmp_path, capsys):
     assert "shows 2 categories, and a folder a class takes one" in capsys.readouterr().err
     single(own_renders)
     data = ImageFolder(export(own_renders, "imagefolder", tmp_path / "i") / "train")
+    assert "path: val/**" in (tmp_path / "i/README.md").read_text()
     images = RenderedImages(own_renders / "train")
     wanted = {images.member(i, "json")[0]: images.labels(i)["objects"][0]["name"] for i in range(len(images))}
     assert {path.split("/")[-1][:10]: data.classes[number] for path, number in data.samples} == wanted
@@ -128,6 +184,8 @@ def test_wrong_exports(renders, own_renders, tmp_path, capsys, monkeypatch):
     assert "mine.txt: a file; give a folder" in said(renders, "coco", tmp_path / "full" / "mine.txt")
     monkeypatch.setitem(sys.modules, "h5py", None)
     assert "needs h5py: pip install 'lightning-tl[export]'" in said(renders, "hdf5", tmp_path / "h")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    assert "needs pyarrow: pip install 'lightning-tl[export]'" in said(renders, "parquet", tmp_path / "q")
     key = "0000010-01"
     rewrite(own_renders, labels(key, lambda content: content["objects"][0].update(category=3)))
     assert f"{key}.json: category 3 is not in the manifest" in said(own_renders, "coco", tmp_path / "b")

@@ -89,6 +89,6 @@ def test_random_weights_follow_the_seed():
 def test_unknown_name():
     with pytest.raises(UserError, match=r"no backbone 'resnet51'; did you mean 'resnet"):
         build_backbone("resnet51")
-    with pytest.raises(UserError, match=r"no backbone 'vgg'; valid: resnet101, resnet10_w16") as error:
-        build_backbone("vgg")
+    with pytest.raises(UserError, match=r"no backbone 'qqq'; valid: resnet101, resnet10_w16") as error:
+        build_backbone("qqq")
     assert all(name in str(error.value) for name in BACKBONES)

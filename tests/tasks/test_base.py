@@ -187,7 +187,7 @@ def test_a_checkpoint_rebuilds_the_task(tmp_path):
     run.fit(Own(3, backbone="resnet10_w8", smoothing=0.1, weighting=len), Toy("sinclass"))
     run.save_checkpoint(tmp_path / "a.ckpt")
     plain = {"num_classes": 3, "backbone": "resnet10_w8", "in_chans": 1, "channels_last": True, "smoothing": 0.1}
-    assert task.hparams == plain
+    assert task.hparams == plain | {"pretrained": False, "backbone_options": None}
     again = Own.load_from_checkpoint(tmp_path / "a.ckpt")
     assert again.smoothing == 0.1
     assert again.in_chans == 3

@@ -19,9 +19,9 @@ from transformers import (
 
 from lightning_tl.errors import UserError
 from lightning_tl.models.decoder import DECODERS, Decoder
-from lightning_tl.models.export import export
 from lightning_tl.models.stages import stage_of
 from lightning_tl.models.weights import load_head
+from lightning_tl.sharing.export import export
 from lightning_tl.tasks import CausalLanguageModel, Cosine
 
 SHAPE = {"width": 32, "layers": 2, "heads": 4, "hidden": 48}
