@@ -127,8 +127,8 @@ def _fragility(series: Series, level: float) -> str:
         lasting += [_growth(to_the_end[-1], words, level, series.unit)] if to_the_end else []
         passing += [f"{words}{_values(grown, family)}"] if grown else []
     if lasting:
-        grown = ", and ".join(lasting)
-        return f"The network becomes more fragile: its pre-training loss rises {grown}.{_loss_under_noise(series)}"
+        ways = ", and ".join(lasting)
+        return f"The network becomes more fragile: its pre-training loss rises {ways}.{_loss_under_noise(series)}"
     if passing:
         return (
             f"The network becomes more fragile at some budgets ({' and '.join(passing)}), but the test does not "
