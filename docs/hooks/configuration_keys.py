@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from argparse import SUPPRESS, Action
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, is_dataclass, replace
 from importlib import import_module
 from typing import Any, get_args
@@ -12,8 +12,7 @@ from typing import Any, get_args
 from jsonargparse import ArgumentParser
 
 from lightning_tl.cli import corpus, dataset, study
-from lightning_tl.cli.main import COMMANDS
-from lightning_tl.cli.parsing import CommandParser
+from lightning_tl.cli.command_options import command_names, command_parser_of
 from lightning_tl.labs.catalogue import LABS
 
 #: Commands that have actions, each with a parser of its own.
@@ -23,8 +22,6 @@ ACTIONS: dict[str, Iterable[str]] = {
     "study": study.ACTIONS,
     "lab": ["all", *LABS],
 }
-#: LightningCLI's commands.
-TRAINING = ("fit", "validate", "test", "predict")
 #: The command that only adds options to another.
 SHORTCUTS = {"quickstart": "study run --config study/quickstart --out runs/quickstart"}
 _OWN = ("lightning_tl", "data_gen")
@@ -53,55 +50,9 @@ class Key:
     help: str
 
 
-class _Parser(Exception):
-    """A command's parser, at the moment when it would parse the arguments."""
-
-    def __init__(self, parser: ArgumentParser) -> None:
-        self.parser = parser
-
-
 def parsers() -> dict[str, ArgumentParser]:
     """Return the parser of each command, by its name with its action: ``study run``."""
-    found: dict[str, ArgumentParser] = {}
-    for command, (module, _) in COMMANDS.items():
-        if command in TRAINING:
-            found[command] = _training_parser(command)
-        elif command not in SHORTCUTS:
-            main = import_module(f"lightning_tl.cli.{module}").main
-            for action in ACTIONS.get(command, [""]):
-                found[f"{command} {action}".strip()] = _parser_in(main, [action] if action else [])
-    return found
-
-
-def _parser_in(main: Callable[[list[str]], int], arguments: list[str]) -> ArgumentParser:
-    """Return the parser that a command makes, by running the command up to where it parses."""
-    parse = CommandParser.parse_args
-
-    def stop(self: ArgumentParser, *_: Any, **__: Any) -> Any:
-        raise _Parser(self)
-
-    CommandParser.parse_args = stop  # type: ignore[method-assign]
-    try:
-        main(arguments)
-    except _Parser as reached:
-        return reached.parser
-    finally:
-        CommandParser.parse_args = parse  # type: ignore[method-assign]
-    raise RuntimeError(f"{main.__module__} {arguments} ended before it parsed its arguments")
-
-
-def _training_parser(command: str) -> ArgumentParser:
-    from lightning_tl.run import RunCLI
-
-    class Stopped(RunCLI):
-        def parse_arguments(self, parser: Any, args: Any) -> None:
-            raise _Parser(self._subcommand_parsers[command])
-
-    try:
-        Stopped([command])
-    except _Parser as reached:
-        return reached.parser
-    raise RuntimeError(f"{command} ended before it parsed its arguments")
+    return {name: command_parser_of(name) for name in command_names() if name not in SHORTCUTS}
 
 
 def keys(parser: ArgumentParser) -> list[Key]:

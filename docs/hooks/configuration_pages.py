@@ -70,6 +70,7 @@ def pages(root: Path) -> dict[str, str]:
 def command_pages() -> dict[str, str]:
     """Return the pages of the commands, and the index."""
     from lightning_tl.cli.main import COMMANDS
+    from lightning_tl.cli.schema import USAGE
 
     found = parsers()
     content: dict[str, str] = {}
@@ -82,6 +83,8 @@ def command_pages() -> dict[str, str]:
                 f"# lightning-tl {command}\n\nIs `lightning-tl {SHORTCUTS[command]}`; it takes all options of "
                 "[`lightning-tl study run`](study.md#study-run).\n"
             )
+        elif command == "schema":
+            content[path] = f"# lightning-tl schema\n\n```\n{USAGE.rstrip()}\n```\n"
         elif command == "fit":
             content[path] = _training({name: keys(found[name]) for name in TRAINING})
         elif command not in TRAINING:

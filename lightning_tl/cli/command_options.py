@@ -36,32 +36,30 @@ def command_names() -> Iterator[str]:
 
 def command_schema(name: str) -> dict[str, Any]:
     """Return the JSON Schema of the YAML of a command, which is one of :func:`command_names`."""
-    is_training = name in TRAINING
-    parser = _training_parser(name) if is_training else _parser(name)
-    return config_schema(parser, f"lightning-tl {name}", interpolation=is_training)
+    return config_schema(command_parser_of(name), f"lightning-tl {name}", interpolation=name in TRAINING)
 
 
-def _parser(name: str) -> ArgumentParser:
+def command_parser_of(name: str) -> ArgumentParser:
+    """Return the parser of a command, which is one of :func:`command_names`, as the command builds it."""
     from lightning_tl.cli.main import COMMANDS
 
     command, *action = name.split(" ")
     try:
-        with parsers_only_built():
-            import_module(f"lightning_tl.cli.{COMMANDS[command][0]}").main(action)
+        if name in TRAINING:
+            _stop_at_the_parser(name)
+        else:
+            with parsers_only_built():
+                import_module(f"lightning_tl.cli.{COMMANDS[command][0]}").main(action)
     except ParserBuilt as built:
         return built.parser
     raise ValueError(f"{name} has no options")
 
 
-def _training_parser(name: str) -> ArgumentParser:
+def _stop_at_the_parser(name: str) -> None:
     from lightning_tl.run import RunCLI
 
     class Described(RunCLI):
         def parse_arguments(self, parser: ArgumentParser, args: Any) -> None:
             raise ParserBuilt(self._subcommand_parsers[name])
 
-    try:
-        Described([name])
-    except ParserBuilt as built:
-        return built.parser
-    raise ValueError(f"{name} has no options")
+    Described([name])
