@@ -42,10 +42,21 @@ def shipped_files() -> Iterator[tuple[Path, str]]:
     """Yield the path and text of each file."""
     schemas = {name: command_schema(name) for name in command_names() if name not in TRAINING[1:]}
     for command, path in {command: schema_path(folder) for folder, command in COMMAND_OF.items()}.items():
-        yield path, json.dumps({"$comment": f"made with {versions()}", **schemas[command]}, indent=1) + "\n"
+        yield path, _lines({"$comment": f"made with {versions()}", **schemas[command]})
     table = {name: dict(options(schema, name in TRAINING)) for name, schema in schemas.items()}
     table.update(dict.fromkeys(TRAINING, table["fit"]))  # the four differ in hardly an option
-    yield OPTIONS_TABLE, json.dumps(table, indent=1) + "\n"
+    yield OPTIONS_TABLE, _lines(table)
+
+
+def _lines(content: Mapping[str, Any]) -> str:
+    """Return JSON of which each line holds one class, group of keys or command, so that changes can be read."""
+    parts = []
+    for key, value in content.items():
+        text = json.dumps(value)
+        if key in ("definitions", "properties"):
+            text = "{\n" + ",\n".join(f"{json.dumps(name)}: {json.dumps(each)}" for name, each in value.items()) + "\n}"
+        parts.append(f"{json.dumps(key)}: {text}")
+    return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
 def options(schema: Mapping[str, Any], is_training: bool) -> Iterator[tuple[str, list[str]]]:
