@@ -1,4 +1,4 @@
-# Two commands: `make quickstart` and `make test`. Each sets up .venv the first time.
+# Two commands: `make quickstart` and `make test`. Each sets up .venv the first time. `make docs`: the site, into site/.
 PYTHON ?= python3.11
 ifeq ($(shell command -v $(PYTHON) 2>/dev/null),)
 PYTHON := python3
@@ -6,7 +6,7 @@ endif
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: quickstart test lint
+.PHONY: quickstart test lint docs
 quickstart: .venv/.render
 	$(BIN)/lightning-tl quickstart
 
@@ -17,7 +17,12 @@ lint: .venv/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy docs/hooks docs/concepts
 	$(BIN)/lint-imports
+
+# strict: a broken link, a missing anchor, an unknown name in a docstring fail
+docs: .venv/.dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # Blender needs some X11 and GL libraries that a bare Debian lacks: said before anything is installed.
 .venv/.render: pyproject.toml constraints.txt
@@ -29,5 +34,5 @@ lint: .venv/.dev
 	@touch $@
 
 .venv/.dev: .venv/.render
-	$(PIP) --editable '.[render,dev]'
+	$(PIP) --editable '.[render,dev,docs]'
 	@touch $@

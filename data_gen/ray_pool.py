@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import select
 import socket
 import time
@@ -208,6 +209,8 @@ def connect(address: str | None) -> tuple[Any, bool]:
             socket.create_connection((host, int(port)), timeout=10).close()
         except OSError as error:
             raise UserError(missing.format(error)) from None
+    if address is None:  # a cluster of this program's own: it reports nothing to Ray's makers, unless the user wants it
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         ray.init(address=address, log_to_driver=False, include_dashboard=False if address is None else None)
     except Exception as error:  # a plain Exception if a node does not start in time

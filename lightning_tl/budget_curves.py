@@ -11,7 +11,8 @@ counts the rest twice and so is rather too wide. With one seed it covers only th
 
 A curve rises where the largest studentised increase, over all pairs of budgets in order, is beyond what a flat curve
 gives: of all curves that never rise the flat one gives the largest increases, so the test holds for each of them. It
-falls likewise. It is U-shaped where it falls to some budget and rises from the same one, both beyond that limit.
+falls likewise. It is U-shaped where it falls to some budget and rises from the same one, both beyond that limit. Where
+a rise and a fall both hold, it is U-shaped too if the fall comes first, else an inverted U.
 
 Two places are given. The *inflection point* is that of Springer et al. 2025, Def. 4.2: the smallest budget r after
 which the next larger budget is worse, L(A(θ_r)) < L(A(θ_r+1)). With noise any curve has such a budget, so the increase
@@ -221,10 +222,17 @@ def judged(family: Sequence[Curve], level: float = 0.95) -> list[Curve]:
     )
     result = {id(item): item for item in family}
     for item, up, down, turn, step in zip(tested, rises, falls, turns, steps, strict=True):
-        verdict = "u" if turn else "inverted" if up and down else "rises" if up else "falls" if down else "flat"
+        both = "u" if _falls_first(item) else "inverted"
+        verdict = "u" if turn else both if up and down else "rises" if up else "falls" if down else "flat"
         first = [budget for budget, p in zip(item.budgets, item.p_step, strict=False) if p <= step]
         result[id(item)] = replace(item, verdict=verdict, inflection=float(first[0]) if first else float("nan"))
     return [result[id(item)] for item in family]
+
+
+def _falls_first(item: Curve) -> bool:
+    """Tell which is larger: a fall before a rise, or a rise before a fall."""
+    mean = np.log(item.mean) if item.log else np.array(item.mean)
+    return largest_changes(Levels(mean, 1.0, 0.0))[2] >= largest_changes(Levels(-mean, 1.0, 0.0))[2]
 
 
 def minimum(steps: Array, means: Array) -> Array:

@@ -79,6 +79,20 @@ def test_clear_curves_are_called_what_they_are():
         assert {item.verdict for item in simulated(truth, 3, 3, count=20)} == {verdict}
 
 
+def test_a_turn_beside_falling_curves_is_no_inverted_one():
+    """In a family the correction of turns can be stricter than those of the rise and of the fall."""
+    verdicts = []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        truths = [np.array([0.0, -0.04, -0.08, -0.17, 0.2, 0.5]), 4 * FALLING, 6 * FALLING, 8 * FALLING]
+        family = [curve("loss", BUDGETS, values(truth, 3, 2, rng)) for truth in truths]
+        verdicts.append(judged(family)[0].verdict)
+    assert set(verdicts) <= {"u", "rises"}
+    assert verdicts.count("u") > 8
+    mirrored = [curve("loss", BUDGETS, 1 / values(truth, 3, 2, np.random.default_rng(0))) for truth in truths]
+    assert judged(mirrored)[0].verdict == "inverted"
+
+
 def test_the_standard_error_is_that_of_the_difference_between_budgets():
     """Against the spread of many repeats; luck shared by all budgets is no part of it, nor is the rest left out."""
     rng = np.random.default_rng(0)

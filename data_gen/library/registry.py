@@ -122,7 +122,7 @@ def resolve(names: Sequence[str], textures: bool = True, key: str = "categories"
 
 
 def build(category: str, shape: dict[str, float | str], glyph: Mesh | None = None) -> Mesh:
-    """Build an object's mesh, standing on z = 0, of height and diameter at most 1 (see :func:`.geometry.normalise`).
+    """Build an object's mesh, standing on z = 0, of height and diameter at most 1 (see :func:`.mesh.normalise`).
 
     Args:
         category: a name from :data:`CATEGORIES`.

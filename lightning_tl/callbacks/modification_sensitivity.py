@@ -18,9 +18,9 @@ class ModificationSensitivity(LossMeasurement):
 
     Args:
         quantise: Numbers of bits; weights are rounded to nearest, symmetrically
-            (:class:`~lightning_tl.measure.modify.Quantise`). Empty: none.
+            (:class:`~lightning_tl.measure.modifications.Quantise`). Empty: none.
         prune: Shares of the weights, the smallest ones, that are set to zero
-            (:class:`~lightning_tl.measure.modify.Prune`). Empty: none.
+            (:class:`~lightning_tl.measure.modifications.Prune`). Empty: none.
         group: Number of weights of an output channel that share a scale; None: the whole channel.
         by: Prune the smallest of each ``tensor``, or of each output channel (``row``).
         every_n_steps: As for :class:`~lightning_tl.callbacks.measurement.LossMeasurement`, also the other arguments.

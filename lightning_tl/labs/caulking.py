@@ -20,7 +20,7 @@ class Caulking(CaulkingParameters):
     """A pre-trained part of size m, and the samples that its residual needs."""
 
     def run(self) -> Outcome:
-        """See :meth:`Lab.run`."""
+        """See :meth:`~lightning_tl.labs.lab.Lab.run`."""
         from lightning_tl.labs.caulking_figures import figures
 
         self.check()

@@ -31,7 +31,7 @@ class IncrementalFeatures(IncrementalFeaturesParameters):
     """Pre-train a two-layer linear network, which learns one feature after another; add noise to it; fine-tune it."""
 
     def run(self) -> Outcome:
-        """See :meth:`Lab.run`."""
+        """See :meth:`~lightning_tl.labs.lab.Lab.run`."""
         from lightning_tl.labs.incremental_features_analysis import analysed
         from lightning_tl.labs.incremental_features_callbacks import measured_training
         from lightning_tl.labs.incremental_features_figures import figures

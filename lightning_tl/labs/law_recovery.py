@@ -21,7 +21,7 @@ class LawRecovery(LawRecoveryParameters):
     """What `lightning-tl law` says of tables whose truth is known."""
 
     def run(self) -> Outcome:
-        """See :meth:`Lab.run`."""
+        """See :meth:`~lightning_tl.labs.lab.Lab.run`."""
         from lightning_tl.labs.law_recovery_figures import figures
 
         self.check()

@@ -24,7 +24,7 @@ class LinearTransfer(LinearTransferParameters):
     """Fine-tune a linear model from w₀ to interpolation on s < d target samples."""
 
     def run(self) -> Outcome:
-        """See :meth:`Lab.run`."""
+        """See :meth:`~lightning_tl.labs.lab.Lab.run`."""
         from lightning_tl.labs.linear_transfer_figures import figures
         from lightning_tl.labs.linear_transfer_surface import surface
 

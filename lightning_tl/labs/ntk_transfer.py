@@ -26,7 +26,7 @@ class NtkTransfer(NtkTransferParameters):
     """Pre-train on φ₀ with n samples, fine-tune on φ₀ + φ₁ with s under a pull to the start."""
 
     def run(self) -> Outcome:
-        """See :meth:`Lab.run`."""
+        """See :meth:`~lightning_tl.labs.lab.Lab.run`."""
         from lightning_tl.labs.ntk_transfer_figures import figures
 
         self.check()

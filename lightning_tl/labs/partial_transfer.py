@@ -18,7 +18,7 @@ class PartialTransfer(PartialTransferParameters):
     """Inherit a share of the filters from an upstream task that has a part of the signal in common."""
 
     def run(self) -> Outcome:
-        """See :meth:`Lab.run`."""
+        """See :meth:`~lightning_tl.labs.lab.Lab.run`."""
         from lightning_tl.labs.partial_transfer_figures import figures
         from lightning_tl.labs.partial_transfer_simulation import simulate
 

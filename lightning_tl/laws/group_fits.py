@@ -119,8 +119,8 @@ class Outlook:
     Attributes:
         change: log(law there / law at the largest size).
         interval: Its interval.
-        confidence: Confidence that it lowers the error by what is worthwhile (:attr:`.Terms.worthwhile`) or more; nan
-            where nothing is known.
+        confidence: Confidence that it lowers the error by what is worthwhile (:attr:`.terms.Terms.worthwhile`) or
+            more; nan where nothing is known.
         model_change: The same change for :data:`FACTOR` times the largest model, in a law of model size; else ``None``.
         model_interval: Its interval.
     """

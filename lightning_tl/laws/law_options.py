@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lightning_tl.errors import UserError
+from lightning_tl.laws.columns import Columns, ScoreKind
 from lightning_tl.laws.form_names import FORMS, FormName
 from lightning_tl.laws.forms import Form, Loss, ResidualSpace
 from lightning_tl.laws.group_fits import Method
 from lightning_tl.laws.images_needed import check_target
-from lightning_tl.laws.results_table import Columns, ScoreKind
 from lightning_tl.laws.shared_coefficient import CoefficientMode, check_coefficient
 from lightning_tl.laws.spending import Budget
 

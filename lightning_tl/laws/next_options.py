@@ -10,10 +10,11 @@ import numpy as np
 
 from lightning_tl.errors import UserError
 from lightning_tl.laws.candidates import Costs
+from lightning_tl.laws.columns import Columns
 from lightning_tl.laws.law_options import names
 from lightning_tl.laws.posterior import Prior, prior_of
 from lightning_tl.laws.questions import Question, QuestionName, asked
-from lightning_tl.laws.results_table import Columns, Group
+from lightning_tl.laws.results_table import Group
 
 
 @dataclass(frozen=True)

@@ -5,100 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
 from lightning_tl.errors import UserError, nearest, shortened
-from lightning_tl.laws.fitting import LEAST_ERROR, LEAST_SIZE, MOST_LOSS, MOST_SIZE
+from lightning_tl.laws.columns import GROUP_COLUMNS, Columns, ScoreKind
 from lightning_tl.laws.image_sampling import ImageSampling, Replicates, of_runs
 from lightning_tl.laws.mixed_curves import mixed
 from lightning_tl.laws.row_filter import selected_rows
 from lightning_tl.laws.score_kind import accuracy_question
 from lightning_tl.laws.terms import Terms
+from lightning_tl.laws.usable_rows import problems_of, usable
 
 if TYPE_CHECKING:
     import pandas as pd
 
-ScoreKind = Literal["error", "accuracy", "loss"]
-#: Columns in which the curves of our own tables differ, where the table has them. Not here: what a tuned recipe
-#: may vary along a curve (lr, steps) and what repeats a run (seeds).
-GROUP_COLUMNS = (
-    "render",
-    "pretrain_task",
-    "backbone",
-    "finetune_task",
-    "finetune_data",
-    "finetune_fraction",
-    "finetune_images",
-    "transfer",
-    "metric",
-)
-
-
 _TASK = "finetune_task"
 _STDERR, _TEST_SET = "error_stderr", "test_set"
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Which column of a table is what. The defaults are our own ``results.csv``.
-
-    Attributes:
-        size: Pre-training size in images or tokens; 0 is scratch.
-        score: The score, the error or the loss.
-        score_is: ``"error"``; ``"accuracy"`` for any score in [0, 1] where more is better (mAP, mIoU); ``"loss"`` for
-            numbers over 0 that may be above 1 (nats). ``None``: a loss where the column's name says so, else an error.
-        by: Columns in which curves differ; ``None`` takes :data:`GROUP_COLUMNS` as far as the table has them.
-        target_size: Fine-tuning size in images, for the full law.
-        by_model: The law's second size is the model's, ``model_size``, so that models are no curves of their own.
-        cluster: Columns that name what rows share; ``None`` takes ``pretrain`` and ``draw`` below. One whose values
-            each occur at one size names pre-training runs, one whose values occur at several names draws;
-            ``pretrain:seed`` and ``draw:fold`` say it.
-        model_size: Parameters of the model, for the law of C against it.
-        complexity: A measure of the pre-training data's complexity, larger where it is more complex (in our own
-            tables the entropy H of features).
-        pretrain: Columns that, with the size, name the pre-training run that rows share.
-        draw: Columns that name the draw of fine-tuning data that rows share across sizes.
-        where: A condition that selects rows, in the language of :mod:`~lightning_tl.laws.row_filter`.
-        unit: What sizes count; ``None``: tokens where the column's name says so, else images.
-    """
-
-    size: str = "pretrain_images"
-    score: str = "error"
-    score_is: ScoreKind | None = None
-    by: tuple[str, ...] | None = None
-    target_size: str | None = None
-    by_model: bool = False
-    cluster: tuple[str, ...] | None = None
-    model_size: str = "backbone_params"
-    complexity: str = "complexity"
-    pretrain: tuple[str, ...] = ("pretrain_seed",)
-    draw: tuple[str, ...] = ("draw_seed",)
-    where: str | None = None
-    unit: str | None = None
-
-    @property
-    def kind(self) -> ScoreKind:
-        """What the score is: as said, or by the column's name."""
-        return self.score_is or ("loss" if "loss" in self.score.lower() else "error")
-
-    @property
-    def second(self) -> str | None:
-        """Column of the law's second size, where it has one."""
-        return self.model_size if self.by_model else self.target_size
-
-    @property
-    def terms(self) -> Terms:
-        """What sizes count and what is measured."""
-        sizes = self.unit or ("tokens" if "token" in self.size.lower() else "images")
-        other = "parameters" if self.by_model else f"fine-tuning {_unit_of(self.target_size, sizes)}"
-        return Terms(sizes, other, "loss" if self.kind == "loss" else "error")
-
-
-def _unit_of(column: str | None, other: str) -> str:
-    """Return what a column of fine-tuning sizes counts, by its name; else as the pre-training sizes do."""
-    return next((unit for unit in ("token", "image") if unit in (column or "").lower()), other.removesuffix("s")) + "s"
 
 
 @dataclass
@@ -263,7 +187,7 @@ def groups(frame: pd.DataFrame, columns: Columns | None = None, replicates: Repl
     others = table.drop(columns=[name for name in table.columns if name in known]).fillna("").astype(str)
     # Codes are compared faster than text.
     others = pd.DataFrame({name: others[name].factorize()[0] for name in others}, index=others.index)
-    problems = _problems(data, columns)
+    problems = problems_of(data, columns)
     traits = [
         (trait, _number(table, column))
         for trait, column in (("model_size", columns.model_size), ("complexity", columns.complexity))
@@ -285,8 +209,8 @@ def groups(frame: pd.DataFrame, columns: Columns | None = None, replicates: Repl
         for trait, numbers in traits:
             if np.isfinite(numbers[places]).any():
                 group.traits[trait] = float(np.nanmean(numbers[places]))
-        group.runs = _usable(group.runs, problems.take(places), group.dropped)
-        group.scratch = _usable(group.scratch, problems.take(from_scratch), group.dropped)
+        group.runs = usable(group.runs, problems.take(places), group.dropped)
+        group.scratch = usable(group.scratch, problems.take(from_scratch), group.dropped)
         group.terms = columns.terms
         group.images, group.scratch_images = (of_runs(runs, replicates or {}) for runs in (group.runs, group.scratch))
         if columns.kind == "error":
@@ -376,66 +300,4 @@ def _rows_by_key(text: Any, chosen: Any) -> dict[tuple[str, ...], list[int]]:
     rows: dict[tuple[str, ...], list[int]] = {}
     for row in np.flatnonzero(chosen).tolist():
         rows.setdefault(tuple(text[row]), []).append(row)
-    return rows
-
-
-def _problems(rows: pd.DataFrame, columns: Columns) -> Any:
-    """Return for each row why it cannot be used, as (what it says, the reason), or None, shape (rows,)."""
-    n, error = rows["n"], rows["error"]
-    checks = [
-        (n.isna() | ~np.isfinite(n), "size_said", f"{columns.size} is not a number"),
-        (n < 0, "size_said", f"{columns.size} is negative"),
-        (
-            (n > 0) & ((n < LEAST_SIZE) | (n > MOST_SIZE)),
-            "size_said",
-            f"{columns.size} is not a number of {columns.terms.sizes}",
-        ),
-        (error.isna(), "said", f"{columns.score} is not a number"),
-        *_range_checks(error, columns),
-    ]
-    if "s" in rows:
-        wrong = ~((rows["s"] >= LEAST_SIZE) & (rows["s"] <= MOST_SIZE))
-        checks.append((wrong, "s", f"{columns.second} is not a number over 0"))
-    if "copy" in rows:
-        said = "the same row occurs twice; give repeats a column in which they differ, such as a seed"
-        checks.append((rows["copy"], "said", said))
-    problems = np.full(len(rows), None, object)
-    for failed, said, reason in reversed(checks):  # the first that fails is the reason
-        for row in np.flatnonzero(failed.to_numpy(bool)).tolist():
-            problems[row] = (said, reason)
-    return problems
-
-
-def _range_checks(error: pd.Series[float], columns: Columns) -> list[tuple[Any, str, str]]:
-    if columns.kind == "loss":
-        return [
-            (error < LEAST_ERROR, "said", f"{columns.score} is not over 0: a loss has a logarithm here"),
-            (error > MOST_LOSS, "said", f"{columns.score} is over {MOST_LOSS:,.0f}"),
-        ]
-    return [
-        ((error < 0) | (error > 1), "said", f"{columns.score} is outside [0, 1]"),
-        (error < LEAST_ERROR, "said", "the error is 0, which has no logarithm"),
-    ]
-
-
-def _usable(rows: pd.DataFrame, problems: Any, dropped: list[dict[str, Any]]) -> pd.DataFrame:
-    """Drop rows that cannot be used, with the line and the reason."""
-    bad = np.array([problem is not None for problem in problems], bool)
-    if bad.any():
-        for (_, row), (said, reason) in zip(rows[bad].iterrows(), problems[bad], strict=True):
-            dropped.append({"line": int(row["line"]), "value": str(row[said]), "reason": reason})
-        dropped.sort(key=lambda item: int(item["line"]))
-        rows = rows[~bad]
-    if "run_id" not in rows or rows["run_id"].is_unique:
-        return rows
-    names = [name for name in ("run_id", "n", "s", "error", "pretrain", "draw") if name in rows]
-    same = rows.duplicated(names)
-    for _, row in rows[same].iterrows():
-        dropped.append({"line": int(row["line"]), "value": row["said"], "reason": "the same run occurs twice"})
-    rows = rows[~same]
-    if (twice := rows.duplicated(["run_id"])).any():
-        row = rows[twice].iloc[0]
-        raise UserError(
-            f"run_id '{row['run_id']}' occurs twice with different results (line {int(row['line'])}); keep one"
-        )
     return rows

@@ -17,7 +17,7 @@ Records = dict[str, dict[str, Any]]
 
 
 class Engine(Protocol):
-    """Executes runs: :class:`.local.LocalEngine` or :class:`.cluster.RayEngine`."""
+    """Executes runs: :class:`.local_engine.LocalEngine` or :class:`.ray_engine.RayEngine`."""
 
     @property
     def free(self) -> int:

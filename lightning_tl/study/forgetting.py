@@ -31,7 +31,7 @@ def forgotten(finetuned: Any, network: Pretrained) -> dict[str, float]:
     """Return the pre-training loss before and after fine-tuning, and how far the backbone moved.
 
     All losses are those of the pre-training's validation images under its saved head, whose weights never change; or
-    under the fine-tuned head, where that started from the saved one (:attr:`TransferTask.keeps_head`), as language
+    under the fine-tuned head, where that started from the saved one (``TransferTask.keeps_head``), as language
     models' do: it is then a part of the network in all that follows. The losses differ in weights and BatchNorm
     statistics. Fine-tuning replaces the backbone's statistics by those of the target images, which raises the
     pre-training loss even where no weight has moved. So before and after are compared with statistics that are

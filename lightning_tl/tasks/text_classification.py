@@ -26,9 +26,7 @@ class TextClassification(CausalLanguageModel):
     of these probabilities, in nats per example; ``perplexity`` is its exponential, from 1 (sure and right) to K
     (guessing evenly) and beyond.
 
-    Args:
-        args: Those of ``CausalLanguageModel``.
-        kwargs: Likewise.
+    Its arguments are those of :class:`CausalLanguageModel`.
     """
 
     def class_scores(self, tokens: Tensor, targets: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The documentation page's code runs as it stands; its keys are those that are logged; what importing costs."""
+"""The code of the pages on measuring runs as it stands; their keys are those that are logged; what importing costs."""
 
 import json
 import re
@@ -16,10 +16,11 @@ from tests.callbacks.modules import Classifier, images
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "measure.md").read_text()
-BLOCKS = [block for block in re.findall(r"```python\n(.*?)```", PAGE, re.S) if "MeasureCallback" not in block]
+PAGES = PAGE + (ROOT / "docs" / "trainers.md").read_text()
+BLOCKS = [block for block in re.findall(r"```python\n(.*?)```", PAGES, re.S) if "MeasureCallback" not in block]
 
 
-def test_the_pages_code_runs(capsys):
+def test_the_code_of_the_pages_runs(capsys):
     import lightning_tl.callbacks as callbacks
 
     names = {name: getattr(callbacks, name) for name in callbacks.__all__}
@@ -35,7 +36,7 @@ def test_the_pages_code_runs(capsys):
     names["optimizer"] = torch.optim.SGD(names["module"].parameters(), 0.01)
     for name in ("a.ckpt", "b.ckpt"):
         torch.save({"state_dict": Classifier().state_dict()}, name)
-    assert len(BLOCKS) == 6
+    assert len(BLOCKS) == 7
     for block in BLOCKS:
         exec(block, names)
     names["trainer"].callbacks.extend(names["callbacks"])

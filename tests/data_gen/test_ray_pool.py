@@ -218,3 +218,15 @@ def test_without_ray_or_with_another_engine(tiny, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match=r"'engine: ray' needs Ray: pip install 'lightning-tl\[cluster\]'"):
         render(tiny(), tmp_path, 6, engine="ray")
+
+
+@pytest.mark.parametrize("wish, sent", [(None, "0"), ("1", "1")])
+def test_a_cluster_that_is_started_here_reports_nothing_unasked(wish, sent, monkeypatch):
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "")  # so that it is put back
+    monkeypatch.delenv("RAY_USAGE_STATS_ENABLED")
+    if wish is not None:
+        monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", wish)
+    seen = []
+    monkeypatch.setattr(ray, "init", lambda **_: seen.append(os.environ.get("RAY_USAGE_STATS_ENABLED")))
+    ray_pool.connect(None)
+    assert seen == [sent]

@@ -172,7 +172,7 @@ def test_the_probe(tmp_path, caplog):
 
 
 def test_the_pages_example(tmp_path):
-    page = (ROOT / "docs" / "measure.md").read_text()
+    page = (ROOT / "docs" / "trainers.md").read_text()
     (block,) = [each for each in re.findall(r"```python\n(.*?)```", page, re.S) if "MeasureCallback" in each]
     args = transformers.TrainingArguments(output_dir=str(tmp_path), use_cpu=True, max_steps=2, report_to=[])
     trainer = transformers.Trainer(model(), args, train_dataset=Text())

@@ -11,7 +11,8 @@ import pytest
 from lightning_tl.cli.law import main
 from lightning_tl.errors import UserError
 from lightning_tl.laws import fit
-from lightning_tl.laws.results_table import Columns, groups, read_table
+from lightning_tl.laws.columns import Columns
+from lightning_tl.laws.results_table import groups, read_table
 
 from .tables import falling, flat, results
 

@@ -14,12 +14,13 @@ from matplotlib.text import Text
 
 from lightning_tl.figure_style import COLOURS, number, save
 from lightning_tl.laws import FullLaw
+from lightning_tl.laws.columns import Columns
 from lightning_tl.laws.curve_figures import equation, law_figure, linearised_figure
 from lightning_tl.laws.fine_tuning_figure import fine_tuning_figure
 from lightning_tl.laws.group_fits import analyse
 from lightning_tl.laws.law_figures import figures
 from lightning_tl.laws.parameter_figures import complexity_figure, landscape_figure, model_size_figure
-from lightning_tl.laws.results_table import Columns, groups
+from lightning_tl.laws.results_table import groups
 
 from .tables import falling, flat, results
 

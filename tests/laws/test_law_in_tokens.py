@@ -11,11 +11,12 @@ import pytest
 from lightning_tl.cli.law import main
 from lightning_tl.errors import UserError
 from lightning_tl.laws.advice import advise
+from lightning_tl.laws.columns import Columns
 from lightning_tl.laws.form_names import FORMS
 from lightning_tl.laws.group_fits import Method, analyse, fitted
 from lightning_tl.laws.law_figures import figures
 from lightning_tl.laws.law_options import LawOptions
-from lightning_tl.laws.results_table import Columns, groups
+from lightning_tl.laws.results_table import groups
 
 BUDGETS = 2.5e5 * 4.0 ** np.arange(6)
 MODELS = np.array([1e7, 4e7, 1.6e8, 6.4e8])

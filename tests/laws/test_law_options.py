@@ -13,8 +13,9 @@ from scipy import optimize
 from lightning_tl.cli.law import main
 from lightning_tl.errors import UserError
 from lightning_tl.laws import FullLaw, PowerLaw, TransferLaw, fit
+from lightning_tl.laws.columns import Columns
 from lightning_tl.laws.group_fits import Method, analyse
-from lightning_tl.laws.results_table import Columns, groups
+from lightning_tl.laws.results_table import groups
 from lightning_tl.laws.wording import change_interval, images, lower_or_higher, percent, signed, sure
 
 from .tables import falling, flat, results

@@ -12,9 +12,10 @@ from scipy import stats
 
 from lightning_tl.cli import law
 from lightning_tl.errors import UserError
+from lightning_tl.laws.columns import Columns
 from lightning_tl.laws.group_fits import analyse
 from lightning_tl.laws.pretraining import benefit, first_answer
-from lightning_tl.laws.results_table import Columns, groups, read_table
+from lightning_tl.laws.results_table import groups, read_table
 from lightning_tl.laws.wording import left_out_sentence
 
 

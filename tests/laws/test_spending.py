@@ -11,9 +11,10 @@ import pytest
 
 from lightning_tl.errors import UserError
 from lightning_tl.laws.advice import DIFFERENT, MODEL, MORE, advise
+from lightning_tl.laws.columns import Columns
 from lightning_tl.laws.forms import FullLaw
 from lightning_tl.laws.group_fits import Method, analyse
-from lightning_tl.laws.results_table import Columns, groups
+from lightning_tl.laws.results_table import groups
 from lightning_tl.laws.spending import Budget, choices, model_parameters, next_size
 from lightning_tl.laws.transfer_gaps import gap_by_model_size
 

@@ -127,7 +127,8 @@ def _fragility(series: Series, level: float) -> str:
         lasting += [_growth(to_the_end[-1], words, level, series.unit)] if to_the_end else []
         passing += [f"{words}{_values(grown, family)}"] if grown else []
     if lasting:
-        return f"The network becomes more fragile: its pre-training loss rises {', and '.join(lasting)}."
+        grown = ", and ".join(lasting)
+        return f"The network becomes more fragile: its pre-training loss rises {grown}.{_loss_under_noise(series)}"
     if passing:
         return (
             f"The network becomes more fragile at some budgets ({' and '.join(passing)}), but the test does not "
@@ -136,6 +137,18 @@ def _fragility(series: Series, level: float) -> str:
     if all(item.verdict == "falls" for item in known):
         return "The network becomes less fragile: the same noise or fine-tuning raises its loss less and less."
     return "No evidence that the network becomes more fragile under noise or fine-tuning."
+
+
+def _loss_under_noise(series: Series) -> str:
+    """Say where the loss under noise itself turns upward."""
+    family = series.family("perturbed_loss", "gamma")
+    turned = [item for item in family if item.verdict in _UPWARD]
+    if not turned:
+        return ""
+    last = turned[-1]
+    lowest = last.vertex if last.verdict == "u" else last.budgets[int(np.argmin(last.mean))]
+    place = f"at γ {last.value:g} it is lowest near {amount(lowest, series.unit)}"
+    return f" Under noise of γ {_values(turned, family)} the loss itself {VERDICTS[last.verdict]}: {place}."
 
 
 def _growth(item: Curve, words: str, level: float, unit: Unit) -> str:

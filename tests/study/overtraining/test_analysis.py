@@ -301,6 +301,19 @@ def test_a_folder_gets_json_and_figures(tmp_path):
     assert written["series"][1]["name"] == "constant rate"
 
 
+def test_the_answer_names_a_turn_under_noise():
+    results, measured = study()
+    loss = measured["quantity"] == "perturbed_loss"
+    steps = measured["run_id"].map(results.drop_duplicates("pretrain_run").set_index("pretrain_run")["pretrain_steps"])
+    turning = 1 + 0.3 * np.log(steps / 400) ** 2 + 0.001 * (np.arange(len(measured)) % 7)
+    strong = loss & (measured["gamma"] == measured.loc[loss, "gamma"].max())
+    measured.loc[strong, "value"] = turning[strong]
+    (said,) = answers(analyse(results, measured))
+    words = r"Under noise of γ 0\.4 the loss itself falls, then rises: at γ 0\.4 it is lowest near (\d+) steps"
+    place = re.search(words, said)
+    assert 350 < int(place[1]) < 450  # the tables turn at 400
+
+
 def test_networks_without_batchnorm_have_no_figure_of_its_statistics():
     results, measured = study()
     losses = {f"pretrain_loss_after_{kind}_bn": results["pretrain_loss_after"] for kind in ("saved", "target")}
