@@ -60,9 +60,10 @@ PACKAGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "lightning_tl.tasks": ("Tasks, and the bases of your own", ()),
     "lightning_tl.transfer": ("Ways of fine-tuning", ()),
     "lightning_tl.models": (
-        "Backbones; weights in and out",
-        ("export", "hugging_face_folder", "causal_lm", "decoder", "faster_rcnn", "deeplab"),
+        "Backbones; weights in",
+        ("causal_lm", "decoder", "faster_rcnn", "deeplab", "feature_pyramid", "pretrained"),
     ),
+    "lightning_tl.sharing": ("Weights for other projects, the transfer card", ("export", "transfer_card")),
     "lightning_tl.data": (
         "Data modules, and the bases of your own",
         ("image_module", "batched_module", "image_dataset", "image_files", "transforms", "subsets", "preview"),

@@ -106,7 +106,7 @@ def test_labels(members: dict[str, dict[str, bytes]]) -> None:
 
 def test_depth_camera_and_normals_fit_together(split: Path, members: dict[str, dict[str, bytes]]) -> None:
     """By the page's code: the floor is z = 0, and its normal, turned into the world, points up."""
-    (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.S)
+    (code,) = [block for block in re.findall(r"```python\n(.*?)```", PAGE, re.S) if "def points_of" in block]
     names: dict = {}
     exec(code, names)
     floors = 0
