@@ -31,7 +31,7 @@ These pages are generated from the commands' own parsers and classes, so they ha
 |---|---|
 """
 # taken off the arguments before LightningCLI sees them
-_PICTURES = """`pictures`{ #predict--pictures } <small>int</small>
+_PICTURES = """<code id="predict--pictures">pictures</code> <small>int</small>
 :   Only as an option: save pictures of so many predictions beside the truth, `predictions.png` in the run's folder.
 """
 _CLASSES = """

@@ -34,7 +34,9 @@ def listed(keys: Iterable[Key], place: str) -> str:
         keys: The keys.
         place: Of the list on its page, for anchors: ``render`` gives ``render--image.size``.
     """
-    return "\n".join(f"`{key.name}`{{ #{anchor(place, key.name)} }} {_facts(key)}\n:   {_help(key)}\n" for key in keys)
+    return "\n".join(
+        f'<code id="{anchor(place, key.name)}">{key.name}</code> {_facts(key)}\n:   {_help(key)}\n' for key in keys
+    )
 
 
 def anchor(place: str, name: str) -> str:
@@ -142,5 +144,10 @@ def markdown(text: str) -> str:
     """Return the text of a docstring, in one line, as Markdown that shows it as it is."""
     text = " ".join(_ROLE.sub(lambda match: f"`{match[1].rpartition('.')[2]}`", text).split()).replace("``", "`")
     pieces = text.split("`")
-    outside = [re.sub(r"([<>_|\[\]]|\*(?!\w[^*]*\*)(?<!\w\*))", r"\\\1", piece) for piece in pieces[::2]]
-    return "`".join(piece for pair in zip(outside, [*pieces[1::2], ""], strict=False) for piece in pair).rstrip("`")
+    return "`".join(_escaped(piece) if index % 2 == 0 else piece for index, piece in enumerate(pieces))
+
+
+def _escaped(text: str) -> str:
+    """Return text outside of code with what Markdown would take for its own; only emphasis remains."""
+    text = re.sub(r"([_\[\]])", r"\\\1", text.replace("<", "&lt;"))
+    return re.sub(r"(?<![\w*])\*(\S[^*]*\S)\*(?![\w*])|\*", lambda match: match[0] if match[1] else r"\*", text)

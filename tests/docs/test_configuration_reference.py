@@ -43,7 +43,7 @@ def pages() -> dict[str, str]:
 
 
 def _keys(page: str) -> set[str]:
-    return set(re.findall(r"^`([\w.]+)`\{ #", page, flags=re.MULTILINE))
+    return set(re.findall(r'^<code id="[^"]*">([\w.]+)</code>', page, flags=re.MULTILINE))
 
 
 @pytest.mark.parametrize("command", [name for name in COMMANDS if name not in ("quickstart", "schema")])
@@ -85,7 +85,7 @@ def test_every_field_is_there_with_its_default(kind, page, pages):
             assert item.name in known, f"{part.__name__}.{item.name}"
             if type(item.default) in (int, float, str) and item.default != "":
                 shown = re.escape(str(item.default))
-                assert re.search(rf"^`(?:\w+\.)*{item.name}`\{{ .*default `{shown}`", text, re.M), item.name
+                assert re.search(rf">(?:\w+\.)*{item.name}</code> .*default `{shown}`", text), item.name
 
 
 @pytest.mark.parametrize(
@@ -129,3 +129,12 @@ def test_shipped_files_are_there_word_by_word(pages):
     assert len(files) > 40
     for path in files:
         assert path.read_text().rstrip() in pages["reference/shipped.md"]
+
+
+def test_help_is_shown_as_it_is(pages):
+    words = sys.modules["configuration_words"]
+    text = "see :class:`~a.b.Cd` and my_module.X <x> [N, C], a*b*c and *emphasis*, ends with ``co_de*``"
+    shown = r"see `Cd` and my\_module.X &lt;x> \[N, C\], a\*b\*c and *emphasis*, ends with `co_de*`"
+    assert words.markdown(text) == shown
+    assert words.type_text(dict[str, int | None] | None) == "{name: int or null} or null"
+    assert words.type_text(tuple[int, ...] | typing.Literal["a", "b"]) == "list of int, `a` or `b`"
