@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).parent))  # this hook's own modules
 
-from configuration_keys import ACTIONS, SHORTCUTS, TRAINING, Key, classes, keys, keys_of_class, nested, parsers
+from configuration_keys import ACTIONS, SHORTCUTS, Key, classes, keys, keys_of_class, nested, parsers
 from configuration_words import listed, markdown
+
+from lightning_tl.cli.command_options import TRAINING
 
 if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig
