@@ -310,4 +310,5 @@ def test_the_exported_configuration_is_plain_json(tmp_path):
     runner.save_checkpoint(tmp_path / "a.ckpt")
     export(tmp_path / "a.ckpt", tmp_path / "out", "huggingface")
     assert json.loads((tmp_path / "out" / "config.json").read_text())["model_type"] == "llama"
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["config.json", "model.safetensors"]
+    files = {path.name for path in (tmp_path / "out").iterdir()}
+    assert files == {"config.json", "model.safetensors", "README.md", "transfer_card.json"}
