@@ -227,6 +227,12 @@ class RunCLI(LightningCLI):
         except MisconfigurationException as error:
             raise UserError(shortened(one_line(error), 1000)) from error
         except Exception as error:
+            if isinstance(error, ValueError) and "`val_check_interval`" in str(error):
+                batches = str(error).partition("training batches (")[2].partition(")")[0]
+                raise UserError(
+                    f"trainer.val_check_interval is {self.trainer.val_check_interval}, and an epoch has {batches} "
+                    "batches: lower it, or set trainer.check_val_every_n_epoch to null to count over epochs"
+                ) from error
             if isinstance(error, RuntimeError) and "shared memory" in str(error):  # of a loader process
                 raise UserError(
                     memory_full() or f"a loader process ended: {shortened(one_line(error), 300)}"

@@ -296,6 +296,7 @@ def test_channels_are_distinguished(whole, tmp_path):
         (["--data.batch_size=0"], r"data.batch_size is 0; it must be at least 1"),
         (["--data.transform.size=2"], r"transform.size is 2; it must be at least 8"),
         (["--model.backbone=resnet19"], r"no backbone 'resnet19'; did you mean 'resnet"),
+        (["--trainer.val_check_interval=2000"], r"trainer.val_check_interval is 2000, and an epoch has \d+ batches: l"),
         (["--model.init_from=none.ckpt"], r"checkpoint none.ckpt: no such file"),
         (["--ckpt_path=none.ckpt"], r"checkpoint none.ckpt: no such file"),
         (["--trainer.max_steps=2"], r"WarmupCosine: total_steps is 2 and warmup_steps 2"),
