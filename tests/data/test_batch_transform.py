@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from scipy.ndimage import map_coordinates
 
-from lightning_tl.data.batch_transform import BatchTransform
+from lightning_tl.data.batch_transform import BatchTransform, _spread
 from lightning_tl.errors import UserError
 
 
@@ -96,6 +96,17 @@ def test_mirroring_in_each_order_of_memory(memory_format, channels):
     assert 0 < sum(mirrored) < len(images)
     expected = [image.flip(-1) if flip else image for image, flip in zip(plain()(images), mirrored, strict=True)]
     assert torch.equal(out, torch.stack(expected))
+
+
+@pytest.mark.parametrize("shape", [(200, 3, 32, 32), (5, 1, 24, 24), (2, 3, 320, 320)])  # several parts, one, one each
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_spread_is_that_of_torch_bit_by_bit(shape, memory_format):
+    contrast = torch.linspace(0.01, 1, shape[0]).view(-1, 1, 1, 1)
+    images = 255 * (1 - contrast * torch.rand(shape, generator=generator(0)))
+    images = images.round().div(255).contiguous(memory_format=memory_format)
+    spread = images.std((1, 2, 3), keepdim=True)
+    assert torch.equal(_spread(images), spread)
+    assert _spread(torch.full(shape, 1 / 3)).max() < 1e-6  # one colour
 
 
 def test_training_is_a_function_of_the_generator():
