@@ -171,7 +171,7 @@ class _Builder:
         return {"$ref": f"#/definitions/{name}"}
 
     def of_subclasses(self, children: Sequence[type]) -> dict[str, Any]:
-        """Return the schema of objects given by ``class_path`` and ``init_args``, or by the class's name alone.
+        """Return the schema of objects given by ``class_path`` and ``init_args``, or only by the class's name.
 
         A file that lies over another may leave the class out, and may then give the arguments with no ``init_args``.
         """
@@ -205,7 +205,7 @@ def _group() -> dict[str, Any]:
 
 
 def _class_group(class_path: dict[str, Any], arguments: dict[str, Any]) -> dict[str, Any]:
-    """Return the schema of an object given by its class, or by arguments alone for a class that is known already."""
+    """Return the schema of an object given by its class, or only by arguments, of a class that is known already."""
     given = {"class_path": class_path, "init_args": {"type": "object"}, "dict_kwargs": {"type": "object"}}
     return {
         "type": "object",
@@ -246,7 +246,7 @@ def _allows(schema: dict[str, Any], kind: str) -> bool:
 
 
 def _paths(kind: type) -> str:
-    """Return the pattern of a class's names: alone, or after the packages from which it can be imported."""
+    """Return the pattern of a class's names: by itself, or after the packages from which it can be imported."""
     package = kind.__module__.partition(".")[0]
     return rf"^({package}\.([a-z_0-9]+\.)*)?{kind.__name__}$"
 

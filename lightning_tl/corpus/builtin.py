@@ -252,8 +252,8 @@ def _corpora() -> Path:
 def _folder(source: str, tokenizer: str) -> Path:
     """Return the folder for the text of what is installed now; it may not be there yet."""
     known = _corpora() / f".{source.removeprefix(PREFIX)}-{_installed(source, tokenizer)}.found"
-    if known.is_file():
-        return _corpora() / known.read_text().strip()
+    if known.is_file() and (folder := _corpora() / known.read_text().strip()) and (folder / MANIFEST).is_file():
+        return folder
     content = json.dumps([_VERSION, tokenizer, sorted(chunk.identity for chunk in builtin_chunks(source))])
     digest = hashlib.sha256(content.encode()).hexdigest()[:16]
     folder = _corpora() / f"{source.removeprefix(PREFIX)}-{digest}"

@@ -220,7 +220,8 @@ def pretrained_network(folder: Path) -> Pretrained:
     Raises:
         UserError: The folder is no finished run.
     """
-    key = (str(folder), (folder / "record.json").stat().st_mtime_ns) if (folder / "record.json").is_file() else ("", 0)
+    record = folder / "record.json"
+    key = str(folder), record.stat().st_mtime_ns if record.is_file() else 0
     network = _LAST.pop(key, None)
     _LAST.clear()
     if network is None or network.adapted:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lightning_tl._io.locks import waiting_lock
-from lightning_tl.config_files import find_config, merge_keys, read_yaml
 from lightning_tl.study.config import Stage, Study
+from lightning_tl.study.plan import merged_config
 from lightning_tl.study.records import load_json, write_json
 from lightning_tl.study.shapes import PinnedTexts
 
@@ -30,21 +29,25 @@ def with_pinned_texts(study: Study, out: Path, record: bool = False) -> Study:
     """
     recorded = load_json(out / _FILE, missing={"texts": {}}, shape=PinnedTexts)["texts"]
     texts = dict(recorded)
-    study = replace(
+    pinned = replace(
         study,
         pretrain=None if study.pretrain is None else _pinned(study.pretrain, texts),
         finetune=_pinned(study.finetune, texts),
     )
     if record and texts != recorded:
         with waiting_lock(out / "locks" / _FILE):
-            write_json(out / _FILE, {"texts": texts})
-    return study
+            first = load_json(out / _FILE, missing={"texts": {}}, shape=PinnedTexts)["texts"]
+            write_json(out / _FILE, {"texts": texts | first})
+        if first != recorded:  # another command has recorded them meanwhile
+            return with_pinned_texts(study, out)
+    return pinned
 
 
 def _pinned(stage: Stage, texts: dict[str, str]) -> Stage:
     if _TOKENIZER in stage.axes or "data" in stage.axes:
         return stage
-    data = _data(stage)
+    merged = merged_config(stage, {}, "the study").get("data")
+    data = {**(merged.get("init_args") or {}), **merged} if isinstance(merged, dict) else {}
     tokenizer = data.get("tokenizer") or "ascii"
 
     def named(root: Any) -> Any:
@@ -65,14 +68,3 @@ def _pinned(stage: Stage, texts: dict[str, str]) -> Stage:
     return replace(
         stage, set=stage.set | own, product=in_axes(stage.product), zip=[in_axes(group) for group in stage.zip]
     )
-
-
-def _data(stage: Stage) -> dict[str, Any]:
-    """Return the arguments of a stage's data module, of its files and of what it sets."""
-    merged: dict[str, Any] = {}
-    for name in stage.files({}):
-        merge_keys(merged, deepcopy(read_yaml(find_config(name))))
-    data = merged.get("data")
-    given = {**data, **(data.get("init_args") or {})} if isinstance(data, dict) else {}
-    own = {key.removeprefix("data."): value for key, value in stage.set.items() if key.startswith("data.")}
-    return given | {key.removeprefix("init_args."): value for key, value in own.items()}

@@ -59,7 +59,7 @@ def data_sets(expansion: Expansion) -> list[DataSet]:
                 "whole numbers of at least 1 (n = 0 is scratch: true)"
             )
         sizes.setdefault(planned.render or "", []).append(n)
-    configs = {name: _merged(study.render, point, "render") for name, point in expansion.renders.items()}
+    configs = {name: merged_config(study.render, point, "render") for name, point in expansion.renders.items()}
     return [
         DataSet(name, point, configs[name], max(sizes[name]), study.render.val_images)
         for name, point in expansion.renders.items()
@@ -210,7 +210,7 @@ def _images(root: Path, n: int) -> dict[str, Any]:
     return {"train": shards, "val": val}
 
 
-def _merged(stage: Stage, point: Point, where: str) -> dict[str, Any]:
+def merged_config(stage: Stage, point: Point, where: str) -> dict[str, Any]:
     """Return the configuration of a point as one nested dict: files, then overrides by dotted key."""
     merged: dict[str, Any] = {}
     for name in stage.files(point):
