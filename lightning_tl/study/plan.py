@@ -211,7 +211,13 @@ def _images(root: Path, n: int) -> dict[str, Any]:
 
 
 def merged_config(stage: Stage, point: Point, where: str) -> dict[str, Any]:
-    """Return the configuration of a point as one nested dict: files, then overrides by dotted key."""
+    """Return the configuration of a point as one nested dict: files, then overrides by dotted key.
+
+    A class that is given by its name becomes ``{class_path: NAME}`` where a later key sets one of its arguments.
+
+    Raises:
+        UserError: A key goes through a value that holds no keys.
+    """
     merged: dict[str, Any] = {}
     for name in stage.files(point):
         merge_keys(merged, deepcopy(read_yaml(find_config(name))))
@@ -219,6 +225,8 @@ def merged_config(stage: Stage, point: Point, where: str) -> dict[str, Any]:
         into = merged
         *parents, last = key.split(".")
         for parent in parents:
+            if isinstance(into.get(parent), str):
+                into[parent] = {"class_path": into[parent]}
             into = into.setdefault(parent, {})
             if not isinstance(into, dict):
                 raise UserError(f"{where}: '{key}' goes through '{parent}', which is a value and not a group")

@@ -58,3 +58,12 @@ def test_other_data_and_an_axis_of_tokenizers_stay_as_they_are(study, tmp_path):
     study.finetune.product = {"data.root": ["builtin:json"], "data.tokenizer": ["ascii", "bytes"]}
     assert with_pinned_texts(study, tmp_path / "out", record=True) == study
     assert not (tmp_path / "out").exists()
+
+
+def test_a_class_given_by_its_name_reads_them_too(study, tmp_path):
+    (tmp_path / "pre.yaml").write_text("data: Text\n")
+    study.pretrain.set = {"data.root": "builtin:json"}
+    study.finetune.set = {"data": "my.Text", "data.tokenizer": "bytes"}
+    pinned = with_pinned_texts(study, tmp_path / "out")
+    assert pinned.pretrain.set["data.root"] == builtin.pinned_source("builtin:json")
+    assert pinned.finetune.product["data.root"][0] == builtin.pinned_source("builtin:json", "bytes")
