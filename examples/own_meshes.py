@@ -56,7 +56,9 @@ def write_meshes(folder: Path, number: int, seed: int) -> None:
     for category, profile in PROFILES.items():
         (folder / category).mkdir(parents=True, exist_ok=True)
         for index in range(number):
-            factors = np.column_stack([rng.uniform(0.7, 1.3, len(profile)), np.full(len(profile), rng.uniform(0.8, 1.3))])
+            factors = np.column_stack(
+                [rng.uniform(0.7, 1.3, len(profile)), np.full(len(profile), rng.uniform(0.8, 1.3))]
+            )
             vertices, faces = turned(np.array(profile) * factors)
             lines = ["v {:.4f} {:.4f} {:.4f}".format(*vertex) for vertex in vertices]
             lines += ["f {} {} {}".format(*face) for face in faces + 1]

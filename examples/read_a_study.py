@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from lightning_tl.errors import UserError
+from lightning_tl.figure_style import plain_ticks
 from lightning_tl.laws import FittedLaw, TransferLaw, fit
 
 STUDY = """
@@ -29,8 +30,8 @@ render:
   val_images: 64
 pretrain:
   config: [pretrain/small_images, callbacks/measure]   # measure: what measurements.csv is made of
-  set: {trainer.max_steps: 100, data.steps_per_epoch: 100}
-  product: {data.n: [32, 64, 128, 256]}
+  set: {trainer.max_steps: 200, data.steps_per_epoch: 200}
+  product: {data.n: [16, 64, 256, 1024]}
 finetune:
   config: finetune/digits
   set: {trainer.max_steps: 100, data.steps_per_epoch: 100, data.shots: 10}
@@ -70,19 +71,18 @@ def errors_by_size(results: pd.DataFrame) -> pd.DataFrame:
     return results.pivot_table(index="pretrain_images", columns="render", values="error", aggfunc=mean_with_interval)
 
 
-def last_measurements(results: pd.DataFrame, measurements: pd.DataFrame) -> pd.DataFrame:
-    """Return what was measured last on each pre-trained network, a column for each quantity.
+def sensitivities(results: pd.DataFrame, measurements: pd.DataFrame) -> pd.DataFrame:
+    """Return how much noise in the weights raises the loss of each pre-trained network, at its last step.
 
-    ``measurements.csv`` has one row per value. Its ``run_id`` of a pre-training stands in ``results.csv`` as
-    ``pretrain_run``, with the size and the rendering.
+    ``measurements.csv`` has one row per measured value. Its ``run_id`` of a pre-training stands in ``results.csv`` as
+    ``pretrain_run``, with the size and the rendering. Half of the interval is two standard errors.
     """
-    last = measurements[measurements["step"] == measurements.groupby("run_id")["step"].transform("max")].copy()
-    gamma = last["gamma"].map(lambda value: "" if pd.isna(value) else f" γ = {value:g}")
-    last["name"] = last["quantity"] + last["group"].map(lambda group: "" if pd.isna(group) else f" {group}") + gamma
-    wide = last.pivot_table(index="run_id", columns="name", values="value")
+    rows = measurements[measurements["quantity"] == "sensitivity"]
+    rows = rows[rows["step"] == rows.groupby("run_id")["step"].transform("max")]
     runs = results[["pretrain_run", "render", "pretrain_images"]].drop_duplicates().dropna()
-    joined = runs.merge(wide, left_on="pretrain_run", right_index=True).drop(columns="pretrain_run")
-    return joined.sort_values(["render", "pretrain_images"]).set_index(["render", "pretrain_images"])
+    joined = runs.merge(rows, left_on="pretrain_run", right_on="run_id")
+    joined["rise"] = [f"{v:.2g} ± {2 * e:.1g}" for v, e in zip(joined["value"], joined["stderr"], strict=True)]
+    return joined.pivot_table(index=["render", "pretrain_images"], columns="gamma", values="rise", aggfunc="first")
 
 
 def laws_of(results: pd.DataFrame) -> dict[str, FittedLaw]:
@@ -99,7 +99,8 @@ def laws_of(results: pd.DataFrame) -> dict[str, FittedLaw]:
             low, high = law.interval(name)
             reason = law.unidentified(name)
             doubt = f"; not identified: {reason}" if reason else ""
-            print(f"{render}: {name} = {law.params[name]:.3g} (95 % interval {low:.3g} to {high:.3g}{doubt})")
+            ends = f"{low:.3g} to {high:.3g}" if np.isfinite(high) else f"{low:.3g} or more"
+            print(f"{render}: {name} = {law.params[name]:.3g} (95 % interval {ends}{doubt})")
     return laws
 
 
@@ -118,6 +119,9 @@ def draw(results: pd.DataFrame, laws: dict[str, FittedLaw]) -> Figure:
     if len(scratch):
         axes.axhline(scratch.mean(), color="0.4", linestyle="--", label="no pre-training")
     axes.set(xscale="log", yscale="log", xlabel="pre-training images", ylabel="test error after fine-tuning")
+    errors = results["error"]
+    axes.set_ylim(errors.min() / 1.5, errors.max() * 1.5)  # a wide band must not squeeze the points
+    plain_ticks(axes)
     axes.legend()
     return figure
 
@@ -130,9 +134,9 @@ def main() -> None:
     results, measurements = table(folder, "results.csv"), table(folder, "measurements.csv")
     print("Test error after fine-tuning: mean over draws, with the 95 % interval\n")
     print(errors_by_size(results).to_string(), "\n")
-    if len(measurements):
-        print("Measured last on each pre-trained network\n")
-        print(last_measurements(results, measurements).to_string(float_format="{:.3g}".format), "\n")
+    if (measurements["quantity"] == "sensitivity").any():
+        print("Rise of the pre-training loss under noise of scale gamma in the weights, with the 95 % interval\n")
+        print(sensitivities(results, measurements).to_string(), "\n")
     draw(results, laws_of(results)).savefig(folder / "read_a_study.png", dpi=150)
     print(f"figure: {folder / 'read_a_study.png'}")
 
