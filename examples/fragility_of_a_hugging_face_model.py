@@ -36,8 +36,15 @@ class Counting(Dataset[dict[str, torch.Tensor]]):
 def main() -> None:
     """Train for 100 steps; print loss, sensitivity and trace as they were measured."""
     torch.manual_seed(0)
-    size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=VOCABULARY, max_position_embeddings=LENGTH, **size))
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        max_position_embeddings=LENGTH,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+    )
+    model = LlamaForCausalLM(config)
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
             folder,
