@@ -13,7 +13,7 @@ import tempfile
 
 import torch
 from torch.utils.data import Dataset
-from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
+from transformers import LlamaConfig, LlamaForCausalLM, PrinterCallback, Trainer, TrainingArguments
 
 from lightning_tl.integrations.transformers import MeasureCallback
 from lightning_tl.measure.distance_measure import DistanceMeasure
@@ -52,11 +52,13 @@ def main() -> None:
             per_device_train_batch_size=32,
             learning_rate=3e-3,
             logging_steps=25,
+            save_strategy="no",
             report_to=[],
             disable_tqdm=True,
             use_cpu=True,
         )
         trainer = Trainer(model, arguments, train_dataset=Counting())
+        trainer.remove_callback(PrinterCallback)  # which prints all values of each logging step
         measures = [DistanceMeasure(), TraceMeasure(), SensitivityMeasure(gammas=[0.02])]
         trainer.add_callback(MeasureCallback(trainer, measures, every_n_steps=25))
         trainer.train()

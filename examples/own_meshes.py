@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -119,6 +120,7 @@ def main(folder: Path) -> None:
 
 if __name__ == "__main__":
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*LeafSpec")  # between versions of Lightning and torch
     torch.manual_seed(0)
     if len(sys.argv) > 1:
         main(Path(sys.argv[1]))

@@ -90,7 +90,7 @@ def laws_of(results: pd.DataFrame) -> dict[str, FittedLaw]:
     laws = {}
     for render, runs in results[results["pretrain_images"] > 0].groupby("render"):
         try:
-            law = fit(TransferLaw(), n=runs["pretrain_images"], error=runs["error"], draw=list(runs["draw_seed"]))
+            law = fit(TransferLaw(), n=runs["pretrain_images"], error=runs["error"], draw=runs["draw_seed"])
         except UserError as error:  # such as too few sizes
             print(f"{render}: no law: {error}")
             continue
