@@ -48,8 +48,8 @@ class BuildOptions:
         val_share: Share of the documents for validation.
         test_share: Share of the documents for test.
         separator: For a ``tokenizer.json``: the token that ends a document (``None``: the first known one).
-        bpe_sample: For ``bpe:SIZE``: MiB of text, about, that it is trained on: a random part of the training documents.
-            All of them are in memory while it is trained.
+        bpe_sample: For ``bpe:SIZE``: MiB of text, about, that it is trained on: a random part of the training
+            documents, all of which are in memory meanwhile.
     """
 
     tokenizer: str = "bytes"
