@@ -2,6 +2,7 @@
 
     python benchmarks/training.py                      # all three cases, on one core
     python benchmarks/training.py images --steps 1200  # more steps: a narrower interval
+    python benchmarks/training.py images --plain       # a LightningModule that only returns the loss in place of ours
     python benchmarks/training.py images --gpu         # one GPU: ResNet-50 at 224 px, bf16, channels_last
 
 Cases: `images`, a small ResNet on images of 32 px (goal: ratio of at least 0.97); `language`, a decoder of 3 million
@@ -11,7 +12,8 @@ framework's time per step shows. Loading should take less than 2 % of the time.
 Both sides take turns of a few steps in one process, so that a busy machine slows both alike. On the CPU, time is that
 of the process, on one thread. The ratio is that of the speeds, over all turns; its 95 % interval is a bootstrap over
 pairs of turns. Our side has the trainer, seeds, loggers and checkpoints of a recipe, and makes a log entry every 25
-steps. The bare loop takes its batches from the same loader, so "loading" is the share of our side's time in it.
+steps; `--plain` shows what Lightning itself costs. The bare loop takes its batches from the same loader, so "loading"
+is the share of our side's time in it.
 """
 
 from __future__ import annotations
@@ -121,6 +123,22 @@ GPU = {
 }
 
 
+class Plain(pl.LightningModule):
+    """The network of a task in the shortest LightningModule: no log, no metric."""
+
+    def __init__(self, task: TransferTask, optimizer: Callable[[Any], Any], schedule: Callable[[Any], Any]) -> None:
+        super().__init__()
+        self.network = nn.Sequential(task.backbone, task.head)
+        self.optimizer, self.schedule = optimizer, schedule
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        return F.cross_entropy(self.network(batch[0]).flatten(0, -2), batch[1].flatten())
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.optimizer(self.parameters())
+        return [optimizer], [{"scheduler": self.schedule(optimizer), "interval": "step"}]
+
+
 def now(gpu: bool) -> float:
     """Return the time of the process in seconds; with a GPU, that of the clock when the GPU has done its work."""
     if not gpu:
@@ -182,7 +200,7 @@ def bare_steps(case: Case, task: TransferTask, batches: Iterator[Any], steps: in
         yield
 
 
-def measure(case: Case, steps: int, workers: int, gpu: bool) -> Turns:
+def measure(case: Case, steps: int, workers: int, gpu: bool, plain: bool) -> Turns:
     """Train on both sides in turns."""
     pl.seed_everything(0, verbose=False)
     data = case.data(batch_size=case.batch, steps_per_epoch=steps, num_workers=workers)
@@ -207,12 +225,13 @@ def measure(case: Case, steps: int, workers: int, gpu: bool) -> Turns:
             gradient_clip_val=case.clip,
             enable_progress_bar=False,
             enable_model_summary=False,
-            logger=[
+            logger=not plain
+            and [
                 CSVLogger(folder, name="csv", flush_logs_every_n_steps=LOG_EVERY),
                 TensorBoardLogger(folder, name="tb"),
             ],
             callbacks=[ModelCheckpoint(Path(folder) / "checkpoints", save_last=True, save_top_k=0)],
-        ).fit(task, data)
+        ).fit(Plain(task, case.optimizer, schedule) if plain else task, data)
     return turns
 
 
@@ -234,6 +253,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cases", nargs="*", metavar="CASE", help=f"{', '.join(CPU)}; default: all")
     parser.add_argument("--gpu", action="store_true")
+    parser.add_argument("--plain", action="store_true", help="a LightningModule that only returns the loss, no logger")
     parser.add_argument("--steps", type=int, help="of each side; default: 200 turns, with --gpu 6")
     parser.add_argument("--warmup", type=int, help="turns that are not counted; default: 5, with --gpu 1")
     parser.add_argument("--workers", type=int, help="loader processes; default: 0, with --gpu 12")
@@ -254,7 +274,7 @@ def main() -> None:
     for name in options.cases or CPU:
         case = (GPU if options.gpu else CPU)[name]
         steps = options.steps or (turns + warmup) * case.turn
-        print(report(name, case, measure(case, steps, workers, options.gpu), warmup), flush=True)
+        print(report(name, case, measure(case, steps, workers, options.gpu, options.plain), warmup), flush=True)
 
 
 if __name__ == "__main__":

@@ -73,8 +73,13 @@ class BatchTransform:
         if crop is None and images.shape[-2:] != (self.size, self.size):
             # as bytes: several times as fast
             images = resize_image(images, [self.size, self.size], antialias=True)
-        batch = images.to(torch.float32).div_(255)
-        if self.grayscale and batch.shape[1] == 3:
+        average_colours = self.grayscale and images.shape[1] == 3
+        # of images as they are, the statistics are those of whole numbers: fewer steps, the same within rounding
+        of_bytes = self.standardize is True and crop is None and not average_colours
+        batch = images.to(torch.float32)
+        if not of_bytes:
+            batch.div_(255)
+        if average_colours:
             batch = (batch * batch.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True)
         if crop is not None:
             grid = F.affine_grid(crop, [n, batch.shape[1], self.size, self.size], align_corners=False)
@@ -86,6 +91,8 @@ class BatchTransform:
                 raise UserError(f"transform.standardize is imagenet, but the images have {batch.shape[1]} channels")
             mean, std = (batch.new_tensor(values).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
             batch = batch.sub_(mean).div_(std)
+        elif of_bytes:
+            _standardize_bytes(batch)
         elif self.standardize:
             mean, std = batch.mean((1, 2, 3), keepdim=True), _spread(batch)
             batch = batch.sub_(mean).div_(std + 1e-3)
@@ -110,10 +117,21 @@ class BatchTransform:
 
 def _mirror(batch: Tensor, numbers: Tensor) -> None:
     """Mirror some images of a batch ``[B, C, H, W]`` in place, whatever its order in memory."""
-    width = -1
-    if batch.is_contiguous(memory_format=torch.channels_last):  # as decoded images are: twice as fast in this order
-        batch, width = batch.permute(0, 2, 3, 1), 2
-    batch.index_copy_(0, numbers, batch.index_select(0, numbers).flip(width))
+    # numpy writes whole images at once; torch's index_copy_, number by number, takes seven times as long
+    batch.numpy()[numbers.numpy()] = batch.index_select(0, numbers).flip(-1).numpy()
+
+
+def _standardize_bytes(batch: Tensor) -> None:
+    """Subtract each image's mean and divide by its standard deviation + 0.001 of the range, in place.
+
+    Args:
+        batch: Float ``[B, C, H, W]`` of values 0 to 255, whatever its order in memory.
+    """
+    # as decoded images lie in memory; no copy in either case
+    rows = (batch.permute(0, 2, 3, 1) if batch.is_contiguous(memory_format=torch.channels_last) else batch).flatten(1)
+    rows.sub_(rows.mean(1, keepdim=True))
+    spread = torch.linalg.vector_norm(rows, dim=1, keepdim=True).div_((rows.shape[1] - 1) ** 0.5)
+    rows.mul_(spread.add_(0.255).reciprocal_())
 
 
 def _spread(batch: Tensor) -> Tensor:

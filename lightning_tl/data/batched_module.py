@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from lightning_tl._io.processes import die_with_parent
 from lightning_tl.data.batch_transform import BatchTransform
-from lightning_tl.data.sample_order import EvalBatches, Pick, StepBatches, step_generator
+from lightning_tl.data.sample_order import EvalBatches, StepBatches, StepPicks, step_generator
 from lightning_tl.errors import UserError, one_line, shared_memory_full
 
 Batch = tuple[Tensor, Tensor]
@@ -30,7 +30,7 @@ class Split(Protocol):
         """Return the number of samples."""
 
     def __getitem__(self, indices: Any) -> Any:
-        """Return the batch of a list of indices, or of ``Pick``s in training."""
+        """Return the batch of a list of indices, or of ``StepPicks`` in training."""
 
 
 class Batches(Dataset[Batch]):
@@ -40,7 +40,7 @@ class Batches(Dataset[Batch]):
         images: Index → uint8 image ``[H, W, C]`` or ``[H, W]``.
         targets: ``[N, …]``, one row per image.
         transform: From uint8 ``[B, C, H, W]`` to the network's input.
-        seed: Seed of the augmentation, which is applied if the indices are ``Pick``s of a training step.
+        seed: Seed of the augmentation, which is applied if the indices are the ``StepPicks`` of a training step.
         cache_bytes: Decoded images are kept in memory if all of them, in all loader processes, need no more bytes than
             this.
     """
@@ -73,25 +73,26 @@ class Batches(Dataset[Batch]):
             self._cache[index], self._cached[index] = image, True
         return image
 
-    def _images(self, indices: list[int]) -> np.ndarray:
+    def _images(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         if self._cache is not None and self._cached[indices].all():
             cached: np.ndarray = self._cache[indices]
             return cached
         return np.stack([self._image(index) for index in indices])
 
-    def __getitem__(self, indices: int | Sequence[int | Pick]) -> Batch:
+    def __getitem__(self, indices: int | Sequence[int] | StepPicks) -> Batch:
         """Return a whole batch, float images ``[B, C, size, size]`` and their targets ``[B, …]``; or one sample."""
         if isinstance(indices, int):
             images, targets = self[[indices]]
             return images[0], targets[0]
-        numbers = [pick.sample if isinstance(pick, Pick) else pick for pick in indices]
+        picks = indices if isinstance(indices, StepPicks) else None
+        numbers = np.asarray(picks.samples if picks else indices)
         pixels = torch.from_numpy(self._images(numbers))
         pixels = pixels.unsqueeze(1) if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2)
-        first = indices[0]
-        if isinstance(first, Pick):
-            generator = step_generator(self.seed, first.step)
-            return self.transform(pixels, generator, first.place, first.total), self.targets[numbers]
-        return self.transform(pixels), self.targets[numbers]
+        targets = self.targets[torch.from_numpy(numbers)]
+        if picks is None:
+            return self.transform(pixels), targets
+        generator = step_generator(self.seed, picks.step)
+        return self.transform(pixels, generator, picks.first, picks.total), targets
 
 
 class _ErrorsAsValues(Dataset[Any]):

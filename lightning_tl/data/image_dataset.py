@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from lightning_tl.data.image_files import Undecodable, decode
 from lightning_tl.data.image_geometry import Geometry
-from lightning_tl.data.sample_order import Pick, sample_seed
+from lightning_tl.data.sample_order import Pick, StepPicks, sample_seed
 from lightning_tl.data.transforms import Plan, seeded
 from lightning_tl.errors import UserError
 
@@ -141,15 +141,16 @@ class ImageDataset(Dataset[Any]):
                 target[[one, other]] = target[[other, one]]
         return pixels(image, geometry, name).sub(self._mean).mul_(self._scale), target
 
-    def __getitem__(self, indices: Sequence[int | Pick]) -> Any:
+    def __getitem__(self, indices: Sequence[int | Pick] | StepPicks) -> Any:
         """Return the batch of a list of indices or picks."""
         images, targets = zip(*(self.sample(index) for index in indices), strict=True)
         if self.source.kind == "boxes":
             return list(images), list(targets)
         shapes = sorted({f"{image.shape[2]} x {image.shape[1]}" for image in images})
         if len(shapes) > 1:
+            first = self.name(next(iter(indices)))
             raise UserError(
-                f"{self.name(indices[0])} and the images after it differ in size ({', '.join(shapes)} px), so they "
+                f"{first} and the images after it differ in size ({', '.join(shapes)} px), so they "
                 "make no batch: set data.eval_batch_size to 1"
             )
         return torch.stack(images), torch.stack(targets)

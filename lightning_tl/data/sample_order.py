@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from itertools import repeat
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +25,30 @@ class Pick(NamedTuple):
     step: int
     place: int = 0
     total: int = 1
+
+
+@dataclass(frozen=True)
+class StepPicks:
+    """The samples of a training batch of one process.
+
+    Args:
+        samples: Their numbers in the data set ``[B]``.
+        step: The step whose batch they belong to.
+        first: Index of the first of them in that step's batch; the batches of all processes count as one.
+        total: The size of that whole batch.
+    """
+
+    samples: np.ndarray
+    step: int
+    first: int
+    total: int
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __iter__(self) -> Iterator[Pick]:
+        for place, sample in enumerate(self.samples.tolist(), self.first):
+            yield Pick(sample, self.step, place, self.total)
 
 
 def step_generator(seed: int, step: int) -> torch.Generator:
@@ -55,7 +79,7 @@ class StepBatches(DistributedSampler[Any]):
         done: Returns the number of batches before the next one: (in all, in this epoch).
         rank: Number of this process.
         processes: Number of processes.
-        augmented: Give each sample as a ``Pick``, for an augmentation that depends on the step; else as a number.
+        augmented: Give the samples as ``StepPicks``, for an augmentation that depends on the step; else as numbers.
     """
 
     def __init__(
@@ -84,17 +108,19 @@ class StepBatches(DistributedSampler[Any]):
             self._pass = (number, rng.permutation(self.length))
         return self._pass[1]
 
-    def batch(self, step: int) -> list[Pick] | list[int]:
+    def batch(self, step: int) -> StepPicks | list[int]:
         """Return this process's samples of a step."""
-        total = self.batch_size * self.num_replicas
-        places = range(self.rank * self.batch_size, (self.rank + 1) * self.batch_size)
-        samples: list[int] = []
-        while len(samples) < self.batch_size:  # once, unless the batch spans two passes or more
-            number, at = divmod(step * total + places[len(samples)], self.length)
-            samples += self._permutation(number)[at : at + self.batch_size - len(samples)].tolist()
-        return samples if not self.augmented else list(map(Pick, samples, repeat(step), places, repeat(total)))
+        total, first = self.batch_size * self.num_replicas, self.rank * self.batch_size
+        parts: list[np.ndarray] = []
+        found = 0
+        while found < self.batch_size:  # once, unless the batch spans two passes or more
+            number, at = divmod(step * total + first + found, self.length)
+            parts.append(self._permutation(number)[at : at + self.batch_size - found])
+            found += len(parts[-1])
+        samples = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        return StepPicks(samples, step, first, total) if self.augmented else samples.tolist()
 
-    def __iter__(self) -> Iterator[list[Pick] | list[int]]:
+    def __iter__(self) -> Iterator[StepPicks | list[int]]:
         total, in_epoch = self.done()
         # an interrupted epoch continues at its next batch; after its last batch a new epoch begins
         for step in range(total, total + self.steps - in_epoch % self.steps):

@@ -32,11 +32,11 @@ def test_one_pass_is_a_permutation_and_passes_differ():
 
 def test_a_function_of_seed_and_step():
     forwards, backwards = StepBatches(20, 6, seed=1), StepBatches(20, 6, seed=1)
-    there = [forwards.batch(step) for step in range(9)]
-    back = [backwards.batch(step) for step in reversed(range(9))]
+    there = [list(forwards.batch(step)) for step in range(9)]
+    back = [list(backwards.batch(step)) for step in reversed(range(9))]
     assert there == back[::-1]
     assert all(pick.step == step for step, batch in enumerate(there) for pick in batch)
-    assert there != [StepBatches(20, 6, seed=2).batch(step) for step in range(9)]
+    assert there != [list(StepBatches(20, 6, seed=2).batch(step)) for step in range(9)]
 
 
 @pytest.mark.parametrize(
@@ -46,8 +46,8 @@ def test_a_function_of_seed_and_step():
 )
 def test_a_resumed_epoch_goes_on(total, in_epoch, expected):
     sampler = StepBatches(100, 3, seed=0, steps=5, done=lambda: (total, in_epoch))
-    assert [batch[0].step for batch in sampler] == list(expected)
-    assert list(sampler) == [sampler.batch(step) for step in expected]
+    assert [batch.step for batch in sampler] == list(expected)
+    assert list(map(list, sampler)) == [list(sampler.batch(step)) for step in expected]
 
 
 def test_length():
