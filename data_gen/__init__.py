@@ -10,7 +10,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from data_gen.farm import LostScenes, RenderSummary, render
+    from data_gen.dispatch import LostScenes
+    from data_gen.farm import RenderSummary, render
     from data_gen.render_config import (
         CameraConfig,
         DigitsConfig,
@@ -36,11 +37,12 @@ __all__ = [
     "render",
 ]
 
-_FARM = ("LostScenes", "RenderSummary", "render")
+#: where those live that are not in render_config
+_HOMES = {"LostScenes": "dispatch", "RenderSummary": "farm", "render": "farm"}
 
 
 def __getattr__(name: str) -> Any:
     # on first use: worker processes need none of them
     if name not in __all__:
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
-    return getattr(import_module(f"{__name__}.{'farm' if name in _FARM else 'render_config'}"), name)
+    return getattr(import_module(f"{__name__}.{_HOMES.get(name, 'render_config')}"), name)
