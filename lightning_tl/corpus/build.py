@@ -204,8 +204,10 @@ def _trained(chunks: Sequence[Chunk], size: int, options: BuildOptions, work: Pa
                     texts[digest] = document.text
             done += chunk.size
         advance(total // _MIB, total // _MIB)
-    if not texts:
-        raise UserError(f"--bpe_sample {options.bpe_sample:g}: so little holds no training document; enlarge it")
+    if not texts and share < 1:  # of all the text: there are too few documents, which is said later
+        raise UserError(
+            f"--bpe_sample {options.bpe_sample:g}: a sample this small holds no training document; enlarge it"
+        )
     tokenizer = train_bpe((texts[digest] for digest in sorted(texts)), size)
     write_atomically(saved, tokenizer.definition, sync=True)
     return BpeTokenizer(tokenizer.definition, options.tokenizer, str(saved))

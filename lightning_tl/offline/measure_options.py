@@ -69,7 +69,7 @@ class SeriesOptions:
 
     def __post_init__(self) -> None:
         for name, value, least in (
-            ("finetune_windows", self.finetune_windows, self.batch_size),
+            ("finetune_windows", self.finetune_windows, 1 if self.finetune is None else self.batch_size),
             ("finetune_epochs", self.finetune_epochs, 1),
             ("finetune_draws", self.finetune_draws, 1),
             ("windows", self.windows, 2),

@@ -16,6 +16,7 @@ import numpy as np
 from lightning_tl.budget_curves import LEAST_BUDGETS, Array, Curve, curve, judged
 from lightning_tl.offline.fluctuation import with_fluctuation
 from lightning_tl.offline.loss_records import MODIFIED, STRENGTHS
+from lightning_tl.offline.loss_tables import LossTables
 from lightning_tl.offline.series import Result
 
 
@@ -76,15 +77,13 @@ def analyse_series(results: Sequence[Result], level: float = 0.95) -> SeriesAnal
         return None
     plain = np.array([table.plain for table in tables])[:, None, :]
     families = []
-    lost: set[float] = set()
+    diverged = _diverged(tables)
     for name, (loss, rise) in MODIFIED.items():
         values = {
             strength: np.array([getattr(table, name)[strength] for table in tables])
             for strength in getattr(tables[0], name)
+            if STRENGTHS[name] != "lr" or strength not in diverged
         }
-        if STRENGTHS[name] == "lr":
-            lost |= {lr for lr, cube in values.items() if not np.isfinite(cube).all()}
-            values = {lr: cube for lr, cube in values.items() if lr not in lost}
         if values:
             families.append(_family(loss, STRENGTHS[name], budgets, values, level))
         if values and rise:
@@ -98,8 +97,19 @@ def analyse_series(results: Sequence[Result], level: float = 0.95) -> SeriesAnal
         _curve("loss", "", budgets, plain, None, level),
         level,
         _curve("target loss", "", budgets, target, None, level) if target.size else None,
-        tuple(sorted(lost)),
+        tuple(sorted(diverged)),
     )
+
+
+def _diverged(tables: Sequence[LossTables]) -> set[float]:
+    """Return the learning rates at which a loss after fine-tuning, on either text, is not finite."""
+    return {
+        lr
+        for table in tables
+        for losses in (table.finetuned, table.forgotten)
+        for lr, rows in losses.items()
+        if not np.isfinite(rows).all()
+    }
 
 
 def _family(quantity: str, by: str, budgets: Sequence[int], values: dict[float, Array], level: float) -> Family:

@@ -51,7 +51,7 @@ def sentences(analysis: SeriesAnalysis) -> list[str]:
     parts = [f"{plain.draws} batches" if plain.draws > 1 else "", f"{noise} pairs of noise" if noise > 1 else ""]
     parts += [f"{tuned} draws of the fine-tuning text" if tuned > 1 else ""]
     details += [
-        f"Lr {', '.join(f'{lr:g}' for lr in analysis.diverged)} is left out: fine-tuning gave no finite loss there."
+        f"Left out: lr {', '.join(f'{lr:g}' for lr in analysis.diverged)}, where fine-tuning gave no finite loss."
     ] * bool(analysis.diverged)
     same = " under the same ".join(filter(None, parts)) or "batch"
     details.append(
@@ -115,7 +115,8 @@ def _fragility(families: Sequence[Family], analysis: SeriesAnalysis) -> str:
             stress = _STRESSES[family.quantity].format(f"{most.value:g}")
             last = f"{short(most.budgets[-1])} {analysis.unit}"
             grown.append(
-                f"{stress} raises its loss {much} at {last} as at {lowest} ({_interval(most, analysis.level)})"
+                f"{stress} raises its loss {much} at {last} {'as' if most.log else 'than'} at {lowest} "
+                f"({_interval(most, analysis.level)})"
             )
     if grown:
         return f"The network becomes more fragile: {'; '.join(grown)}."

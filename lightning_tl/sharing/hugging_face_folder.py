@@ -171,9 +171,13 @@ def _configuration(shape: DecoderShape, arguments: Mapping[str, Any], positions:
 
 @contextmanager
 def _written_beside(out: Path) -> Iterator[Path]:
-    """Give a new folder, which gets its name once it is complete."""
+    """Give a new folder, which gets its name once it is complete, and is deleted where that fails."""
     beside = out.with_name(f".{out.name}.incomplete")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
-    yield beside
-    beside.rename(out)
+    try:
+        yield beside
+        beside.rename(out)
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise

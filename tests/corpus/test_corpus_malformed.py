@@ -74,6 +74,12 @@ SOURCES: dict[str, tuple[str, bytes | None, list[str], list[str]]] = {
     ),
     "an empty delimiter": ("a.txt", b"abc", ["--delimiter="], ["--delimiter is empty"]),
     "too few documents": ("a.txt", b"abc", [], ["out: too few documents (1): none falls into", "--val_share"]),
+    "too few documents for a BPE": (
+        "a.txt",
+        b"abc",
+        ["--tokenizer=bpe:280", "--val-share=0.45", "--test-share=0.45"],
+        ["out: too few documents (1): none falls into", "--delimiter"],
+    ),
     "no text for a BPE": (
         "a.txt",
         b"abc",

@@ -111,38 +111,24 @@ def test_planted_fragility_is_found(saved, tmp_path, capsys):
     assert "holds measurements with other settings: finetune_epochs 2 (now 3)" in capsys.readouterr().err
 
 
-def test_a_rate_that_diverges_is_left_out(saved, tmp_path, capsys):
-    assert (
-        finetune(
-            saved,
-            "fragile",
-            tmp_path / "out",
-            "--revisions",
-            "step100-tokens1M",
-            "step200-tokens2M",
-            "step400-tokens4M",
-        )
-        == 0
-    )
+@pytest.mark.parametrize("text", ["finetuned", "forgotten"])
+def test_a_rate_that_diverges_is_left_out(saved, tmp_path, text):
+    revisions = ["--revisions", "step100-tokens1M", "step200-tokens2M", "step400-tokens4M"]
+    less = ["--finetune-windows=4", "--finetune-draws=1", *revisions]
+    assert finetune(saved, "fragile", tmp_path / "out", *less) == 0
     path = tmp_path / "out" / "checkpoints" / "step400-tokens4M.json"
     content = json.loads(path.read_text())
-    content["losses"]["finetuned"]["0.003"][0][0] = float("nan")
+    content["losses"][text]["0.003"][0][0] = float("nan")
     path.write_text(json.dumps(content))
-    assert (
-        finetune(
-            saved,
-            "fragile",
-            tmp_path / "out",
-            "--revisions",
-            "step100-tokens1M",
-            "step200-tokens2M",
-            "step400-tokens4M",
-        )
-        == 0
-    )
+    assert finetune(saved, "fragile", tmp_path / "out", *less) == 0
     report = (tmp_path / "out" / "report.html").read_text()
-    assert "Lr 0.003 is left out: fine-tuning gave no finite loss there." in report
+    assert "Left out: lr 0.003, where fine-tuning gave no finite loss." in report
+    assert report.count("lr 0.003") == 1  # on neither text
     assert "lr 0.0003" in report
+
+
+def test_options_of_fine_tuning_say_nothing_where_there_is_none():
+    assert SeriesOptions(model="", text="", windows=512, batch_size=256).finetune is None
 
 
 @pytest.mark.parametrize(

@@ -201,7 +201,7 @@ def test_a_model_whose_folder_was_changed_or_moved_is_not_exported(tmp_path):
     (tmp_path / "theirs" / "config.json").write_text("{}")
     with pytest.raises(UserError, match="cannot be loaded as a causal language model"):
         export(tmp_path / "a.ckpt", tmp_path / "out", "huggingface")
-    assert not (tmp_path / "out").exists()
+    assert not [path.name for path in tmp_path.iterdir() if "out" in path.name]
 
 
 def test_a_decoder_starts_from_another_ones_backbone_with_a_new_head(tmp_path):
