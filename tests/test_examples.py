@@ -51,7 +51,7 @@ def test_a_table_of_other_columns_is_one_message(tmp_path):
     (tmp_path / "table.csv").write_text("pretrain_images,score\n100,0.5\n")
     done = run("law_from_a_table.py", "table.csv", folder=tmp_path)
     assert done.returncode == 1
-    assert done.stderr == "error: no column error, draw_seed in table.csv; lightning-tl law takes other names\n"
+    assert done.stderr == "error: no column error, draw_seed in table.csv; `lightning-tl law` can be told other names\n"
 
 
 @pytest.mark.slow

@@ -47,6 +47,10 @@ def main(argv: list[str] | None = None) -> int:
         if len(for_the_run) > 2 or settings.config or settings.ckpt or settings.loss:
             raise UserError("--model hf:… takes no --config, --ckpt, --data, --loss, and no other options of a run")
         return _language_models(hub, settings, options)
+    if of_a_series := [name for name in ("text", "finetune", "revisions", "spread") if settings[name]]:
+        raise UserError(
+            f"--{of_a_series[0]} is for a series of language models, --model hf:…; leave it out for other checkpoints"
+        )
     has_model = any(argument.split("=", 1)[0] == "--model" for argument in for_the_run)
     if not settings.ckpt or not (settings.config or has_model):
         raise UserError(

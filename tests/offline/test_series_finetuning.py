@@ -149,6 +149,12 @@ def test_wrong_options(saved, tmp_path, capsys, more, message):
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("option", ["--finetune=a.txt", "--text=a.txt", "--spread=3"])
+def test_options_of_a_series_are_not_ignored_for_other_checkpoints(capsys, option):
+    assert main(["measure", "--ckpt=a.ckpt", "--model=a.Net", "--data=a.data", option]) == 2
+    assert f"{option.split('=')[0]} is for a series of language models, --model hf:…" in capsys.readouterr().err
+
+
 @pytest.mark.slow  # trains a series: 25 s
 def test_a_series_that_was_trained(tmp_path, capsys):
     """Runs of several lengths, each annealed, saved as revisions; nothing is planted."""

@@ -20,18 +20,18 @@ _CURVES = (
     ("fine-tuning loss", ("finetune_loss", "lr"), "lr"),
     ("fine-tuning error", ("error", "lr"), "lr"),
     ("pre-training loss after fine-tuning", ("forgotten", "lr"), "lr"),
-    ("its rise by fine-tuning", ("increase", "lr"), "lr"),
+    ("rise of the pre-training loss by fine-tuning", ("increase", "lr"), "lr"),
     ("pre-training loss under noise", ("perturbed_loss", "gamma"), "γ"),
-    ("its rise under noise", ("sensitivity", "gamma"), "γ"),
+    ("rise of the pre-training loss under noise", ("sensitivity", "gamma"), "γ"),
     ("pre-training loss under relative noise", ("relative/perturbed_loss", "gamma"), "γ"),
-    ("its rise under relative noise", ("relative/sensitivity", "gamma"), "γ"),
+    ("rise of the pre-training loss under relative noise", ("relative/sensitivity", "gamma"), "γ"),
 )
 NO_BREAK = "\N{NO-BREAK SPACE}"
 LEGEND = (
     "Noise has the spread of the initialisation; relative noise is in proportion to each filter or row of the weights. "
-    "↘ falls from the first to the last budget; ↗ rises, by this factor (or difference, +) from its lowest budget to "
-    "the last; ∪ falls, then rises: where it is lowest, and the rise from there to the last budget; ∩ rises, then "
-    "falls; – no rise or fall detected. Tested, and corrected over all values of lr or γ of a quantity."
+    "↘ falls; ↗ rises: by this factor (×) or difference (+), from the budget where it is lowest to the last one; "
+    "∪ falls, then rises: where it is lowest, and the rise from there to the last budget; ∩ rises, then falls; – no "
+    "rise or fall detected. Each sign is the result of a test, corrected for the number of values of lr or γ."
 )
 
 
@@ -132,7 +132,7 @@ def _line(series: Series) -> str:
 
 
 def _scales(up_to: Sequence[float]) -> str:
-    return f"{min(up_to):g}" if min(up_to) else "at none"
+    return f"{min(up_to):g}" if min(up_to) else "none"
 
 
 def _runs(series: Series) -> str:
