@@ -37,7 +37,7 @@ __all__ = [
     "render",
 ]
 
-#: where those live that are not in render_config
+#: Name → its module, for names that are not in render_config.
 _HOMES = {"LostScenes": "dispatch", "RenderSummary": "farm", "render": "farm"}
 
 

@@ -74,7 +74,7 @@ class BatchTransform:
             # as bytes: several times as fast
             images = resize_image(images, [self.size, self.size], antialias=True)
         average_colours = self.grayscale and images.shape[1] == 3
-        # of images as they are, the statistics are those of whole numbers: fewer steps, the same within rounding
+        # images that are neither cropped nor averaged need no division by 255: fewer steps, the same within rounding
         of_bytes = self.standardize is True and crop is None and not average_colours
         batch = images.to(torch.float32)
         if not of_bytes:
@@ -92,7 +92,7 @@ class BatchTransform:
             mean, std = (batch.new_tensor(values).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
             batch = batch.sub_(mean).div_(std)
         elif of_bytes:
-            _standardize_bytes(batch)
+            batch = _standardized_bytes(batch)
         elif self.standardize:
             mean, std = batch.mean((1, 2, 3), keepdim=True), _spread(batch)
             batch = batch.sub_(mean).div_(std + 1e-3)
@@ -121,17 +121,20 @@ def _mirror(batch: Tensor, numbers: Tensor) -> None:
     batch.numpy()[numbers.numpy()] = batch.index_select(0, numbers).flip(-1).numpy()
 
 
-def _standardize_bytes(batch: Tensor) -> None:
-    """Subtract each image's mean and divide by its standard deviation + 0.001 of the range, in place.
+def _standardized_bytes(batch: Tensor) -> Tensor:
+    """Subtract each image's mean and divide by its standard deviation + 0.001 of the range.
 
     Args:
-        batch: Float ``[B, C, H, W]`` of values 0 to 255, whatever its order in memory.
+        batch: Float ``[B, C, H, W]`` of values 0 to 255, whatever its order in memory; it is overwritten.
     """
-    # as decoded images lie in memory; no copy in either case
-    rows = (batch.permute(0, 2, 3, 1) if batch.is_contiguous(memory_format=torch.channels_last) else batch).flatten(1)
+    channels_last = batch.is_contiguous(memory_format=torch.channels_last)  # as decoded images lie in memory
+    if not channels_last:
+        batch = batch.contiguous()
+    rows = (batch.permute(0, 2, 3, 1) if channels_last else batch).flatten(1)  # shares the batch's memory
     rows.sub_(rows.mean(1, keepdim=True))
     spread = torch.linalg.vector_norm(rows, dim=1, keepdim=True).div_((rows.shape[1] - 1) ** 0.5)
     rows.mul_(spread.add_(0.255).reciprocal_())
+    return batch
 
 
 def _spread(batch: Tensor) -> Tensor:

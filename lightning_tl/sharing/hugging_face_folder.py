@@ -34,8 +34,8 @@ _TOKENIZER_FILES = (
 def write_hugging_face_folder(checkpoint: str | Path, out: Path, positions: int = 2048) -> str:
     """Write a checkpoint's language model as a folder that ``AutoModelForCausalLM.from_pretrained`` reads.
 
-    One of our decoders becomes a ``LlamaForCausalLM``, whose arithmetic is the decoder's. A model of Hugging Face stays
-    what it was. Low-rank updates (LoRA) are added to the weights.
+    One of our decoders becomes a ``LlamaForCausalLM``, whose arithmetic is the decoder's. A model of Hugging Face keeps
+    its class and configuration. Low-rank updates (LoRA) are added to the weights.
 
     Args:
         checkpoint: Of :class:`~lightning_tl.tasks.language.CausalLanguageModel`; a path or URL.

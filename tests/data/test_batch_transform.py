@@ -87,6 +87,16 @@ def test_standardisation_is_that_in_double_precision(contrast):
     torch.testing.assert_close(out.double(), expected, rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.parametrize("order", [(0, 2, 3, 1), (0, 1, 3, 2), (1, 0, 2, 3)])
+def test_standardisation_in_each_order_of_memory(order):
+    images = pixels(6)
+    back = [order.index(axis) for axis in range(4)]
+    same = images.permute(order).contiguous().permute(back)
+    assert torch.equal(same, images)
+    assert not same.is_contiguous()
+    torch.testing.assert_close(BatchTransform(size=32)(same), BatchTransform(size=32)(images), rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 def test_mirroring_in_each_order_of_memory(memory_format, channels):

@@ -106,7 +106,7 @@ def _tuned(series: Sequence[Series]) -> Rows:
         if item.tuned is None:
             return ""
         found = [f"{lr:g}" for lr in item.tuned.lr]
-        text = found[0] if len(set(found)) == 1 else " → ".join(lr for lr, _ in groupby(found))
+        text = " → ".join(lr for lr, _ in groupby(found))
         return f"{text} ({item.tuned.scenario})" + (", at the grid's edge" if item.tuned.at_edge else "")
 
     rows = _row(series, "best lr, from the shortest to the longest budget", rates)

@@ -103,7 +103,8 @@ def test_the_overview_has_a_row_for_values_that_behave_alike(found):
     near = f"∪ near {turning.vertex:,.0f} steps, then ×{turning.rise:.3g}"
     assert cells["pre-training loss after fine-tuning, lr 0.016"] == near
     rises = [item.rise for item in series.family("sensitivity", "gamma")]
-    assert cells["rise of the pre-training loss under noise, γ 0.05 to 0.4"] == f"↗ ×{min(rises):.3g} to {max(rises):.3g}"
+    growth = f"↗ ×{min(rises):.3g} to {max(rises):.3g}"
+    assert cells["rise of the pre-training loss under noise, γ 0.05 to 0.4"] == growth
     assert cells["best lr, from the shortest to the longest budget"].startswith("0.004 (constant)")
     assert cells["quadratic under noise, up to γ"] == "0.1"  # as planted
     assert cells["quadratic along fine-tuning, up to lr"] == "0.004"
