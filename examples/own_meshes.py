@@ -25,6 +25,7 @@ from scipy.stats import binomtest
 from data_gen import CameraConfig, ImageConfig, RenderConfig, RoomConfig, SourceConfig, render
 from lightning_tl.data import Rendered, RenderedImages
 from lightning_tl.data.preview import contact_sheet
+from lightning_tl.errors import UserError
 from lightning_tl.tasks import Classification
 
 #: Radius and height of each point of a profile, from the bottom to the top.
@@ -122,8 +123,8 @@ if __name__ == "__main__":
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*LeafSpec")  # between versions of Lightning and torch
     torch.manual_seed(0)
-    if len(sys.argv) > 1:
-        main(Path(sys.argv[1]))
-    else:
-        with tempfile.TemporaryDirectory() as temporary:
-            main(Path(temporary))
+    with tempfile.TemporaryDirectory() as temporary:
+        try:
+            main(Path(sys.argv[1] if len(sys.argv) > 1 else temporary))
+        except UserError as problem:  # such as Blender that is not installed
+            sys.exit(f"error: {problem}")

@@ -47,6 +47,13 @@ def test_a_law_from_a_table():
     assert low < 1.2 * 320_000**-0.4 + 0.05 < high
 
 
+def test_a_table_of_other_columns_is_one_message(tmp_path):
+    (tmp_path / "table.csv").write_text("pretrain_images,score\n100,0.5\n")
+    done = run("law_from_a_table.py", "table.csv", folder=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr == "error: no column error, draw_seed in table.csv; lightning-tl law takes other names\n"
+
+
 @pytest.mark.slow
 def test_the_fragility_of_a_hugging_face_model():
     lines = [line for line in output("fragility_of_a_hugging_face_model.py").splitlines() if line.startswith("step")]
@@ -75,6 +82,15 @@ def test_own_meshes(tmp_path):
         assert sorted(manifest["categories"].values()) == ["bottle", "bowl", "goblet"]
     assert sum(shard["images"] for shard in manifest["shards"]) == images
     assert Image.open(tmp_path / "seen.png").width > 1000
+
+
+@pytest.mark.slow
+def test_no_blender_is_one_message(tmp_path, monkeypatch):
+    monkeypatch.setenv("LIGHTNING_TL_RENDER_PYTHON", str(tmp_path / "python"))
+    done = run("own_meshes.py", str(tmp_path))
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: LIGHTNING_TL_RENDER_PYTHON")
+    assert "Traceback" not in done.stderr
 
 
 def write_study(folder: Path) -> pd.DataFrame:
