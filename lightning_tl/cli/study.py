@@ -102,7 +102,8 @@ def _conclude(study: Study, out: Path, failures: dict[str, str]) -> None:
         if failures:
             report.main([str(out)])
         return
-    if study.law is not None:
+    sized = study.law is not None and (study.pretrain is not None or study.law.size != "pretrain_images")
+    if study.law is not None and sized:
         law.fit_table(out / "results.csv", out, study.law)
     from lightning_tl.study.facts import read_facts
     from lightning_tl.study.still_falling import sentences
@@ -117,8 +118,10 @@ def _conclude(study: Study, out: Path, failures: dict[str, str]) -> None:
         draw(facts["steps"], out)
         print("\n".join(["", *answer(facts["steps"])]))
     analysed = _analyse(study, out)
-    if study.law is not None or analysed or study.until is not None:
+    if sized or analysed or study.until is not None:
         report.main([str(out)])
+    elif study.law is not None:
+        print(f"no law and no report, as the study pre-trains nothing: its results are in {out / 'results.csv'}")
 
 
 def _analyse(study: Study, out: Path) -> bool:
