@@ -1,4 +1,4 @@
-"""Megabytes per second and peak memory of `lightning-tl corpus build`, by size and tokenizer.
+"""Time, CPU time and peak memory of `lightning-tl corpus build`, by size and tokenizer.
 
     python benchmarks/corpus.py [--megabytes 100] [--tokenizers ascii bytes bpe:8192] [--folder DIR]
 
@@ -26,13 +26,15 @@ BUILD = """
 import resource, sys
 from lightning_tl.cli.main import main
 assert main(["corpus", "build", "--source", sys.argv[1], "--tokenizer", sys.argv[2], "--out", sys.argv[3]]) == 0
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+used = resource.getrusage(resource.RUSAGE_SELF)
+print(used.ru_utime + used.ru_stime, used.ru_maxrss)
 """
 READ = """
 import json, resource, sys
 for line in open(sys.argv[1], encoding="utf-8"):
     json.loads(line)["text"]
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+used = resource.getrusage(resource.RUSAGE_SELF)
+print(used.ru_utime + used.ru_stime, used.ru_maxrss)
 """
 
 
@@ -51,11 +53,12 @@ def write_text(path: Path, size: int) -> None:
             copy += 1
 
 
-def measure(code: str, *arguments: str) -> tuple[float, float]:
-    """Return the seconds and the peak memory in MB of a process."""
+def measure(code: str, *arguments: str) -> tuple[float, float, float]:
+    """Return the seconds, the CPU seconds and the peak memory in MB of a process."""
     begun = time.perf_counter()
     result = subprocess.run([sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, text=True, check=True)
-    return time.perf_counter() - begun, int(result.stdout.split()[-1]) / 1000
+    cpu, memory = result.stdout.split()[-2:]
+    return time.perf_counter() - begun, float(cpu), int(memory) / 1000
 
 
 def main() -> None:
@@ -64,17 +67,17 @@ def main() -> None:
     parser.add_argument("--tokenizers", nargs="+", default=["ascii", "bytes", "bpe:8192"])
     parser.add_argument("--folder", type=Path, default=None, help="where to write (default: the temporary folder)")
     options = parser.parse_args()
-    print(f"{'text':>9}  {'tokenizer':<9}  {'seconds':>8}  {'MB/s':>6}  {'peak memory':>11}  {'tokens':>8}")
+    print(f"{'text':>9}  {'tokenizer':<9}  {'seconds':>8}  {'CPU s':>7}  {'peak memory':>11}  {'tokens':>8}")
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         for megabytes in (options.megabytes // 4, options.megabytes):
             path, out = Path(folder) / "text.jsonl", Path(folder) / "corpus"
             write_text(path, megabytes * 10**6)
-            seconds, memory = measure(READ, str(path))
-            print(f"{megabytes:>6} MB  {'(read)':<9}  {seconds:>8.1f}  {megabytes / seconds:>6.1f}  {memory:>8.0f} MB")
+            seconds, cpu, memory = measure(READ, str(path))
+            print(f"{megabytes:>6} MB  {'(read)':<9}  {seconds:>8.1f}  {cpu:>7.1f}  {memory:>8.0f} MB")
             for tokenizer in options.tokenizers:
-                seconds, memory = measure(BUILD, str(path), tokenizer, str(out))
+                seconds, cpu, memory = measure(BUILD, str(path), tokenizer, str(out))
                 size = sum(split.tokens for split in read_manifest(out).splits.values())
-                row = f"{megabytes:>6} MB  {tokenizer:<9}  {seconds:>8.1f}  {megabytes / seconds:>6.1f}"
+                row = f"{megabytes:>6} MB  {tokenizer:<9}  {seconds:>8.1f}  {cpu:>7.1f}"
                 print(f"{row}  {memory:>8.0f} MB  {size / 1e6:>6.0f}M", flush=True)
                 shutil.rmtree(out)
 

@@ -1,31 +1,27 @@
-"""Rendering: starts workers, here or on a cluster, for the shards that a data set lacks. Never imports Blender."""
+"""Rendering a data set, or the shards that it lacks, by workers here or on a cluster. Never imports Blender."""
 
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, get_args
 
 from data_gen.check import check_environment
 from data_gen.devices import default_workers
-from data_gen.interpreter import render_python
+from data_gen.dispatch import Dispatch, Pool, ShardTask
 from data_gen.local_pool import LocalPool
 from data_gen.manifest import Split
 from data_gen.scene_sampler import RenderConfig, check_config, config_to_dict
-from data_gen.shard_writer import ShardRecord
 from data_gen.sources import Catalogue, open_catalogue
 from data_gen.temporary_folders import staging
-from data_gen.worker_process import Message
 from lightning_tl._io.locks import lock_owner, try_lock, waiting_lock
 from lightning_tl._io.urls import is_url
 from lightning_tl.errors import UserError
 
 LOCK = ".render.lock"
-_MOST_LOST = 20
 Engine = Literal["local", "ray"]
 OnError = Literal["continue", "skip"]
 
@@ -47,82 +43,6 @@ class RenderSummary:
     seconds: float
     skipped: dict[str, list[int]]
     notes: tuple[str, ...] = ()
-
-
-class LostScenes(UserError):
-    """Scenes could not be rendered.
-
-    Args:
-        message: Which scenes, why the first one failed, and how to see it.
-        reason: Why the first one failed.
-    """
-
-    def __init__(self, message: str, reason: str = "") -> None:
-        super().__init__(message)
-        self.reason = reason
-
-
-class WorkerLine(Protocol):
-    """The connection to one worker."""
-
-    def send(self, message: Mapping[str, Any]) -> None:
-        """Send the worker a shard to render."""
-        ...
-
-    def end(self) -> None:
-        """Stop the worker at once."""
-        ...
-
-
-class Pool(Protocol):
-    """Where workers run: :class:`.local_pool.LocalPool` or :class:`.ray_pool.RayPool`."""
-
-    def room(self) -> int:
-        """Return how many workers can run now."""
-        ...
-
-    def start(self) -> WorkerLine:
-        """Start a worker."""
-        ...
-
-    def wait(self, seconds: float) -> Sequence[tuple[WorkerLine, list[Message]]]:
-        """Return the workers' new messages.
-
-        In addition to a worker's own messages (see ``worker.py``) there are ``{"ended": how}``, its process has died,
-        and ``{"lost": how}``, its machine was lost.
-
-        Args:
-            seconds: longest time to wait for the first message.
-        """
-        ...
-
-    def close(self) -> None:
-        """Release what the pool holds."""
-        ...
-
-
-@dataclass(frozen=True)
-class _Task:
-    split: Split
-    shard: int
-
-    def __str__(self) -> str:
-        scenes = self.split.scenes(self.shard)
-        return f"scenes {scenes.start} to {scenes.stop - 1} of {self.split.name}"
-
-
-@dataclass
-class _Worker:
-    line: WorkerLine
-    task: _Task | None = None
-    ready: bool = False
-    scenes: int = 0
-    in_shard: int = 0
-    scene: int = 0
-    memory: int = 0
-    failed: str = ""
-    tail: str = ""
-    lost: bool = False
 
 
 def render(
@@ -191,14 +111,14 @@ def render(
         splits = [Split(f"{out}/train", config, images, catalogue)]
         if val_images:
             splits.append(Split(f"{out}/val", config, val_images, catalogue))
-        tasks = [_Task(split, shard) for split in splits for shard in split.missing]
-        farm = _Farm(config, out, splits, tasks, progress, recycle_scenes, recycle_mib, on_error, say)
-        farm.report()
+        tasks = [ShardTask(split, shard) for split in splits for shard in split.missing]
+        dispatch = Dispatch(config, out, splits, tasks, progress, recycle_scenes, recycle_mib, on_error, say)
+        dispatch.report()
         if tasks:
             if is_url(out):
                 for split in splits:  # so that a store that refuses is known now, not when the first shard is ready
                     split.write_manifest()
-            farm.run(_pool(config, catalogue, record, engine, address, workers))
+            dispatch.run(_pool(config, catalogue, record, engine, address, workers))
         for split in splits:
             if gone := split.vanished():
                 raise UserError(
@@ -206,8 +126,8 @@ def render(
                     "deleted meanwhile? Run the same command again"
                 )
             split.write_manifest()
-        if farm.lost:
-            raise farm.lost_scenes()
+        if dispatch.lost:
+            raise dispatch.lost_scenes()
     return RenderSummary(
         {s.name: s.images_done for s in splits},
         sum(task.split.images(task.shard) for task in tasks),
@@ -278,156 +198,3 @@ def _with_full_paths(config: dict[str, Any]) -> dict[str, Any]:
         if values[key]:
             values[key] = str(Path(values[key]).absolute())
     return config
-
-
-@dataclass
-class _Farm:
-    config: RenderConfig
-    out: str
-    splits: list[Split]
-    tasks: list[_Task]
-    progress: Callable[[int, int], None] | None
-    recycle_scenes: int
-    recycle_mib: int
-    on_error: str
-    say: Callable[[str], None] | None
-    workers: list[_Worker] = field(default_factory=list)
-    failures: dict[_Task, int] = field(default_factory=dict)
-    excused: set[_Task] = field(default_factory=set)
-    false_starts: int = 0
-    waits: bool = False
-    lost: dict[tuple[str, int], str] = field(default_factory=dict)
-
-    def report(self) -> None:
-        if self.progress is not None:
-            done = sum(s.images_done for s in self.splits)
-            done += sum(w.in_shard for w in self.workers) * self.config.camera.views
-            self.progress(done, sum(s.wanted * s.per_shard for s in self.splits))
-
-    def run(self, pool: Pool) -> None:
-        """Give tasks to workers until none is left; close the pool."""
-        waiting = deque(self.tasks)
-        try:
-            while waiting or any(w.task for w in self.workers):
-                busy = sum(w.task is not None for w in self.workers)
-                if not self.workers and pool.room() == 0 and not self.waits:
-                    self._report("the cluster has no room for a worker now: waiting for a node")
-                self.waits = pool.room() == 0
-                while len(self.workers) < min(pool.room(), len(waiting) + busy):
-                    self.workers.append(_Worker(pool.start()))
-                for worker in self.workers:
-                    if worker.ready and worker.task is None and waiting:
-                        self._assign(worker, waiting.popleft())
-                for line, messages in pool.wait(1.0):
-                    worker = next(w for w in self.workers if w.line is line)
-                    for message in messages:
-                        self._receive(worker, message)
-                for worker in list(self.workers):
-                    old = worker.ready and worker.task is None and self._is_old(worker)
-                    if worker.failed or old:
-                        self.workers.remove(worker)
-                        worker.line.end()
-                    if worker.failed:
-                        self._failed(worker, waiting, pool)
-        finally:
-            for worker in self.workers:
-                worker.line.end()
-            self.workers.clear()
-            pool.close()
-            for split in self.splits:
-                split.clear()
-
-    def _report(self, what: str) -> None:
-        if self.say is not None:
-            self.say(what)
-
-    def _is_old(self, worker: _Worker) -> bool:
-        return worker.scenes >= self.recycle_scenes or worker.memory >= self.recycle_mib
-
-    def _assign(self, worker: _Worker, task: _Task) -> None:
-        worker.task, worker.in_shard, worker.scene = task, 0, task.split.scenes(task.shard).start
-        skip = sorted(set(task.split.scenes(task.shard)) & set(task.split.skipped))
-        path = task.split.shard_path(task.shard)
-        path = path if is_url(path) else str(Path(path).absolute())
-        worker.line.send({"split": task.split.name, "shard": task.shard, "path": path, "skip": skip})
-
-    def _receive(self, worker: _Worker, message: Message) -> None:
-        task = worker.task
-        worker.tail = message.get("tail", worker.tail)
-        if "error" in message:
-            if message["error"] == "user":
-                raise UserError(message["message"])
-            if message["error"] == "import":
-                raise UserError(f"Blender cannot be imported: {message['message']}; try `python -m data_gen.check`")
-            if message["error"] == "store":
-                if task in self.excused:
-                    raise UserError(message["message"])
-                worker.lost = True
-            worker.failed = message["message"]
-            worker.scene = message.get("scene", worker.scene)
-        elif "ended" in message or "lost" in message:
-            worker.lost = worker.lost or "lost" in message
-            worker.failed = worker.failed or message.get("ended") or message["lost"]
-        elif "ready" in message:
-            for split in self.splits:
-                split.set_software(message["ready"])
-            worker.ready, self.false_starts = True, 0
-        elif "scene" in message:
-            worker.scenes += 1
-            worker.in_shard += 1
-            worker.scene = message["scene"] + 1
-            worker.memory = message.get("mib", 0)
-            self.report()
-        elif task is not None:
-            worker.task, worker.in_shard = None, 0
-            task.split.finish(task.shard, ShardRecord(message["sha256"], message["bytes"]))
-
-    def _failed(self, worker: _Worker, waiting: deque[_Task], pool: Pool) -> None:
-        """Give a dead worker's shard to another one; after a second failure skip the scene or give up the shard.
-
-        A worker that was lost with its node, or could not put its shard on the store, says nothing about the scene: its
-        shard gets one more try.
-        """
-        task = worker.task
-        if worker.lost:
-            where = f"another renders {task}" if task else "another is started"
-            self._report(f"{worker.failed.splitlines()[0]}; {where}")
-        reason = f"{worker.failed}. The end of its messages:\n{worker.tail or '(none)'}"
-        if task is None and worker.scenes:  # it died between two shards, which loses nothing
-            return
-        if task is None:
-            self.false_starts += 1
-            if worker.lost and self.false_starts < 3 * max(1, pool.room()):
-                return
-            raise UserError(f"a render worker died before it began: {reason}")
-        if worker.lost and task not in self.excused:
-            self.excused.add(task)
-            waiting.appendleft(task)
-            return
-        self.failures[task] = self.failures.get(task, 0) + 1
-        if self.failures[task] == 1:
-            waiting.appendleft(task)
-            return
-        if self.on_error == "skip":
-            task.split.skip(worker.scene, worker.failed)
-            self.failures[task] = 0
-            waiting.appendleft(task)
-        else:
-            self.lost[task.split.name, worker.scene] = reason
-        if max(len(self.lost), sum(len(s.skipped) for s in self.splits)) >= _MOST_LOST:
-            raise self.lost_scenes()
-
-    def lost_scenes(self) -> LostScenes:
-        """Return the error that names the scenes that could not be rendered, and the command that shows one."""
-        lost = self.lost or {(s.name, scene): why for s in self.splits for scene, why in s.skipped.items()}
-        (split, scene), reason = next(iter(lost.items()))
-        names = ", ".join(f"scene {number} of {name}" for name, number in sorted(lost))
-        left = sum(len(s.missing) for s in self.splits)
-        state = f"{left} shards are missing, finished ones are kept" if left else "all others are there"
-        return LostScenes(
-            f"{names} (seed {self.config.seed}) cannot be rendered: two workers failed at it; {state}. To see one:\n"
-            f"  {render_python()} -m data_gen.reproduce {self.out} --split {split} --scene {scene}\n"
-            "Run the same command again to try again, or with --on-error skip to leave such scenes out.\n"
-            f"The first: {reason}",
-            reason,
-        )

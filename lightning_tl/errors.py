@@ -43,8 +43,9 @@ class StoreError(UserError):
 def nearest(name: object, valid: Iterable[object]) -> str:
     """Return ``"; did you mean 'x'?"`` for the closest valid name, or the list of valid names if none is close."""
     names = sorted(filter(None, map(str, valid)))
-    close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.6)
-    return f"; did you mean '{close[0]}'?" if close else f"; valid: {', '.join(names)}"
+    lower = {valid_name.lower(): valid_name for valid_name in names}
+    close = difflib.get_close_matches(str(name).lower(), lower, n=1, cutoff=0.6)
+    return f"; did you mean '{lower[close[0]]}'?" if close else f"; valid: {', '.join(names)}"
 
 
 def one_line(error: BaseException) -> str:

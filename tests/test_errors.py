@@ -9,7 +9,12 @@ from lightning_tl.errors import disk_full, is_disk_full, nearest, one_line
 
 @pytest.mark.parametrize(
     ("name", "hint"),
-    [("digts", "; did you mean 'digits'?"), ("zzz", "; valid: digits, mug"), (3, "; valid: digits, mug")],
+    [
+        ("digts", "; did you mean 'digits'?"),
+        ("zzz", "; valid: digits, mug"),
+        (3, "; valid: digits, mug"),
+        ("MUG", "; did you mean 'mug'?"),
+    ],
 )
 def test_nearest(name, hint):
     assert nearest(name, ["mug", "", "digits"]) == hint

@@ -8,7 +8,7 @@ from pathlib import Path
 from lightning_tl.cli.parsing import command_parser, parse, with_underscores
 from lightning_tl.errors import UserError, nearest
 
-_OPTIONS = ("val_share", "test_share")
+_OPTIONS = ("val_share", "test_share", "bpe_sample")
 
 
 def _build(argv: list[str]) -> int:
@@ -35,6 +35,12 @@ def _build(argv: list[str]) -> int:
     parser.add_argument(
         "--separator", type=str | None, default=None, help="Of a tokenizer.json: the token that ends a document."
     )
+    parser.add_argument(
+        "--bpe_sample",
+        type=float,
+        default=32,
+        help="Of bpe:SIZE: MiB of text, about, that it is trained on, a random part of the training documents.",
+    )
     parser.add_argument("--key", type=str, default="text", help="Key or column of the text in .jsonl, .parquet, hf:.")
     parser.add_argument("--pattern", type=str, default="*", help="Which files of a folder to read, such as '*.txt'.")
     parser.add_argument(
@@ -48,7 +54,9 @@ def _build(argv: list[str]) -> int:
     options = parse(parser, [with_underscores(argument, _OPTIONS) for argument in argv])
     delimiter = None if options.delimiter is None else options.delimiter.replace("\\n", "\n")
     chunks = plan_sources(options.source, options.key, options.pattern, delimiter)
-    settings = BuildOptions(options.tokenizer, options.val_share, options.test_share, options.separator)
+    settings = BuildOptions(
+        options.tokenizer, options.val_share, options.test_share, options.separator, options.bpe_sample
+    )
     build_corpus(chunks, options.out, settings, progress_bar)
     print(_summary(options.out))
     print(options.out)

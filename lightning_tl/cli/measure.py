@@ -35,9 +35,13 @@ def main(argv: list[str] | None = None) -> int:
     settings = _parser().parse_args(own)
     values = [argument.removeprefix("--model=") for argument in for_the_run]
     hub = next((value.removeprefix("hf:") for value in values if value.startswith("hf:")), None)
+    if hub is None:
+        quantities = MeasureOptions.quantities
+    else:  # fine-tuning is an experiment of its own
+        quantities = SERIES_QUANTITIES if settings.finetune is None else ("distance",)
     options = MeasureOptions(
         **{field.name: settings[field.name] for field in fields(MeasureOptions) if field.name != "quantities"},
-        quantities=settings.quantities or (SERIES_QUANTITIES if hub is not None else MeasureOptions.quantities),
+        quantities=settings.quantities or quantities,
     )
     if hub is not None:
         if len(for_the_run) > 2 or settings.config or settings.ckpt or settings.loss:
@@ -112,10 +116,12 @@ def _language_models(model: str, settings: Any, options: MeasureOptions) -> int:
 
 def _line(record: Measured) -> str:
     """Return a value as one line for the terminal."""
+    from lightning_tl.offline.loss_records import strength_of
+
     name = f"{record.quantity}/{record.group}" if record.group else record.quantity
-    gamma = "" if record.gamma is None else f" gamma={record.gamma}"
+    strength = "" if record.gamma is None else f" {strength_of(record)}={record.gamma}"
     error = "" if record.stderr is None else f" ± {record.stderr:.2g}"
-    return f"step {record.step:>7}  {name}{gamma}: {record.value:.5g}{error}"
+    return f"step {record.step:>7}  {name}{strength}: {record.value:.5g}{error}"
 
 
 def _parser() -> CommandParser:
@@ -173,7 +179,10 @@ def _add_series(parser: CommandParser) -> None:
         "--revisions", type=str, nargs="+", default=[], help="Branches, tags or sub-folders; default: all that tell it."
     )
     add("--tokens", type=str, nargs="+", default=[], help="Tokens seen in training by each revision, as 4B 8B.")
-    for name in ("spread", "tokens_per_step", "windows", "length", "batch_size", "dtype", "discard_downloads"):
+    rates = list(SeriesOptions.finetune_lr)
+    flags = dict.fromkeys(["--finetune-lr", "--finetune_lr"])
+    add(*flags, type=float, nargs="+", default=rates, help="Peak learning rates of --finetune, each by itself.")
+    for name in _SERIES_HELP:
         field = {field.name: field for field in fields(SeriesOptions)}[name]
         flags = dict.fromkeys([f"--{name.replace('_', '-')}", f"--{name}"])
         kind = {"int": int, "str": str, "bool": bool, "int | None": int | None, "str | None": str | None}[
@@ -189,6 +198,11 @@ _SERIES_HELP = {
     "length": "Tokens of a window.",
     "batch_size": "Windows per batch; batches are the units of the standard errors.",
     "dtype": "Of the weights in memory: fp32, bf16 or fp16.",
+    "finetune": "A UTF-8 file of another text: fine-tune each revision on a part of it, and measure its loss on the "
+    "rest and on --text. By default nothing else is measured then but distances.",
+    "finetune_windows": "Windows of it to fine-tune on.",
+    "finetune_epochs": "Passes over them.",
+    "finetune_draws": "How often to fine-tune at each rate, each time on other windows.",
     "discard_downloads": "Download into --out, and delete each revision once it is measured (true or false).",
 }
 

@@ -28,7 +28,6 @@ from lightning_tl.errors import UserError
 
 _PART_TOKENS = 16 << 20
 _BATCH_CHARACTERS = 1 << 20  # that a tokenizer gets at a time
-_BPE_SAMPLE = 32 << 20  # bytes of text, about, that a BPE is trained on
 _MIB = 1 << 20
 
 Progress = Callable[[str, str], AbstractContextManager[Callable[[int, int], None]]]
@@ -49,12 +48,15 @@ class BuildOptions:
         val_share: Share of the documents for validation.
         test_share: Share of the documents for test.
         separator: For a ``tokenizer.json``: the token that ends a document (``None``: the first known one).
+        bpe_sample: For ``bpe:SIZE``: MiB of text, about, that it is trained on: a random part of the training
+            documents, all of which are in memory meanwhile.
     """
 
     tokenizer: str = "bytes"
     val_share: float = 0.02
     test_share: float = 0.02
     separator: str | None = None
+    bpe_sample: float = 32
 
     def check(self) -> None:
         """Check the values.
@@ -67,6 +69,8 @@ class BuildOptions:
                 raise UserError(f"--{name} is {getattr(self, name)}; it must be between 0 and 1")
         if self.val_share + self.test_share >= 1:
             raise UserError("--val_share and --test_share leave nothing to train on: their sum must be below 1")
+        if not 0 < self.bpe_sample < float("inf"):
+            raise UserError(f"--bpe_sample is {self.bpe_sample}; it must be above 0 (MiB of text; the default is 32)")
 
 
 def build_corpus(chunks: Sequence[Chunk], out: Path, options: BuildOptions, progress: Progress = silent) -> Manifest:
@@ -92,6 +96,8 @@ def build_corpus(chunks: Sequence[Chunk], out: Path, options: BuildOptions, prog
         "val_share": options.val_share,
         "test_share": options.test_share,
     }
+    if trained:
+        settings["bpe_sample"] = options.bpe_sample
     if finished := _finished(chunks, out, settings):
         return finished
     out = out.absolute()
@@ -179,12 +185,13 @@ def _digest(document: Document) -> tuple[bytes, int]:
 
 def _trained(chunks: Sequence[Chunk], size: int, options: BuildOptions, work: Path, progress: Progress) -> BpeTokenizer:
     """Train a BPE on the first training documents, in the order of their hashes: whatever the order of the sources."""
-    plan = _identity(options.tokenizer, json.dumps([options.val_share, options.test_share]), *_identities(chunks))
+    settings = json.dumps([options.val_share, options.test_share, options.bpe_sample])
+    plan = _identity(options.tokenizer, settings, *_identities(chunks))
     saved = work / f"tokenizer-{plan}.json"
     if saved.is_file():
         return BpeTokenizer(saved.read_text(encoding="utf-8"), options.tokenizer, str(saved))
     total = sum(chunk.size for chunk in chunks)
-    share = min(1.0, _BPE_SAMPLE / max(1, total))
+    share = min(1.0, options.bpe_sample * _MIB / max(1, total))
     texts: dict[bytes, str] = {}
     done = 0
     with progress("choosing texts for the tokenizer", "MiB") as advance:
@@ -197,6 +204,8 @@ def _trained(chunks: Sequence[Chunk], size: int, options: BuildOptions, work: Pa
                     texts[digest] = document.text
             done += chunk.size
         advance(total // _MIB, total // _MIB)
+    if not texts:
+        raise UserError(f"--bpe_sample {options.bpe_sample:g}: so little holds no training document; enlarge it")
     tokenizer = train_bpe((texts[digest] for digest in sorted(texts)), size)
     write_atomically(saved, tokenizer.definition, sync=True)
     return BpeTokenizer(tokenizer.definition, options.tokenizer, str(saved))

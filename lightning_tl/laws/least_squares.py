@@ -309,7 +309,8 @@ class Problem:
             return centre, centre
         unit = np.exp(offset)
         half = np.sqrt(slack * (unit**2 / self._information(outer, plateau) + extra))
-        return np.log(np.maximum(np.exp(centre) - half, 1e-300)), np.log(np.exp(centre) + half)
+        low, high = (np.log(np.maximum(np.exp(centre) + side, 1e-300)) for side in (-half, half))
+        return low, high
 
     def rise(self, quantity: Quantity, outer: Array, plateau: Array, linear: Array, value: float, away: float) -> Array:
         """Return what the RSS gains at each grid point when a quantity is moved to ``value`` or beyond.

@@ -89,7 +89,7 @@ def load_tokenizer(folders: Sequence[Path]) -> Any:
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
 
 
-def text_windows(path: Path, tokenizer: Any, count: int, length: int) -> Tensor:
+def text_windows(path: Path, tokenizer: Any, count: int, length: int, option: str = "--text") -> Tensor:
     """Return windows of a text as tokens ``[count, length]``, evenly spread over it, without overlap.
 
     Args:
@@ -97,6 +97,7 @@ def text_windows(path: Path, tokenizer: Any, count: int, length: int) -> Tensor:
         tokenizer: Of the model; no special tokens are added.
         count: Number of windows.
         length: Tokens of each.
+        option: That named the file, for messages.
 
     Raises:
         UserError: The file cannot be read, or is too short.
@@ -105,13 +106,14 @@ def text_windows(path: Path, tokenizer: Any, count: int, length: int) -> Tensor:
         with path.open(encoding="utf-8") as file:
             text = file.read(_LONGEST_TEXT)
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--text {path}: cannot be read as UTF-8 text ({one_line(error)})") from None
+        raise UserError(f"{option} {path}: cannot be read as UTF-8 text ({one_line(error)})") from None
     tokens = tokenizer(text, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
     there = len(tokens) // length
     if there < count:
+        fewer = f"--windows {max(there, 2)}" if option == "--text" else "fewer --windows or --finetune-windows"
         raise UserError(
-            f"--text {path}: has {len(tokens):,} tokens, so {there} windows of {length}, not {count}; name a longer "
-            f"text, --windows {max(there, 2)}, or a smaller --length"
+            f"{option} {path}: has {len(tokens):,} tokens, so {there} windows of {length}, not {count}; name a longer "
+            f"text, {fewer}, or a smaller --length"
         )
     starts = [length * (i * there // count) for i in range(count)]
     return torch.tensor([tokens[start : start + length] for start in starts])

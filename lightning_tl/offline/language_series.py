@@ -1,14 +1,15 @@
-"""A series of causal language models measured on a text: noise, trace, distances, at each revision."""
+"""A series of causal language models measured on a text: noise, trace, distances, fine-tuning, at each revision."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from lightning_tl.errors import UserError
@@ -33,6 +34,7 @@ from lightning_tl.offline.loss_tables import LossTables, loss_tables
 from lightning_tl.offline.measure_options import MeasureOptions, SeriesOptions
 from lightning_tl.offline.revisions import Revision, count_of, ordered, revision_of, spread
 from lightning_tl.offline.series import Result, check_names, measured_series
+from lightning_tl.offline.series_finetuning import finetuned_losses, target_text
 from lightning_tl.offline.stored_weights import StoredWeights, streamed_distance
 
 
@@ -103,11 +105,11 @@ class _LanguageSeries:
         first = place.folder(revisions[0].name, weights=False)
         tokenizer = load_tokenizer([first, first.parent])
         self.windows = text_windows(Path(series.text), tokenizer, series.windows, series.length)
+        self.target = None if series.finetune is None else target_text(series, tokenizer)
         self._scales: dict[str, Tensor] | None = None
 
     def settings(self) -> dict[str, Any]:
         """Return everything that the values depend on but the revision, as plain types."""
-        tokens = hashlib.sha256(self.windows.numpy().astype(np.int64).tobytes()).hexdigest()
         series = self.series
         kept = {name: value for name, value in asdict(self.options).items() if name not in ("rest", "bn")}
         return {
@@ -116,10 +118,24 @@ class _LanguageSeries:
             "windows": series.windows,
             "length": series.length,
             "batch_size": series.batch_size,
-            "tokens_sha256": tokens[:16],
+            "tokens_sha256": _sha256(self.windows),
             "dtype": series.dtype,
             "device": "cpu" if series.device == "cpu" else "accelerator",
             **{name: list(value) if isinstance(value, tuple | list) else value for name, value in kept.items()},
+            **self._finetuning_settings(),
+        }
+
+    def _finetuning_settings(self) -> dict[str, Any]:
+        series = self.series
+        if self.target is None:
+            return {}
+        return {
+            "finetune": Path(str(series.finetune)).name,
+            "finetune_lr": list(series.finetune_lr),
+            "finetune_windows": series.finetune_windows,
+            "finetune_epochs": series.finetune_epochs,
+            "finetune_draws": series.finetune_draws,
+            "finetune_sha256": _sha256(torch.cat([self.target.held_out, *self.target.train])),
         }
 
     def measure(self, index: int) -> tuple[list[Measured], LossTables | None]:
@@ -138,13 +154,16 @@ class _LanguageSeries:
         options, quantities = self.options, set(self.options.quantities)
         params = select(model, options.include, options.exclude)
         records = self._distances(params, step, index) if "distance" in quantities else []
-        if quantities <= {"distance"}:
+        if quantities <= {"distance"} and self.target is None:
             return records, None
         device = next(iter(params.values())).device
         batches = batches_of(self.windows.to(device), self.series.batch_size)
         objective = Objective(model, output_loss, batches, params, seed=options.seed)
         scales = self._noise(model, params) if "sensitivity" in quantities else None
         tables = loss_tables(objective, scales, options)
+        if self.target is not None:
+            losses = finetuned_losses(model, self.target, batches, self.series, options.seed)
+            tables = replace(tables, target=losses.before, finetuned=losses.target, forgotten=losses.pretrain)
         records += loss_records(tables, step)
         if "trace" in quantities:
             records += self._traces(objective, scales, step)
@@ -185,3 +204,7 @@ class _LanguageSeries:
             Measured(step=step, quantity="hessian", group=group, value=item.value, stderr=item.stderr)
             for group, item in pairs
         ]
+
+
+def _sha256(windows: Tensor) -> str:
+    return hashlib.sha256(windows.numpy().astype(np.int64).tobytes()).hexdigest()[:16]

@@ -31,12 +31,18 @@ class LossTables:
         noise: By γ; of the antithetic pairs, the mean.
         quantised: By number of bits.
         pruned: By share of the weights that is set to 0.
+        forgotten: After fine-tuning on another text, by learning rate; a row per draw of that text.
+        finetuned: Likewise, but on held-out windows of that text.
+        target: On these windows before fine-tuning, by batch.
     """
 
     plain: list[float]
     noise: Strengths = field(default_factory=dict)
     quantised: Strengths = field(default_factory=dict)
     pruned: Strengths = field(default_factory=dict)
+    forgotten: Strengths = field(default_factory=dict)
+    finetuned: Strengths = field(default_factory=dict)
+    target: list[float] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain types with keys that are text."""
@@ -48,11 +54,11 @@ class LossTables:
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> LossTables:
         """Return what :meth:`to_json` was made of."""
-        by_strength = {
-            name: {float(strength): rows for strength, rows in content[name].items()}
-            for name in ("noise", "quantised", "pruned")
+        by_strength: dict[str, Any] = {
+            name: {float(strength): rows for strength, rows in content.get(name, {}).items()}
+            for name in ("noise", "quantised", "pruned", "forgotten", "finetuned")
         }
-        return cls(list(content["plain"]), **by_strength)
+        return cls(plain=list(content["plain"]), target=list(content.get("target", [])), **by_strength)
 
 
 def loss_tables(objective: Objective, scales: Mapping[str, Tensor] | None, options: MeasureOptions) -> LossTables:
@@ -72,7 +78,7 @@ def loss_tables(objective: Objective, scales: Mapping[str, Tensor] | None, optio
     if "prune" in options.quantities:
         wanted["pruned"] = (Prune(channel_dims=dims), options.sparsities)
     plain: list[float] = []
-    tables: dict[str, Strengths] = {}
+    tables: dict[str, Any] = {}
     for name, (modification, strengths) in wanted.items():
         levels = modified_loss(objective, modification, strengths, options.draws)
         tables[name] = {level.strength: [list(row) for row in level.by_batch] for level in levels}

@@ -38,9 +38,15 @@ class SeriesOptions:
         dtype: Of the weights in memory: ``fp32``, ``bf16`` or ``fp16``.
         device: As torch names it; ``auto``: spread over all devices, with the package accelerate.
         discard_downloads: Download into the results' folder, and delete each revision once it is measured.
+        finetune: A UTF-8 file of another text. Each revision is fine-tuned on a part of it, and its loss then measured
+            on the rest of it and on ``text``.
+        finetune_lr: Peak learning rates of this, each by itself.
+        finetune_windows: Windows of that text to fine-tune on.
+        finetune_epochs: Passes over them.
+        finetune_draws: How often, each time on other windows.
 
     Raises:
-        UserError: A number is out of range.
+        UserError: A number is out of range, or ``finetune`` is given with weights of half precision.
     """
 
     model: str
@@ -55,9 +61,17 @@ class SeriesOptions:
     dtype: str = "fp32"
     device: str = "cpu"
     discard_downloads: bool = False
+    finetune: str | None = None
+    finetune_lr: Sequence[float] = (1e-5, 3e-5, 1e-4)
+    finetune_windows: int = 128
+    finetune_epochs: int = 4
+    finetune_draws: int = 2
 
     def __post_init__(self) -> None:
         for name, value, least in (
+            ("finetune_windows", self.finetune_windows, self.batch_size),
+            ("finetune_epochs", self.finetune_epochs, 1),
+            ("finetune_draws", self.finetune_draws, 1),
             ("windows", self.windows, 2),
             ("length", self.length, 2),
             ("batch_size", self.batch_size, 1),
@@ -67,6 +81,13 @@ class SeriesOptions:
                 raise UserError(f"{name}={value}: must be at least {least}")
         if self.windows % self.batch_size:
             raise UserError(f"windows={self.windows} is not a multiple of batch_size={self.batch_size}")
+        rates = list(self.finetune_lr)
+        if not rates or len(set(rates)) < len(rates) or not all(0 < rate < float("inf") for rate in rates):
+            raise UserError(f"finetune_lr must be learning rates above 0, different from each other; got {rates}")
+        if self.finetune is not None and self.dtype != "fp32":
+            raise UserError(
+                f"--finetune needs --dtype fp32: in {self.dtype} most steps at small rates are lost in rounding"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

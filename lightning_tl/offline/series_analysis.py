@@ -15,11 +15,8 @@ import numpy as np
 
 from lightning_tl.budget_curves import LEAST_BUDGETS, Array, Curve, curve, judged
 from lightning_tl.offline.fluctuation import with_fluctuation
-from lightning_tl.offline.loss_records import MODIFIED
+from lightning_tl.offline.loss_records import MODIFIED, STRENGTHS
 from lightning_tl.offline.series import Result
-
-#: Table of losses → what its strengths are.
-_STRENGTHS = {"noise": "gamma", "quantised": "bits", "pruned": "share"}
 
 
 @dataclass(frozen=True)
@@ -47,6 +44,8 @@ class SeriesAnalysis:
         families: By quantity.
         plain: The loss of the unchanged network.
         level: Of intervals and verdicts.
+        target: Its loss on the text for fine-tuning; None where none was given.
+        diverged: Learning rates that are left out, as a fine-tuning at them gave no finite loss.
     """
 
     unit: str
@@ -54,6 +53,8 @@ class SeriesAnalysis:
     families: tuple[Family, ...]
     plain: Curve
     level: float
+    target: Curve | None = None
+    diverged: tuple[float, ...] = ()
 
     def family(self, quantity: str) -> Family | None:
         """Return the family of a quantity, None where it was not measured."""
@@ -75,21 +76,29 @@ def analyse_series(results: Sequence[Result], level: float = 0.95) -> SeriesAnal
         return None
     plain = np.array([table.plain for table in tables])[:, None, :]
     families = []
+    lost: set[float] = set()
     for name, (loss, rise) in MODIFIED.items():
         values = {
             strength: np.array([getattr(table, name)[strength] for table in tables])
             for strength in getattr(tables[0], name)
         }
+        if STRENGTHS[name] == "lr":
+            lost |= {lr for lr, cube in values.items() if not np.isfinite(cube).all()}
+            values = {lr: cube for lr, cube in values.items() if lr not in lost}
         if values:
-            families.append(_family(loss, _STRENGTHS[name], budgets, values, level))
+            families.append(_family(loss, STRENGTHS[name], budgets, values, level))
+        if values and rise:
             rises = {strength: cube - plain for strength, cube in values.items()}
-            families.append(_family(rise, _STRENGTHS[name], budgets, rises, level))
+            families.append(_family(rise, STRENGTHS[name], budgets, rises, level))
+    target = np.array([table.target for table in tables])[:, None, :]
     return SeriesAnalysis(
         "steps" if known[0].revision.tokens is None else "tokens",
         tuple(budgets),
         tuple(families),
         _curve("loss", "", budgets, plain, None, level),
         level,
+        _curve("target loss", "", budgets, target, None, level) if target.size else None,
+        tuple(sorted(lost)),
     )
 
 

@@ -11,19 +11,27 @@ from lightning_tl.figure_style import COLOURS, MARKERS, STYLE, headed, new_figur
 from lightning_tl.offline.series import Result
 from lightning_tl.offline.series_analysis import SeriesAnalysis
 
-#: Figure → title and panels: (quantity, label, whether the unchanged network's loss is drawn too).
+#: Figure → title and panels: (quantity, label, curve of the unchanged network that is drawn too, or none).
 _LOSSES = {
     "series_noise": (
         "The loss under noise in the weights",
-        (("perturbed_loss", "loss under noise", True), ("sensitivity", "rise under noise", False)),
+        (("perturbed_loss", "loss under noise", "plain"), ("sensitivity", "rise under noise", "")),
+    ),
+    "series_finetuning": (
+        "The loss after fine-tuning",
+        (
+            ("finetune_loss", "loss on the fine-tuning text", "target"),
+            ("pretrain_loss_after", "loss on the pre-training text", "plain"),
+            ("pretrain_rise", "its rise by fine-tuning", ""),
+        ),
     ),
     "series_compression": (
         "The loss of the quantised and of the pruned network",
         (
-            ("quantised_loss", "loss when quantised", True),
-            ("quantisation_rise", "rise when quantised", False),
-            ("pruned_loss", "loss when pruned", True),
-            ("pruning_rise", "rise when pruned", False),
+            ("quantised_loss", "loss when quantised", "plain"),
+            ("quantisation_rise", "rise when quantised", ""),
+            ("pruned_loss", "loss when pruned", "plain"),
+            ("pruning_rise", "rise when pruned", ""),
         ),
     ),
 }
@@ -39,6 +47,11 @@ CAPTIONS = {
     "Bars: intervals for comparing these checkpoints. Filled markers: the curve falls, then rises; dotted line and "
     "band: the vertex of a parabola with its interval; triangle: the checkpoint before the first significant increase "
     "(Def. 4.2).",
+    "series_finetuning": "Loss after fine-tuning at each learning rate, on held-out windows of the text that was "
+    "fine-tuned on and of the pre-training text (dashed: before fine-tuning), and the rise of the latter, by training "
+    "seen. Bars: intervals for comparing these checkpoints. Filled markers: the curve falls, then rises; dotted line "
+    "and band: the vertex of a parabola with its interval; triangle: the checkpoint before the first significant "
+    "increase (Def. 4.2).",
     "series_compression": "Loss and its rise where the weights are rounded to a number of bits, by output channel, and "
     "where the smallest weights of each tensor are set to 0; nothing is trained afterwards. Markers and bars as above.",
     "series_geometry": "Trace of the Hessian and its average over the noise's variances (bars: two standard errors), "
@@ -63,14 +76,17 @@ def write_figures(results: Sequence[Result], analysis: SeriesAnalysis | None, ou
     return written
 
 
-def _losses(analysis: SeriesAnalysis, title: str, panels: Sequence[tuple[str, str, bool]]) -> Any:
-    kept = [(family, label, plain) for name, label, plain in panels if (family := analysis.family(name)) is not None]
+def _losses(analysis: SeriesAnalysis, title: str, panels: Sequence[tuple[str, str, str]]) -> Any:
+    kept = [(family, label, curve) for name, label, curve in panels if (family := analysis.family(name)) is not None]
     if not kept:
         return None
     rows = -(-len(kept) // 2)
     figure, grid = new_figure(3.6 * min(2, len(kept)), 2.9 * rows + 0.3, rows, min(2, len(kept)))
-    for axes, (family, label, plain) in zip(grid.flat, kept, strict=False):
-        draw_curves(axes, family.curves, [analysis.plain] if plain else [])
+    for axes in list(grid.flat)[len(kept) :]:
+        axes.set_visible(False)
+    for axes, (family, label, unchanged) in zip(grid.flat, kept, strict=False):
+        before = getattr(analysis, unchanged) if unchanged else None
+        draw_curves(axes, family.curves, [] if before is None else [before])
         axes.set_ylabel(label)
         axes.set_xlabel(f"training seen ({analysis.unit})")
     headed(figure, title)

@@ -10,6 +10,7 @@ from lightning_tl import html_page as html
 from lightning_tl._io.atomic import write_atomically
 from lightning_tl.figure_style import short
 from lightning_tl.measured_value import Measured, measurements_table
+from lightning_tl.offline.loss_records import key_of
 from lightning_tl.offline.series import Result
 from lightning_tl.offline.series_analysis import analyse_series
 from lightning_tl.offline.series_figures import CAPTIONS, write_figures
@@ -42,7 +43,7 @@ def write_series(results: Sequence[Result], settings: Mapping[str, Any], run_id:
     analysis = analyse_series(results)
     figures = write_figures(results, analysis, out)
     answer = [] if analysis is None else answers(analysis)
-    few = ["An answer needs losses under noise of at least three checkpoints of different steps."]
+    few = ["An answer needs losses under noise or after fine-tuning of at least three checkpoints of different steps."]
     body = [
         html.answer(answer or few),
         html.paragraphs([] if analysis is None else sentences(analysis)),
@@ -72,10 +73,10 @@ def _table(results: Sequence[Result]) -> str:
     rows = []
     for result in results:
         row = {
-            record.key: f"{record.value:.4g}" + (f" ± {record.stderr:.1g}" if record.stderr else "")
+            key_of(record): f"{record.value:.4g}" + (f" ± {record.stderr:.1g}" if record.stderr else "")
             for record in result.records
             if record.group in ("", "total", "previous", "trace", "weighted_trace")
-            or record.quantity.endswith("ed_loss")
+            or record.quantity.endswith(("ed_loss", "finetune_loss", "pretrain_loss_after"))
         }
         columns |= dict.fromkeys(row)
         rows.append((result.revision, row))

@@ -20,12 +20,16 @@ SUBJECTS = {
     "quantisation_rise": ("its rise when the network is quantised", "{} bits"),
     "pruned_loss": ("the loss of the pruned network", "{} pruned"),
     "pruning_rise": ("its rise when the network is pruned", "{} pruned"),
+    "finetune_loss": ("the loss on the fine-tuning text after fine-tuning", "lr {}"),
+    "pretrain_loss_after": ("the loss on the pre-training text after fine-tuning", "lr {}"),
+    "pretrain_rise": ("the rise of the loss on the pre-training text by fine-tuning", "lr {}"),
 }
-_LOSSES = ("perturbed_loss", "quantised_loss", "pruned_loss")
+_LOSSES = ("perturbed_loss", "quantised_loss", "pruned_loss", "finetune_loss", "pretrain_loss_after")
 _STRESSES = {
     "sensitivity": "noise of γ {}",
     "quantisation_rise": "quantising to {} bits",
     "pruning_rise": "pruning a share of {}",
+    "pretrain_rise": "fine-tuning at lr {}",
 }
 _UPWARD = ("u", "rises")
 
@@ -43,8 +47,12 @@ def sentences(analysis: SeriesAnalysis) -> list[str]:
     plain = analysis.plain
     values = f"{plain.mean[0]:.4g} to {plain.mean[-1]:.4g}"
     details.insert(0, f"The loss of the unchanged network goes from {values}: {VERDICTS[plain.verdict]}.")
-    draws = max((item.seeds for family in analysis.families for item in family.curves), default=1)
-    parts = [f"{plain.draws} batches" if plain.draws > 1 else "", f"{draws} pairs of noise" if draws > 1 else ""]
+    noise, tuned = (_draws(analysis, by) for by in ("gamma", "lr"))
+    parts = [f"{plain.draws} batches" if plain.draws > 1 else "", f"{noise} pairs of noise" if noise > 1 else ""]
+    parts += [f"{tuned} draws of the fine-tuning text" if tuned > 1 else ""]
+    details += [
+        f"Lr {', '.join(f'{lr:g}' for lr in analysis.diverged)} is left out: fine-tuning gave no finite loss there."
+    ] * bool(analysis.diverged)
     same = " under the same ".join(filter(None, parts)) or "batch"
     details.append(
         f"All checkpoints were measured on the same {same}; intervals are for comparing these checkpoints. A verdict "
@@ -59,6 +67,11 @@ def sentences(analysis: SeriesAnalysis) -> list[str]:
             f"{FEW + 1} or more, evenly spaced in the logarithm of {analysis.unit}, can show one."
         )
     return details
+
+
+def _draws(analysis: SeriesAnalysis, by: str) -> int:
+    curves = [item for family in analysis.families for item in family.curves if item.by == by]
+    return max((item.seeds for item in curves), default=1)
 
 
 def _harm(families: Sequence[Family], analysis: SeriesAnalysis) -> str:

@@ -50,7 +50,10 @@ LAW_FIGURES = {
 
 @dataclass
 class Section:
-    """A heading with paragraphs, tables (head and rows) and figures (file and caption)."""
+    """A heading with paragraphs, tables (head and rows) and figures (file and caption).
+
+    A table that is ``folded`` can be sorted and copied; ``text`` is code and ``listed`` are sentences to be unfolded.
+    """
 
     heading: str
     words: Sequence[str] = ()
@@ -59,6 +62,7 @@ class Section:
     figures: Sequence[tuple[Path, str]] = ()
     folded: str = ""
     text: str = ""
+    listed: Sequence[str] = ()
 
 
 def write_report(folder: Path) -> Path:
@@ -171,8 +175,17 @@ def _analysis(folder: Path, name: str, analysis: dict[str, Any]) -> list[Section
     tables = [table for table in analysis.get("tables", []) if table["rows"]]
     if not figures and not tables:
         return []
+    details = analysis.get("sentences", [])
+    overview = analysis.get("overview")
+    first = [Section(ANALYSES[name], details, figures=figures)]
+    if overview:
+        table = (overview["heads"], overview["rows"])
+        first = [
+            Section(ANALYSES[name], notes=overview.get("notes", []), table=table),
+            Section("Figures and details", figures=figures, folded="All tests and intervals in words", listed=details),
+        ]
     return [
-        Section(ANALYSES[name], analysis.get("sentences", []), figures=figures),
+        *first,
         *(
             Section(table["title"], table=(table["heads"], table["rows"]), folded=f"{len(table['rows'])} rows")
             for table in tables
@@ -336,10 +349,13 @@ def _html(section: Section) -> str:
     parts += [html.figure(path, caption) for path, caption in section.figures]
     parts.append(html.paragraphs(section.notes, "soft"))
     if section.table is not None:
-        table = html.table(*section.table, "all" if section.folded else "words")
+        kind = "words wraps" if len(section.table[0]) > 4 else "words"  # many columns share the width
+        table = html.table(*section.table, "all" if section.folded else kind)
         parts.append(html.details(section.folded, table, shown=True) if section.folded else table)
     if section.text:
         parts.append(html.details(section.folded, html.preformatted(section.text)))
+    if section.listed:
+        parts.append(html.details(section.folded, html.paragraphs(section.listed)))
     return html.joined(parts)
 
 
@@ -357,4 +373,5 @@ def _markdown(title: str, answer: Sequence[str], sections: Sequence[Section], fo
             parts.append(markdown.table(*section.table))
         if section.text:
             parts.append(markdown.code(section.text, "yaml"))
+        parts += map(markdown.escaped, section.listed)
     return "\n\n".join(parts) + "\n"

@@ -244,11 +244,19 @@ class _Table:
 
 
 @dataclass
+class _Overview:
+    heads: list[str]
+    rows: list[list[str]]
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass
 class AnalysisRecord:
     """``overtraining.json`` or ``transfer_methods.json``, as far as reports need it."""
 
     answer: list[str] = field(default_factory=list)
     sentences: list[str] = field(default_factory=list)
+    overview: _Overview | None = None
     figures: list[_Figure] = field(default_factory=list)
     tables: list[_Table] = field(default_factory=list)
 

@@ -205,7 +205,7 @@ def _results(what: str, names: Sequence[str], begun: Sequence[Future[T]]) -> lis
     Raises:
         UserError: One failed.
     """
-    from data_gen.farm import LostScenes
+    from data_gen.dispatch import LostScenes
 
     found = []
     for name, item in zip(names, begun, strict=True):

@@ -41,7 +41,8 @@ class TrainingControl(Callback):
         self.scheduled = steps
         other = f", at the learning rate of a batch of {schedule.batch}" if schedule.batch not in (None, batch) else ""
         scaled = " scaled to it" if other and schedule.scale_lr == "linear" else ""
-        rank_zero_info(f"{steps} steps of {batch} images{other}{scaled}")
+        samples = "images" if sizes[2] is None else f"texts of up to {sizes[2]} tokens"
+        rank_zero_info(f"{steps} steps of {batch} {samples}{other}{scaled}")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Warn where the epochs end before the schedule does."""

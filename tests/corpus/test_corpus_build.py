@@ -134,10 +134,9 @@ def test_shares_are_about_those_asked_for(tmp_path):
         assert abs(documents[name] - share * total) < 5 * (total * share * (1 - share)) ** 0.5
 
 
-def test_bpe_is_trained_on_the_training_documents_in_any_order(tmp_path, monkeypatch):
-    monkeypatch.setattr(build, "_BPE_SAMPLE", 4000)  # a part of them
+def test_bpe_is_trained_on_the_training_documents_in_any_order(tmp_path):
     sources = write_texts(tmp_path, some_texts())
-    options = BuildOptions("bpe:280", 0.2, 0.1)
+    options = BuildOptions("bpe:280", 0.2, 0.1, bpe_sample=4000 / 2**20)  # a part of them
     one = build_corpus(plan_sources(sources), tmp_path / "one", options)
     build_corpus(plan_sources(sources[::-1]), tmp_path / "two", options)
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
@@ -150,6 +149,25 @@ def test_bpe_is_trained_on_the_training_documents_in_any_order(tmp_path, monkeyp
     decoded = {tokenizer.decode(ids[start:end]) for start, end in zip(starts, ends.tolist(), strict=True)}
     expected = bytes(min(id, 255) for id in reference(some_texts())["train"][0]).split(b"\xff")
     assert decoded == {each.decode() for each in expected if each}
+
+
+def test_bpe_is_trained_on_as_much_text_as_asked_for(tmp_path, monkeypatch):
+    seen = []
+    train = build.train_bpe
+    monkeypatch.setattr(build, "train_bpe", lambda texts, size: train(seen.extend(texts) or seen, size))
+    texts = some_texts(1000)
+    (tmp_path / "all.txt").write_text("<end>".join(texts))
+    plan = plan_sources([str(tmp_path / "all.txt")], delimiter="<end>")
+    # the training documents, 70 %, of so much of the text; the lengths of some 70 documents vary by chance
+    for sample, within in ((32, 0.1), (0.1 * sum(len(text.encode()) for text in texts) / 2**20, 0.3)):
+        seen.clear()
+        build_corpus(plan, tmp_path / f"out{sample}", BuildOptions("bpe:280", 0.2, 0.1, bpe_sample=sample))
+        share = sum(map(len, seen)) / sum(map(len, texts))
+        assert share == pytest.approx(0.7 if sample == 32 else 0.07, rel=within)
+    with pytest.raises(ValueError, match="holds a corpus of other settings"):
+        build_corpus(plan, tmp_path / "out32", BuildOptions("bpe:280", 0.2, 0.1, bpe_sample=16))
+    with pytest.raises(ValueError, match="--bpe_sample 1e-09: so little holds no training document; enlarge it"):
+        build_corpus(plan, tmp_path / "none", BuildOptions("bpe:280", 0.2, 0.1, bpe_sample=1e-9))
 
 
 def test_a_finished_corpus_is_left_alone(tmp_path):

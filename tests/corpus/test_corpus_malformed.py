@@ -74,6 +74,12 @@ SOURCES: dict[str, tuple[str, bytes | None, list[str], list[str]]] = {
     ),
     "an empty delimiter": ("a.txt", b"abc", ["--delimiter="], ["--delimiter is empty"]),
     "too few documents": ("a.txt", b"abc", [], ["out: too few documents (1): none falls into", "--val_share"]),
+    "no text for a BPE": (
+        "a.txt",
+        b"abc",
+        ["--bpe-sample=0"],
+        ["--bpe_sample is 0.0; it must be above 0 (MiB of text; the default is 32)"],
+    ),
     "a share out of range": ("a.txt", b"abc", ["--val-share=1"], ["--val_share is 1.0; it must be between 0 and 1"]),
     "shares of everything": (
         "a.txt",

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from scene_gate import SceneGate, wait_for_end
 
-from data_gen import farm, local_pool
+from data_gen import dispatch, farm, local_pool
 from data_gen.farm import LOCK, render
 from data_gen.shard_writer import read_shard
 from lightning_tl.errors import UserError
@@ -209,7 +209,7 @@ def test_a_damaged_list_of_scenes_left_out(tiny, tmp_path):
 
 
 def test_it_ends_early_where_every_scene_fails(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(farm, "_MOST_LOST", 2)
+    monkeypatch.setattr(dispatch, "_MOST_LOST", 2)
     monkeypatch.setenv("FAKE_RAISE", "every")
     # the first scene of two of the four shards, whichever the workers come to first
     with pytest.raises(UserError, match=r"scene \d+ of train, scene \d+ of train .*4 shards are missing") as error:

@@ -22,7 +22,7 @@ def _scenes(config, count=20, split="train", seed=0):
 def test_importing_is_light():
     """Workers start often: of the library and of others' packages they import what they need, when they need it."""
     code = """
-import sys, data_gen.scene_sampler, data_gen.farm, data_gen.shard_writer, data_gen.worker
+import sys, data_gen.scene_sampler, data_gen.farm, data_gen.dispatch, data_gen.shard_writer, data_gen.worker
 heavy = {"bpy", "blenderproc", "torch", "PIL", "scipy", "cv2", "trimesh", "fsspec", "filelock", "jsonargparse"}
 print(sorted(heavy & set(sys.modules)))
 print(sorted({".".join(name.split(".")[:2]) for name in sys.modules if name.startswith("lightning_tl.")}))

@@ -20,15 +20,15 @@ WIDTH = 16
 STEPS = (100, 200, 400, 800, 1600, 3200, 6400, 12800)
 
 
-def chain() -> torch.Tensor:
+def chain(seed: int = 5) -> torch.Tensor:
     """Return the logits of the next letter by the letter before, [16, 16]."""
-    return 1.5 * torch.randn(16, 16, generator=torch.Generator().manual_seed(5))
+    return 1.5 * torch.randn(16, 16, generator=torch.Generator().manual_seed(seed))
 
 
-def write_text(path: Path, length: int = 8000, seed: int = 1) -> Path:
-    """Write a text of the chain."""
+def write_text(path: Path, length: int = 8000, seed: int = 1, of: int = 5) -> Path:
+    """Write a text of the chain ``of``."""
     generator = torch.Generator().manual_seed(seed)
-    likely = chain().softmax(1)
+    likely = chain(of).softmax(1)
     letters = [0]
     for _ in range(length - 1):
         letters.append(int(torch.multinomial(likely[letters[-1]], 1, generator=generator)))

@@ -166,6 +166,29 @@ def test_an_analysis_without_a_law(tmp_path):
     assert text.index("It does no harm.") < text.index("No turn is shown.") < text.index("By budget")
 
 
+def test_a_table_first_and_the_details_folded(tmp_path):
+    Image.effect_noise((300, 200), 40).save(tmp_path / "sensitivity.png")
+    found = {"answer": ["It does no harm."], "sentences": ["No turn is shown.", "Nothing is repeated."]}
+    found["figures"] = [{"file": "sensitivity.png", "caption": "By budget"}]
+    found["overview"] = {"heads": ["", "a", "b"], "rows": [["loss, lr 0.1", "falls", "rises"]], "notes": ["A legend."]}
+    (tmp_path / "overtraining.json").write_text(json.dumps(found))
+    text = write_report(tmp_path).read_text()
+    order = [
+        "It does no harm.",
+        "A legend.",
+        "loss, lr 0.1",
+        "By budget",
+        "<details>",
+        "No turn is shown.",
+        "</details>",
+    ]
+    places = [text.index(each) for each in order]
+    assert places == sorted(places)
+    assert 'data-head="a">falls' in text
+    written = (tmp_path / "report.md").read_text()
+    assert written.index("loss, lr 0.1") < written.index("No turn is shown.") < written.index("Nothing is repeated.")
+
+
 @pytest.mark.parametrize("name", ["../secret.png", "/etc/secret.png", "", None, 3])
 def test_a_figure_is_a_file_of_the_folder(tmp_path, name):
     (tmp_path / "in").mkdir()

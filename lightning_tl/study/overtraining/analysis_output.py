@@ -11,6 +11,7 @@ import pandas as pd
 from lightning_tl.errors import UserError
 from lightning_tl.study.overtraining.analysis import analyse
 from lightning_tl.study.overtraining.delay_words import delay_answers, delay_table
+from lightning_tl.study.overtraining.overview import notes, overview
 from lightning_tl.study.overtraining.words import answers, sentences
 from lightning_tl.study.records import write_json
 
@@ -26,8 +27,8 @@ def conclude(folder: Path, level: float = 0.95, loss_window: tuple[float, float]
         loss_window: As in :func:`~lightning_tl.study.overtraining.analysis.analyse`.
 
     Returns:
-        What the file holds: ``answer`` and ``sentences`` (lists of text), ``figures``, ``tables``,
-        ``series``, ``level``, ``delays``.
+        What the file holds: ``answer`` and ``sentences`` (lists of text), ``overview`` (a table, and notes on it),
+        ``figures``, ``tables``, ``series``, ``level``, ``delays``.
 
     Raises:
         UserError: A table is missing or lacks what is needed.
@@ -43,9 +44,11 @@ def conclude(folder: Path, level: float = 0.95, loss_window: tuple[float, float]
             raise UserError(f"{folder / name}: cannot be read ({error}); run the study again") from error
     analysis = analyse(tables[0], tables[1], level, loss_window)
     heads, rows = delay_table(analysis.delays)
+    at_a_glance = overview(analysis)
     record: dict[str, Any] = plain(
         {
             "answer": [*answers(analysis), *delay_answers(analysis.delays, analysis.level)],
+            "overview": {"heads": at_a_glance[0], "rows": at_a_glance[1], "notes": notes()},
             "sentences": sentences(analysis),
             "figures": write(analysis, folder),
             "tables": [{"title": DELAYS, "heads": heads, "rows": rows}] if rows else [],

@@ -49,8 +49,11 @@ _LOSSES = ("finetune_loss", "error", "forgotten", "perturbed_loss")
 
 
 def answers(analysis: Overtraining) -> list[str]:
-    """Return for each series whether longer pre-training does harm, and whether it makes the network fragile."""
-    level = analysis.level
+    """Return for each series whether longer pre-training does harm, and whether it makes the network fragile.
+
+    Of several series this is short; places and intervals are then in :func:`sentences` only.
+    """
+    level = analysis.level if len(analysis.series) == 1 else None
     return [
         _named(series, " ".join(filter(None, [_harm(series, level), _fragility(series, level)])))
         for series in analysis.series
@@ -92,30 +95,31 @@ def _interval(ends: tuple[float, float], level: float, form: str = ".3g") -> str
     return f"{100 * level:g} % interval {ends[0]:{form}} to {ends[1]:{form}}"
 
 
-def _harm(series: Series, level: float) -> str:
+def _harm(series: Series, level: float | None) -> str:
     parts = []
     for quantity, words in _HARMS.items():
         family = series.family(quantity, "lr")
         harmed = [item for item in family if item.verdict in _UPWARD]
         if harmed:
             last = harmed[-1]
-            parts.append(
-                f"{words} at lr {_values(harmed, family)} (at {last.value:g} {_turn(last, level, series.unit)})"
-            )
+            turn = f" (at {last.value:g} {_turn(last, level, series.unit)})" if level is not None else ""
+            parts.append(f"{words} at lr {_values(harmed, family)}{turn}")
     if parts:
         return f"longer pre-training {'; it '.join(parts)}."
     if all(item.verdict == "single" for quantity in _HARMS for item in series.family(quantity, "lr")):
         return "these are single runs, so they cannot show whether longer pre-training does harm."
-    text = (
-        f"no evidence that a budget up to {amount(series.budgets[-1], series.unit)} is too long: at no learning rate "
-        "did the tests detect a rise of fine-tuning loss, fine-tuning error or pre-training loss."
+    text = f"no evidence that a budget up to {amount(series.budgets[-1], series.unit)} is too long"
+    if level is None:
+        return f"{text}."
+    text += (
+        ": at no learning rate did the tests detect a rise of fine-tuning loss, fine-tuning error or pre-training loss."
     )
     if series.tuned is not None and series.tuned.curve("error").verdict == "falls":
         text += " At the best rate of each budget the error still falls."
     return text
 
 
-def _fragility(series: Series, level: float) -> str:
+def _fragility(series: Series, level: float | None) -> str:
     known = [item for key in _STRESSES for item in series.family(*key) if item.verdict != "single"]
     if not known:
         return ""
@@ -151,12 +155,13 @@ def _loss_under_noise(series: Series) -> str:
     return f" Under noise of γ {_values(turned, family)} the loss itself {VERDICTS[last.verdict]}: {place}."
 
 
-def _growth(item: Curve, words: str, level: float, unit: Unit) -> str:
+def _growth(item: Curve, words: str, level: float | None, unit: Unit) -> str:
     much = f"{item.rise:.3g} times as much" if item.log else f"by {item.rise:.3g} more"
     lowest = item.budgets[int(np.argmin(item.mean))]
+    interval = "" if level is None else f" ({_interval(item.rise_interval, level)})"
     return (
         f"{much} {words}{item.value:g} at {amount(item.budgets[-1], unit)} {'as' if item.log else 'than'} at "
-        f"{budget_text(lowest, unit)} ({_interval(item.rise_interval, level)})"
+        f"{budget_text(lowest, unit)}{interval}"
     )
 
 
@@ -175,15 +180,18 @@ def _family(subject: str, family: Sequence[Curve], level: float, unit: Unit) -> 
 
 
 def _values(members: Sequence[Curve], family: Sequence[Curve]) -> str:
-    """Return values as words: all of them, from one of them on, up to one of them, or each by itself."""
-    values, every = [item.value or 0.0 for item in members], [item.value or 0.0 for item in family]
+    return of_scale([item.value or 0.0 for item in members], [item.value or 0.0 for item in family])
+
+
+def of_scale(values: Sequence[float], every: Sequence[float]) -> str:
+    """Return some of a scale's values as words: all of them, from or up to one of them, or each by itself."""
     if len(values) == 1:
         return f"{values[0]:g}"
-    if values == every:
+    if list(values) == list(every):
         return f"{values[0]:g} to {values[-1]:g}"
-    if values == every[-len(values) :]:
+    if list(values) == list(every[-len(values) :]):
         return f"≥ {values[0]:g}"
-    if values == every[: len(values)]:
+    if list(values) == list(every[: len(values)]):
         return f"≤ {values[-1]:g}"
     return ", ".join(f"{value:g}" for value in values)
 

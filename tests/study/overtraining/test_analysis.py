@@ -16,6 +16,7 @@ from lightning_tl.study.config import OvertrainingOptions, Stage, Study
 from lightning_tl.study.overtraining import Overtraining, analyse, conclude
 from lightning_tl.study.overtraining.analysis import scenario
 from lightning_tl.study.overtraining.overtraining_figures import figures
+from lightning_tl.study.overtraining.overview import NO_BREAK, overview
 from lightning_tl.study.overtraining.words import answers, sentences
 
 BUDGETS = [100, 200, 400, 800, 1600]
@@ -90,6 +91,35 @@ def test_a_turn_only_at_the_largest_learning_rate(found):
     assert f"lowest near {turning.vertex:,.0f} steps (95 % interval" in text
     assert "first significant increase after 400 steps (the inflection point of Def. 4.2)" in text
     assert "falls at lr ≤ 0.004" in text
+
+
+def test_the_overview_has_a_row_for_values_that_behave_alike(found):
+    heads, rows = overview(found)
+    assert heads == ["", "all runs"]
+    cells = {row[0].replace(NO_BREAK, " "): row[1] for row in rows}
+    (series,) = found.series
+    turning = series.family("forgotten", "lr")[-1]
+    assert cells["pre-training loss after fine-tuning, lr ≤ 0.004"] == "↘"
+    near = f"∪ near {turning.vertex:,.0f} steps, then ×{turning.rise:.3g}"
+    assert cells["pre-training loss after fine-tuning, lr 0.016"] == near
+    rises = [item.rise for item in series.family("sensitivity", "gamma")]
+    assert cells["its rise under noise, γ 0.05 to 0.4"] == f"↗ ×{min(rises):.3g} to {max(rises):.3g}"
+    assert cells["best lr, from the shortest to the longest budget"].startswith("0.004 (constant)")
+    assert cells["quadratic under noise, up to γ"] == "0.1"  # as planted
+    assert cells["quadratic along fine-tuning, up to lr"] == "0.004"
+    assert cells["pre-trainings per budget × draws"] == f"{SEEDS} × {DRAWS}"
+    assert cells["passes over the pre-training samples"] == "1"
+
+
+def test_of_several_series_the_answer_is_short_and_the_table_has_them_side_by_side():
+    analysis = analyse(*study(ends=(0.0, 1.0)))
+    heads, rows = overview(analysis)
+    assert heads[1:] == [series.name for series in analysis.series]
+    assert all(len(row) == 3 for row in rows)
+    said = answers(analysis)
+    assert all("interval" not in text and len(text) < 400 for text in said)
+    assert all("raises the pre-training loss after fine-tuning at lr 0.016." in text for text in said)
+    assert sum("95 % interval" in text for text in sentences(analysis)) >= 4
 
 
 def test_the_answer_names_the_harm_and_the_fragility(found):
