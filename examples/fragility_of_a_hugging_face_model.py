@@ -13,7 +13,7 @@ import tempfile
 
 import torch
 from torch.utils.data import Dataset
-from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
+from transformers import LlamaConfig, LlamaForCausalLM, PrinterCallback, Trainer, TrainingArguments
 
 from lightning_tl.integrations.transformers import MeasureCallback
 from lightning_tl.measure.distance_measure import DistanceMeasure
@@ -36,8 +36,15 @@ class Counting(Dataset[dict[str, torch.Tensor]]):
 def main() -> None:
     """Train for 100 steps; print loss, sensitivity and trace as they were measured."""
     torch.manual_seed(0)
-    size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=VOCABULARY, max_position_embeddings=LENGTH, **size))
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        max_position_embeddings=LENGTH,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+    )
+    model = LlamaForCausalLM(config)
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
             folder,
@@ -45,11 +52,13 @@ def main() -> None:
             per_device_train_batch_size=32,
             learning_rate=3e-3,
             logging_steps=25,
+            save_strategy="no",
             report_to=[],
             disable_tqdm=True,
             use_cpu=True,
         )
         trainer = Trainer(model, arguments, train_dataset=Counting())
+        trainer.remove_callback(PrinterCallback)  # which prints all values of each logging step
         measures = [DistanceMeasure(), TraceMeasure(), SensitivityMeasure(gammas=[0.02])]
         trainer.add_callback(MeasureCallback(trainer, measures, every_n_steps=25))
         trainer.train()

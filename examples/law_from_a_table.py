@@ -32,6 +32,8 @@ def simulated_table() -> pd.DataFrame:
 def main() -> None:
     """Print the law's parameters and what follows from them, each with its 95 % interval."""
     table = pd.read_csv(sys.argv[1]) if len(sys.argv) > 1 else simulated_table()
+    if missing := [name for name in ("pretrain_images", "error", "draw_seed") if name not in table]:
+        sys.exit(f"error: no column {', '.join(missing)} in {sys.argv[1]}; lightning-tl law takes other names")
     table = table[table["pretrain_images"] > 0]
     law = fit(TransferLaw(), n=table["pretrain_images"], error=table["error"], draw=table["draw_seed"])
     for name in ("alpha", "C"):

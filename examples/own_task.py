@@ -8,7 +8,9 @@ be good: it shows what has to be written.
 
 from __future__ import annotations
 
+import logging
 import tempfile
+import warnings
 from pathlib import Path
 
 import torch
@@ -34,12 +36,24 @@ class RareClasses(TransferTask):
         return MulticlassF1Score(self.num_classes, average="macro")
 
 
+def quiet_trainer(steps: int, folder: str) -> Trainer:
+    """Return a trainer of so many steps that prints nothing."""
+    return Trainer(
+        max_steps=steps,
+        default_root_dir=folder,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
 def main() -> None:
     """Pre-train the own task for 40 steps; fine-tune plain classification from its backbone on five images a class."""
     torch.manual_seed(0)
-    quiet = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(max_steps=40, default_root_dir=folder, enable_checkpointing=False, **quiet)
+        trainer = quiet_trainer(40, folder)
         data = Digits()
         task = RareClasses(num_classes=data.num_classes, backbone="resnet10_w16", in_chans=1)
         trainer.fit(task, data)
@@ -48,12 +62,14 @@ def main() -> None:
         checkpoint = Path(folder) / "own.ckpt"
         trainer.save_checkpoint(checkpoint)
         few = Digits(shots=5)
-        tuned = Classification(few.num_classes, "resnet10_w16", in_chans=1, init_from=str(checkpoint))
-        trainer = Trainer(max_steps=20, default_root_dir=folder, enable_checkpointing=False, **quiet)
+        tuned = Classification(few.num_classes, "resnet10_w16", in_chans=1, init_from=checkpoint)
+        trainer = quiet_trainer(20, folder)
         trainer.fit(tuned, few)
         (scores,) = trainer.test(tuned, few, verbose=False)
         print(f"fine-tuned on {few.num_classes * 5} images: accuracy {scores['test/score']:.3f}")
 
 
 if __name__ == "__main__":
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*LeafSpec")  # between versions of Lightning and torch
     main()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,20 +67,35 @@ def new_figure(
 ) -> tuple[Figure, Any]:
     """Return a figure that no window or global state knows of, and its axes as an array (rows, columns).
 
-    For a narrow screen its axes stand one below the other; the array has the same shape.
+    A notebook shows it as the value of a cell. For a narrow screen its axes stand one below the other; the array has
+    the same shape.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
 
     stacked = is_narrow()
     if stacked:
         one = max(height / rows, 0.7 * NARROW) if columns == 1 else height / rows
         width, height = NARROW, max(one, 0.5 * NARROW) * rows * columns
-    figure = Figure(figsize=(width, height), layout=layout)
+    figure = _figure_class()(figsize=(width, height), layout=layout)
     FigureCanvasAgg(figure)
     if not stacked:
         return figure, figure.subplots(rows, columns, squeeze=False, **kwargs)
     return figure, figure.subplots(rows * columns, 1, squeeze=False, **kwargs).reshape(rows, columns)
+
+
+@cache
+def _figure_class() -> type[Figure]:
+    from matplotlib.figure import Figure
+
+    class ShownFigure(Figure):
+        """A figure that a notebook shows also where pyplot, whose figures it shows by itself, was never imported."""
+
+        def _repr_png_(self) -> bytes:
+            content = io.BytesIO()
+            _save(self, content, format="png", dpi=100)
+            return content.getvalue()
+
+    return ShownFigure
 
 
 def wrapped(figure: Figure, text: str, size: float) -> str:
@@ -129,11 +146,15 @@ def number(value: float, digits: int = 3) -> str:
 
 def save(figure: Figure, path: str | Path) -> None:
     """Write a figure; the format follows from the file's name."""
+    _save(figure, path)
+
+
+def _save(figure: Figure, file: str | Path | io.BytesIO, **options: Any) -> None:
     import matplotlib as mpl
 
     with mpl.rc_context(STYLE):
         _show_dollars(figure)
-        figure.savefig(path)
+        figure.savefig(file, **options)
 
 
 def narrow_path(path: Path) -> Path:

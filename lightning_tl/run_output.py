@@ -22,6 +22,15 @@ _LOGGERS = ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch", "light
 class RunProgressBar(RichProgressBar):
     """Lightning's progress bar, whose epochs are counted from 1 up to where ``max_steps`` or ``max_epochs`` ends it."""
 
+    @property
+    def total_train_batches(self) -> int | float:
+        """Batches of this epoch; also where a run goes on in the middle of it, which Lightning counts from there."""
+        total = super().total_train_batches
+        if not getattr(self.trainer.fit_loop, "restarted_mid_epoch", False):
+            return total
+        done = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        return min(self.trainer.num_training_batches, total + done)
+
     def _get_train_description(self, current_epoch: int) -> str:
         total = epochs_in_all(self.trainer.max_epochs, self.trainer.max_steps, float(self.trainer.num_training_batches))
         described = f"Epoch {current_epoch + 1}" + (f"/{total}" if total is not None else "")

@@ -108,6 +108,22 @@ def test_the_bar_of_a_run_counts_its_epochs(renders, tmp_path, capsys):
     assert shown._get_train_description(2).strip() == "Epoch 3/3"  # ten steps, four to an epoch
 
 
+@pytest.mark.parametrize(("restarted", "total"), [(True, 512), (False, 312)])
+def test_the_bar_of_an_epoch_that_goes_on_counts_all_of_it(restarted, total):
+    from types import SimpleNamespace
+
+    from lightning_tl.run_output import RunProgressBar
+
+    current = SimpleNamespace(ready=200)
+    epochs = SimpleNamespace(batch_progress=SimpleNamespace(current=current))
+    loop = SimpleNamespace(restarted_mid_epoch=restarted, epoch_loop=epochs)
+    bar = RunProgressBar()
+    bar._trainer = SimpleNamespace(
+        max_epochs=-1, max_steps=512, global_step=200, num_training_batches=600, fit_loop=loop
+    )
+    assert bar.total_train_batches == total
+
+
 def test_tips_are_shown_once(caplog):
     import logging
 

@@ -122,3 +122,9 @@ def test_the_readme_s_own_task_trains(call, tmp_path):
     name = "my_module.RareClasses"
     call("-m", "lightning_tl", "fit", "--config", "finetune/digits", "--model", name, *options)
     assert (tmp_path / "runs/finetune/metrics.csv").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["law_from_a_table", "own_task"])
+def test_examples(call, name):
+    assert call(str(ROOT / "examples" / f"{name}.py"))

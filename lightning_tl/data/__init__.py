@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lightning_tl.data.ade20k import ADE20K
+    from lightning_tl.data.batch_transform import BatchTransform
     from lightning_tl.data.coco import CocoDetection
     from lightning_tl.data.digit_scenes import DigitScenes
     from lightning_tl.data.digits import Digits
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ADE20K",
+    "BatchTransform",
     "CocoDetection",
     "DigitScenes",
     "Digits",
@@ -34,6 +36,7 @@ __all__ = [
 
 _HOMES = {
     "ADE20K": "ade20k",
+    "BatchTransform": "batch_transform",
     "CocoDetection": "coco",
     "DigitScenes": "digit_scenes",
     "Digits": "digits",

@@ -10,7 +10,7 @@ choice of the test images, add to the level's uncertainty is put back afterwards
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,7 +76,7 @@ class Cells:
         return Cells(**{**vars(self), **fields})
 
 
-def _codes(labels: Sequence[Any] | None, count: int) -> tuple[NDArray[np.int64] | None, list[str]]:
+def _codes(labels: Collection[Any] | None, count: int) -> tuple[NDArray[np.int64] | None, list[str]]:
     if labels is None:
         return None, []
     text = [str(label) for label in list(labels)]
@@ -100,8 +100,8 @@ def cells(
     n: Array,
     log_error: Array,
     s: Array | None = None,
-    pretrain: Sequence[Any] | None = None,
-    draw: Sequence[Any] | None = None,
+    pretrain: Collection[Any] | None = None,
+    draw: Collection[Any] | None = None,
     weight: Array | None = None,
     own_image_variance: Array | None = None,
 ) -> Cells:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, get_args
 
@@ -30,8 +30,8 @@ def fit(
     n: ArrayLike,
     error: ArrayLike,
     s: ArrayLike | None = None,
-    pretrain: Sequence[Any] | None = None,
-    draw: Sequence[Any] | None = None,
+    pretrain: Collection[Any] | None = None,
+    draw: Collection[Any] | None = None,
     weights: ArrayLike | None = None,
     fixed: Mapping[str, float] | None = None,
     space: ResidualSpace = "log",
@@ -156,8 +156,8 @@ def points_of(
     n: ArrayLike,
     error: ArrayLike,
     s: ArrayLike | None = None,
-    pretrain: Sequence[Any] | None = None,
-    draw: Sequence[Any] | None = None,
+    pretrain: Collection[Any] | None = None,
+    draw: Collection[Any] | None = None,
     weights: ArrayLike | None = None,
     own_image_variance: Array | None = None,
     measured: Measured = "error",

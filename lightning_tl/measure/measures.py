@@ -299,9 +299,9 @@ class SensitivityMeasure(Measure):
         if coarse and not self._coarse:
             self._coarse = True
             site.warn(
-                f"{site.prefix}sensitivity: at gamma {', '.join(coarse)} the rise of the loss {levels[0].loss:.3g} is "
-                f"not above the rounding of its floating-point numbers ({resolution:.1g}), which the standard error "
-                "now contains; measure at larger gammas"
+                f"{site.prefix}sensitivity: at gamma {', '.join(coarse)} the rise is not above the rounding, "
+                f"{resolution:.1g}, of a loss of {levels[0].loss:.3g}, which the standard error now contains; measure "
+                "at larger gammas"
             )
         return records
 

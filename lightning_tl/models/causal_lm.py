@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from lightning_tl.errors import UserError, one_line, shortened
+
+#: Before the path or name of a model of Hugging Face.
+HUGGING_FACE = "hf:"
 
 
 def load_causal_lm(path: str, vocabulary: int, pretrained: bool) -> tuple[nn.Module, nn.Linear]:
@@ -25,6 +29,31 @@ def load_causal_lm(path: str, vocabulary: int, pretrained: bool) -> tuple[nn.Mod
         UserError: transformers is missing; the path holds no causal language model, or one with fewer tokens, or one
             that computes its logits otherwise than by a linear layer on the last features.
     """
+    model = causal_lm(path, pretrained)
+    backbone, head = model.base_model, model.get_output_embeddings()
+    if backbone is model or not isinstance(head, nn.Linear) or not _is_head_on_backbone(model, backbone, head):
+        raise UserError(
+            f"model.backbone hf:{path}: {type(model).__name__} computes its logits otherwise than by a linear layer on "
+            "its last features, so it cannot be split into a backbone and a head; use another model"
+        )
+    if head.out_features < vocabulary:
+        raise UserError(
+            f"model.backbone hf:{path}: has {head.out_features} tokens, and the data {vocabulary}: build the corpus "
+            "with the model's own tokenizer.json"
+        )
+    return backbone, head
+
+
+def causal_lm(path: str, pretrained: bool) -> Any:
+    """Return a causal language model of Hugging Face, in fp32. No code of the model's folder is run.
+
+    Args:
+        path: A folder with ``config.json`` and weights, or a name on the Hugging Face Hub.
+        pretrained: Whether the weights are loaded; else they are drawn.
+
+    Raises:
+        UserError: transformers is missing, or the path holds no causal language model.
+    """
     try:
         transformers: Any = import_module("transformers")
     except ImportError:
@@ -40,21 +69,12 @@ def load_causal_lm(path: str, vocabulary: int, pretrained: bool) -> tuple[nn.Mod
             config = transformers.AutoConfig.from_pretrained(path, **options)
             model = auto.from_config(config, dtype=torch.float32, **options)
     except Exception as error:  # whatever transformers raises
+        place = "" if "/" in path or Path(path).exists() else "no such folder, and "
         raise UserError(
-            f"model.backbone hf:{path}: cannot be loaded as a causal language model ({shortened(one_line(error), 300)})"
+            f"model.backbone hf:{path}: {place}cannot be loaded as a causal language model "
+            f"({shortened(one_line(error), 300)})"
         ) from error
-    backbone, head = model.base_model, model.get_output_embeddings()
-    if backbone is model or not isinstance(head, nn.Linear) or not _is_head_on_backbone(model, backbone, head):
-        raise UserError(
-            f"model.backbone hf:{path}: {type(model).__name__} computes its logits otherwise than by a linear layer on "
-            "its last features, so it cannot be split into a backbone and a head; use another model"
-        )
-    if head.out_features < vocabulary:
-        raise UserError(
-            f"model.backbone hf:{path}: has {head.out_features} tokens, and the data {vocabulary}: build the corpus "
-            "with the model's own tokenizer.json"
-        )
-    return backbone, head
+    return model.train()  # from_pretrained gives it in evaluation mode, and Lightning would leave it there
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from lightning_tl.errors import UserError, nearest
-from lightning_tl.models.causal_lm import load_causal_lm
+from lightning_tl.models.causal_lm import HUGGING_FACE, load_causal_lm
 from lightning_tl.models.decoder import Decoder, DecoderShape, decoder_shape
 from lightning_tl.models.weights import KeyReport, load_head
 from lightning_tl.tasks.base import TransferTask, wrong_batch
@@ -20,8 +20,6 @@ from lightning_tl.tasks.image_results import Array, ImageResults, SumScores
 
 #: Targets with this value are not predicted.
 IGNORED = -100
-#: Before the path or name of a Hugging Face model.
-HUGGING_FACE = "hf:"
 
 
 class CausalLanguageModel(TransferTask):

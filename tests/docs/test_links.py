@@ -44,7 +44,7 @@ def test_every_page_is_in_the_navigation():
         assert f" {path.relative_to(ROOT / 'docs').as_posix()}\n" in f"{navigation}\n", path
 
 
-NAMED = re.compile(r"`((?:configs|benchmarks|lightning_tl|data_gen|tests)/[\w/.-]+\.\w+)")
+NAMED = re.compile(r"`((?:configs|benchmarks|examples|lightning_tl|data_gen|tests)/[\w/.-]+\.\w+)")
 
 
 def test_names_of_files_in_the_repository_are_right():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from io import BytesIO
 from xml.etree import ElementTree
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from matplotlib import rcParams
 from matplotlib.colors import to_rgb
 from matplotlib.text import Text
+from PIL import Image
 
 from lightning_tl.figure_style import COLOURS, number, save
 from lightning_tl.laws import FullLaw
@@ -114,6 +116,14 @@ def test_formats(two, tmp_path, suffix: str) -> None:
     if suffix == "svg":
         assert "pre-training size n (images)" in path.read_text()  # text stays text
     assert dict(rcParams) == before
+
+
+def test_a_notebook_shows_a_figure(two) -> None:
+    from IPython.core.formatters import DisplayFormatter
+
+    shown, _ = DisplayFormatter().format(law_figure(two))
+    with Image.open(BytesIO(shown["image/png"])) as picture:
+        assert picture.size[0] == 640  # pixels of 6.4 inches
 
 
 def test_every_figure_by_what_the_table_has(two, many) -> None:

@@ -23,6 +23,7 @@ from lightning_tl.models.stages import stage_of
 from lightning_tl.models.weights import load_head
 from lightning_tl.sharing.export import export
 from lightning_tl.tasks import CausalLanguageModel, Cosine
+from lightning_tl.transfer import LoRA
 
 SHAPE = {"width": 32, "layers": 2, "heads": 4, "hidden": 48}
 
@@ -149,12 +150,58 @@ def test_a_hugging_face_model_is_split_into_backbone_and_head(tmp_path, model):
     task = CausalLanguageModel(61, backbone=f"hf:{tmp_path / 'theirs'}").eval()
     tokens = torch.randint(0, 61, (3, 40))
     assert torch.equal(task(tokens), reference(tokens).logits)
+    assert CausalLanguageModel(61, backbone=f"hf:{tmp_path / 'theirs'}").backbone.training  # dropout is on, as usual
     fresh = task.freshly_initialised()
     assert fresh.state_dict().keys() == task.state_dict().keys()
     assert not torch.equal(fresh.eval()(tokens), task(tokens))
     assert torch.equal(task(tokens), reference(tokens).logits)
     drawn = CausalLanguageModel(61, backbone=f"hf:{tmp_path / 'theirs'}", pretrained=False).eval()
     assert not torch.equal(drawn(tokens), task(tokens))
+
+
+@pytest.mark.parametrize(
+    ("model", "transfer"),
+    [
+        (gpt2, None),
+        (lambda: llama(SHAPE, 61), None),
+        (lambda: llama(SHAPE, 61, tie_word_embeddings=True), LoRA(rank=2)),
+    ],
+    ids=["gpt2", "llama", "tied-lora"],
+)
+def test_a_hugging_face_model_is_fine_tuned_and_goes_back(tmp_path, model, transfer):
+    reference = model().eval()
+    reference.save_pretrained(tmp_path / "theirs")
+    (tmp_path / "theirs" / "tokenizer.json").write_text("{}")
+    task = CausalLanguageModel(61, backbone=f"hf:{tmp_path / 'theirs'}", transfer=transfer)
+    loader = DataLoader(TensorDataset(*windows(np.random.default_rng(0).integers(0, 61, 400), 16)), 4)
+    runner = trainer(tmp_path, max_steps=2)
+    runner.fit(task, loader)
+    runner.save_checkpoint(tmp_path / "a.ckpt")
+    said = export(tmp_path / "a.ckpt", tmp_path / "exported", "huggingface")
+    assert said.startswith(type(reference).__name__)
+    tokens = torch.randint(0, 61, (3, 40))
+    theirs, report = AutoModelForCausalLM.from_pretrained(tmp_path / "exported", output_loading_info=True)
+    assert type(theirs) is type(reference)
+    assert not report["missing_keys"]
+    torch.testing.assert_close(theirs.eval()(tokens).logits, task.eval()(tokens), rtol=1e-5, atol=1e-5)
+    assert not torch.equal(theirs(tokens).logits, reference(tokens).logits)
+    assert (tmp_path / "exported" / "tokenizer.json").read_text() == "{}"
+
+
+def test_a_model_whose_folder_was_changed_or_moved_is_not_exported(tmp_path):
+    gpt2().save_pretrained(tmp_path / "theirs")
+    task = CausalLanguageModel(61, backbone=f"hf:{tmp_path / 'theirs'}")
+    runner = trainer(tmp_path, max_steps=1)
+    runner.fit(task, DataLoader(TensorDataset(*windows(np.arange(100) % 61, 16)), 4))
+    runner.save_checkpoint(tmp_path / "a.ckpt")
+    config = json.loads((tmp_path / "theirs" / "config.json").read_text())
+    (tmp_path / "theirs" / "config.json").write_text(json.dumps(config | {"n_layer": 1}))
+    with pytest.raises(UserError, match=r"backbone\.h\.1\..* does not fit the configuration of its model"):
+        export(tmp_path / "a.ckpt", tmp_path / "out", "huggingface")
+    (tmp_path / "theirs" / "config.json").write_text("{}")
+    with pytest.raises(UserError, match="cannot be loaded as a causal language model"):
+        export(tmp_path / "a.ckpt", tmp_path / "out", "huggingface")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_decoder_starts_from_another_ones_backbone_with_a_new_head(tmp_path):
@@ -296,7 +343,7 @@ def test_what_cannot_be_exported(tmp_path):
     with pytest.raises(UserError, match="exists already"):
         export("any.ckpt", tmp_path / "there", "huggingface")
     torch.save({"state_dict": {"conv1.weight": torch.zeros(3)}}, tmp_path / "other.ckpt")
-    with pytest.raises(UserError, match="is not of CausalLanguageModel with one of our decoders"):
+    with pytest.raises(UserError, match="is not of CausalLanguageModel; for other networks"):
         export(tmp_path / "other.ckpt", tmp_path / "out", "huggingface")
     with pytest.raises(UserError, match="no format 'hugingface'; did you mean 'huggingface'"):
         export(tmp_path / "other.ckpt", tmp_path / "out", "hugingface")
