@@ -128,7 +128,7 @@ def test_the_study_small(tmp_path):
     settings["pretrain"]["product"]["data.n"] = [8, 16, 32, 64]
     settings["finetune"]["set"]["data.root"] = str(tmp_path / "photos")
     settings["finetune"]["zip"] = [{"data.draw": [0, 1], "seed_everything": [0, 1]}]
-    (tmp_path / "study.yaml").write_text(yaml.safe_dump(settings | {"workers": 2, "until": None}))
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(settings | {"workers": 2}))
     done = subprocess.run(run(tmp_path / "study.yaml", tmp_path / "out"), capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     with (tmp_path / "out/results.csv").open(newline="") as file:
