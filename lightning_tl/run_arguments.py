@@ -15,6 +15,7 @@ from lightning_tl.errors import UserError, nearest
 from lightning_tl.transfer.chain import known_methods
 
 _KEY = re.compile(r"^unknown key '([\w.]+)'|^((?:[\w.]+: )+)")
+_UNKNOWN = re.compile(r"unknown key '([\w.]+)'")
 _INNER = re.compile(r"^([\w.]+): unknown key '([\w.]+)'")
 # methods in a parser's message about a list of them: with a class_path, or as plain names
 _NAMED = re.compile(r"class_path(?:=|': )'([\w.]+)'|(?:(?<=\[)|(?<=, ))'([\w.]+)'(?=[,\]])")
@@ -130,7 +131,9 @@ def in_its_file(error: UserError, args: Sequence[str]) -> UserError:
     if inner := _INNER.match(message):
         parts = [f"{inner[1]}.{inner[2]}"]
     options = [option.replace(".init_args.", ".") for option, _ in _pairs(args)]
-    if any(f"{'.'.join(parts)}.".startswith(f"{option}.") for option in options):
+    unknown = _UNKNOWN.search(message)
+    named = ".".join([*parts, unknown[1]] if unknown and not match[1] else parts)
+    if named in options or any(f"{'.'.join(parts)}.".startswith(f"{option}.") for option in options):
         return error
     for count in range(len(parts), 0, -1):  # the last ones may be no keys
         for file in reversed(_files(args)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -16,7 +17,16 @@ LONGEST = 1 << 20
 """Most bytes of a configuration."""
 _MOST_VALUES = 100_000
 _DEEPEST = 60
-_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_BASE: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _Loader(_BASE):  # type: ignore[misc]
+    """Reads ``1e-3`` as a number, as jsonargparse does; PyYAML asks for ``1.0e-3``."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+\.?\d*[eE][-+]?\d+$"), list("-+0123456789")
+)
 
 
 class LimitError(yaml.YAMLError):
@@ -43,7 +53,7 @@ def check_limits(text: str) -> None:
         raise LimitError(f"it has {len(text):,} characters; at most {LONGEST:,}")
     anchors: dict[str, _Node | None] = {}  # None: not closed yet
     open_nodes: list[_Node] = []
-    for event in yaml.parse(text, Loader=_LOADER):
+    for event in yaml.parse(text, Loader=_Loader):
         if isinstance(event, yaml.AliasEvent):
             node = anchors.get(event.anchor or "", _Node())
             if node is None:
@@ -116,9 +126,17 @@ def load_yaml(path: Path) -> Any:
 def _parsed(text: str) -> Any:
     """Parse YAML; cached, as thousands of runs share a few files."""
     check_limits(text)
-    content = yaml.load(text, Loader=_LOADER)
+    content = yaml.load(text, Loader=_Loader)
     _check_keys(content, "")
     return content
+
+
+def parsed_value(text: str) -> Any:
+    """Return the value that an option's text has as YAML; the text itself where it is none."""
+    try:
+        return _parsed(text)
+    except (yaml.YAMLError, ValueError, TypeError, OverflowError, RecursionError):
+        return text
 
 
 def _check_keys(content: Any, where: str) -> None:

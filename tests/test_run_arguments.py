@@ -104,6 +104,11 @@ def test_a_wrong_option_is_not_blamed_on_a_file(tmp_path: Path) -> None:
     inner = UserError("data: unknown key 'm' in the configuration")  # of the class, which the key's group is named for
     assert in_its_file(inner, [f"--config={path}", "--data.m=3"]) is inner
     assert in_its_file(inner, [f"--config={path}", "--data.init_args.m=3"]) is inner
+    path.write_text("model: {init_args: {optimizer: {init_args: {lr: 1}}}}")
+    given = UserError("model: optimizer: unknown key 'rate' in the configuration")  # the file has the optimizer only
+    assert in_its_file(given, [f"--config={path}", "--model.optimizer.rate=3"]) is given
+    assert str(in_its_file(given, [f"--config={path}"])).startswith(f"{path}: model: ")
+    path.write_text("data: {n: 3}")
     wrong = UserError("data.n: should be a number")
     assert in_its_file(wrong, [f"--config={path}", "--data.n=x"]) is wrong
 

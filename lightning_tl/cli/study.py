@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import tempfile
 import time
@@ -9,11 +10,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from lightning_tl.cli.parsing import command_parser, parse, with_underscores
 from lightning_tl.config_files import with_config_paths, with_merged_configs
 from lightning_tl.errors import UserError, nearest, one_line, shortened
 from lightning_tl.study.config import Study
+from lightning_tl.yaml_limits import parsed_value
 
+_KEY_OPTION = re.compile(r"--(render|pretrain|finetune)\.(set|product)\.(.+)")
 ACTIONS = {
     "run": "render, pre-train, fine-tune; then fit the law, write report.html. The same command resumes it.",
     "plan": "how many runs, images, hours and how much disk it will take, by a short trial.",
@@ -50,6 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         own = ("dry_run", "write_rates") if action in ("run", "plan") else ()
         rest = [with_underscores(argument, own) for argument in rest]
+        rest = _with_keys_as_file(rest, Path(folder))
         merged = with_merged_configs(with_config_paths(rest), Path(folder))
         parsed = parse(parser, merged)
     try:
@@ -72,6 +78,30 @@ def main(argv: list[str] | None = None) -> int:
     if options.watch < 0:
         raise UserError(f"--watch is {options.watch:g}; it must be at least 0 seconds (0: print once)")
     return status(study, options.out, options["all"], options.watch)
+
+
+def _with_keys_as_file(argv: list[str], folder: Path) -> list[str]:
+    """Return the arguments with those like ``--finetune.set.data.root photos`` as one more configuration file.
+
+    The parser would take ``data`` for the key, and keep only the last of several keys below it.
+    """
+    rest: list[str] = []
+    content: dict[str, dict[str, dict[str, Any]]] = {}
+    arguments = iter(argv)
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        match = _KEY_OPTION.fullmatch(name)
+        given = value if equals else next(arguments, None) if match else None
+        if match is None or given is None:
+            rest.append(argument)
+            continue
+        stage, axes, key = match.groups()
+        content.setdefault(stage, {}).setdefault(axes, {})[key] = parsed_value(given)
+    if not content:
+        return rest
+    path = folder / "keys.yaml"
+    path.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    return [*rest, f"--config={path}"]
 
 
 def run(study: Study, out: Path) -> int:
@@ -102,7 +132,8 @@ def _conclude(study: Study, out: Path, failures: dict[str, str]) -> None:
         if failures:
             report.main([str(out)])
         return
-    if study.law is not None:
+    sized = study.law is not None and (study.pretrain is not None or study.law.size != "pretrain_images")
+    if study.law is not None and sized:
         law.fit_table(out / "results.csv", out, study.law)
     from lightning_tl.study.facts import read_facts
     from lightning_tl.study.still_falling import sentences
@@ -117,8 +148,10 @@ def _conclude(study: Study, out: Path, failures: dict[str, str]) -> None:
         draw(facts["steps"], out)
         print("\n".join(["", *answer(facts["steps"])]))
     analysed = _analyse(study, out)
-    if study.law is not None or analysed or study.until is not None:
+    if sized or analysed or study.until is not None:
         report.main([str(out)])
+    elif study.law is not None:
+        print(f"no law and no report, as the study pre-trains nothing: its results are in {out / 'results.csv'}")
 
 
 def _analyse(study: Study, out: Path) -> bool:

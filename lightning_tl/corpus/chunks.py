@@ -153,7 +153,9 @@ class FileRange(Chunk):
         if key not in row:
             raise self._error(number, f"no key '{key}'; choose the key of the text by --key (there: {', '.join(row)})")
         if not isinstance(row[key], str):
-            raise self._error(number, f"'{key}' is not a text but {shortened(json.dumps(row[key]), 40)}")
+            raise self._error(
+                number, f"'{key}' is not a text but {shortened(json.dumps(row[key]), 40)}; correct or delete the line"
+            )
         return str(row[key])
 
     def _error(self, number: int, reason: str) -> UserError:

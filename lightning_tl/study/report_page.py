@@ -103,7 +103,10 @@ def write_report(folder: Path) -> Path:
 
 
 def _facts(folder: Path) -> dict[str, Any]:
-    return _read(folder / "study.json", StudyFacts)
+    facts = _read(folder / "study.json", StudyFacts)
+    if "study" in facts and not facts["study"].get("until"):
+        facts.pop("steps", None)  # of an earlier run, in steps
+    return facts
 
 
 def _read(path: Path, shape: Any) -> dict[str, Any]:

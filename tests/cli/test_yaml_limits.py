@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from jsonargparse import get_loader
 
 from lightning_tl.cli.main import main
 from lightning_tl.config_files import configs_root, read_yaml
 from lightning_tl.errors import UserError
-from lightning_tl.yaml_limits import LimitError, check_limits
+from lightning_tl.yaml_limits import LimitError, check_limits, parsed_value
 
 LEVELS = "\n".join(
     f"{chr(97 + i)}: &{chr(97 + i)} [{', '.join([f'*{chr(96 + i)}'] * 9) if i else 'x'}]" for i in range(9)
@@ -91,3 +92,14 @@ def test_aliases_that_are_used_as_meant() -> None:
     check_limits("a: &a x\nb: *a\nc: &a y\nd: *a")  # an anchor may be set again
     with pytest.raises(LimitError):
         check_limits("a: &a [x]\nb: &a [*a, &a [*a]]")
+
+
+@pytest.mark.parametrize(
+    "text", ["1e-3", "1E5", "-2.5e+3", ".5e1", "1.e2", "1e", "e3", "1e-3x", "0x1e3", "2e-3 m", "7"]
+)
+def test_numbers_are_those_of_jsonargparse(text: str) -> None:
+    assert parsed_value(text) == get_loader("yaml")(text)
+
+
+def test_a_text_that_is_no_yaml_stays_as_it_is() -> None:
+    assert parsed_value("[a: b") == "[a: b"

@@ -8,6 +8,7 @@ import pytest
 import yaml
 from shipped import kinds, parsed, planned
 
+from data_gen.config_check import config_from_dict
 from lightning_tl.cli import study as command
 from lightning_tl.config_files import with_merged_configs
 from lightning_tl.study.expansion import expand
@@ -46,3 +47,19 @@ def test_a_shipped_overlay_changes_the_study_as_it_says(path, tmp_path, monkeypa
     assert data_sets(expand(changed)) == data_sets(expand(base))
     for run in kinds(planned(changed, tmp_path)):
         parsed(run.args)  # training takes all keys
+
+
+def test_options_for_single_keys_of_a_stage_all_count(tmp_path, monkeypatch):
+    """Several, below one group or not; the keys beside them keep the values that they have."""
+    taken = []
+    monkeypatch.setattr(command, "run", lambda study, out: taken.append(study) or 0)
+    options = ["--finetune.set.data.root", "A b", "--render.set.image.size=64", "--finetune.set.data.fraction=2e-1"]
+    more = ["--render.set.image.samples", "2", "--pretrain.product.data.n", "[8, 16]"]
+    command.main(["run", "--config=study/photos_small", f"--out={tmp_path}", *options, *more])
+    sets = data_sets(expand(taken[0]))
+    for each in sets:
+        image = config_from_dict(each.config).image
+        assert (each.images, image.size, image.samples, image.bounces) == (16, 64, 2, 1)
+    content = parsed(next(run.args for run in planned(taken[0], tmp_path) if run.stage == "finetune"))
+    data = content["data"]["init_args"]
+    assert (data["root"], data["fraction"], data["val_share"]) == ("A b", 0.2, 0.3)

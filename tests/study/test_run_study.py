@@ -127,6 +127,14 @@ def test_where_no_fine_tuning_is_done_the_failures_are_named(tmp_path, capfd):
     assert "no rows" not in said.err
 
 
+def test_where_nothing_is_pre_trained_there_is_a_table_and_no_law(tmp_path, capsys, monkeypatch):
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump({"finetune": {"config": "finetune/digits"}}))
+    (tmp_path / "results.csv").write_text("run_id,pretrain_images,transfer,error\nfinetune-scratch,0,full,0.2\n")
+    monkeypatch.setattr("lightning_tl.study.run_study.run_study", lambda study, out: {})
+    assert command.main(["run", f"--config={tmp_path / 'study.yaml'}", f"--out={tmp_path}"]) == 0
+    assert f"pre-trains nothing: its results are in {tmp_path / 'results.csv'}" in capsys.readouterr().out
+
+
 def test_status_of_a_study_that_is_done_or_not_begun(finished, tmp_path, capsys):
     path, out, _ = finished
     assert command.main(["status", f"--config={path}", f"--out={out}", "--all"]) == 0

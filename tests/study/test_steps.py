@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,8 @@ from study.stepped import SIZES, Lab, path, study
 
 from lightning_tl.laws.advice import DIFFERENT, MORE
 from lightning_tl.study.config import Choice
-from lightning_tl.study.facts import Facts
+from lightning_tl.study.facts import Facts, read_facts
+from lightning_tl.study.report_page import write_report
 from lightning_tl.study.step_words import answer, begins, stands, table
 from lightning_tl.study.until import Until
 
@@ -22,6 +23,19 @@ def whole(tmp_path_factory):
     lab = Lab()
     curves, steps = lab.run(study(Until()), tmp_path_factory.mktemp("whole") / "out")
     return curves, steps, lab
+
+
+def test_a_report_of_the_whole_grid_says_nothing_of_earlier_steps(tmp_path):
+    """The same folder, run again without `until`: its steps stay in study.json, and are not the answer any more."""
+    lab = Lab()
+    lab.run(study(Until()), tmp_path / "out")
+    (tmp_path / "fits.json").write_text(json.dumps({"groups": [], "comparisons": [], "advice": []}))
+    pages = []
+    for until in (Until(), None):
+        content = read_facts(tmp_path / "out/study.json")
+        (tmp_path / "study.json").write_text(json.dumps(content | {"study": asdict(study(until))}))
+        pages.append(write_report(tmp_path).read_text())
+    assert ["How it was decided" in page for page in pages] == [True, False]
 
 
 def verdicts(steps) -> dict[str, str]:
