@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import cache
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,31 +71,25 @@ def new_figure(
     the same shape.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
 
     stacked = is_narrow()
     if stacked:
         one = max(height / rows, 0.7 * NARROW) if columns == 1 else height / rows
         width, height = NARROW, max(one, 0.5 * NARROW) * rows * columns
-    figure = _figure_class()(figsize=(width, height), layout=layout)
+    figure = Figure(figsize=(width, height), layout=layout)
     FigureCanvasAgg(figure)
+    # by itself a notebook shows only the figures of pyplot, which is not imported here
+    vars(figure)["_repr_png_"] = partial(_png, figure)
     if not stacked:
         return figure, figure.subplots(rows, columns, squeeze=False, **kwargs)
     return figure, figure.subplots(rows * columns, 1, squeeze=False, **kwargs).reshape(rows, columns)
 
 
-@cache
-def _figure_class() -> type[Figure]:
-    from matplotlib.figure import Figure
-
-    class ShownFigure(Figure):
-        """A figure that a notebook shows also where pyplot, whose figures it shows by itself, was never imported."""
-
-        def _repr_png_(self) -> bytes:
-            content = io.BytesIO()
-            _save(self, content, format="png", dpi=100)
-            return content.getvalue()
-
-    return ShownFigure
+def _png(figure: Figure) -> bytes:
+    content = io.BytesIO()
+    _save(figure, content, format="png", dpi=100)
+    return content.getvalue()
 
 
 def wrapped(figure: Figure, text: str, size: float) -> str:
