@@ -48,7 +48,7 @@ def conclude(folder: Path, level: float = 0.95, loss_window: tuple[float, float]
     record: dict[str, Any] = plain(
         {
             "answer": [*answers(analysis), *delay_answers(analysis.delays, analysis.level)],
-            "overview": {"heads": at_a_glance[0], "rows": at_a_glance[1], "notes": notes()},
+            "overview": {"heads": at_a_glance[0], "rows": at_a_glance[1], "notes": notes(analysis.level)},
             "sentences": sentences(analysis),
             "figures": write(analysis, folder),
             "tables": [{"title": DELAYS, "heads": heads, "rows": rows}] if rows else [],

@@ -31,7 +31,8 @@ LEGEND = (
     "Noise has the spread of the initialisation; relative noise is in proportion to each filter or row of the weights. "
     "↘ falls; ↗ rises: by this factor (×) or difference (+), from the budget where it is lowest to the last one; "
     "∪ falls, then rises: where it is lowest, and the rise from there to the last budget; ∩ rises, then falls; – no "
-    "rise or fall detected. Each sign is the result of a test, corrected for the number of values of lr or γ."
+    "rise or fall detected. Each sign is the result of a test, corrected for the number of values of lr or γ. In "
+    "brackets: the {level:g} % interval; of several values the smallest range that holds all their intervals."
 )
 
 
@@ -49,13 +50,13 @@ def overview(analysis: Overtraining) -> tuple[list[str], Rows]:
     return heads, rows
 
 
-def notes() -> list[str]:
-    """Return what explains the table."""
+def notes(level: float) -> list[str]:
+    """Return what explains the table; its intervals have this level."""
     quadratic = (
         f"Quadratic: up to this scale the rise is within {100 * QUADRATIC:g} % of its approximation to second order, "
         "at every budget."
     )
-    return [LEGEND, quadratic]
+    return [LEGEND.format(level=100 * level), quadratic]
 
 
 def _row(series: Sequence[Series], label: str, cell: Callable[[Series], str]) -> Rows:
@@ -87,18 +88,26 @@ def _cell(curves: Sequence[Curve], unit: Unit) -> str:
     """Return what curves of the same verdict do."""
     if not curves:
         return ""
-    rises = [item.rise for item in curves]
-    change = ("×" if curves[0].log else "+") + _range(rises, ".3g" if curves[0].log else ".2g")
+    form = ".3g" if curves[0].log else ".2g"
+    change = ("×" if curves[0].log else "+") + _range(
+        [item.rise for item in curves], [item.rise_interval for item in curves], lambda value: f"{value:{form}}"
+    )
     if curves[0].verdict == "u":
-        low, high = (budget_text(find(item.vertex for item in curves), unit) for find in (min, max))
-        return f"∪ near {low if low == high else f'{low} to {high}'} {unit}, then {change}"
+        place = _range(
+            [item.vertex for item in curves],
+            [item.vertex_interval for item in curves],
+            lambda budget: budget_text(budget, unit),
+        )
+        return f"∪ near {place} {unit}, then {change}"
     signs = {"rises": f"↗ {change}", "falls": "↘", "inverted": "∩", "flat": "–", "single": "single runs"}
     return signs[curves[0].verdict]
 
 
-def _range(values: Sequence[float], form: str) -> str:
-    low, high = f"{min(values):{form}}", f"{max(values):{form}}"
-    return low if low == high else f"{low} to {high}"
+def _range(values: Sequence[float], intervals: Sequence[tuple[float, float]], text: Callable[[float], str]) -> str:
+    """Return a value, or the least and the largest of several, with the interval that holds those of all."""
+    low, high = text(min(values)), text(max(values))
+    ends = text(min(ends[0] for ends in intervals)), text(max(ends[1] for ends in intervals))
+    return (low if low == high else f"{low} to {high}") + f" ({ends[0]} to {ends[1]})"
 
 
 def _tuned(series: Sequence[Series]) -> Rows:

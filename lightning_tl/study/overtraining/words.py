@@ -51,11 +51,11 @@ _LOSSES = ("finetune_loss", "error", "forgotten", "perturbed_loss")
 def answers(analysis: Overtraining) -> list[str]:
     """Return for each series whether longer pre-training does harm, and whether it makes the network fragile.
 
-    Of several series this is short; places and intervals are then in :func:`sentences` only.
+    Of several series this is short: where a loss is lowest stands in :func:`sentences` and in the table only.
     """
     level = analysis.level if len(analysis.series) == 1 else None
     return [
-        _named(series, " ".join(filter(None, [_harm(series, level), _fragility(series, level)])))
+        _named(series, " ".join(filter(None, [_harm(series, level), _fragility(series, analysis.level)])))
         for series in analysis.series
     ]
 
@@ -119,7 +119,7 @@ def _harm(series: Series, level: float | None) -> str:
     return text
 
 
-def _fragility(series: Series, level: float | None) -> str:
+def _fragility(series: Series, level: float) -> str:
     known = [item for key in _STRESSES for item in series.family(*key) if item.verdict != "single"]
     if not known:
         return ""
@@ -155,10 +155,10 @@ def _loss_under_noise(series: Series) -> str:
     return f" Under noise of γ {_values(turned, family)} the loss itself {VERDICTS[last.verdict]}: {place}."
 
 
-def _growth(item: Curve, words: str, level: float | None, unit: Unit) -> str:
+def _growth(item: Curve, words: str, level: float, unit: Unit) -> str:
     much = f"{item.rise:.3g} times as much" if item.log else f"by {item.rise:.3g} more"
     lowest = item.budgets[int(np.argmin(item.mean))]
-    interval = "" if level is None else f" ({_interval(item.rise_interval, level)})"
+    interval = f" ({_interval(item.rise_interval, level)})"
     return (
         f"{much} {words}{item.value:g} at {amount(item.budgets[-1], unit)} {'as' if item.log else 'than'} at "
         f"{budget_text(lowest, unit)}{interval}"

@@ -100,10 +100,16 @@ def test_the_overview_has_a_row_for_values_that_behave_alike(found):
     (series,) = found.series
     turning = series.family("forgotten", "lr")[-1]
     assert cells["pre-training loss after fine-tuning, lr ≤ 0.004"] == "↘"
-    near = f"∪ near {turning.vertex:,.0f} steps, then ×{turning.rise:.3g}"
+    place, factor = (
+        "{:,.0f} to {:,.0f}".format(*turning.vertex_interval),
+        "{:.3g} to {:.3g}".format(*turning.rise_interval),
+    )
+    near = f"∪ near {turning.vertex:,.0f} ({place}) steps, then ×{turning.rise:.3g} ({factor})"
     assert cells["pre-training loss after fine-tuning, lr 0.016"] == near
-    rises = [item.rise for item in series.family("sensitivity", "gamma")]
-    growth = f"↗ ×{min(rises):.3g} to {max(rises):.3g}"
+    grown = series.family("sensitivity", "gamma")
+    low, high = min(item.rise_interval[0] for item in grown), max(item.rise_interval[1] for item in grown)
+    rises = [item.rise for item in grown]
+    growth = f"↗ ×{min(rises):.3g} to {max(rises):.3g} ({low:.3g} to {high:.3g})"
     assert cells["rise of the pre-training loss under noise, γ 0.05 to 0.4"] == growth
     assert cells["best lr, from the shortest to the longest budget"].startswith("0.004 (constant)")
     assert cells["quadratic under noise, up to γ"] == "0.1"  # as planted
@@ -118,7 +124,8 @@ def test_of_several_series_the_answer_is_short_and_the_table_has_them_side_by_si
     assert heads[1:] == [series.name for series in analysis.series]
     assert all(len(row) == 3 for row in rows)
     said = answers(analysis)
-    assert all("interval" not in text and len(text) < 400 for text in said)
+    assert all("lowest near" not in text and len(text) < 460 for text in said)
+    assert all(text.count("95 % interval") == text.count("times as much") for text in said)
     assert all("raises the pre-training loss after fine-tuning at lr 0.016." in text for text in said)
     assert sum("95 % interval" in text for text in sentences(analysis)) >= 4
 
