@@ -51,7 +51,7 @@ def test_the_sections_are_those_of_the_report():
     source = inspect.getsource(report_page)
     table = read("report.md").split("## Verdicts")[0]
     named = [row for row in re.findall(r"^\| ([^|]+) \|", table, flags=re.M) if row not in ("Section", "---")]
-    assert len(named) == 11
+    assert len(named) == 12
     for name in (part for row in named for part in row.split(", what the networks")):
         assert name.strip(" ") in source or f"What the networks{name}" in source, name
 
