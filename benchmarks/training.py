@@ -14,6 +14,10 @@ of the process, on one thread. The ratio is that of the speeds, over all turns; 
 pairs of turns. Our side has the trainer, seeds, loggers and checkpoints of a recipe, and makes a log entry every 25
 steps; `--plain` shows what Lightning itself costs. The bare loop takes its batches from the same loader, so "loading"
 is the share of our side's time in it.
+
+Measured on one core, `--steps 1200`: images 0.960 (0.957 to 0.963), 3.2 % loading; with `--plain` 0.963 (0.959 to
+0.967). So that goal is not reached there: Lightning's own millisecond per step is 4 % of the 25 of this small network.
+Language, `--steps 200`: 0.993 (0.991 to 0.996), 0.1 % loading.
 """
 
 from __future__ import annotations
