@@ -46,7 +46,7 @@ def with_pinned_texts(study: Study, out: Path, record: bool = False) -> Study:
 def _pinned(stage: Stage, texts: dict[str, str]) -> Stage:
     if _TOKENIZER in stage.axes or "data" in stage.axes:
         return stage
-    merged = merged_config(stage, {}, "the study").get("data")
+    merged = merged_config(stage, {}, "the study", classes=True).get("data")
     data = {**(merged.get("init_args") or {}), **merged} if isinstance(merged, dict) else {}
     tokenizer = data.get("tokenizer") or "ascii"
 

@@ -210,10 +210,15 @@ def _images(root: Path, n: int) -> dict[str, Any]:
     return {"train": shards, "val": val}
 
 
-def merged_config(stage: Stage, point: Point, where: str) -> dict[str, Any]:
+def merged_config(stage: Stage, point: Point, where: str, classes: bool = False) -> dict[str, Any]:
     """Return the configuration of a point as one nested dict: files, then overrides by dotted key.
 
-    A class that is given by its name becomes ``{class_path: NAME}`` where a later key sets one of its arguments.
+    Args:
+        stage: The stage.
+        point: Values of its axes.
+        where: The stage, for messages.
+        classes: Whether a text may be a class's name, as in training. It becomes ``{class_path: NAME}`` where a later
+            key sets one of its arguments.
 
     Raises:
         UserError: A key goes through a value that holds no keys.
@@ -225,7 +230,7 @@ def merged_config(stage: Stage, point: Point, where: str) -> dict[str, Any]:
         into = merged
         *parents, last = key.split(".")
         for parent in parents:
-            if isinstance(into.get(parent), str):
+            if classes and isinstance(into.get(parent), str):
                 into[parent] = {"class_path": into[parent]}
             into = into.setdefault(parent, {})
             if not isinstance(into, dict):

@@ -123,9 +123,9 @@ def test_two_processes_resumed_in_an_epoch(renders, tmp_path):
 
 @given(st.integers(1, 60), st.integers(1, 7), st.sampled_from([1, 2, 3, 4]), st.integers(0, 20), st.integers(0, 3))
 def test_processes_share_a_step(length, batch_size, processes, step, seed):
-    alone = StepBatches(length, batch_size * processes, seed).batch(step)
+    whole = StepBatches(length, batch_size * processes, seed).batch(step)
     parts = [StepBatches(length, batch_size, seed, rank=r, processes=processes).batch(step) for r in range(processes)]
-    assert list(chain.from_iterable(parts)) == list(alone)
+    assert list(chain.from_iterable(parts)) == list(whole)
 
 
 @given(st.integers(1, 80), st.integers(1, 9), st.sampled_from([1, 2, 3, 4]))

@@ -202,6 +202,10 @@ def test_a_value_is_chosen_for_each_way_of_fine_tuning(files, out):
         (lambda s: s.finetune.zip[0].update({"data.draw": [0, 0], "seed_everything": [1, 1]}), "two runs are the same"),
         (lambda s: s.render.set.update({"seed.high": 3}), "'seed.high' goes through 'seed', which is a value"),
         (
+            lambda s: s.render.set.update({"light": "fix", "light.x": 3}),
+            "'light.x' goes through 'light', which is a value",
+        ),
+        (
             lambda s: s.render.product.update({"config": s.render.product["config"][:1] * 2}),
             "two data sets are the same",
         ),
