@@ -92,14 +92,20 @@ def check_environment(here: bool = False) -> None:
         here: Check this Python, also where another one is named for the workers.
 
     Raises:
-        UserError: the extra is not installed, bpy has no wheel for this version of Python, or system libraries are
-            missing; with the command that fixes it.
+        UserError: the extra is not installed, bpy has no wheel for this version of Python, the Blender that is named
+            cannot be used, or system libraries are missing; with the command that fixes it.
     """
-    from data_gen.interpreter import VARIABLE, check_other_python, how_to_make_one
+    from data_gen.blender_program import check_blender
+    from data_gen.interpreter import VARIABLE, check_other_python, how_to_make_one, named_blender, worker_environment
 
+    if "bpy" in sys.modules:  # this process is a Blender
+        return
     if os.environ.get(VARIABLE) and not here:
         check_other_python(_PACKAGES)
         check_libraries()
+        return
+    if (blender := named_blender()) and not here:
+        check_blender(blender, worker_environment())
         return
     packages = missing_packages()
     if "bpy" in packages and sys.version_info[:2] != (3, 11):

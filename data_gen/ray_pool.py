@@ -172,7 +172,7 @@ class _Actor:
             if not select.select([self._process.stdout], [], [], max(0.0, end - time.monotonic()))[0]:
                 break
             said += self._process.read()
-        if "ended" in said[-1]:
+        if any("ended" in m for m in said):
             # when a node is lost, Ray stops this process's children before the process itself: within this time the
             # process is gone too, so that the driver sees a lost node and not a dead worker
             time.sleep(_GRACE)
