@@ -9,6 +9,7 @@ import os
 import runpy
 import sys
 import traceback
+import types
 from pathlib import Path
 
 
@@ -21,6 +22,9 @@ def main() -> None:
     version = list(sys.version_info[:2])
     custom = Path(job["home"], "custom-python-packages/lib/python{}.{}/site-packages".format(*version))
     sys.path[:0] = (job["path"] if version == job["python"] else []) + [str(custom)]
+    # BlenderProc's renderer imports the writer of HDF5 files, which is not used here; wheels of h5py cannot be loaded
+    # beside the HDF5 library of a Linux distribution's Blender
+    sys.modules["h5py"] = types.ModuleType("h5py")
     # it ends with BlenderProc's process, which ends with the farm
     from lightning_tl._io.processes import die_with_parent
 
