@@ -68,7 +68,7 @@ def blender_program(value: str) -> Path:
         path = path / "blender"
     found = shutil.which(path)
     if found is None and path.is_file():
-        raise UserError(f"{VARIABLE}: {path} is not executable: chmod +x {shlex.quote(str(path))}{_WITHOUT}")
+        raise UserError(f"{VARIABLE}: {path} is not executable: if it is Blender, chmod +x {shlex.quote(str(path))}{_WITHOUT}")
     if found is None:
         raise UserError(
             f"{VARIABLE}: {path} does not exist: give the path of Blender's program or of the folder that holds "

@@ -98,7 +98,7 @@ def check_environment(here: bool = False) -> None:
     from data_gen.blender_program import check_blender
     from data_gen.interpreter import VARIABLE, check_other_python, how_to_make_one, named_blender, worker_environment
 
-    if "bpy" in sys.modules:  # this process is a Blender
+    if here and "bpy" in sys.modules:  # this process is a Blender
         return
     if os.environ.get(VARIABLE) and not here:
         check_other_python(_PACKAGES)

@@ -31,8 +31,9 @@ def main(parent: str, text: str) -> None:
     from blenderproc.command_line import cli
 
     script = Path(__file__).with_name("inside_blender.py")
-    sys.argv = ["blenderproc", "run", str(script), text, "--custom-blender-path", job["home"]]
-    sys.argv += ["--temp-dir", str(folder)]
+    # without an install path, BlenderProc asks for the user's name, which not every container has
+    places = ["--custom-blender-path", job["home"], "--blender-install-path", job["home"], "--temp-dir", str(folder)]
+    sys.argv = ["blenderproc", "run", *places, str(script), text]
     try:
         cli()
     except SystemExit as end:
