@@ -199,5 +199,8 @@ def _said(done: subprocess.CompletedProcess[str]) -> str:
 def _how_to_install(home: Path, series: str, python: str, packages: str) -> str:
     """Return the command that gives Blender's Python packages: BlenderProc's where that knows the Python, else pip's."""
     if (home / series / "python" / "bin" / "python3.11").exists():
-        return f"blenderproc pip install {packages} --custom-blender-path {shlex.quote(str(home))}"
+        # BlenderProc's list also has packages whose installation failed, and it would not try these again
+        listed = home / "custom-python-packages" / "installed_packages_cache_v2.json"
+        clear = f"rm {shlex.quote(str(listed))} && " if listed.exists() else ""
+        return f"{clear}blenderproc pip install {packages} --custom-blender-path {shlex.quote(str(home))}"
     return f"python{python} -m pip install --target ~/.config/blender/{series}/scripts/modules {packages}"
