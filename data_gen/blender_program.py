@@ -20,7 +20,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import lightning_tl
 from lightning_tl.errors import UserError, shortened
 
 VARIABLE = "BLENDER"
@@ -68,7 +67,9 @@ def blender_program(value: str) -> Path:
         path = path / "blender"
     found = shutil.which(path)
     if found is None and path.is_file():
-        raise UserError(f"{VARIABLE}: {path} is not executable: if it is Blender, chmod +x {shlex.quote(str(path))}{_WITHOUT}")
+        raise UserError(
+            f"{VARIABLE}: {path} is not executable: if it is Blender, chmod +x {shlex.quote(str(path))}{_WITHOUT}"
+        )
     if found is None:
         raise UserError(
             f"{VARIABLE}: {path} does not exist: give the path of Blender's program or of the folder that holds "
@@ -183,10 +184,10 @@ def _version(program: Path, environment: Mapping[str, str]) -> tuple[int, ...]:
 
 def _run(command: list[str], program: Path, environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
     try:
+        nothing = subprocess.DEVNULL
         return subprocess.run(
-            command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
-            timeout=300,
-        )  # fmt: skip
+            command, env=environment, stdin=nothing, capture_output=True, text=True, errors="replace", timeout=300
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise UserError(f"{VARIABLE}: {program} cannot be run: {shortened(error, 200)}{_WITHOUT}") from error
 
@@ -197,7 +198,7 @@ def _said(done: subprocess.CompletedProcess[str]) -> str:
 
 
 def _how_to_install(home: Path, series: str, python: str, packages: str) -> str:
-    """Return the command that gives Blender's Python packages: BlenderProc's where that knows the Python, else pip's."""
+    """Return the command that gives Blender's Python packages: BlenderProc's, or pip's where that finds no Python."""
     if (home / series / "python" / "bin" / "python3.11").exists():
         # BlenderProc's list also has packages whose installation failed, and it would not try these again
         listed = home / "custom-python-packages" / "installed_packages_cache_v2.json"

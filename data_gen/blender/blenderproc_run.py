@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from lightning_tl._io.processes import die_with_parent
@@ -38,7 +39,8 @@ def main(parent: str, text: str) -> None:
         cli()
     except SystemExit as end:
         if isinstance(end.code, int) and end.code < 0:
-            signal.signal(-end.code, signal.SIG_DFL)
+            with suppress(OSError):  # SIGKILL cannot be caught anyway
+                signal.signal(-end.code, signal.SIG_DFL)
             os.kill(os.getpid(), -end.code)
         raise
 
