@@ -1,5 +1,6 @@
 """Workers inside a program that behaves like Blender's (blender_stand_in.py): with renders, in the slow test."""
 
+import io
 import json
 import os
 import signal
@@ -8,7 +9,9 @@ import sys
 from pathlib import Path
 
 import blender_stand_in
+import numpy as np
 import pytest
+from PIL import Image
 from scene_gate import SceneGate, wait_for_end
 
 from data_gen import blender_program, check, dispatch, farm, local_pool, reproduce
@@ -235,4 +238,9 @@ def test_a_real_blender_gives_the_labels_of_the_python_package(tiny, tmp_path, m
     render(config, tmp_path / "there", 12, workers=1)
     here, there = (_pictures(tmp_path / name) for name in ("here", "there"))
     assert here.keys() == there.keys()
-    assert [name for name in here if here[name] != there[name] and ".rgb." not in name] == []
+    for name in here:
+        if ".normal." in name or ".depth." in name:  # whole steps, of another build's rounding
+            first, second = (np.asarray(Image.open(io.BytesIO(m[name])), int) for m in (here, there))
+            assert np.abs(first - second).max() <= 1, name
+        elif ".rgb." not in name:
+            assert here[name] == there[name], name
