@@ -31,7 +31,7 @@ import lightning_tl.data.text
 import lightning_tl.data.text_examples
 import lightning_tl.data.torchvision_sets
 import lightning_tl.data.yolo
-import lightning_tl.tasks  # noqa: F401  imported so that YAML can name their classes without a path
+import lightning_tl.tasks  # imported so that YAML can name their classes without a path
 from lightning_tl.config_files import with_config_paths
 from lightning_tl.csv_history import WholeHistory, keep_history
 from lightning_tl.data.batched_module import BatchedDataModule
@@ -316,7 +316,7 @@ class CheckCLI(RunCLI):
 
     Args:
         args: As of :func:`run`.
-        make: Also make trainer, data and network (from random weights). They are made for the CPU where the
+        make: Also make trainer, data, network (from random weights) and optimiser. They are made for the CPU where the
             configuration does not say otherwise.
 
     Raises:
@@ -334,6 +334,8 @@ class CheckCLI(RunCLI):
             _put(config, dict.fromkeys(_starts(config)))
             with _quiet():
                 super().instantiate_classes()
+                if isinstance(self.model, lightning_tl.tasks.TransferTask):
+                    self.model.check_optimizer()
 
     def give_pretraining(self, started_from: str | None) -> None:
         """Make nothing more."""

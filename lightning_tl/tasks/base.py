@@ -323,10 +323,7 @@ class TransferTask(pl.LightningModule):
         Raises:
             UserError: The optimiser refuses a value.
         """
-        try:
-            optimizer = self.optimizer(self.transfer.parameter_groups(self, self.parameter_groups()))
-        except ValueError as error:
-            raise UserError(f"model.optimizer: {error}") from error
+        optimizer = self._build_optimizer(self.transfer.parameter_groups(self, self.parameter_groups()))
         for group in optimizer.param_groups:
             group["lr"] *= group.get("lr_factor", 1.0)
         optimizer = self.transfer.attach(self, optimizer)
@@ -342,6 +339,22 @@ class TransferTask(pl.LightningModule):
         if scheduler is None:
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def check_optimizer(self) -> None:
+        """Build the optimiser and its ``scheduler`` once, before a training, as they check their values only then.
+
+        Raises:
+            UserError: One of them refuses a value.
+        """
+        optimizer = self._build_optimizer(self.parameters())
+        if self.scheduler is not None:
+            self.scheduler(optimizer)
+
+    def _build_optimizer(self, parameters: Any) -> torch.optim.Optimizer:
+        try:
+            return self.optimizer(parameters)
+        except ValueError as error:
+            raise UserError(f"model.optimizer: {error}") from error
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the task, the backbone's description, the names of classes and the preprocessing to the checkpoint."""
