@@ -1,6 +1,6 @@
 """Render a labelled data set of meshes of your own, and train a small classifier on it.
 
-    pip install 'lightning-tl[render]'              # Python 3.11
+    pip install '.[render]'                         # in a clone; Python 3.11
     python examples/own_meshes.py                   # works in a temporary folder
     python examples/own_meshes.py runs/vessels      # keeps meshes, renders and a contact sheet in this folder
 
