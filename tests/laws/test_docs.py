@@ -34,7 +34,7 @@ def test_the_page_runs(page: str, tmp_path, monkeypatch, capsys) -> None:
     for command in re.findall(r"^lightning-tl next (results\.csv.*)$", page, flags=re.MULTILINE):
         assert next_command.main(shlex.split(command)) == 0
     said = capsys.readouterr().out
-    for quoted in re.findall(r"```text\n(.*?)```", page, flags=re.DOTALL):
+    for quoted in re.findall(r"```output\n(.*?)```", page, flags=re.DOTALL):
         for line in filter(None, quoted.splitlines()):
             assert line.rstrip("… ") in said
 
