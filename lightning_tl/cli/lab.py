@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -79,6 +80,9 @@ def _run(name: str, lab: Lab, out: Path) -> int:
     from lightning_tl.labs.outcome_files import write_outcome
 
     lab.check()
+    out.mkdir(parents=True, exist_ok=True)  # a wrong folder fails before a minute of simulation
+    if not os.access(out, os.W_OK):
+        raise UserError(f"{out}: you may not write there; choose another folder by --out")
     begun = time.monotonic()
     with _one_thread():
         outcome = lab.run()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from lightning_tl.labs.caulking_parameters import CaulkingParameters
@@ -21,13 +23,12 @@ class Caulking(CaulkingParameters):
 
     def run(self) -> Outcome:
         """See :meth:`~lightning_tl.labs.lab.Lab.run`."""
-        from lightning_tl.labs.caulking_figures import figures
+        from lightning_tl.labs.caulking_figures import CAPTIONS, figures
 
         self.check()
         comparisons = [*self._kernel(), *self._circle(), *self._lora()]
         outcome = Outcome("Caulking", comparisons, ("", "", ""), self._facts())
-        drawn, outcome.captions = figures(self, outcome)
-        outcome.figures.update(drawn)
+        outcome.captions, outcome.draw = CAPTIONS, partial(figures, self, outcome)
         outcome.paragraphs = self._paragraphs(outcome)
         return outcome
 

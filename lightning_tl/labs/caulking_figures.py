@@ -19,17 +19,18 @@ if TYPE_CHECKING:
 _NOTE = "Lines: theory. Points: simulation, with one standard error."
 
 
-def figures(lab: CaulkingParameters, outcome: Outcome) -> tuple[dict[str, Figure], dict[str, str]]:
-    """Return the figures and their captions."""
+CAPTIONS = {
+    "kernel": "Kernel ridge regression of the residual: samples needed for one error, and learning curves.",
+    "lora": "A residual of known rank learnt by LoRA of that rank.",
+}
+
+
+def figures(lab: CaulkingParameters, outcome: Outcome) -> dict[str, Figure]:
+    """Return the figures by name."""
     import matplotlib as mpl
 
     with mpl.rc_context(STYLE):
-        drawn = {"kernel": _kernel(lab, outcome), "lora": _lora(lab, outcome)}
-    captions = {
-        "kernel": "Kernel ridge regression of the residual: samples needed for one error, and learning curves.",
-        "lora": "A residual of known rank learnt by LoRA of that rank.",
-    }
-    return drawn, captions
+        return {"kernel": _kernel(lab, outcome), "lora": _lora(lab, outcome)}
 
 
 def _logarithmic(axes: Axes) -> None:

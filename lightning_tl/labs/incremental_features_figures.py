@@ -21,22 +21,23 @@ _NOTE = "Lines: theory. Points: simulation, with one standard error."
 _FEATURES = "features learnt in pre-training"
 
 
-def figures(lab: IncrementalFeaturesParameters, outcome: Outcome) -> tuple[dict[str, Figure], dict[str, str]]:
-    """Return the figures and their captions."""
+CAPTIONS = {
+    "learning": "Features are learnt one after another; under noise, those below 2dγ² cost more than they gain.",
+    "fine_tuning": "Fine-tuning from longer pre-training: what it does to the pre-training loss, and its own loss.",
+    "library": "What the library's analysis and its callbacks find, against the theory.",
+}
+
+
+def figures(lab: IncrementalFeaturesParameters, outcome: Outcome) -> dict[str, Figure]:
+    """Return the figures by name."""
     import matplotlib as mpl
 
     with mpl.rc_context(STYLE):
-        drawn = {
+        return {
             "learning": _learning(lab, outcome),
             "fine_tuning": _fine_tuning(lab, outcome),
             "library": _library(lab, outcome),
         }
-    captions = {
-        "learning": "Features are learnt one after another; under noise, those below 2dγ² cost more than they gain.",
-        "fine_tuning": "Fine-tuning from longer pre-training: what it does to the pre-training loss, and its own loss.",
-        "library": "What the library's analysis and its callbacks find, against the theory.",
-    }
-    return drawn, captions
 
 
 def _learning(lab: IncrementalFeaturesParameters, outcome: Outcome) -> Figure:

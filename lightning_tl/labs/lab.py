@@ -53,6 +53,6 @@ class Lab(ABC):
         if not values:
             raise UserError(f"{name} is empty; give at least one value")
         for one in values:
-            if not low <= one <= high:
+            if not low <= one <= high:  # NaN too
                 limits = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
                 raise UserError(f"{name} is {one:g}; it must be {limits}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,15 +26,14 @@ class LinearTransfer(LinearTransferParameters):
 
     def run(self) -> Outcome:
         """See :meth:`~lightning_tl.labs.lab.Lab.run`."""
-        from lightning_tl.labs.linear_transfer_figures import figures
+        from lightning_tl.labs.linear_transfer_figures import CAPTIONS, figures
         from lightning_tl.labs.linear_transfer_surface import surface
 
         self.check()
         comparisons = [self._sgd(), *self._risks(), *self._covariance(), *self._classes(), *self._universality()]
         on_surface, facts = surface(self)
         outcome = Outcome("Linear transfer", comparisons + on_surface, ("", "", ""), facts)
-        drawn, outcome.captions = figures(self, outcome)
-        outcome.figures.update(drawn)
+        outcome.captions, outcome.draw = CAPTIONS, partial(figures, self, outcome)
         outcome.paragraphs = self._paragraphs(outcome)
         return outcome
 

@@ -22,22 +22,23 @@ if TYPE_CHECKING:
 _NOTE = "Lines: theory. Points: simulation, with one standard error."
 
 
-def figures(lab: LinearTransferParameters, outcome: Outcome) -> tuple[dict[str, Figure], dict[str, str]]:
-    """Return the figures and their captions."""
+CAPTIONS = {
+    "risk": "Excess risk and classification error against κ = s/d.",
+    "universality": "One curve for all features with the same two moments, and where that ends.",
+    "surface": "Risk against the number of source samples n, with the full law fitted to it.",
+}
+
+
+def figures(lab: LinearTransferParameters, outcome: Outcome) -> dict[str, Figure]:
+    """Return the figures by name."""
     import matplotlib as mpl
 
     with mpl.rc_context(STYLE):
-        drawn = {
+        return {
             "risk": _risk(lab, outcome),
             "universality": _universality(lab, outcome),
             "surface": _surface(lab, outcome),
         }
-    captions = {
-        "risk": "Excess risk and classification error against κ = s/d.",
-        "universality": "One curve for all features with the same two moments, and where that ends.",
-        "surface": "Risk against the number of source samples n, with the full law fitted to it.",
-    }
-    return drawn, captions
 
 
 def _grid(lab: LinearTransferParameters) -> list[float]:

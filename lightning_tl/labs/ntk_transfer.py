@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -27,15 +28,14 @@ class NtkTransfer(NtkTransferParameters):
 
     def run(self) -> Outcome:
         """See :meth:`~lightning_tl.labs.lab.Lab.run`."""
-        from lightning_tl.labs.ntk_transfer_figures import figures
+        from lightning_tl.labs.ntk_transfer_figures import CAPTIONS, figures
 
         self.check()
         surfaces, facts = self._surfaces()
         on_network, more = self._network()
         comparisons = [*self._learning(), *self._powers(), *self._transfer(), *surfaces, *on_network]
         outcome = Outcome("Transfer in the kernel limit", comparisons, ("", "", ""), {**facts, **more})
-        drawn, outcome.captions = figures(self, outcome)
-        outcome.figures.update(drawn)
+        outcome.captions, outcome.draw = CAPTIONS, partial(figures, self, outcome)
         outcome.paragraphs = self._paragraphs(outcome)
         return outcome
 

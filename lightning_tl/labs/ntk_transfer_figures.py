@@ -18,22 +18,23 @@ if TYPE_CHECKING:
     from lightning_tl.labs.outcome import Outcome
 
 
-def figures(lab: NtkTransferParameters, outcome: Outcome) -> tuple[dict[str, Figure], dict[str, str]]:
-    """Return the figures and their captions."""
+CAPTIONS = {
+    "curves": "Learning curves in the kernel limit.",
+    "kernel": "Kernel limit: the exact error over n and s, with both laws fitted to all but the largest sizes.",
+    "network": "Networks: the mean error over n and s, with both laws fitted to all but the largest sizes.",
+}
+
+
+def figures(lab: NtkTransferParameters, outcome: Outcome) -> dict[str, Figure]:
+    """Return the figures by name."""
     import matplotlib as mpl
 
     with mpl.rc_context(STYLE):
-        drawn = {
+        return {
             "curves": _curves(lab, outcome),
             "kernel": _surfaces(outcome, "kernel", "Both laws on the kernel limit"),
             "network": _surfaces(outcome, "network", "Both laws on two-layer networks"),
         }
-    captions = {
-        "curves": "Learning curves in the kernel limit.",
-        "kernel": "Kernel limit: the exact error over n and s, with both laws fitted to all but the largest sizes.",
-        "network": "Networks: the mean error over n and s, with both laws fitted to all but the largest sizes.",
-    }
-    return drawn, captions
 
 
 def _curves(lab: NtkTransferParameters, outcome: Outcome) -> Figure:

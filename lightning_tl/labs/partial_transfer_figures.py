@@ -17,17 +17,18 @@ if TYPE_CHECKING:
     from lightning_tl.labs.partial_transfer_parameters import PartialTransferParameters
 
 
-def figures(lab: PartialTransferParameters, outcome: Outcome) -> tuple[dict[str, Figure], dict[str, str]]:
-    """Return the figures and their captions."""
+CAPTIONS = {
+    "accuracy": "Test accuracy against the share of filters inherited.",
+    "region": "Where inheriting helps and where it harms.",
+}
+
+
+def figures(lab: PartialTransferParameters, outcome: Outcome) -> dict[str, Figure]:
+    """Return the figures by name."""
     import matplotlib as mpl
 
     with mpl.rc_context(STYLE):
-        drawn = {"accuracy": _accuracy(lab, outcome), "region": _region(lab, outcome)}
-    captions = {
-        "accuracy": "Test accuracy against the share of filters inherited.",
-        "region": "Where inheriting helps and where it harms.",
-    }
-    return drawn, captions
+        return {"accuracy": _accuracy(lab, outcome), "region": _region(lab, outcome)}
 
 
 def _accuracy(lab: PartialTransferParameters, outcome: Outcome) -> Figure:

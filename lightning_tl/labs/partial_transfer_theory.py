@@ -149,6 +149,7 @@ def upstream(setting: Setting) -> Learnt:
     return learnt(setting, setting.upstream)
 
 
+@lru_cache(maxsize=1024)  # figures are drawn twice
 def accuracy(setting: Setting, share: float) -> float:
     """Return the test accuracy where a share of the filters is inherited.
 

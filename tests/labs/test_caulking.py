@@ -201,6 +201,6 @@ def test_the_lab_gives_figures_and_paragraphs(monkeypatch):
     small = {"linear layer": Adapted(6, 6, 0, 0.01, 60), "tanh network": Adapted(5, 6, 6, 0.01, 150)}
     monkeypatch.setattr(Caulking, "layers", staticmethod(lambda: small))
     outcome = Caulking(d=300, samples=60, draws=2, sizes=(1.0, 2.0), rank=2, lora_draws=2).run()
-    assert set(outcome.figures) == set(outcome.captions) == {"kernel", "lora"}
+    assert set(outcome.draw()) == set(outcome.captions) == {"kernel", "lora"}
     assert {item.part for item in outcome.comparisons} >= {"error", "samples", "exponent", "circle"}
     assert "Powers of m" in outcome.paragraphs[2]

@@ -4,12 +4,14 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from lightning_tl.cli.main import main
 from lightning_tl.errors import UserError
 from lightning_tl.labs.catalogue import LABS, lab_class
+from lightning_tl.labs.linear_transfer import LinearTransfer
 from lightning_tl.labs.outcome import Comparison, compared
 
 QUICK = ["linear-transfer", "--d", "300", "--ratios", "[0.4]", "--draws", "2", "--surface_d", "20"]
@@ -61,6 +63,16 @@ def test_one_sentence_for_each_wrong_argument(capsys, tmp_path, arguments, messa
     assert not (tmp_path / "out").exists()
 
 
+def test_a_folder_that_cannot_be_written_is_refused_before_the_simulation(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(LinearTransfer, "run", None)  # would fail when called
+    (tmp_path / "file").touch()
+    assert main(["lab", *QUICK, "--out", str(tmp_path / "file" / "out")]) == 2
+    assert "a file is where a folder should be" in capsys.readouterr().err
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    assert main(["lab", *QUICK, "--out", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == f"error: {tmp_path}: you may not write there; choose another folder by --out\n"
+
+
 def test_a_lab_writes_its_files(capsys, tmp_path):
     code = main(["lab", *QUICK, "--out", str(tmp_path)])
     out = capsys.readouterr().out
@@ -69,7 +81,7 @@ def test_a_lab_writes_its_files(capsys, tmp_path):
     assert content["parameters"]["d"] == 300
     assert f"{content['agreement']['agrees']} of " in out
     rows = (tmp_path / "linear-transfer.csv").read_text().splitlines()
-    assert rows[0] == "part,case,at,theory,simulation,stderr,allowed,agreement"
+    assert rows[0] == "part,case,at,theory,simulation,stderr,allowed,runs,agreement"
     assert len(rows) == 1 + len(content["comparisons"])
     for name in ("risk", "universality", "surface"):
         assert Image.open(tmp_path / f"{name}.png").width > 500
@@ -93,7 +105,8 @@ def test_an_unknown_lab_is_refused():
     "theory,simulated,verdict",
     [
         (1.0, [1.009, 1.011], "agrees"),
-        (1.0, [1.05, 1.051], "disagrees"),
+        (1.0, [1.05, 1.051, 1.05, 1.051], "disagrees"),
+        (1.0, [1.05, 1.051], "undecided"),
         (1.0, [0.7, 1.3], "undecided"),
         (1.0, [1.015, 1.041], "undecided"),
         (1.0, [float("nan"), 1.0], "disagrees"),
@@ -102,6 +115,15 @@ def test_an_unknown_lab_is_refused():
 )
 def test_agreement(theory, simulated, verdict):
     assert compared("part", "case", 0.0, theory, simulated).agreement == verdict
+
+
+@pytest.mark.parametrize("runs", [2, 3, 8])
+def test_chance_hardly_ever_disagrees_however_few_the_runs(runs):
+    drawn = 1 + np.random.default_rng(runs).standard_normal((4000, runs))
+    found = [compared("part", "case", 0.0, 1.0, values, None, 0.0).agreement for values in drawn]
+    assert found.count("disagrees") == pytest.approx(4000 * 0.0027, abs=4 * (4000 * 0.0027) ** 0.5)
+    assert found.count("disagrees") + found.count("agrees") == 4000
+    assert compared("part", "case", 0.0, 1.2, drawn.ravel(), None, 0.0).agreement == "disagrees"
 
 
 def test_what_is_only_shown_never_agrees():

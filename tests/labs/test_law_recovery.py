@@ -106,9 +106,22 @@ def test_binomial_interval(count, of):
     assert binomial_interval(count, of, 0.9) == pytest.approx((expected.low, expected.high))
 
 
-def test_a_share_has_the_standard_error_of_the_theory():
-    item = compared_share("part", "case", 0.0, 0.2, 100, 100, 0.05)
-    assert (item.simulation, item.stderr, item.agreement) == (1.0, pytest.approx(0.04), "disagrees")
+@pytest.mark.parametrize(
+    ("theory", "count", "of", "allowed", "stderr", "verdict"),
+    [
+        (0.2, 100, 100, 0.0, 0.04, "disagrees"),
+        (0.25, 100, 100, 0.05, (0.3 * 0.7 / 100) ** 0.5, "disagrees"),
+        (0.25, 22, 100, 0.05, 0.04, "agrees"),
+        (1.0, 3, 3, 0.1, (0.1 * 0.9 / 3) ** 0.5, "undecided"),  # three of three do not show 90 %
+        (1.0, 100, 100, 0.1, 0.03, "agrees"),
+        (1.0, 85, 100, 0.1, 0.03, "undecided"),
+        (1.0, 80, 100, 0.1, 0.03, "disagrees"),
+        (0.2, 100, 100, None, 0.04, "shown"),
+    ],
+)
+def test_a_share_has_the_standard_error_of_what_is_allowed(theory, count, of, allowed, stderr, verdict):
+    item = compared_share("part", "case", 0.0, theory, count, of, allowed)
+    assert (item.simulation, item.stderr, item.agreement) == (count / of, pytest.approx(stderr), verdict)
 
 
 def test_curves_are_what_they_say():

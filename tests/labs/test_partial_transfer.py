@@ -148,7 +148,7 @@ def test_where_inheriting_harms():
 
 
 def test_accuracies_and_gains_follow_the_argument(simulated):
-    comparisons, cells = SMALL.compared(*simulated)
+    comparisons, cells = SMALL.beside_theory(*simulated)
     for item in comparisons:
         assert item.agreement != "disagrees", item
         assert item.simulation == pytest.approx(item.theory, abs=0.035)
@@ -169,7 +169,7 @@ def test_accuracies_and_gains_follow_the_argument(simulated):
 )
 def test_a_wrong_argument_disagrees(monkeypatch, simulated, wrong):
     monkeypatch.setattr(partial_transfer, "accuracy", wrong)
-    comparisons, _ = SMALL.compared(*simulated)
+    comparisons, _ = SMALL.beside_theory(*simulated)
     assert "disagrees" in {item.agreement for item in comparisons}
 
 
