@@ -58,8 +58,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _seed(seed: int) -> int:
-    if seed < 0:
-        raise UserError(f"seed is {seed}; it must be at least 0")
+    if not 0 <= seed < 2**32:
+        raise UserError(f"seed is {seed}; it must be from 0 to {2**32 - 1}")
     return seed
 
 

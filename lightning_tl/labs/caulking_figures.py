@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lightning_tl.figure_style import COLOURS, STYLE, headed, new_figure, noted, number, plain_ticks
+from lightning_tl.figure_style import COLOURS, headed, new_figure, noted, number, plain_ticks
 from lightning_tl.labs.lab_figures import cases, draw_line, draw_points, titled
 
 if TYPE_CHECKING:
@@ -27,10 +27,7 @@ CAPTIONS = {
 
 def figures(lab: CaulkingParameters, outcome: Outcome) -> dict[str, Figure]:
     """Return the figures by name."""
-    import matplotlib as mpl
-
-    with mpl.rc_context(STYLE):
-        return {"kernel": _kernel(lab, outcome), "lora": _lora(lab, outcome)}
+    return {"kernel": _kernel(lab, outcome), "lora": _lora(lab, outcome)}
 
 
 def _logarithmic(axes: Axes) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lightning_tl.figure_style import COLOURS, STYLE, headed, new_figure, noted
+from lightning_tl.figure_style import COLOURS, headed, new_figure, noted
 from lightning_tl.labs.error_curves import LEVEL, LawCurve
 from lightning_tl.labs.lab_figures import cases, draw_line, draw_points, titled
 from lightning_tl.labs.law_answers import AT_BEYOND, AT_LARGEST, NEEDED, NEW_RUN
@@ -43,11 +43,8 @@ CAPTIONS = {
 
 def figures(lab: LawRecoveryParameters, outcome: Outcome) -> dict[str, Figure]:
     """Return the figures by name."""
-    import matplotlib as mpl
-
     facts = outcome.facts["kinds"]
-    with mpl.rc_context(STYLE):
-        return {"intervals": _intervals(facts), "answers": _answers(facts), "theory": _theory(lab, outcome)}
+    return {"intervals": _intervals(facts), "answers": _answers(facts), "theory": _theory(lab, outcome)}
 
 
 def _intervals(facts: dict[str, Any]) -> Figure:

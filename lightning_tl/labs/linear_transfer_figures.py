@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lightning_tl.figure_style import STYLE, headed, new_figure, noted, plain_ticks
+from lightning_tl.figure_style import headed, new_figure, noted, plain_ticks
 from lightning_tl.labs.feature_draws import OUTSIDE, UNIVERSAL, noise_factor
 from lightning_tl.labs.lab_figures import cases, draw_line, draw_points, titled
 from lightning_tl.labs.linear_transfer_surface import isotropic_surface
@@ -31,14 +31,11 @@ CAPTIONS = {
 
 def figures(lab: LinearTransferParameters, outcome: Outcome) -> dict[str, Figure]:
     """Return the figures by name."""
-    import matplotlib as mpl
-
-    with mpl.rc_context(STYLE):
-        return {
-            "risk": _risk(lab, outcome),
-            "universality": _universality(lab, outcome),
-            "surface": _surface(lab, outcome),
-        }
+    return {
+        "risk": _risk(lab, outcome),
+        "universality": _universality(lab, outcome),
+        "surface": _surface(lab, outcome),
+    }
 
 
 def _grid(lab: LinearTransferParameters) -> list[float]:

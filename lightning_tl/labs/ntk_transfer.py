@@ -120,7 +120,8 @@ class NtkTransfer(NtkTransferParameters):
         return (
             "A model learns φ₀ from n samples, then φ₀ + φ₁ from s, pulled towards its start. In the kernel limit both "
             f"phases are ridge regression with eigenvalues i^-ξ (ξ = {self.decay:g}); φ₀ and φ₁ have source conditions "
-            f"r₀ = {self.source:g} and r₁ = {self.gap:g}. The theory bounds the error by δ(γ + n^-α)s^-β. Its rival "
+            f"r₀ = {self.source:g} and r₁ = {self.gap:g} (the larger, the smoother the function: squared coefficients "
+            "fall as i^-(2rξ + 1)). The theory bounds the error by δ(γ + n^-α)s^-β. Its rival "
             "for fixed features is An^-a + Bs^-b.",
             f"Exact curves of the kernel limit, simulated with {self.d:,} Gaussian features and {self.draws} draws; "
             f"two-layer tanh networks of width {self.width} by averaged SGD, {self.networks} of them, each with a "

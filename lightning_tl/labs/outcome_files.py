@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_tl._io.atomic import write_atomically
-from lightning_tl.figure_style import number, save_figures
+from lightning_tl.figure_style import STYLE, number, save_figures
 from lightning_tl.html_page import details, figure, page, paragraphs, table
 from lightning_tl.labs.lab import Lab
 from lightning_tl.labs.outcome import Outcome
@@ -29,6 +29,8 @@ def write_outcome(name: str, lab: Lab, outcome: Outcome, folder: Path) -> list[P
     Returns:
         The paths, the page last.
     """
+    import matplotlib as mpl
+
     folder.mkdir(parents=True, exist_ok=True)
     rows = [{**asdict(item), "agreement": item.agreement} for item in outcome.comparisons]
     paths = [folder / f"{name}.csv", folder / f"{name}.json"]
@@ -42,7 +44,9 @@ def write_outcome(name: str, lab: Lab, outcome: Outcome, folder: Path) -> list[P
     }
     write_json(paths[1], plain(content))
     suffixes = ("png", "svg")
-    for key in save_figures(outcome.draw, folder, suffixes):
+    with mpl.rc_context(STYLE):
+        names = save_figures(outcome.draw, folder, suffixes)
+    for key in names:
         paths += [folder / f"{key}.{suffix}" for suffix in suffixes]
     paths.append(folder / f"{name}.html")
     write_atomically(paths[-1], _page(outcome, folder, rows))

@@ -72,7 +72,8 @@ class PartialTransfer(PartialTransferParameters):
         last = f", and by up to {max(full):.3f} where all filters are inherited" if full else ""
         simple = sum(cell["simple_right"] for cell in decided)
         most = max((cell["shared"] for cell in harmful), default=None)
-        where = "none" if most is None else f"{len(harmful)} of {len(cells)} points, none with τ above {most:g}"
+        counted = f"at {len(harmful)} of {len(cells)} points"
+        where = "nowhere" if most is None else f"{counted}, of which the largest τ is {most:g}"
         return (
             "A ReLU network sees a patch with a signal and a patch of noise. Upstream and downstream share a universal "
             "part of the signal, with the share τ of its square. An inherited filter brings the universal signal, but "

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lightning_tl.figure_style import STYLE, headed, new_figure, noted
+from lightning_tl.figure_style import headed, new_figure, noted
 from lightning_tl.labs.lab_figures import draw_line, draw_points, titled
 from lightning_tl.labs.partial_transfer_theory import accuracy, harmful_share
 
@@ -25,10 +25,7 @@ CAPTIONS = {
 
 def figures(lab: PartialTransferParameters, outcome: Outcome) -> dict[str, Figure]:
     """Return the figures by name."""
-    import matplotlib as mpl
-
-    with mpl.rc_context(STYLE):
-        return {"accuracy": _accuracy(lab, outcome), "region": _region(lab, outcome)}
+    return {"accuracy": _accuracy(lab, outcome), "region": _region(lab, outcome)}
 
 
 def _accuracy(lab: PartialTransferParameters, outcome: Outcome) -> Figure:
