@@ -110,16 +110,20 @@ def reduced_rank(features, labels, rank):
     return full @ leading.T @ leading
 
 
-@pytest.mark.parametrize("rank,samples", [(1, 40), (3, 60), (6, 200)])
-def test_the_error_of_low_rank_updates_is_that_of_reduced_rank_regression(rank, samples):
-    rng, errors = np.random.default_rng(1), []
+@pytest.mark.parametrize(
+    # in the last case outputs outside the residual have most of the error
+    "rank,samples,inputs,outputs",
+    [(1, 40, 20, 12), (3, 60, 20, 12), (6, 200, 20, 12), (4, 20, 6, 40)],
+)
+def test_the_error_of_low_rank_updates_is_that_of_reduced_rank_regression(rank, samples, inputs, outputs):
+    rng, errors, noise = np.random.default_rng(1), [], 0.004 if outputs > inputs else 0.02
     for _ in range(600):
-        left, right = np.linalg.qr(rng.standard_normal((12, rank)))[0], np.linalg.qr(rng.standard_normal((20, rank)))[0]
-        truth, features = right @ left.T, rng.standard_normal((samples, 20))
-        labels = features @ truth + 0.02 * rng.standard_normal((samples, 12))
+        left, right = (np.linalg.qr(rng.standard_normal((size, rank)))[0] for size in (outputs, inputs))
+        truth, features = right @ left.T, rng.standard_normal((samples, inputs))
+        labels = features @ truth + noise * rng.standard_normal((samples, outputs))
         errors.append(np.sum((reduced_rank(features, labels, rank) - truth) ** 2))
     stderr = np.std(errors) / 600**0.5
-    theory = low_rank_error(rank, 20, 12, samples, 0.02**2)
+    theory = low_rank_error(rank, inputs, outputs, samples, noise**2)
     assert stderr < 0.02 * theory
     assert np.mean(errors) == pytest.approx(theory, abs=0.01 * theory + 3 * stderr)
 

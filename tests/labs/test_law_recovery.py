@@ -72,6 +72,18 @@ def test_the_second_derivation_of_unnamed_draws():
     assert coverage_without_names(LOGS, draws, ratio, AT, 0.95) == pytest.approx(shares, abs=0.005)
 
 
+@pytest.mark.parametrize("ratio", [0.0, 0.5, 1.5])
+def test_coverage_with_names_is_that_of_an_analysis_of_variance(ratio):
+    rng, count, draws = np.random.default_rng(14), 20_000, 3
+    noise = rng.standard_normal((count, 7, draws)) + ratio * rng.standard_normal((count, 1, draws))
+    line, squares, inverse = least_squares(noise.mean(axis=2), LOGS)
+    at = np.array([1, AT])
+    of_runs = t.ppf(0.975, 5) ** 2 * squares / 5 * (at @ inverse @ at)
+    of_draws = t.ppf(0.975, 2) ** 2 * noise.mean(axis=1).var(axis=1, ddof=1) / draws
+    inside = np.mean((line @ at) ** 2 <= of_runs + of_draws)
+    assert coverage(LOGS, draws, ratio, AT, 0.95) == pytest.approx((0.95, inside), abs=0.006)
+
+
 def test_coverage_with_names_tends_to_the_nominal_one():
     # with large luck of draws only their t interval is left
     assert coverage(LOGS, 3, 1e3, AT, 0.95) == pytest.approx((0.95, 0.95), abs=0.002)
