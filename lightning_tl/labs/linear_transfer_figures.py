@@ -69,7 +69,7 @@ def _risk(lab: LinearTransferParameters, outcome: Outcome) -> Figure:
             for x in grid
         ]
         draw_line(right, grid, line, index)
-    titled(right, "two classes, labels ±1", "κ = s/d", "error")
+    titled(right, "two classes, labels ±1", "κ = s/d", "classification error")
     headed(figure, "Fine-tuning a linear model to interpolation")
     noted(figure, _NOTE)
     return figure
