@@ -48,7 +48,7 @@ class CaulkingParameters(Lab):
 
     def check(self) -> None:
         """See :meth:`Lab.check`."""
-        self.require("d", 50, 5000)
+        self.require("d", 160, 5000)  # four times the fewest samples
         self.require("decay", 1.05, 3)
         self.require("target_decay", 1.2, 4)
         self.require("fading", 0.05, 4)

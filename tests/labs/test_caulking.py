@@ -192,6 +192,7 @@ def test_an_error_out_of_reach_is_refused():
         (["--sizes", "[2.0,2.0]"], "sizes has a single value; a power needs at least two different ones"),
         (["--sizes", "[1,20]"], "sizes is 20; it must be from 1 to 8"),
         (["--samples", "1000"], "samples is 1000; it must be from 40 to 750"),
+        (["--d", "100"], "d is 100; it must be from 160 to 5000"),
         (["--rank", "0"], "rank is 0; it must be from 1 to 12"),
         (["--decay", "1"], "decay is 1; it must be from 1.05 to 3"),
     ],

@@ -128,10 +128,11 @@ def test_answers_to_new_noise_are_those_of_networks():
     found = theory.upstream(setting)
     assert found.common[0] == pytest.approx(shared, rel=0.08)
     assert found.own[0] == pytest.approx(own, rel=0.12)
-    # the downstream signal is (2√0.6, 0, 2√0.4): upstream's filters along what is orthogonal to it, of length 1
-    first, second = torch.tensor([0.6**0.5, 0.4**0.5, 0.0]), torch.tensor([0.6**0.5, 0.0, 0.4**0.5])
+    # what filters answer by upstream's signal to noise along the part of it that is orthogonal to the downstream signal
+    learnt = (torch.einsum("bfd,bd->bf", trained, signal) * signs(40)).mean().item() / 2
+    first, second = np.array([0.6**0.5, 0.4**0.5, 0.0]), np.array([0.6**0.5, 0.0, 0.4**0.5])
     across = first - (first @ second) * second
-    along = (trained[:, :, :3] @ (across / across.norm()) * signs(40)).mean().item()
+    along = learnt * (first @ across) / np.linalg.norm(across)
     assert theory.foreign_response(setting, found.signal) == pytest.approx(along, rel=0.08)
 
 
