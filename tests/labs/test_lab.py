@@ -12,7 +12,7 @@ from lightning_tl.cli.main import main
 from lightning_tl.errors import UserError
 from lightning_tl.labs.catalogue import LABS, lab_class
 from lightning_tl.labs.linear_transfer import LinearTransfer
-from lightning_tl.labs.outcome import Comparison, compared
+from lightning_tl.labs.outcome import Comparison, Outcome, compared
 
 QUICK = ["linear-transfer", "--d", "300", "--ratios", "[0.4]", "--draws", "2", "--surface_d", "20"]
 HEAVY = ("torch", "lightning", "pandas", "matplotlib", "scipy.optimize")
@@ -127,6 +127,11 @@ def test_chance_hardly_ever_disagrees_however_few_the_runs(runs):
     assert found.count("disagrees") == pytest.approx(4000 * 0.0027, abs=4 * (4000 * 0.0027) ** 0.5)
     assert found.count("disagrees") + found.count("agrees") == 4000
     assert compared("part", "case", 0.0, 1.2, drawn.ravel(), None, 0.0).agreement == "disagrees"
+
+
+def test_the_largest_difference_leaves_out_a_theory_of_0():
+    items = [Comparison("part", "", 0.0, *values, 0.0, 0.2) for values in ((0.0, 0.0), (1.0, 1.1))]
+    assert Outcome("", items, ("", "", "")).worst("part") == pytest.approx(0.1)
 
 
 def test_what_is_only_shown_never_agrees():
