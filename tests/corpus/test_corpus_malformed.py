@@ -167,7 +167,7 @@ def test_a_corpus_of_other_settings_or_sources(place, capsys):
     (place / "more.jsonl").write_text(GOOD * 2)
     (place / "lines.txt").write_text("".join(f"line {number}\n" for number in range(60)))
     lines = ["--source=lines.txt", "--delimiter=\\n"]
-    for build, changed, what in (
+    for first, changed, what in (
         ([], "--tokenizer=ascii", "another --tokenizer (bytes, not ascii)"),
         ([], "--test_share=0.3", "another --test_share (0.2, not 0.3)"),
         ([], "--source=more.jsonl", "other sources"),
@@ -177,10 +177,10 @@ def test_a_corpus_of_other_settings_or_sources(place, capsys):
     ):
         two_ends("two.json")
         shutil.rmtree("made", ignore_errors=True)
-        assert main([*BUILD, "--out=made", *build]) == 0
-        assert main([*BUILD, "--out=made", *build]) == 0
+        assert main([*BUILD, "--out=made", *first]) == 0
+        assert main([*BUILD, "--out=made", *first]) == 0
         capsys.readouterr()
-        assert main([*BUILD, "--out=made", *build, changed]) == 2
+        assert main([*BUILD, "--out=made", *first, changed]) == 2
         message = capsys.readouterr().err.replace("\n", " ")
         assert f"made: holds a corpus of {what}; give another --out" in message
 
