@@ -233,6 +233,12 @@ class RunCLI(LightningCLI):
                     f"trainer.val_check_interval is {self.trainer.val_check_interval}, and an epoch has {batches} "
                     "batches: lower it, or set trainer.check_val_every_n_epoch to null to count over epochs"
                 ) from error
+            if isinstance(error, RuntimeError) and "does not allow for gradient clipping" in str(error):
+                raise UserError(
+                    f"trainer.gradient_clip_val is given with a fused optimizer under trainer.precision "
+                    f"{self.trainer.precision}, which Lightning does not allow: leave out fused: true of "
+                    "model.optimizer, or gradient_clip_val"
+                ) from error
             if isinstance(error, RuntimeError) and "shared memory" in str(error):  # of a loader process
                 raise UserError(
                     memory_full() or f"a loader process ended: {shortened(one_line(error), 300)}"

@@ -81,6 +81,10 @@ class TransferTask(pl.LightningModule):
     keeps_head = False
     #: name of the score in tables of results, such as ``accuracy``
     metric_name = "score"
+    #: which backbones to take on a CPU, for a message
+    smaller_backbones = (
+        "--model.backbone resnet18 is several times as fast, and for images of 32 to 64 px there is resnet10_w16"
+    )
 
     def __init__(
         self,
@@ -274,8 +278,7 @@ class TransferTask(pl.LightningModule):
         if size > _LARGE and self.trainer.strategy.root_device.type == "cpu":
             rank_zero_warn(
                 f"model.backbone is {self.backbone_name}, which takes long on a CPU ({size / 1e6:.0f} million "
-                "parameters): --model.backbone resnet18 is several times as fast, and for images of 32 to 64 px there "
-                "is resnet10_w16"
+                f"parameters): {self.smaller_backbones}"
             )
         data = getattr(self.trainer, "datamodule", None)
         theirs = getattr(data, "task", "")
