@@ -112,8 +112,8 @@ def check_environment(here: bool = False) -> None:
         version = ".".join(map(str, sys.version_info[:2]))
         raise UserError(
             f"rendering needs Python 3.11, this is {version}: Blender as a Python package (bpy) has no wheel for it; "
-            f"make an environment with Python 3.11 and name it, rendering then runs there{how_to_make_one()}; "
-            "or name an installed Blender: export BLENDER=/path/to/blender"
+            f"make an environment with Python 3.11 and name it, rendering then runs there{how_to_make_one()}; or name "
+            "an installed Blender: export BLENDER=/path/to/blender"
         )
     if packages:
         raise UserError(f"rendering needs `pip install 'lightning-tl[render]'` (missing: {', '.join(packages)})")

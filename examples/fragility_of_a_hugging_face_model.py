@@ -1,6 +1,6 @@
 """Attach the measurements to a Hugging Face Trainer: how fragile does a language model become while it is trained?
 
-    pip install 'lightning-tl[transformers]'
+    pip install '.[transformers]'      # in a clone
     python examples/fragility_of_a_hugging_face_model.py
 
 A tiny Llama with random weights learns to count; nothing is downloaded. With your own Trainer only the last lines of

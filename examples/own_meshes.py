@@ -1,6 +1,6 @@
 """Render a labelled data set of meshes of your own, and train a small classifier on it.
 
-    pip install 'lightning-tl[render]'              # Python 3.11
+    pip install '.[render]'                         # in a clone; Python 3.11
     python examples/own_meshes.py                   # works in a temporary folder
     python examples/own_meshes.py runs/vessels      # keeps meshes, renders and a contact sheet in this folder
 
@@ -104,11 +104,12 @@ def train(seen: Path, new: Path) -> tuple[int, int]:
 
 def main(folder: Path) -> None:
     """Write meshes, render them, train, test."""
-    for name, number, seed in (("seen", 20, 0), ("new", 40, 1)):
+    for name, number, seed in (("seen", 20, 0), ("new", 100, 1)):
         write_meshes(folder / "meshes" / name, number, seed)
     seen, new = folder / "renders" / "seen", folder / "renders" / "new"
     render_meshes(folder / "meshes" / "seen", seen, views=4, images=288, val_images=32)
-    # a single view of each scene: images that share a scene would not be independent, and the interval too narrow
+    # One view of each scene, and many meshes, so that few are drawn twice: images that share a scene or a mesh are not
+    # independent, and the interval would be too narrow.
     render_meshes(folder / "meshes" / "new", new, views=1, images=8, val_images=96)
     contact_sheet(RenderedImages(seen / "train"), count=12).save(folder / "seen.png")
     right, images = train(seen, new)

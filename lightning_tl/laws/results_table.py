@@ -103,6 +103,13 @@ def _check_columns(frame: pd.DataFrame, columns: Columns) -> None:
     wanted += [(option, columns.second)] if columns.second else []
     wanted += [("--cluster", name) for _, name in _cluster(columns.cluster or ())]
     own = [str(name) for name in frame.columns if name != "_line"]
+    ours = Columns()
+    roles = {"--size": (ours.size, "pre-training sizes"), "--score": (ours.score, "errors or scores")}
+    unnamed = [option for option, name in wanted if name not in own and name == roles.get(option, ("", ""))[0]]
+    if unnamed:  # a table of other columns than ours, and nobody has said which is what
+        which = " and ".join(f"the {roles[option][1]} ({option})" for option in unnamed)
+        missing = " or ".join(f"'{roles[option][0]}'" for option in unnamed)
+        raise UserError(f"the table has no column {missing}: say which column holds {which}; it has {', '.join(own)}")
     for option, name in wanted:
         if name not in own:
             raise UserError(f"no column '{name}' ({option}) in the table{nearest(name, own)}")

@@ -68,24 +68,29 @@ def _records(result: Result) -> list[Measured]:
 
 
 def _table(results: Sequence[Result]) -> str:
-    """Return a table of all values: a row per checkpoint, a column per quantity of the whole network."""
+    """Return a table of values: a row per checkpoint, a column per quantity of the whole network.
+
+    The losses along lines between checkpoints, dozens of values, are left to ``measurements.csv`` and its plot.
+    """
     columns: dict[str, None] = {}
     rows = []
     for result in results:
         row = {
             key_of(record): f"{record.value:.4g}" + (f" ± {record.stderr:.1g}" if record.stderr else "")
             for record in result.records
+            if not record.quantity.endswith("_along")
             if record.group in ("", "total", "previous", "trace", "weighted_trace")
             or record.quantity.endswith(("ed_loss", "finetune_loss", "pretrain_loss_after"))
         }
         columns |= dict.fromkeys(row)
         rows.append((result.revision, row))
-    head = ["checkpoint", "step", "tokens", *columns]
+    tokens = any(revision.tokens is not None for revision, _ in rows)
+    head = ["checkpoint", "step", *(["tokens"] if tokens else []), *columns]
     cells = [
         [
             revision.name,
             "" if revision.step is None else f"{revision.step}",
-            "" if revision.tokens is None else short(revision.tokens),
+            *(["" if revision.tokens is None else short(revision.tokens)] if tokens else []),
             *(row.get(column, "") for column in columns),
         ]
         for revision, row in rows

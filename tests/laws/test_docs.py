@@ -22,17 +22,19 @@ def page() -> str:
 def test_the_page_runs(page: str, tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
+    (table,) = re.findall(r"```csv\n(.*?)```", page, flags=re.DOTALL)
+    (tmp_path / "mine.csv").write_text(table)
     for block in re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL):
         exec(block, names)
     assert (tmp_path / "law.svg").stat().st_size > 1000
     for command in re.findall(
-        r"^lightning-tl law ((?:results|table|finetuned|pretrained)\.csv.*)$", page, flags=re.MULTILINE
+        r"^lightning-tl law ((?:mine|results|table|finetuned|pretrained)\.csv.*)$", page, flags=re.MULTILINE
     ):
         assert main([*shlex.split(command), "--plots", "none"]) == 0
     for command in re.findall(r"^lightning-tl next (results\.csv.*)$", page, flags=re.MULTILINE):
         assert next_command.main(shlex.split(command)) == 0
     said = capsys.readouterr().out
-    for quoted in re.findall(r"```text\n(.*?)```", page, flags=re.DOTALL):
+    for quoted in re.findall(r"```output\n(.*?)```", page, flags=re.DOTALL):
         for line in filter(None, quoted.splitlines()):
             assert line.rstrip("… ") in said
 

@@ -148,10 +148,17 @@ def test_separators(tmp_path: Path, separator: str, decimal: str) -> None:
     assert list(read["note"]) == ["a", "b c", "d"]
 
 
-def test_a_missing_column_names_its_option(tmp_path: Path) -> None:
+def test_of_a_table_with_other_names_it_is_asked_which_column_is_what() -> None:
     frame = pd.DataFrame({"images": [0, 50, 100], "error": [0.5, 0.25, 0.125]})
-    with pytest.raises(UserError, match=r"no column 'pretrain_images' \(--size\) in the table; valid: error, images$"):
+    said = r"^the table has no column 'pretrain_images': say which column holds the pre-training sizes \(--size\); "
+    with pytest.raises(UserError, match=rf"{said}it has images, error$"):
         groups(frame, Columns())
+    said = (
+        "the table has no column 'pretrain_images' or 'error': say which column holds the pre-training sizes (--size) "
+        "and the errors or scores (--score); it has n, acc"
+    )
+    with pytest.raises(UserError, match=re.escape(said)):
+        groups(frame.set_axis(["n", "acc"], axis=1), Columns())
 
 
 def test_all_rows_that_are_left_out_are_counted_by_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

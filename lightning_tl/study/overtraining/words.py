@@ -33,6 +33,15 @@ _HARMS = {
     "error": "raises the fine-tuning error",
     "forgotten": "raises the pre-training loss after fine-tuning",
 }
+#: Curves at the best rate of each budget, and how one of them, or several, are said to change.
+_TUNED = {"finetune_loss": "fine-tuning loss", "error": "fine-tuning error", "forgotten": "pre-training loss"}
+_CHANGES = {
+    "falls": ("still falls", "still fall"),
+    "u": ("falls, then rises", "fall, then rise"),
+    "rises": ("rises", "rise"),
+    "inverted": ("rises, then falls", "rise, then fall"),
+    "flat": ("shows no rise or fall", "show no rise or fall"),
+}
 _STRESSES = {("sensitivity", "gamma"): "under noise of γ ", ("increase", "lr"): "by fine-tuning at lr "}
 #: Tables that may lack runs, by the quantity of :class:`MissingRuns`.
 TABLES = {
@@ -104,19 +113,29 @@ def _harm(series: Series, level: float | None) -> str:
             last = harmed[-1]
             turn = f" (at {last.value:g} {_turn(last, level, series.unit)})" if level is not None else ""
             parts.append(f"{words} at lr {_values(harmed, family)}{turn}")
+    at_best = _at_best(series.tuned)
     if parts:
-        return f"longer pre-training {'; it '.join(parts)}."
+        return f"longer pre-training {'; it '.join(parts)}.{at_best}"
     if all(item.verdict == "single" for quantity in _HARMS for item in series.family(quantity, "lr")):
         return "these are single runs, so they cannot show whether longer pre-training does harm."
     text = f"no evidence that a budget up to {amount(series.budgets[-1], series.unit)} is too long"
     if level is None:
         return f"{text}."
-    text += (
-        ": at no learning rate did the tests detect a rise of fine-tuning loss, fine-tuning error or pre-training loss."
+    return (
+        f"{text}: at no learning rate did the tests detect a rise of fine-tuning loss, fine-tuning error or "
+        f"pre-training loss.{at_best}"
     )
-    if series.tuned is not None and series.tuned.curve("error").verdict == "falls":
-        text += " At the best rate of each budget the error still falls."
-    return text
+
+
+def _at_best(tuned: Tuned | None) -> str:
+    """Say what becomes of the losses where each budget is fine-tuned at its own best rate."""
+    parts = []
+    for verdict, words in _CHANGES.items():
+        names = [f"the {name}" for key, name in _TUNED.items() if tuned and tuned.curve(key).verdict == verdict]
+        if names:
+            subject = " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+            parts.append(f"{subject} {words[len(names) > 1]}")
+    return f" At the best learning rate of each budget, {'; '.join(parts)}." if parts else ""
 
 
 def _fragility(series: Series, level: float) -> str:
@@ -231,8 +250,7 @@ def _tuned(tuned: Tuned, level: float, unit: Unit) -> str:
         f"fine-tuning loss on validation data, is {pairs}; its exponent in the budget is {slope:+.2f}{interval}: "
         f"{meaning}"
     )
-    subjects = {"forgotten": "pre-training loss", "finetune_loss": "fine-tuning loss", "error": "fine-tuning error"}
-    verdicts = [f"{words}: {VERDICTS[tuned.curve(name).verdict]}" for name, words in subjects.items()]
+    verdicts = [f"{words}: {VERDICTS[tuned.curve(name).verdict]}" for name, words in _TUNED.items()]
     text = f"{text}. At it, {'; '.join(verdicts)}"
     if tuned.at_edge:
         text += (
