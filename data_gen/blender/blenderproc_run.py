@@ -23,6 +23,7 @@ def main(parent: str, text: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group: the parent decides
     job = json.loads(text)
     folder = Path(job["folder"])
+    os.environ["TMPDIR"] = str(folder)  # Blender makes a folder there, which stays if the process is killed
     # Blender begins as the `bpy` module does, without the user's own preferences and start-up scene
     os.environ["BLENDER_USER_CONFIG"] = str(folder / "config")
     os.environ["OUTSIDE_OF_THE_INTERNAL_BLENDER_PYTHON_ENVIRONMENT_BUT_IN_RUN_SCRIPT"] = "1"

@@ -1,7 +1,7 @@
 """What behaves like Blender's program towards BlenderProc, made of a Python: for tests where there is no Blender.
 
-As Blender it answers ``--version``, prints a line before it runs the script of ``--python`` as ``__main__`` with its
-own arguments in ``sys.argv``, and is laid out like Blender's downloads.
+As Blender it answers ``--version``, makes a temporary folder, prints a line before it runs the script of ``--python`` as
+``__main__`` with its own arguments in ``sys.argv``, and is laid out like Blender's downloads.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ if "--version" in sys.argv:
 print("Blender {version}", flush=True)
 assert sys.argv[1:4] == ["--background", "--python-use-system-env", "--python-exit-code"]
 del sys.path[0]
-import runpy
+import runpy, tempfile
+tempfile.mkdtemp(prefix="blender_")
 {first}
 runpy.run_path(sys.argv[sys.argv.index("--python") + 1], run_name="__main__")
 """

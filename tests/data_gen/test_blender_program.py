@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import blender_stand_in
@@ -52,8 +53,12 @@ def test_workers_in_blender_give_the_same_bytes_and_dead_ones_are_replaced(
     monkeypatch.setenv(VARIABLE, str(stand_in))
     monkeypatch.setenv("FAKE_KILL", "train2")
     monkeypatch.setenv("FAKE_ONCE", str(tmp_path / "once"))
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    monkeypatch.setattr(tempfile, "tempdir", None)
     notes = []
     render(tiny(), tmp_path / "there", 12, workers=1, say=notes.append)
+    assert list((tmp_path / "temporary").iterdir()) == []
     assert notes == [f"rendering in {stand_in}, which the variable BLENDER names"]
     monkeypatch.delenv(VARIABLE)
     monkeypatch.setattr(farm, "check_environment", lambda: None)
