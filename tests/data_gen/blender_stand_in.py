@@ -1,7 +1,7 @@
 """What behaves like Blender's program towards BlenderProc, made of a Python: for tests where there is no Blender.
 
-As Blender it answers ``--version``, makes a temporary folder, prints a line before it runs the script of ``--python`` as
-``__main__`` with its own arguments in ``sys.argv``, and is laid out like Blender's downloads.
+As Blender it answers ``--version``, makes a temporary folder, prints a line before it runs the script of ``--python``
+as ``__main__`` with its own arguments in ``sys.argv``, and is laid out like Blender's downloads.
 """
 
 from __future__ import annotations
