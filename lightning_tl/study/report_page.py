@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -352,7 +353,10 @@ def _html(section: Section) -> str:
     parts += [html.figure(path, caption) for path, caption in section.figures]
     parts.append(html.paragraphs(section.notes, "soft"))
     if section.table is not None:
-        kind = "words wraps" if len(section.table[0]) > 4 else "words"  # many columns share the width
+        head, rows = section.table
+        # many columns share the width, and words stand at the left
+        wraps = len(head) > 4 or any(re.search(r"[^\W\d_]{2}", str(cell)) for row in rows for cell in row[1:-1])
+        kind = "words wraps" if wraps else "words"
         table = html.table(*section.table, "all" if section.folded else kind)
         parts.append(html.details(section.folded, table, shown=True) if section.folded else table)
     if section.text:

@@ -9,7 +9,7 @@ import numpy as np
 from lightning_tl.figure_style import number
 from lightning_tl.html_page import without_empty_columns
 from lightning_tl.study.overtraining.results import Delay
-from lightning_tl.study.overtraining.words import amount, budget_text
+from lightning_tl.study.overtraining.words import amount, budget_text, named
 
 _SUBJECTS = {
     "finetune_loss": "fine-tuning loss",
@@ -24,7 +24,6 @@ def delay_answers(found: Sequence[Delay], level: float) -> list[str]:
     for series, reference, method in dict.fromkeys((item.series, item.reference, item.method) for item in found):
         own = [item for item in found if (item.series, item.method) == (series, method)]
         late = [item for item in own if item.p <= 1 - level]
-        start = f"{series}: " if series else ""
         if late:
             parts = "; ".join(_late(item, level) for item in late)
             text = f"against {reference}, {method} delays the turn: {parts}."
@@ -35,8 +34,7 @@ def delay_answers(found: Sequence[Delay], level: float) -> list[str]:
                 f"against {reference}, no delay of a turn by {method} was detected (one-sided tests at "
                 f"{len({item.lr for item in own})} learning rates, paired by pre-training and draw, corrected)."
             )
-        text = f"{start}{text}"
-        texts.append(text[:1].upper() + text[1:])
+        texts.append(named(series, text))
     return texts
 
 

@@ -70,7 +70,7 @@ _CAPTIONS = {
     "overtraining_noise_quadratic": "Rise under noise (markers) and its quadratic approximation ½γ²Tr(ΣH) from the "
     "measured trace (dashed), by budget.",
     "overtraining_line_quadratic": "Rise from pre-trained to fine-tuned weights (markers) and its quadratic "
-    "approximation gᵀd + ½dᵀHd (dashed), by budget; BatchNorm normalises by the batch.",
+    "approximation gᵀd + ½dᵀHd (dashed), by budget. BatchNorm, where there is any, normalises by the batch.",
     "overtraining_reestimated": "Rise and loss under noise by initialisation where BatchNorm's statistics are "
     "re-estimated for each perturbed network.",
     "overtraining_relative": "Rise and loss under noise relative to the norm of each filter (convolution) or row "

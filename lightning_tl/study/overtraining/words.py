@@ -64,7 +64,7 @@ def answers(analysis: Overtraining) -> list[str]:
     """
     level = analysis.level if len(analysis.series) == 1 else None
     return [
-        _named(series, " ".join(filter(None, [_harm(series, level), _fragility(series, analysis.level)])))
+        named(series.name, " ".join(filter(None, [_harm(series, level), _fragility(series, analysis.level)])))
         for series in analysis.series
     ]
 
@@ -81,7 +81,7 @@ def sentences(analysis: Overtraining) -> list[str]:
         texts += [_noise(item, series.unit) for item in series.noise]
         texts += [_line(series.line, series.unit)] if series.line is not None else []
         texts += [_design(series), *map(_exclusion, series.exclusions)]
-        details += [_named(series, text) for text in texts]
+        details += [named(series.name, text) for text in texts]
     return details
 
 
@@ -95,9 +95,10 @@ def budget_text(budget: float, unit: Unit) -> str:
     return f"{budget:,.0f}" if unit == "steps" else short(float(f"{budget:.3g}"))
 
 
-def _named(series: Series, text: str) -> str:
-    text = f"{series.name}: {text}" if series.name else text
-    return text[:1].upper() + text[1:]
+def named(series: str, text: str) -> str:
+    """Return a text about a series as a sentence; names with values, as ``weight_decay 0.1``, stay as they are."""
+    sentence = f"{series}: {text}" if series else text
+    return sentence if any(map(str.isdigit, series)) else sentence[:1].upper() + sentence[1:]
 
 
 def _interval(ends: tuple[float, float], level: float, form: str = ".3g") -> str:

@@ -313,6 +313,8 @@ def test_series_are_named():
     analysis = analyse(*study(ends=(0.0, 1.0)))
     assert [one.name for one in analysis.series] == ["annealed to zero", "constant rate"]
     assert any(text.startswith("Constant rate: ") for text in sentences(analysis))
+    valued = replace(analysis, series=[replace(one, name=f"weight_decay {i}") for i, one in enumerate(analysis.series)])
+    assert answers(valued)[1].startswith("weight_decay 1: ")
 
 
 @pytest.mark.parametrize("passes,said", [(1.0, "every pre-training sample was fresh"), (8.0, "were repeated 8")])
