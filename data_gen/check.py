@@ -92,21 +92,28 @@ def check_environment(here: bool = False) -> None:
         here: Check this Python, also where another one is named for the workers.
 
     Raises:
-        UserError: the extra is not installed, bpy has no wheel for this version of Python, or system libraries are
-            missing; with the command that fixes it.
+        UserError: the extra is not installed, bpy has no wheel for this version of Python, the Blender that is named
+            cannot be used, or system libraries are missing; with the command that fixes it.
     """
-    from data_gen.interpreter import VARIABLE, check_other_python, how_to_make_one
+    from data_gen.blender_program import check_blender
+    from data_gen.interpreter import VARIABLE, check_other_python, how_to_make_one, named_blender, worker_environment
 
+    if here and "bpy" in sys.modules:  # this process is a Blender
+        return
     if os.environ.get(VARIABLE) and not here:
         check_other_python(_PACKAGES)
         check_libraries()
+        return
+    if (blender := named_blender()) and not here:
+        check_blender(blender, worker_environment())
         return
     packages = missing_packages()
     if "bpy" in packages and sys.version_info[:2] != (3, 11):
         version = ".".join(map(str, sys.version_info[:2]))
         raise UserError(
             f"rendering needs Python 3.11, this is {version}: Blender as a Python package (bpy) has no wheel for it; "
-            f"make an environment with Python 3.11 and name it, rendering then runs there{how_to_make_one()}"
+            f"make an environment with Python 3.11 and name it, rendering then runs there{how_to_make_one()}; or name "
+            "an installed Blender: export BLENDER=/path/to/blender"
         )
     if packages:
         raise UserError(f"rendering needs `pip install 'lightning-tl[render]'` (missing: {', '.join(packages)})")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from data_gen.interpreter import render_python
+from data_gen.interpreter import reproduce_command
 from data_gen.manifest import Split
 from data_gen.scene_sampler import RenderConfig
 from data_gen.shard_writer import ShardRecord
@@ -258,7 +258,7 @@ class Dispatch:
         state = f"{left} shards are missing, finished ones are kept" if left else "all others are there"
         return LostScenes(
             f"{names} (seed {self.config.seed}) cannot be rendered: two workers failed at it; {state}. To see one:\n"
-            f"  {render_python()} -m data_gen.reproduce {self.out} --split {split} --scene {scene}\n"
+            f"  {reproduce_command()} {self.out} --split {split} --scene {scene}\n"
             "Run the same command again to try again, or with --on-error skip to leave such scenes out.\n"
             f"The first: {reason}",
             reason,

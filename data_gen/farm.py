@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 from data_gen.check import check_environment
 from data_gen.devices import default_workers
 from data_gen.dispatch import Dispatch, Pool, ShardTask
+from data_gen.interpreter import named_blender
 from data_gen.local_pool import LocalPool
 from data_gen.manifest import Split
 from data_gen.scene_sampler import RenderConfig, check_config, config_to_dict
@@ -115,6 +116,8 @@ def render(
         dispatch = Dispatch(config, out, splits, tasks, progress, recycle_scenes, recycle_mib, on_error, say)
         dispatch.report()
         if tasks:
+            if say is not None and (blender := named_blender()):
+                say(f"rendering in {blender}, which the variable BLENDER names")
             if is_url(out):
                 for split in splits:  # so that a store that refuses is known now, not when the first shard is ready
                     split.write_manifest()

@@ -1,20 +1,24 @@
-"""Which Python the render workers run in: this one, or another that has Blender as a package.
+"""Which Python the render workers run in: this one, another that has Blender as a package, or that of a Blender.
 
 Blender's package has wheels for one version of Python only. With another Python, ``LIGHTNING_TL_RENDER_PYTHON`` names
-the interpreter of an environment that can render; its workers talk to this process by lines of JSON.
+the interpreter of an environment that can render; its workers talk to this process by lines of JSON. Where it is not
+set, ``BLENDER`` may name a Blender program (:mod:`data_gen.blender_program`). Without either, it is this Python.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Sequence
 from pathlib import Path
 
 import lightning_tl
+from data_gen import blender_program
 from lightning_tl.errors import UserError, shortened
 
 VARIABLE = "LIGHTNING_TL_RENDER_PYTHON"
@@ -32,8 +36,35 @@ print(json.dumps({"python": sys.version_info[:2], "version": version, "lacking":
 
 
 def render_python() -> str:
-    """Return the path of the Python that workers run in."""
+    """Return the path of the Python that workers run in, or that runs Blender for them."""
     return os.environ.get(VARIABLE) or sys.executable
+
+
+def named_blender() -> str:
+    """Return the value of ``BLENDER`` if workers run in the Blender that it names, else the empty string."""
+    return "" if os.environ.get(VARIABLE) else os.environ.get(blender_program.VARIABLE, "")
+
+
+def worker_command(arguments: Sequence[str], folder: Path) -> list[str]:
+    """Return the command that runs Python code where workers run.
+
+    Args:
+        arguments: as Python's: ``-m MODULE …``, ``-c CODE …`` or ``FILE …``.
+        folder: for temporary files.
+
+    Raises:
+        UserError: ``BLENDER`` names no program.
+    """
+    if blender := named_blender():
+        return blender_program.blender_command(blender, arguments, folder)
+    return [render_python(), *arguments]
+
+
+def reproduce_command() -> str:
+    """Return the beginning of the shell command that renders one scene where workers run."""
+    blender = named_blender()
+    setting = f"{blender_program.VARIABLE}={shlex.quote(blender)} " if blender else ""
+    return f"{setting}{render_python()} -m data_gen.reproduce"
 
 
 def worker_environment() -> dict[str, str]:

@@ -11,7 +11,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from data_gen.check import check_environment
 from data_gen.devices import gpu_of, visible_gpus
+from data_gen.interpreter import named_blender
 from data_gen.render_config import RenderConfig
 from data_gen.scene_sampler import config_from_dict
 from data_gen.temporary_folders import staging, temporary
@@ -153,6 +155,8 @@ class _Actor:
         config = config_from_dict(self._start["config"])
         here: Message = {"node": f"node {ray.util.get_node_ip_address()}"}
         try:
+            if named_blender():  # each node has its own
+                check_environment()
             passes, shards = (self._stack.enter_context(c) for c in (temporary(config, 1), staging()))
         except UserError as error:
             return [here, {"error": "user", "message": f"{error} (on {here['node']})"}]
@@ -172,7 +176,7 @@ class _Actor:
             if not select.select([self._process.stdout], [], [], max(0.0, end - time.monotonic()))[0]:
                 break
             said += self._process.read()
-        if "ended" in said[-1]:
+        if any("ended" in m for m in said):
             # when a node is lost, Ray stops this process's children before the process itself: within this time the
             # process is gone too, so that the driver sees a lost node and not a dead worker
             time.sleep(_GRACE)

@@ -1,7 +1,7 @@
 """Renders one scene in this process: ``python -m data_gen.reproduce OUT --split train --scene 10``.
 
 Prints the scene's specification as JSON and renders its views into ``OUT/reproduced/``, to show why a scene cannot be
-rendered. With ``--spec`` it only prints.
+rendered. With ``--spec`` it only prints. Where ``BLENDER`` names a Blender, it renders there.
 """
 
 from __future__ import annotations
@@ -9,11 +9,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 from data_gen.check import check_environment
+from data_gen.interpreter import named_blender, worker_command, worker_environment
 from data_gen.manifest import MANIFEST
 from data_gen.scene_sampler import SPLITS, config_from_dict, sample_scene
 from data_gen.shard_writer import view_members
@@ -31,11 +33,22 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--spec", action="store_true", help="print only the specification")
     options = parser.parse_args(argv)
     try:
-        _reproduce(options.out, options.split, options.scene, options.spec)
+        blender = "" if options.spec else named_blender()
+        _reproduce(options.out, options.split, options.scene, options.spec or bool(blender))
+        if blender:
+            return _in_blender(sys.argv[1:] if argv is None else argv)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _in_blender(argv: list[str]) -> int:
+    check_environment()
+    with tempfile.TemporaryDirectory() as folder:
+        command = worker_command(["-m", "data_gen.reproduce", *argv], Path(folder))
+        # what Blender prints is not part of the specification, which is printed already
+        return subprocess.run(command, env=worker_environment(), stdout=subprocess.DEVNULL).returncode
 
 
 def _reproduce(out: str, split: str, scene: int, spec_alone: bool) -> None:

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-from data_gen.interpreter import render_python, worker_environment
+from data_gen.interpreter import named_blender, worker_command, worker_environment
 from lightning_tl._io.files import read_at
 
 Message = dict[str, Any]
@@ -44,14 +44,16 @@ class WorkerProcess:
             environment["CUDA_VISIBLE_DEVICES"] = gpu
         self._stderr = tempfile.TemporaryFile(dir=temporary)  # noqa: SIM115 (it lives as long as the worker)
         self._process = subprocess.Popen(
-            [render_python(), *arguments],
+            worker_command(arguments, temporary),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
             env=environment,
         )
         self._buffer = b""
-        self.send({**start, "temporary": str(temporary), "staging": str(staging), "parent": os.getpid()})
+        # in Blender, a worker's parent is the process of BlenderProc's command, which ends with this one
+        parent = self._process.pid if named_blender() else os.getpid()
+        self.send({**start, "temporary": str(temporary), "staging": str(staging), "parent": parent})
 
     @property
     def stdout(self) -> IO[bytes]:
@@ -68,7 +70,7 @@ class WorkerProcess:
                 self._process.stdin.flush()
 
     def read(self) -> list[Message]:
-        """Wait for the worker's next messages and return them; ``{"ended": how}`` is the last one.
+        """Wait for the worker's next output and return its messages; ``{"ended": how}`` is the last one.
 
         Messages about errors have the end of its standard error as ``tail``.
         """
@@ -76,7 +78,8 @@ class WorkerProcess:
         if not data:
             return [{"ended": f"it ended with code {self._process.wait()}", "tail": self._tail()}]
         *lines, self._buffer = (self._buffer + data).split(b"\n")
-        messages = [json.loads(line) for line in lines]
+        # Blender and BlenderProc print some lines before the worker begins, and after it has ended
+        messages = [json.loads(line) for line in lines if line.startswith(b"{")]
         return [{**m, "tail": self._tail()} if "error" in m else m for m in messages]
 
     def _tail(self) -> str:

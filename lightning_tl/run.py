@@ -31,7 +31,7 @@ import lightning_tl.data.text
 import lightning_tl.data.text_examples
 import lightning_tl.data.torchvision_sets
 import lightning_tl.data.yolo
-import lightning_tl.tasks  # noqa: F401  imported so that YAML can name their classes without a path
+import lightning_tl.tasks  # imported so that YAML can name their classes without a path
 from lightning_tl.config_files import with_config_paths
 from lightning_tl.csv_history import WholeHistory, keep_history
 from lightning_tl.data.batched_module import BatchedDataModule
@@ -233,6 +233,12 @@ class RunCLI(LightningCLI):
                     f"trainer.val_check_interval is {self.trainer.val_check_interval}, and an epoch has {batches} "
                     "batches: lower it, or set trainer.check_val_every_n_epoch to null to count over epochs"
                 ) from error
+            if isinstance(error, RuntimeError) and "does not allow for gradient clipping" in str(error):
+                raise UserError(
+                    f"trainer.gradient_clip_val is given with a fused optimizer under trainer.precision "
+                    f"{self.trainer.precision}, which Lightning does not allow: leave out fused: true of "
+                    "model.optimizer, or gradient_clip_val"
+                ) from error
             if isinstance(error, RuntimeError) and "shared memory" in str(error):  # of a loader process
                 raise UserError(
                     memory_full() or f"a loader process ended: {shortened(one_line(error), 300)}"
@@ -316,7 +322,7 @@ class CheckCLI(RunCLI):
 
     Args:
         args: As of :func:`run`.
-        make: Also make trainer, data and network (from random weights). They are made for the CPU where the
+        make: Also make trainer, data, network (from random weights) and optimiser. They are made for the CPU where the
             configuration does not say otherwise.
 
     Raises:
@@ -334,6 +340,8 @@ class CheckCLI(RunCLI):
             _put(config, dict.fromkeys(_starts(config)))
             with _quiet():
                 super().instantiate_classes()
+                if isinstance(self.model, lightning_tl.tasks.TransferTask):
+                    self.model.check_optimizer()
 
     def give_pretraining(self, started_from: str | None) -> None:
         """Make nothing more."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.pop("BLENDER", None)  # renders are those of the Python package, unless a test says otherwise
 
 import numpy as np
 import pytest

@@ -8,6 +8,7 @@ from typing import Any
 
 # the reason of the skip → what the machine lacks
 ALLOWED = {
+    "TEST_BLENDER names no Blender": "a Blender program beside the Python package",
     "no Chromium": "a browser, for the report's page; .ci/run installs one",
     "no /dev/full": "a device that only Linux has",
     "no /dev/shm here": "a file system in memory",

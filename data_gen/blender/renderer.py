@@ -111,12 +111,8 @@ class Renderer:
         scene.cycles.pixel_filter_type, scene.cycles.filter_width = "BOX", 1.0
         scene.cycles.debug_use_spatial_splits = False
         scene.cycles.use_denoising = layer.cycles.use_denoising = image.denoise
-        scene.cycles.denoiser = "OPENIMAGEDENOISE"
-        scene.cycles.denoising_quality = image.denoise_quality.upper()
-        # albedo and normals of few samples are noisy too: "NONE" would take them for the truth, "ACCURATE" costs as
-        # much again as the image
-        scene.cycles.denoising_prefilter = "FAST"
-        scene.cycles.denoising_input_passes = "RGB_ALBEDO_NORMAL"
+        if image.denoise:
+            _set_denoiser(scene.cycles, image.denoise_quality)
         layer.use_pass_normal = layer.use_pass_object_index = True
         layer.use_pass_z, layer.use_pass_diffuse_color = image.depth, False
         scene.render.use_compositing = scene.render.use_sequencer = False
@@ -226,6 +222,21 @@ def _set_device(wanted: str) -> str:
     else:
         _renderer.set_render_devices(desired_gpu_device_type=[kind], desired_gpu_ids=[0])
     return kind
+
+
+def _set_denoiser(cycles: typing.Any, quality: str) -> None:
+    try:
+        cycles.denoiser = "OPENIMAGEDENOISE"
+    except TypeError:  # no such item
+        raise UserError(
+            "'image.denoise': this Blender was built without Open Image Denoise, as those of some Linux distributions: "
+            "use one of blender.org, or --image.denoise false with more --image.samples"
+        ) from None
+    cycles.denoising_quality = quality.upper()
+    # albedo and normals of few samples are noisy too: "NONE" would take them for the truth, "ACCURATE" costs as much
+    # again as the image
+    cycles.denoising_prefilter = "FAST"
+    cycles.denoising_input_passes = "RGB_ALBEDO_NORMAL"
 
 
 def _add_light(spec: LightSpec) -> None:

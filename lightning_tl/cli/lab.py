@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -57,8 +58,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _seed(seed: int) -> int:
-    if seed < 0:
-        raise UserError(f"seed is {seed}; it must be at least 0")
+    if not 0 <= seed < 2**32:
+        raise UserError(f"seed is {seed}; it must be from 0 to {2**32 - 1}")
     return seed
 
 
@@ -79,6 +80,9 @@ def _run(name: str, lab: Lab, out: Path) -> int:
     from lightning_tl.labs.outcome_files import write_outcome
 
     lab.check()
+    out.mkdir(parents=True, exist_ok=True)  # a wrong folder fails before a minute of simulation
+    if not os.access(out, os.W_OK):
+        raise UserError(f"{out}: you may not write there; choose another folder by --out")
     begun = time.monotonic()
     with _one_thread():
         outcome = lab.run()

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from importlib import import_module
 
 from lightning_tl import __version__
 from lightning_tl._io.processes import die_with_parent
-from lightning_tl.cli.terminal import acknowledged_at_once, prepare_streams
+from lightning_tl.cli.terminal import Terminated, acknowledged_at_once, prepare_streams, stopped_by_sigterm
 from lightning_tl.errors import UserError, limited, nearest, os_error
 
 # name → (module in lightning_tl.cli, one line for --help)
@@ -32,6 +33,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "schema": ("schema", "the JSON Schema of a command's YAML, for editors: schema study > study.schema.json"),
     "report": ("report", "write the report of a folder of results: one self-contained HTML page"),
 }
+# commands that leave processes and files behind where they are not stopped in order
+_STOPPED_BY_SIGTERM = {"quickstart", "render", "study"}
 
 
 def usage() -> str:
@@ -77,11 +80,16 @@ def _run(arguments: list[str]) -> int:
         raise UserError(f"no command '{name}'{nearest(name, COMMANDS)}\n(commands: lightning-tl --help)")
     module = import_module(f"lightning_tl.cli.{COMMANDS[name][0]}")
     # LightningCLI's four commands share a module, which needs their name
-    return int(module.main(arguments if COMMANDS[name][0] == "train" else rest) or 0)
+    arguments = arguments if COMMANDS[name][0] == "train" else rest
+    with stopped_by_sigterm() if name in _STOPPED_BY_SIGTERM else nullcontext():
+        return int(module.main(arguments) or 0)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run ``lightning-tl`` and return its exit code: 0; 2 for an error in the user's input; 130 when interrupted."""
+    """Run ``lightning-tl`` and return its exit code.
+
+    It is 0; 2 for an error in the user's input; 130 or 143 when interrupted by Ctrl-C or SIGTERM.
+    """
     prepare_streams()
     if os.environ.get("LOCAL_RANK", "0") != "0":
         die_with_parent()  # a further process of a training on several
@@ -92,9 +100,9 @@ def main(argv: list[str] | None = None) -> int:
         return code
     except UserError as error:
         message = str(error)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as how:
         print("\ninterrupted: finished work is kept; run the same command again to continue", file=sys.stderr)
-        return 130
+        return 128 + (signal.SIGTERM if isinstance(how, Terminated) else signal.SIGINT)
     except BrokenPipeError:  # `lightning-tl … | head`
         with suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -14,6 +14,10 @@ from typing import Any, TextIO
 _INTERRUPTING = b"\ninterrupting: work in progress is stopped, finished work is kept (Ctrl-C again ends at once)\n"
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came, as from ``kill``, a batch system or a shutdown: the work is stopped as by Ctrl-C."""
+
+
 def prepare_streams() -> None:
     """Make output safe: closed streams become the null device, characters that an encoding lacks are written as codes.
 
@@ -54,3 +58,25 @@ def acknowledged_at_once() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def stopped_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM stop the work in order, as Ctrl-C does; a second one ends the process.
+
+    Not for trainings: Lightning has its own way, which it uses only where no other handler is set.
+    """
+    before = signal.getsignal(signal.SIGTERM)
+    if threading.current_thread() is not threading.main_thread() or before is not signal.SIG_DFL:
+        yield  # it belongs to the program that calls this
+        return
+
+    def answer(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, answer)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -29,6 +29,8 @@ from lightning_tl.errors import UserError
 _PART_TOKENS = 16 << 20
 _BATCH_CHARACTERS = 1 << 20  # that a tokenizer gets at a time
 _MIB = 1 << 20
+#: Of manifests that were written before the setting was one of them.
+_EARLIER_SETTINGS = {"bpe_sample": 32}
 
 Progress = Callable[[str, str], AbstractContextManager[Callable[[int, int], None]]]
 
@@ -91,13 +93,7 @@ def build_corpus(chunks: Sequence[Chunk], out: Path, options: BuildOptions, prog
     if trained and options.separator is not None:
         raise UserError(f"--separator is for a tokenizer.json; {options.tokenizer} has a separator of its own")
     given = None if trained else load_tokenizer(options.tokenizer, options.separator)
-    settings: dict[str, Any] = {
-        "tokenizer": given.name if given else options.tokenizer,
-        "val_share": options.val_share,
-        "test_share": options.test_share,
-    }
-    if trained:
-        settings["bpe_sample"] = options.bpe_sample
+    settings = _settings(options, given)
     if finished := _finished(chunks, out, settings):
         return finished
     out = out.absolute()
@@ -137,6 +133,17 @@ def build_corpus(chunks: Sequence[Chunk], out: Path, options: BuildOptions, prog
     return read_manifest(out)
 
 
+def _settings(options: BuildOptions, given: Tokenizer | None) -> dict[str, Any]:
+    """Return the options that the bytes of a corpus depend on, for its manifest."""
+    settings: dict[str, Any] = {"tokenizer": given.name if given else options.tokenizer}
+    settings |= {"val_share": options.val_share, "test_share": options.test_share}
+    if given is None:
+        settings["bpe_sample"] = options.bpe_sample
+    elif isinstance(given, BpeTokenizer):
+        settings["separator"] = given.separator_text
+    return settings
+
+
 def _finished(chunks: Sequence[Chunk], out: Path, settings: dict[str, Any]) -> Manifest | None:
     """Return the corpus at ``out`` if it is what would be built; ``None`` if there is nothing yet."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
@@ -144,18 +151,31 @@ def _finished(chunks: Sequence[Chunk], out: Path, settings: dict[str, Any]) -> M
     if not (out / MANIFEST).is_file():
         raise UserError(f"{out}: there already, and no corpus; give another --out")
     manifest = read_manifest(out)
-    sizes = {entry["path"]: entry["size"] for entry in manifest.sources}
-    if manifest.settings != settings or sizes != _sizes(chunks):
-        what = "settings" if manifest.settings != settings else "sources"
-        raise UserError(f"{out}: holds a corpus of other {what}; give another --out, or delete that folder")
+    there = _EARLIER_SETTINGS | {"separator": manifest.tokenizer_entry.get("separator_text")} | manifest.settings
+    if differing := [name for name, value in settings.items() if there.get(name) != value]:
+        raise _other(out, f"another --{differing[0]} ({there.get(differing[0])}, not {settings[differing[0]]})")
+    sources = {entry["path"]: entry for entry in manifest.sources}
+    wanted = _sources(chunks)
+    if {name: entry["size"] for name, entry in sources.items()} != {name: size for name, (size, _) in wanted.items()}:
+        raise _other(out, "other sources")
+    for name, (_, reading) in wanted.items():
+        if sources[name].get("reading", reading) != reading:  # earlier manifests do not say it
+            options = [f"--{option} {value!r}" for option, value in sources[name]["reading"].items()]
+            raise _other(out, f"{name} read with {' '.join(options) or 'no --delimiter'}")
     return manifest
 
 
-def _sizes(chunks: Sequence[Chunk]) -> dict[str, int]:
-    sizes: dict[str, int] = {}
+def _other(out: Path, what: str) -> UserError:
+    return UserError(f"{out}: holds a corpus of {what}; give another --out, or delete that folder")
+
+
+def _sources(chunks: Sequence[Chunk]) -> dict[str, tuple[int, dict[str, str]]]:
+    """Return by source: its bytes, and the options by which it is read."""
+    found: dict[str, tuple[int, dict[str, str]]] = {}
     for chunk in chunks:
-        sizes[chunk.source] = sizes.get(chunk.source, 0) + chunk.size
-    return sizes
+        size, reading = found.get(chunk.source, (0, {}))
+        found[chunk.source] = size + chunk.size, reading | chunk.reading
+    return found
 
 
 @contextmanager
@@ -232,18 +252,18 @@ def _write_parts(
     sources: dict[str, dict[str, Any]] = {}
     with progress("tokenizing", "MiB") as advance:
         for chunk in chunks:
-            name = _identity(tokenizer.name, tokenizer.definition or "", chunk.identity)
+            name = _identity(tokenizer.name, tokenizer.definition or "", str(tokenizer.separator), chunk.identity)
             record = folder / f"{name}.json"
             if not record.is_file():
                 write_atomically(record, json.dumps(_tokenize(chunk, tokenizer, folder, name)), sync=True)
             counts = json.loads(record.read_text())
             parts += [folder / f"{name}.{number}.part" for number in range(counts["parts"])]
-            entry = sources.setdefault(
-                chunk.source, {"path": chunk.source, "size": 0, "documents": 0, "bytes": 0, "empty": 0}
-            )
+            new = {"path": chunk.source, "size": 0, "documents": 0, "bytes": 0, "empty": 0, "reading": {}}
+            entry = sources.setdefault(chunk.source, new)
             for key in ("documents", "bytes", "empty"):
                 entry[key] += counts[key]
             entry["size"] += chunk.size
+            entry["reading"] |= chunk.reading
             done += chunk.size
             advance(done // _MIB, total // _MIB)
     return parts, [sources[name] for name in sorted(sources)]

@@ -44,6 +44,11 @@ class Chunk(ABC):
     identity: str
     size: int
 
+    @property
+    def reading(self) -> dict[str, str]:
+        """The user's options that say how the source is read: ``key`` or ``delimiter``."""
+        return {}
+
     @abstractmethod
     def documents(self) -> Iterator[Document]:
         """Yield the documents.
@@ -130,6 +135,11 @@ class FileRange(Chunk):
     begin: int
     delimiter: bytes
     key: str | None
+
+    @property
+    def reading(self) -> dict[str, str]:
+        """The key of the text, or the delimiter."""
+        return {"delimiter": self.delimiter.decode()} if self.key is None else {"key": self.key}
 
     def documents(self) -> Iterator[Document]:
         """Yield the documents."""

@@ -28,6 +28,11 @@ class RowGroup(Chunk):
     group: int
     key: str
 
+    @property
+    def reading(self) -> dict[str, str]:
+        """The column of the text."""
+        return {"key": self.key}
+
     def documents(self) -> Iterator[Document]:
         """Yield the texts of the column."""
         row = 0
@@ -87,6 +92,11 @@ class Rows(Chunk):
     begin: int
     end: int
     key: str
+
+    @property
+    def reading(self) -> dict[str, str]:
+        """The column of the text."""
+        return {"key": self.key}
 
     def documents(self) -> Iterator[Document]:
         """Yield the texts of the column."""

@@ -73,6 +73,10 @@ class BatchTransform:
         if crop is None and images.shape[-2:] != (self.size, self.size):
             # as bytes: several times as fast
             images = resize_image(images, [self.size, self.size], antialias=True)
+        mirrored = (draw() < self.hflip).nonzero().squeeze(1) if generator is not None and self.hflip else None
+        if mirrored is not None and crop is None:  # as bytes: half the time
+            images = images.clone()
+            _mirror(images, mirrored)
         average_colours = self.grayscale and images.shape[1] == 3
         # images that are neither cropped nor averaged need no division by 255: fewer steps, the same within rounding
         of_bytes = self.standardize is True and crop is None and not average_colours
@@ -84,8 +88,8 @@ class BatchTransform:
         if crop is not None:
             grid = F.affine_grid(crop, [n, batch.shape[1], self.size, self.size], align_corners=False)
             batch = F.grid_sample(batch, grid, mode="bilinear", padding_mode="border", align_corners=False)
-        if generator is not None and self.hflip:
-            _mirror(batch, (draw() < self.hflip).nonzero().squeeze(1))
+            if mirrored is not None:
+                _mirror(batch, mirrored)
         if self.standardize == "imagenet":
             if batch.shape[1] != 3:
                 raise UserError(f"transform.standardize is imagenet, but the images have {batch.shape[1]} channels")

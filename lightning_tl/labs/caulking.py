@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from lightning_tl.labs.caulking_parameters import CaulkingParameters
@@ -21,13 +23,12 @@ class Caulking(CaulkingParameters):
 
     def run(self) -> Outcome:
         """See :meth:`~lightning_tl.labs.lab.Lab.run`."""
-        from lightning_tl.labs.caulking_figures import figures
+        from lightning_tl.labs.caulking_figures import CAPTIONS, figures
 
         self.check()
         comparisons = [*self._kernel(), *self._circle(), *self._lora()]
         outcome = Outcome("Caulking", comparisons, ("", "", ""), self._facts())
-        drawn, outcome.captions = figures(self, outcome)
-        outcome.figures.update(drawn)
+        outcome.captions, outcome.draw = CAPTIONS, partial(figures, self, outcome)
         outcome.paragraphs = self._paragraphs(outcome)
         return outcome
 
@@ -130,10 +131,11 @@ class Caulking(CaulkingParameters):
         tanh = outcome.part("tanh network: error over theory")[0].simulation
         return (
             "A pre-trained part of size m leaves a residual, which is learnt from s samples of the target. What counts "
-            "is how complex the residual is for the learner. Samples for a given error fall as m^-a/(τ − 1) where its "
-            "energy falls as m^-a at the same shape, as m^-k where its dimension falls so, and in proportion to r "
-            "where a residual of rank r is learnt by a low-rank update of that rank. Where the pre-trained part "
-            "knows the kernel's first functions exactly, the residual is smaller but no simpler.",
+            "is how complex the residual is for the learner. If its squared coefficients in the kernel's "
+            "eigenfunctions are m^-a i^-τ, the samples that an error takes fall as m to the power -a/(τ − 1), with 2ξ "
+            "in place of τ − 1 where that is smaller. If its dimension falls as m^-k, they fall as m^-k too. They are "
+            "in proportion to r where a residual of rank r is learnt by a low-rank update of that rank. Where the "
+            "pre-trained part knows the kernel's first functions exactly, the residual is smaller but no simpler.",
             f"Simulated: kernel ridge regression with {self.d:,} Gaussian features (eigenvalues i^-{self.decay:g}), "
             f"{self.draws} draws of samples and {_PROBLEMS} functions for each point; a kernel on the circle; the "
             "library's LoRA, trained to the end on a linear layer and on a two-layer tanh network whose residual has "

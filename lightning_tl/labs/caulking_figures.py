@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lightning_tl.figure_style import COLOURS, STYLE, headed, new_figure, noted, number, plain_ticks
+from lightning_tl.figure_style import COLOURS, headed, new_figure, noted, number, plain_ticks
 from lightning_tl.labs.lab_figures import cases, draw_line, draw_points, titled
 
 if TYPE_CHECKING:
@@ -19,17 +19,15 @@ if TYPE_CHECKING:
 _NOTE = "Lines: theory. Points: simulation, with one standard error."
 
 
-def figures(lab: CaulkingParameters, outcome: Outcome) -> tuple[dict[str, Figure], dict[str, str]]:
-    """Return the figures and their captions."""
-    import matplotlib as mpl
+CAPTIONS = {
+    "kernel": "Kernel ridge regression of the residual: samples needed for one error, and learning curves.",
+    "lora": "A residual of known rank learnt by LoRA of that rank.",
+}
 
-    with mpl.rc_context(STYLE):
-        drawn = {"kernel": _kernel(lab, outcome), "lora": _lora(lab, outcome)}
-    captions = {
-        "kernel": "Kernel ridge regression of the residual: samples needed for one error, and learning curves.",
-        "lora": "A residual of known rank learnt by LoRA of that rank.",
-    }
-    return drawn, captions
+
+def figures(lab: CaulkingParameters, outcome: Outcome) -> dict[str, Figure]:
+    """Return the figures by name."""
+    return {"kernel": _kernel(lab, outcome), "lora": _lora(lab, outcome)}
 
 
 def _logarithmic(axes: Axes) -> None:

@@ -48,12 +48,12 @@ class CaulkingParameters(Lab):
 
     def check(self) -> None:
         """See :meth:`Lab.check`."""
-        self.require("d", 50, 5000)
+        self.require("d", 160, 5000)  # four times the fewest samples
         self.require("decay", 1.05, 3)
         self.require("target_decay", 1.2, 4)
         self.require("fading", 0.05, 4)
         self.require("simplifying", 0.05, 2)
-        self.require("noise", 1e-6)
+        self.require("noise", 1e-6, 1e3)
         self.require("samples", 40, self.d // 4)
         self.require("draws", 2, 1000)
         self.require("rank", 1, 12)
@@ -71,10 +71,9 @@ class CaulkingParameters(Lab):
         order = np.arange(1, self.d + 1)
         target = order**-self.target_decay
         fainter = self.fading / min(self.target_decay - 1, 2 * self.decay)
-        noisy = self.fading / (min(self.target_decay, 1 + 2 * self.decay) - 1)
         return [
             Residual("fainter", lambda m: m**-self.fading * target, 0.0, fainter),
-            Residual("fainter, noisy labels", lambda m: m**-self.fading * target, self.noise, noisy),
+            Residual("fainter, noisy labels", lambda m: m**-self.fading * target, self.noise, fainter),
             Residual(
                 "simpler", lambda m: np.clip(self.width(m) + 1 - order, 0, 1) / self.width(m), 0.0, self.simplifying
             ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,7 @@ class IncrementalFeatures(IncrementalFeaturesParameters):
         """See :meth:`~lightning_tl.labs.lab.Lab.run`."""
         from lightning_tl.labs.incremental_features_analysis import analysed
         from lightning_tl.labs.incremental_features_callbacks import measured_training
-        from lightning_tl.labs.incremental_features_figures import figures
+        from lightning_tl.labs.incremental_features_figures import CAPTIONS, figures
         from lightning_tl.labs.incremental_features_studies import simulate
 
         self.check()
@@ -46,8 +47,7 @@ class IncrementalFeatures(IncrementalFeaturesParameters):
             comparisons += part[0]
             facts |= part[1]
         outcome = Outcome("Incremental features", comparisons, ("", "", ""), facts)
-        drawn, outcome.captions = figures(self, outcome)
-        outcome.figures.update(drawn)
+        outcome.captions, outcome.draw = CAPTIONS, partial(figures, self, outcome)
         outcome.paragraphs = self._paragraphs(outcome)
         return outcome
 

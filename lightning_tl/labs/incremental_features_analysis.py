@@ -10,6 +10,7 @@ import numpy as np
 from lightning_tl.labs.incremental_features_studies import STEPS, Studies, label, tables
 from lightning_tl.labs.incremental_features_theory import noisy_losses, tuned_losses, turn, vertex
 from lightning_tl.labs.outcome import Array, Comparison, compared
+from lightning_tl.labs.shares import compared_share
 
 if TYPE_CHECKING:
     from lightning_tl.budget_curves import Curve
@@ -59,7 +60,10 @@ def analysed(
             CLAIMED,
         ),
     }
-    comparisons = [share_compared(name, count, lab.studies, allowed) for name, (count, allowed) in shares.items()]
+    comparisons = [
+        compared_share("analysis", name, 0.0, 1.0, count, lab.studies, allowed)
+        for name, (count, allowed) in shares.items()
+    ]
     by_pull = [
         found([tuned_curve(answer, pull) for answer in answers[:pulled]], budgets, turn(losses))
         for pull, losses in zip(lab.pulls, tuning, strict=True)
@@ -88,12 +92,6 @@ def analysed(
         "intervals": [[*curve.vertex_interval, curve.inflection] for curve in noisy],
         "steps": budgets,
     }
-
-
-def share_compared(name: str, count: int, studies: int, allowed: float) -> Comparison:
-    """Compare the share of studies in which the analysis is right with 1; its standard error is that of a count."""
-    share = count / studies
-    return Comparison("analysis", name, 0.0, 1.0, share, (share * (1 - share) / studies) ** 0.5, allowed)
 
 
 def analyse_study(

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 _DRAWS, _PRODUCTS = 64, 24
 #: γ over this: noise so small that ½γ²Tr(ΣH) is all of its effect.
 _SMALL = 6.0
-#: Standard errors within which a measurement with noise must be.
-_ERRORS = 3.0
+#: Independent values behind the standard error of a quantity.
+_RUNS = {"sensitivity": _DRAWS, "init/sensitivity": _DRAWS, "estimated/hessian": _PRODUCTS}
 
 
 class TwoLayerLinear(LightningModule):
@@ -258,15 +258,16 @@ def with_theory(lab: IncrementalFeaturesParameters, training: Training) -> list[
         for part, case, theory, quantity, group, relative in (
             ("callback trace", "exact", curved, "hessian", "trace", 1e-6),
             ("callback trace", "weighted by Σ", trace(*weights, both), "hessian", "weighted_trace", 1e-6),
-            ("callback trace", "estimated", curved, "estimated/hessian", "trace", None),
-            ("callback Δ", "isotropic noise", rises[0], "sensitivity", "", None),
-            ("callback Δ", "noise by initialisation", rises[1], "init/sensitivity", "", None),
-            ("callback Δ", "½γ²Tr(ΣH) as measured", second_order, "init/sensitivity", "", None),
+            ("callback trace", "estimated", curved, "estimated/hessian", "trace", 0.0),
+            ("callback Δ", "isotropic noise", rises[0], "sensitivity", "", 0.0),
+            ("callback Δ", "noise by initialisation", rises[1], "init/sensitivity", "", 0.0),
+            ("callback Δ", "½γ²Tr(ΣH) as measured", second_order, "init/sensitivity", "", 0.0),
             ("callback stage", "trace", 4 * d * learnt[n], "hessian", "trace", 0.02),
             ("callback stage", "distance", (2 * learnt[n]) ** 0.5, "param_distance", "total", 0.02),
         ):
             measured = training.nth(quantity, group, n)
             error = measured.stderr or 0.0
-            allowed = _ERRORS * error if relative is None else relative * float(theory)
-            found.append(Comparison(part, case, n + 1, float(theory), measured.value, error, allowed))
+            allowed = relative * float(theory)
+            runs = _RUNS.get(quantity, 0)
+            found.append(Comparison(part, case, n + 1, float(theory), measured.value, error, allowed, runs))
     return found

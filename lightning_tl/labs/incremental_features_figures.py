@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lightning_tl.figure_style import COLOURS, STYLE, headed, new_figure, noted, plain_ticks
+from lightning_tl.figure_style import COLOURS, headed, new_figure, noted, plain_ticks
 from lightning_tl.labs.incremental_features_theory import noisy_losses, strength, tuned_losses, turn, vertex
 from lightning_tl.labs.lab_figures import cases, draw_line, draw_points, titled
 
@@ -21,22 +21,20 @@ _NOTE = "Lines: theory. Points: simulation, with one standard error."
 _FEATURES = "features learnt in pre-training"
 
 
-def figures(lab: IncrementalFeaturesParameters, outcome: Outcome) -> tuple[dict[str, Figure], dict[str, str]]:
-    """Return the figures and their captions."""
-    import matplotlib as mpl
+CAPTIONS = {
+    "learning": "Features are learnt one after another; under noise, those below 2dγ² cost more than they gain.",
+    "fine_tuning": "Fine-tuning from longer pre-training: what it does to the pre-training loss, and its own loss.",
+    "library": "What the library's analysis and its callbacks find, against the theory.",
+}
 
-    with mpl.rc_context(STYLE):
-        drawn = {
-            "learning": _learning(lab, outcome),
-            "fine_tuning": _fine_tuning(lab, outcome),
-            "library": _library(lab, outcome),
-        }
-    captions = {
-        "learning": "Features are learnt one after another; under noise, those below 2dγ² cost more than they gain.",
-        "fine_tuning": "Fine-tuning from longer pre-training: what it does to the pre-training loss, and its own loss.",
-        "library": "What the library's analysis and its callbacks find, against the theory.",
+
+def figures(lab: IncrementalFeaturesParameters, outcome: Outcome) -> dict[str, Figure]:
+    """Return the figures by name."""
+    return {
+        "learning": _learning(lab, outcome),
+        "fine_tuning": _fine_tuning(lab, outcome),
+        "library": _library(lab, outcome),
     }
-    return drawn, captions
 
 
 def _learning(lab: IncrementalFeaturesParameters, outcome: Outcome) -> Figure:
@@ -54,7 +52,12 @@ def _learning(lab: IncrementalFeaturesParameters, outcome: Outcome) -> Figure:
     left.set_xscale("log")
     left.set_xlim(0.5 * float(facts["budgets"][0]), None)
     plain_ticks(left)
-    titled(left, "strength of each feature (dotted: the budgets)", "time of pre-training", "s")
+    titled(
+        left,
+        "strength of each feature (dotted: the budgets)",
+        "time of gradient flow",
+        "strength s",
+    )
     losses = noisy_losses(spectrum, lab.gamma)
     draw_line(right, range(1, len(spectrum) + 1), losses, 0)
     draw_points(right, outcome.part("noise"), 0, "simulated studies")

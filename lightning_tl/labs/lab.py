@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -42,7 +41,7 @@ class Lab(ABC):
         """Return the random numbers of one part of the lab, whatever the other parts draw."""
         return np.random.default_rng([self.seed, stream])
 
-    def require(self, name: str, low: float, high: float = math.inf) -> None:
+    def require(self, name: str, low: float, high: float) -> None:
         """Refuse a parameter, or a value in a list, outside ``[low, high]``.
 
         Raises:
@@ -53,6 +52,5 @@ class Lab(ABC):
         if not values:
             raise UserError(f"{name} is empty; give at least one value")
         for one in values:
-            if not low <= one <= high:
-                limits = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
-                raise UserError(f"{name} is {one:g}; it must be {limits}")
+            if not low <= one <= high:  # NaN too
+                raise UserError(f"{name} is {one:g}; it must be from {low:g} to {high:g}")

@@ -108,7 +108,7 @@ def boundaries(rng: np.random.Generator, sizes: Array, noise: float, count: int)
     ]
     shares.append(("never", 1 - CONFIDENT, sum(value >= CONFIDENT for value in above)))
     return [
-        compared_share("boundary", case, float(i), theory, hits, count, 0.05)
+        compared_share("boundary", case, float(i), theory, hits, count, min(theory, 0.05))
         for i, (case, theory, hits) in enumerate(shares)
     ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from lightning_tl.labs.law_answers import AT_BEYOND, FAR, MISSED, NO_GAP, RISES, Answer, answers
@@ -22,7 +23,7 @@ class LawRecovery(LawRecoveryParameters):
 
     def run(self) -> Outcome:
         """See :meth:`~lightning_tl.labs.lab.Lab.run`."""
-        from lightning_tl.labs.law_recovery_figures import figures
+        from lightning_tl.labs.law_recovery_figures import CAPTIONS, figures
 
         self.check()
         sizes = pretraining_sizes(self.sizes)
@@ -35,7 +36,7 @@ class LawRecovery(LawRecoveryParameters):
         ]
         facts = {name: _facts(one) for name, one in found.items()}
         outcome = Outcome("Recovered laws", comparisons, ("", "", ""), {"kinds": facts})
-        outcome.figures, outcome.captions = figures(self, outcome)
+        outcome.captions, outcome.draw = CAPTIONS, partial(figures, self, outcome)
         outcome.paragraphs = self._paragraphs(outcome)
         return outcome
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lightning_tl.figure_style import COLOURS, STYLE, headed, new_figure, noted
+from lightning_tl.figure_style import COLOURS, headed, new_figure, noted
 from lightning_tl.labs.error_curves import LEVEL, LawCurve
 from lightning_tl.labs.lab_figures import cases, draw_line, draw_points, titled
 from lightning_tl.labs.law_answers import AT_BEYOND, AT_LARGEST, NEEDED, NEW_RUN
@@ -34,19 +34,17 @@ _PANELS = {
 _CALLS = {"right": COLOURS[2], "open": "0.8", "wrong": COLOURS[1]}
 
 
-def figures(lab: LawRecoveryParameters, outcome: Outcome) -> tuple[dict[str, Figure], dict[str, str]]:
-    """Return the figures and their captions."""
-    import matplotlib as mpl
+CAPTIONS = {
+    "intervals": "How often intervals of 95 % hold the truth, by kind of world.",
+    "answers": "How often the answers are right, and which warnings are given.",
+    "theory": "Shares that theory gives, and those counted.",
+}
 
+
+def figures(lab: LawRecoveryParameters, outcome: Outcome) -> dict[str, Figure]:
+    """Return the figures by name."""
     facts = outcome.facts["kinds"]
-    with mpl.rc_context(STYLE):
-        drawn = {"intervals": _intervals(facts), "answers": _answers(facts), "theory": _theory(lab, outcome)}
-    captions = {
-        "intervals": "How often intervals of 95 % hold the truth, by kind of world.",
-        "answers": "How often the answers are right, and which warnings are given.",
-        "theory": "Shares that theory gives, and those counted.",
-    }
-    return drawn, captions
+    return {"intervals": _intervals(facts), "answers": _answers(facts), "theory": _theory(lab, outcome)}
 
 
 def _intervals(facts: dict[str, Any]) -> Figure:

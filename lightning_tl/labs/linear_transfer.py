@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lightning_tl.figure_style import number
 from lightning_tl.labs.feature_draws import OUTSIDE, UNIVERSAL, noise_factor
 from lightning_tl.labs.interpolation import nearest_interpolator, sgd_to_interpolation
 from lightning_tl.labs.linear_transfer_parameters import LinearTransferParameters
@@ -25,15 +27,14 @@ class LinearTransfer(LinearTransferParameters):
 
     def run(self) -> Outcome:
         """See :meth:`~lightning_tl.labs.lab.Lab.run`."""
-        from lightning_tl.labs.linear_transfer_figures import figures
+        from lightning_tl.labs.linear_transfer_figures import CAPTIONS, figures
         from lightning_tl.labs.linear_transfer_surface import surface
 
         self.check()
         comparisons = [self._sgd(), *self._risks(), *self._covariance(), *self._classes(), *self._universality()]
         on_surface, facts = surface(self)
         outcome = Outcome("Linear transfer", comparisons + on_surface, ("", "", ""), facts)
-        drawn, outcome.captions = figures(self, outcome)
-        outcome.figures.update(drawn)
+        outcome.captions, outcome.draw = CAPTIONS, partial(figures, self, outcome)
         outcome.paragraphs = self._paragraphs(outcome)
         return outcome
 
@@ -137,8 +138,8 @@ class LinearTransfer(LinearTransferParameters):
         share = 100 * max(abs(item.simulation / item.theory - 1) for item in heavy)
         times = noise_factor("multivariate Student, 3 degrees")
         found = {
-            name: f"{facts[name]:.3g} ({facts[f'{name}_low']:.3g} to {facts[f'{name}_high']:.3g}; theory "
-            f"{facts[f'{name}_theory']:.3g})"
+            name: f"{number(facts[name])} ({number(facts[f'{name}_low'])} to {number(facts[f'{name}_high'])}; theory "
+            f"{number(facts[f'{name}_theory'])})"
             for name in ("alpha", "gamma")
         }
         return (

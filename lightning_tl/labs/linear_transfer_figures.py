@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lightning_tl.figure_style import STYLE, headed, new_figure, noted, plain_ticks
+from lightning_tl.figure_style import headed, new_figure, noted, plain_ticks
 from lightning_tl.labs.feature_draws import OUTSIDE, UNIVERSAL, noise_factor
 from lightning_tl.labs.lab_figures import cases, draw_line, draw_points, titled
 from lightning_tl.labs.linear_transfer_surface import isotropic_surface
@@ -22,22 +22,20 @@ if TYPE_CHECKING:
 _NOTE = "Lines: theory. Points: simulation, with one standard error."
 
 
-def figures(lab: LinearTransferParameters, outcome: Outcome) -> tuple[dict[str, Figure], dict[str, str]]:
-    """Return the figures and their captions."""
-    import matplotlib as mpl
+CAPTIONS = {
+    "risk": "Excess risk and classification error against κ = s/d.",
+    "universality": "One curve for all features with the same two moments, and where that ends.",
+    "surface": "Risk against the number of source samples n, with the full law fitted to it.",
+}
 
-    with mpl.rc_context(STYLE):
-        drawn = {
-            "risk": _risk(lab, outcome),
-            "universality": _universality(lab, outcome),
-            "surface": _surface(lab, outcome),
-        }
-    captions = {
-        "risk": "Excess risk and classification error against κ = s/d.",
-        "universality": "One curve for all features with the same two moments, and where that ends.",
-        "surface": "Risk against the number of source samples n, with the full law fitted to it.",
+
+def figures(lab: LinearTransferParameters, outcome: Outcome) -> dict[str, Figure]:
+    """Return the figures by name."""
+    return {
+        "risk": _risk(lab, outcome),
+        "universality": _universality(lab, outcome),
+        "surface": _surface(lab, outcome),
     }
-    return drawn, captions
 
 
 def _grid(lab: LinearTransferParameters) -> list[float]:
@@ -71,7 +69,7 @@ def _risk(lab: LinearTransferParameters, outcome: Outcome) -> Figure:
             for x in grid
         ]
         draw_line(right, grid, line, index)
-    titled(right, "two classes, labels ±1", "κ = s/d", "error")
+    titled(right, "two classes, labels ±1", "κ = s/d", "classification error")
     headed(figure, "Fine-tuning a linear model to interpolation")
     noted(figure, _NOTE)
     return figure

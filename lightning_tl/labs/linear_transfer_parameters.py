@@ -42,12 +42,13 @@ class LinearTransferParameters(Lab):
 
     def check(self) -> None:
         """See :meth:`Lab.check`."""
-        self.require("d", 20, 5000)
+        self.require("d", 200, 5000)  # the law over (n, s) is fitted to sizes below d
         self.require("ratios", 1 / self.d, 1 - 2 / self.d)
-        self.require("distances", 1e-6)
-        self.require("noise", 0)
-        self.require("mean", 1e-3)
-        self.require("across", 0)
+        self.require("distances", 1e-6, 1e6)
+        self.require("noise", 0, 1e6)
+        self.require("mean", 1e-3, 10)
+        self.require("along", -100, 100)
+        self.require("across", 0, 100)
         self.require("draws", 2, 1000)
         self.require("surface_d", 20, 400)
 

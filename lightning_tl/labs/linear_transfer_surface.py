@@ -21,6 +21,8 @@ SOURCE_NOISE, GAP = 10.0, 0.03
 N_FITTED, N_HELD = (40, 80, 160, 320, 640, 1280), (2560,)
 S_FITTED = (0.05, 0.1, 0.2, 0.4)
 _REPEATS = 24
+#: Half the width of an interval of 95 %, in standard errors.
+_STANDARD_ERRORS = 1.96
 #: The surface of a spectrum, without noise: decay of eigenvalues and of the truth's squares, share of the gap.
 _EIGEN_DECAY, _TRUTH_DECAY, _GAP_SHARE = 1.5, 0.8, 0.02
 _N_SPECTRUM, _S_SPECTRUM = (20, 40, 80, 160, 320, 640), (5, 10, 20, 40, 80, 160)
@@ -65,10 +67,8 @@ def _isotropic(lab: LinearTransferParameters) -> tuple[list[Comparison], dict[st
         low, high = law.interval(name)
         facts |= {name: law.params[name], f"{name}_low": low, f"{name}_high": high}
         theory = facts[f"{name}_theory"]
-        # half the interval's width is allowed, or 0.05 for an exponent
-        allowed = max(high - theory, theory - low, 0.0) if low <= theory <= high else 0.0
-        allowed = max(allowed, 0.05 if name == "alpha" else 0.0)
-        found.append(Comparison("law", name, 0.0, theory, law.params[name], 0.0, allowed))
+        half = high - law.params[name] if theory > law.params[name] else law.params[name] - low  # on the theory's side
+        found.append(Comparison("law", name, 0.0, theory, law.params[name], half / _STANDARD_ERRORS, 0.0))
     facts["held_out"] = _off(law.predict([p[0] for p in held], [p[1] for p in held]), held)
     return found, facts
 

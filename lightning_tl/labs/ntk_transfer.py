@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -27,15 +28,14 @@ class NtkTransfer(NtkTransferParameters):
 
     def run(self) -> Outcome:
         """See :meth:`~lightning_tl.labs.lab.Lab.run`."""
-        from lightning_tl.labs.ntk_transfer_figures import figures
+        from lightning_tl.labs.ntk_transfer_figures import CAPTIONS, figures
 
         self.check()
         surfaces, facts = self._surfaces()
         on_network, more = self._network()
         comparisons = [*self._learning(), *self._powers(), *self._transfer(), *surfaces, *on_network]
         outcome = Outcome("Transfer in the kernel limit", comparisons, ("", "", ""), {**facts, **more})
-        drawn, outcome.captions = figures(self, outcome)
-        outcome.figures.update(drawn)
+        outcome.captions, outcome.draw = CAPTIONS, partial(figures, self, outcome)
         outcome.paragraphs = self._paragraphs(outcome)
         return outcome
 
@@ -120,7 +120,8 @@ class NtkTransfer(NtkTransferParameters):
         return (
             "A model learns φ₀ from n samples, then φ₀ + φ₁ from s, pulled towards its start. In the kernel limit both "
             f"phases are ridge regression with eigenvalues i^-ξ (ξ = {self.decay:g}); φ₀ and φ₁ have source conditions "
-            f"r₀ = {self.source:g} and r₁ = {self.gap:g}. The theory bounds the error by δ(γ + n^-α)s^-β. Its rival "
+            f"r₀ = {self.source:g} and r₁ = {self.gap:g} (the larger, the smoother the function: squared coefficients "
+            "fall as i^-(2rξ + 1)). The theory bounds the error by δ(γ + n^-α)s^-β. Its rival "
             "for fixed features is An^-a + Bs^-b.",
             f"Exact curves of the kernel limit, simulated with {self.d:,} Gaussian features and {self.draws} draws; "
             f"two-layer tanh networks of width {self.width} by averaged SGD, {self.networks} of them, each with a "

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lightning_tl.figure_style import COLOURS, STYLE, headed, new_figure, noted, plain_ticks
+from lightning_tl.figure_style import COLOURS, MARKERS, headed, new_figure, noted, plain_ticks
 from lightning_tl.labs.lab_figures import cases, draw_line, draw_points, titled
 from lightning_tl.laws import AdditiveLaw
 
@@ -18,22 +18,20 @@ if TYPE_CHECKING:
     from lightning_tl.labs.outcome import Outcome
 
 
-def figures(lab: NtkTransferParameters, outcome: Outcome) -> tuple[dict[str, Figure], dict[str, str]]:
-    """Return the figures and their captions."""
-    import matplotlib as mpl
+CAPTIONS = {
+    "curves": "Learning curves in the kernel limit.",
+    "kernel": "Kernel limit: the exact error over n and s, with both laws fitted to all but the largest sizes.",
+    "network": "Networks: the mean error over n and s, with both laws fitted to all but the largest sizes.",
+}
 
-    with mpl.rc_context(STYLE):
-        drawn = {
-            "curves": _curves(lab, outcome),
-            "kernel": _surfaces(outcome, "kernel", "Both laws on the kernel limit"),
-            "network": _surfaces(outcome, "network", "Both laws on two-layer networks"),
-        }
-    captions = {
-        "curves": "Learning curves in the kernel limit.",
-        "kernel": "Kernel limit: the exact error over n and s, with both laws fitted to all but the largest sizes.",
-        "network": "Networks: the mean error over n and s, with both laws fitted to all but the largest sizes.",
+
+def figures(lab: NtkTransferParameters, outcome: Outcome) -> dict[str, Figure]:
+    """Return the figures by name."""
+    return {
+        "curves": _curves(lab, outcome),
+        "kernel": _surfaces(outcome, "kernel", "Both laws on the kernel limit"),
+        "network": _surfaces(outcome, "network", "Both laws on two-layer networks"),
     }
-    return drawn, captions
 
 
 def _curves(lab: NtkTransferParameters, outcome: Outcome) -> Figure:
@@ -88,11 +86,11 @@ def _surface(axes: Axes, fact: dict[str, Any]) -> None:
         n, error = points[points[:, 1] == s][:, [0, 2]].T
         colour = COLOURS[index % len(COLOURS)]
         held = (n == points[:, 0].max()) | (s == sizes[-1])
-        axes.plot(n[~held], error[~held], "o", color=colour, markersize=3.5)
-        axes.plot(n[held], error[held], "o", color=colour, markersize=3.5, fillstyle="none")
+        marker = MARKERS[index % len(MARKERS)]
+        axes.plot(n[~held], error[~held], marker, color=colour, markersize=3.5, label=f"s = {s:g}")
+        axes.plot(n[held], error[held], marker, color=colour, markersize=3.5, fillstyle="none")
         grid = np.geomspace(n[0], n[-1], 40)
         draw_line(axes, grid, FullLaw().predict(fact["multiplicative"], grid, np.full_like(grid, s)), index)
-        axes.lines[-1].set_label(f"s = {s:g}")
         draw_line(axes, grid, AdditiveLaw().predict(fact["additive"], grid, np.full_like(grid, s)), index, dashed=True)
     axes.set_xscale("log")
     axes.set_yscale("log")

@@ -64,7 +64,7 @@ class NtkTransferParameters(Lab):
         self.require("source", 0.1, 0.9)
         self.require("gap", 0.05, 0.9)
         self.require("gap_size", 1e-6, 1)
-        self.require("noise", 1e-6)
+        self.require("noise", 1e-6, 1e3)
         self.require("n", 20, 4000)
         self.require("s", 20, 4000)
         self.require("draws", 2, 1000)

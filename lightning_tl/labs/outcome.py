@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -27,7 +27,9 @@ class Comparison:
         theory: From the formula.
         simulation: Measured: the mean of the simulated runs.
         stderr: Its standard error; 0 where it is exact.
-        allowed: Largest difference that counts as agreement, in the unit of the values; ``None``: only shown.
+        allowed: Largest difference that counts as agreement, in the unit of the values. 0: none but chance, as the
+            theory is exact for what is measured. ``None``: only shown.
+        runs: Independent runs that the standard error is estimated from; 0: it is known.
     """
 
     part: str
@@ -37,20 +39,30 @@ class Comparison:
     simulation: float
     stderr: float = 0.0
     allowed: float | None = None
+    runs: int = 0
 
     @property
     def agreement(self) -> Agreement:
         """Whether they agree: ``undecided`` where chance is as large as what is allowed.
 
-        A difference beyond the allowed one by more than three standard errors disagrees. It agrees only if it is within
-        the allowed one, and so is the standard error.
+        A difference beyond the allowed one by more than chance disagrees. It agrees only if it is within the allowed
+        one, and so is the standard error; where none is allowed, if it is within chance.
         """
         if self.allowed is None:
             return "shown"
-        difference = abs(self.theory - self.simulation)
-        if not math.isfinite(difference) or difference > self.allowed + 3 * self.stderr:
+        difference, chance = abs(self.theory - self.simulation), _errors(self.runs) * self.stderr
+        if not math.isfinite(difference) or difference > self.allowed + chance:
             return "disagrees"
+        if self.allowed == 0:
+            return "agrees"
         return "agrees" if difference <= self.allowed and self.stderr <= self.allowed else "undecided"
+
+
+def _errors(runs: int) -> float:
+    """Return how many standard errors chance exceeds in one of 370 cases: three where the standard error is known."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(runs - 1, 0.99865)) if runs > 1 else 3.0
 
 
 def compared(
@@ -60,6 +72,7 @@ def compared(
     theory: float,
     simulated: Sequence[float] | Array,
     relative: float | None = 0.02,
+    absolute: float | None = None,
 ) -> Comparison:
     """Compare a theoretical value with the mean of independent simulated runs.
 
@@ -70,11 +83,12 @@ def compared(
         theory: The value.
         simulated: One value per run, shape (runs,).
         relative: Largest difference that counts as agreement, as a share of the theoretical value; ``None``: any.
+        absolute: The same in the unit of the values, where ``relative`` is ``None``.
     """
     values = np.asarray(simulated, float)
     stderr = float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else 0.0
-    allowed = None if relative is None else relative * abs(theory)
-    return Comparison(part, case, float(at), float(theory), float(values.mean()), stderr, allowed)
+    allowed = absolute if relative is None else relative * abs(theory)
+    return Comparison(part, case, float(at), float(theory), float(values.mean()), stderr, allowed, len(values))
 
 
 @dataclass
@@ -86,16 +100,16 @@ class Outcome:
         comparisons: All of them, in order.
         paragraphs: What the theory says, what was simulated, what came of it.
         facts: Further results by name, plain types.
-        figures: By name.
         captions: By name of the figure.
+        draw: Draws the figures, by name.
     """
 
     title: str
     comparisons: list[Comparison]
     paragraphs: tuple[str, str, str]
     facts: dict[str, Any] = field(default_factory=dict)
-    figures: dict[str, Figure] = field(default_factory=dict)
     captions: dict[str, str] = field(default_factory=dict)
+    draw: Callable[[], dict[str, Figure]] = dict
 
     def counts(self) -> dict[str, int]:
         """Return how many comparisons agree, disagree and are undecided."""
@@ -108,5 +122,5 @@ class Outcome:
 
     def worst(self, *parts: str) -> float:
         """Return the largest relative difference in these parts among the comparisons that count."""
-        counted = [item for item in self.comparisons if item.part in parts and item.allowed is not None]
+        counted = [item for item in self.comparisons if item.part in parts and item.allowed is not None and item.theory]
         return max(abs(item.simulation / item.theory - 1) for item in counted)

@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from lightning_tl._io.atomic import write_atomically
-from lightning_tl.figure_style import number, save
+from lightning_tl.figure_style import STYLE, number, save_figures
 from lightning_tl.html_page import details, figure, page, paragraphs, table
 from lightning_tl.labs.lab import Lab
 from lightning_tl.labs.outcome import Outcome
 from lightning_tl.laws.fits_output import plain
 from lightning_tl.study.records import write_json, write_table
 
-_COLUMNS = ("part", "case", "at", "theory", "simulation", "stderr", "allowed", "agreement")
+_COLUMNS = ("part", "case", "at", "theory", "simulation", "stderr", "allowed", "runs", "agreement")
 
 
 def write_outcome(name: str, lab: Lab, outcome: Outcome, folder: Path) -> list[Path]:
-    """Write ``<name>.csv``, ``<name>.json``, ``<name>.html`` and each figure as PNG and SVG.
+    """Write ``<name>.csv``, ``<name>.json``, ``<name>.html`` and each figure as PNG (two widths) and SVG.
 
     Args:
         name: Of the lab.
@@ -29,6 +29,8 @@ def write_outcome(name: str, lab: Lab, outcome: Outcome, folder: Path) -> list[P
     Returns:
         The paths, the page last.
     """
+    import matplotlib as mpl
+
     folder.mkdir(parents=True, exist_ok=True)
     rows = [{**asdict(item), "agreement": item.agreement} for item in outcome.comparisons]
     paths = [folder / f"{name}.csv", folder / f"{name}.json"]
@@ -41,10 +43,11 @@ def write_outcome(name: str, lab: Lab, outcome: Outcome, folder: Path) -> list[P
         "facts": outcome.facts,
     }
     write_json(paths[1], plain(content))
-    for key, drawn in outcome.figures.items():
-        for suffix in ("png", "svg"):
-            paths.append(folder / f"{key}.{suffix}")
-            save(drawn, paths[-1])
+    suffixes = ("png", "svg")
+    with mpl.rc_context(STYLE):
+        names = save_figures(outcome.draw, folder, suffixes)
+    for key in names:
+        paths += [folder / f"{key}.{suffix}" for suffix in suffixes]
     paths.append(folder / f"{name}.html")
     write_atomically(paths[-1], _page(outcome, folder, rows))
     return paths
@@ -59,7 +62,7 @@ def _page(outcome: Outcome, folder: Path, rows: list[dict[str, Any]]) -> str:
     counts = ", ".join(f"{count} {kind.removesuffix('s')}" for kind, count in outcome.counts().items() if count)
     body = [
         *(paragraphs([text]) for text in outcome.paragraphs),
-        *(figure(folder / f"{key}.png", outcome.captions.get(key, "")) for key in outcome.figures),
+        *(figure(folder / f"{key}.png", outcome.captions[key]) for key in outcome.captions),
         details(f"All comparisons ({counts})", table(_COLUMNS, cells)),
     ]
     return page(outcome.title, body)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
-import numpy as np
-
-from lightning_tl.labs.outcome import Array, Comparison, Outcome
+from lightning_tl.labs.outcome import Array, Comparison, Outcome, compared
 from lightning_tl.labs.partial_transfer_parameters import PartialTransferParameters
 from lightning_tl.labs.partial_transfer_theory import Setting, accuracy, harmful_share
+from lightning_tl.labs.shares import compared_share
 
 #: Difference of accuracies that counts as agreement, for shares below 1.
 _ALLOWED = 0.03
@@ -19,17 +19,17 @@ class PartialTransfer(PartialTransferParameters):
 
     def run(self) -> Outcome:
         """See :meth:`~lightning_tl.labs.lab.Lab.run`."""
-        from lightning_tl.labs.partial_transfer_figures import figures
+        from lightning_tl.labs.partial_transfer_figures import CAPTIONS, figures
         from lightning_tl.labs.partial_transfer_simulation import simulate
 
         self.check()
-        comparisons, cells = self.compared(*simulate(self))
+        comparisons, cells = self.beside_theory(*simulate(self))
         outcome = Outcome("Partial transfer", comparisons, ("", "", ""), {"cells": cells})
-        outcome.figures, outcome.captions = figures(self, outcome)
+        outcome.captions, outcome.draw = CAPTIONS, partial(figures, self, outcome)
         outcome.paragraphs = self._paragraphs(outcome)
         return outcome
 
-    def compared(
+    def beside_theory(
         self, scratch: dict[float, Array], found: dict[tuple[int, float, float], Array]
     ) -> tuple[list[Comparison], list[dict[str, Any]]]:
         """Set simulated accuracies beside the theory's.
@@ -47,16 +47,19 @@ class PartialTransfer(PartialTransferParameters):
             setting, case = self.setting(upstream, shared), f"n₁ = {upstream}, τ = {shared:g}"
             start, theory = accuracy(setting, 0.0), accuracy(setting, share)
             allowed = _ALLOWED if share < 1 else None
-            comparisons.append(_mean("accuracy", case, share, theory, accuracies, allowed))
-            gain = _mean("gain", case, share, theory - start, accuracies - scratch[shared], None)
+            comparisons.append(compared("accuracy", case, share, theory, accuracies, None, allowed))
+            gain = compared("gain", case, share, theory - start, accuracies - scratch[shared], None)
             comparisons.append(gain)
             cells.append({"upstream": upstream, "shared": shared, "share": share} | _cell(gain, setting, self.networks))
         for shared, accuracies in scratch.items():
             theory = accuracy(self.setting(self.upstream[0], shared), 0.0)
-            comparisons.append(_mean("scratch", f"τ = {shared:g}", shared, theory, accuracies, _ALLOWED))
+            comparisons.append(compared("scratch", f"τ = {shared:g}", shared, theory, accuracies, None, _ALLOWED))
         decided = [cell for cell in cells if cell["decided"]]
-        right = sum(cell["right"] for cell in decided) / max(len(decided), 1)
-        comparisons.append(Comparison("sign of the gain", "of those beyond chance", 0.0, 1.0, right, 0.0, 0.05))
+        if decided:
+            right = sum(cell["right"] for cell in decided)
+            comparisons.append(
+                compared_share("sign of the gain", "of those beyond chance", 0.0, 1.0, right, len(decided), 0.05)
+            )
         return comparisons, cells
 
     def _paragraphs(self, outcome: Outcome) -> tuple[str, str, str]:
@@ -69,7 +72,8 @@ class PartialTransfer(PartialTransferParameters):
         last = f", and by up to {max(full):.3f} where all filters are inherited" if full else ""
         simple = sum(cell["simple_right"] for cell in decided)
         most = max((cell["shared"] for cell in harmful), default=None)
-        where = "none" if most is None else f"{len(harmful)} of {len(cells)} points, none with τ above {most:g}"
+        counted = f"at {len(harmful)} of {len(cells)} points"
+        where = "nowhere" if most is None else f"{counted}, of which the largest τ is {most:g}"
         return (
             "A ReLU network sees a patch with a signal and a patch of noise. Upstream and downstream share a universal "
             "part of the signal, with the share τ of its square. An inherited filter brings the universal signal, but "
@@ -83,11 +87,6 @@ class PartialTransfer(PartialTransferParameters):
             f"gain differs from 0 beyond chance it has the right sign at {sum(cell['right'] for cell in decided)} of "
             f"{len(decided)} points; its lowest order, a threshold for the share, at {simple}.",
         )
-
-
-def _mean(part: str, case: str, at: float, theory: float, values: Array, allowed: float | None) -> Comparison:
-    stderr = float(values.std(ddof=1) / np.sqrt(len(values)))
-    return Comparison(part, case, float(at), theory, float(values.mean()), stderr, allowed)
 
 
 def _cell(gain: Comparison, setting: Setting, networks: int) -> dict[str, Any]:

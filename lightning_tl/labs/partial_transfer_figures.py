@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lightning_tl.figure_style import STYLE, headed, new_figure, noted
+from lightning_tl.figure_style import headed, new_figure, noted
 from lightning_tl.labs.lab_figures import draw_line, draw_points, titled
 from lightning_tl.labs.partial_transfer_theory import accuracy, harmful_share
 
@@ -17,17 +17,15 @@ if TYPE_CHECKING:
     from lightning_tl.labs.partial_transfer_parameters import PartialTransferParameters
 
 
-def figures(lab: PartialTransferParameters, outcome: Outcome) -> tuple[dict[str, Figure], dict[str, str]]:
-    """Return the figures and their captions."""
-    import matplotlib as mpl
+CAPTIONS = {
+    "accuracy": "Test accuracy against the share of filters inherited.",
+    "region": "Where inheriting helps and where it harms.",
+}
 
-    with mpl.rc_context(STYLE):
-        drawn = {"accuracy": _accuracy(lab, outcome), "region": _region(lab, outcome)}
-    captions = {
-        "accuracy": "Test accuracy against the share of filters inherited.",
-        "region": "Where inheriting helps and where it harms.",
-    }
-    return drawn, captions
+
+def figures(lab: PartialTransferParameters, outcome: Outcome) -> dict[str, Figure]:
+    """Return the figures by name."""
+    return {"accuracy": _accuracy(lab, outcome), "region": _region(lab, outcome)}
 
 
 def _accuracy(lab: PartialTransferParameters, outcome: Outcome) -> Figure:

@@ -149,6 +149,7 @@ def upstream(setting: Setting) -> Learnt:
     return learnt(setting, setting.upstream)
 
 
+@lru_cache(maxsize=1024)  # figures are drawn twice
 def accuracy(setting: Setting, share: float) -> float:
     """Return the test accuracy where a share of the filters is inherited.
 
@@ -157,7 +158,7 @@ def accuracy(setting: Setting, share: float) -> float:
         share: Of the filters; 0 is training from scratch.
     """
     first = upstream(setting)
-    upstream_only = first.signal * np.sqrt(1 - setting.shared**2) / setting.strength
+    upstream_only = foreign_response(setting, first.signal)
     old = np.array([np.hypot(first.common[0], upstream_only), first.own[0]])
     then = learnt(setting, setting.downstream, share, share * setting.shared * first.signal, old)
     up, new, more = _normals()[:2], _normals()[2:4], _normals()[4:6]  # one for each label's filters
@@ -169,6 +170,19 @@ def accuracy(setting: Setting, share: float) -> float:
     anew = mean_response(fresh * new, then.own[0] ** 2 + setting.start**2 * setting.d)
     response = share * kept + (1 - share) * anew
     return float(np.mean(then.signal + response[0] - response[1] > 0))
+
+
+def foreign_response(setting: Setting, signal: float) -> float:
+    """Return the standard deviation of what an inherited filter answers to noise by upstream's own signal.
+
+    Downstream noise is orthogonal to the downstream signal, so that only the part of the upstream signal which is
+    orthogonal to it counts: its length is ‖μ‖√(1 - τ²).
+
+    Args:
+        setting: Upstream and downstream.
+        signal: Margin that the upstream signal gives upstream.
+    """
+    return float(signal * np.sqrt(1 - setting.shared**2) / setting.strength)
 
 
 def mean_response(common: Array, variance: float) -> Array:
@@ -198,7 +212,7 @@ def harmful_share(setting: Setting) -> float:
         ratio = setting.ratio(samples)
         signals.append(margin * ratio / (ratio + 2 * ACTIVE))
         spreads.append((margin - signals[-1]) ** 2 / ACTIVE * samples / (2 * setting.d))
-    own = signals[0] ** 2 * (1 - setting.shared**2) / setting.strength**2
+    own = foreign_response(setting, signals[0]) ** 2
     total = spreads[0] + own
     noise = 2 * total * (_covariance((ACTIVE * spreads[0] + own) / total) - _covariance(-own / total))
     r = noise / (2 * spreads[1] * _covariance(ACTIVE))

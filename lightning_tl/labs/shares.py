@@ -26,7 +26,10 @@ def binomial_interval(count: int, of: int, level: float = 0.95) -> tuple[float, 
 def compared_share(
     part: str, case: str, at: float, theory: float, count: int, of: int, allowed: float | None = None
 ) -> Comparison:
-    """Compare the share that theory gives with a count; its standard error is that of the theoretical share.
+    """Compare the share that theory gives with a count.
+
+    The standard error is that of the share which is farthest from the theory's in the direction of the count and still
+    allowed. So a count of all, or of none, of a few cases does not count as exact.
 
     Args:
         part: Which part of the lab.
@@ -37,4 +40,6 @@ def compared_share(
         of: All cases.
         allowed: Largest difference that counts as agreement; ``None``: it is only shown.
     """
-    return Comparison(part, case, at, theory, count / of, math.sqrt(theory * (1 - theory) / of), allowed)
+    share, margin = count / of, allowed or 0.0
+    edge = min(theory + margin, 1.0) if share > theory else max(theory - margin, 0.0)
+    return Comparison(part, case, at, theory, share, math.sqrt(edge * (1 - edge) / of), allowed)

@@ -20,7 +20,7 @@ class Stage:
     Attributes:
         config: Configuration files, by path or shipped name, later ones over earlier ones. ``config`` can be an axis
             too: its values are names (or lists of them).
-        set: Key → value, for all runs.
+        set: Key → value, for all runs. Keys of one section can be nested: ``data: {n: 64}`` is ``data.n: 64``.
         product: Key → values: all combinations are run.
         zip: Groups of keys whose values go together.
         exclude: Combinations to leave out: key → value (or list of values). Fine-tuning can name ``render`` and
@@ -34,6 +34,10 @@ class Stage:
     zip: list[dict[str, list[Any]]] = field(default_factory=list)
     exclude: list[dict[str, Any]] = field(default_factory=list)
     same: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.set, dict):
+            self.set = _dotted(self.set)
 
     def files(self, point: Point) -> list[str]:
         """Return the names of the configuration files of a point."""
@@ -85,6 +89,17 @@ class Stage:
         excluded = excluder(self.exclude, [*own, *others], where)
         pairs = [(other, point) for other in others for point in own if not excluded(other | point)]
         return [(other, point) for other, point in pairs if all(_agree(key, other, point) for key in self.same)]
+
+
+def _dotted(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return settings in which a section such as ``data`` is replaced by its keys; of a key given twice, the last."""
+    dotted: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, dict) and value and "." not in str(key) and "class_path" not in value:
+            dotted |= {f"{key}.{last}": item for last, item in value.items()}
+        else:
+            dotted[key] = value
+    return dotted
 
 
 def _agree(key: str, other: Point, point: Point) -> bool:

@@ -235,7 +235,7 @@ def merged_config(stage: Stage, point: Point, where: str, classes: bool = False)
             into = into.setdefault(parent, {})
             if not isinstance(into, dict):
                 raise UserError(f"{where}: '{key}' goes through '{parent}', which is a value and not a group")
-        into[last] = value
+        into[last] = deepcopy(value)  # a later key may set a part of it
     return merged
 
 

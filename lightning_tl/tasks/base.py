@@ -81,6 +81,10 @@ class TransferTask(pl.LightningModule):
     keeps_head = False
     #: name of the score in tables of results, such as ``accuracy``
     metric_name = "score"
+    #: which backbones to take on a CPU, for a message
+    smaller_backbones = (
+        "--model.backbone resnet18 is several times as fast, and for images of 32 to 64 px there is resnet10_w16"
+    )
 
     def __init__(
         self,
@@ -274,8 +278,7 @@ class TransferTask(pl.LightningModule):
         if size > _LARGE and self.trainer.strategy.root_device.type == "cpu":
             rank_zero_warn(
                 f"model.backbone is {self.backbone_name}, which takes long on a CPU ({size / 1e6:.0f} million "
-                "parameters): --model.backbone resnet18 is several times as fast, and for images of 32 to 64 px there "
-                "is resnet10_w16"
+                f"parameters): {self.smaller_backbones}"
             )
         data = getattr(self.trainer, "datamodule", None)
         theirs = getattr(data, "task", "")
@@ -323,10 +326,7 @@ class TransferTask(pl.LightningModule):
         Raises:
             UserError: The optimiser refuses a value.
         """
-        try:
-            optimizer = self.optimizer(self.transfer.parameter_groups(self, self.parameter_groups()))
-        except ValueError as error:
-            raise UserError(f"model.optimizer: {error}") from error
+        optimizer = self._build_optimizer(self.transfer.parameter_groups(self, self.parameter_groups()))
         for group in optimizer.param_groups:
             group["lr"] *= group.get("lr_factor", 1.0)
         optimizer = self.transfer.attach(self, optimizer)
@@ -342,6 +342,22 @@ class TransferTask(pl.LightningModule):
         if scheduler is None:
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def check_optimizer(self) -> None:
+        """Build the optimiser and its ``scheduler`` once, before a training, as they check their values only then.
+
+        Raises:
+            UserError: One of them refuses a value.
+        """
+        optimizer = self._build_optimizer(self.parameters())
+        if self.scheduler is not None:
+            self.scheduler(optimizer)
+
+    def _build_optimizer(self, parameters: Any) -> torch.optim.Optimizer:
+        try:
+            return self.optimizer(parameters)
+        except ValueError as error:
+            raise UserError(f"model.optimizer: {error}") from error
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the task, the backbone's description, the names of classes and the preprocessing to the checkpoint."""

@@ -58,6 +58,7 @@ class CausalLanguageModel(TransferTask):
 
     task = "language"
     metric_name = "accuracy"
+    smaller_backbones = "for a CPU there are --model.backbone decoder_6k, decoder_18k and decoder_100k"
 
     def __init__(
         self,

@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_tl.tasks.lr_schedules import Schedule
 from lightning_tl.torch_seed import seed_torch
+from lightning_tl.transfer.final_weights import is_last_step
 
 
 class TrainingControl(Callback):
@@ -20,6 +22,7 @@ class TrainingControl(Callback):
       Dropout and other draws are then the same in a resumed run as in an uninterrupted one.
     * Where the trainer's ``max_steps`` is not given, it follows from the module's ``schedule``.
     * After the last step the training stops with a validation, also where that step is within an epoch.
+    * A ``ModelCheckpoint`` that keeps only the newest checkpoint, but not of every epoch, also saves the last step.
     """
 
     scheduled: int | None = None  # steps of the module's schedule
@@ -67,6 +70,16 @@ class TrainingControl(Callback):
         """End the training at its last step."""
         if 0 < trainer.max_steps <= trainer.global_step:
             trainer.should_stop = True
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the last step, which Lightning would leave out with ``every_n_train_steps: 1000`` after 1,500 steps."""
+        if not is_last_step(trainer):
+            return
+        for callback in trainer.checkpoint_callbacks:
+            if not isinstance(callback, ModelCheckpoint) or callback.monitor is not None or callback.save_top_k != 1:
+                continue
+            if not callback._should_skip_saving_checkpoint(trainer):
+                callback._save_topk_checkpoint(trainer, callback._monitor_candidates(trainer))
 
 
 def _cut_short(key: str, value: int | None, steps: int, scheduled: int) -> str:

@@ -82,7 +82,10 @@ class FinalWeights(TransferMethod, ABC):
 
 
 def is_last_step(trainer: Trainer) -> bool:
-    """Return whether the training ends with the step that has just been done; for ``on_train_batch_end``."""
+    """Return whether the training ends with the step that has just been done.
+
+    For ``on_train_batch_end`` and ``on_train_epoch_end``.
+    """
     loop = trainer.fit_loop
     if 0 < trainer.max_steps <= trainer.global_step or (trainer.should_stop and loop._can_stop_early):
         return True

@@ -86,7 +86,8 @@ WORD = "interrupting: work in progress is stopped"
 
 
 @pytest.mark.slow
-def test_ctrl_c_is_answered_before_another_step(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_is_answered_before_another_step(tmp_path: Path, how: signal.Signals) -> None:
     """No step is permitted after the first has begun: what comes then needs none."""
     (tmp_path / "gated.yaml").write_text(OVERLAY)
     stage = {"config": ["finetune/digits", str(tmp_path / "gated.yaml")], "product": {"data.shots": [3, 4]}}
@@ -96,10 +97,15 @@ def test_ctrl_c_is_answered_before_another_step(tmp_path: Path) -> None:
     process = start([*MAIN, *arguments], tmp_path / "log.txt", **gate.environment)
     (worker,) = gate.wait(1)
     worker_ended = os.pidfd_open(worker)
-    os.killpg(process.pid, signal.SIGINT)
-    assert process.wait(timeout=300) == 130
+    if how == signal.SIGINT:
+        os.killpg(process.pid, how)  # as the terminal does
+    else:
+        process.send_signal(how)
+    assert process.wait(timeout=300) == 128 + how
     wait_for_end([worker_ended])
     gate.close()
     said = (tmp_path / "log.txt").read_text()
-    assert said.index(WORD) < said.index("interrupted: finished work is kept; run the same command again to continue")
+    end = said.index("interrupted: finished work is kept; run the same command again to continue")
+    assert how == signal.SIGTERM or said.index(WORD) < end
+    assert "leaked" not in said
     assert not list((tmp_path / "out/runs").glob("*/record.json"))

@@ -12,6 +12,7 @@ from PIL import Image
 from lightning_tl import __version__
 from lightning_tl.cli import main as cli
 from lightning_tl.cli.main import COMMANDS, main
+from lightning_tl.cli.terminal import Terminated
 from lightning_tl.errors import UserError, nearest
 
 EXECUTABLE = Path(sys.executable).with_name("lightning-tl")
@@ -158,6 +159,7 @@ def raising(error):
     [
         (UserError("this and that"), 2, "error: this and that\n"),
         (KeyboardInterrupt(), 130, "\ninterrupted: finished work is kept; run the same command again to continue\n"),
+        (Terminated(), 143, "\ninterrupted: finished work is kept; run the same command again to continue\n"),
         (
             OSError(errno.ENOSPC, "No space left on device", "a/b.tar"),
             2,
@@ -183,6 +185,7 @@ def raising(error):
     ids=[
         "user",
         "interrupted",
+        "terminated",
         "full disk",
         "broken",
         "read-only",

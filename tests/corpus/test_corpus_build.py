@@ -164,7 +164,7 @@ def test_bpe_is_trained_on_as_much_text_as_asked_for(tmp_path, monkeypatch):
         build_corpus(plan, tmp_path / f"out{sample}", BuildOptions("bpe:280", 0.2, 0.1, bpe_sample=sample))
         share = sum(map(len, seen)) / sum(map(len, texts))
         assert share == pytest.approx(0.7 if sample == 32 else 0.07, rel=within)
-    with pytest.raises(ValueError, match="holds a corpus of other settings"):
+    with pytest.raises(ValueError, match="holds a corpus of another --bpe_sample"):
         build_corpus(plan, tmp_path / "out32", BuildOptions("bpe:280", 0.2, 0.1, bpe_sample=16))
     with pytest.raises(ValueError, match="a sample this small holds no training document"):
         build_corpus(plan, tmp_path / "none", BuildOptions("bpe:280", 0.2, 0.1, bpe_sample=1e-9))

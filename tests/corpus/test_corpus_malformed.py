@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -11,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer, models
+from tokenizers import Tokenizer, models, trainers
 
 from lightning_tl.cli.main import main
-from lightning_tl.corpus import chunks
+from lightning_tl.corpus import build, chunks
 from lightning_tl.corpus.manifest import read_manifest
 from lightning_tl.errors import UserError
 
@@ -163,11 +164,64 @@ BUILD = ["corpus", "build", "--source=good.jsonl", "--val_share=0.2", "--test_sh
 
 
 def test_a_corpus_of_other_settings_or_sources(place, capsys):
-    assert main([*BUILD, "--out=made"]) == 0
-    for changed, what in (("--tokenizer=ascii", "settings"), ("--source=more.jsonl", "sources")):
-        (place / "more.jsonl").write_text(GOOD * 2)
-        assert main([*BUILD, "--out=made", changed]) == 2
-        assert f"made: holds a corpus of other {what}; give another --out" in capsys.readouterr().err
+    (place / "more.jsonl").write_text(GOOD * 2)
+    (place / "lines.txt").write_text("".join(f"line {number}\n" for number in range(60)))
+    lines = ["--source=lines.txt", "--delimiter=\\n"]
+    for first, changed, what in (
+        ([], "--tokenizer=ascii", "another --tokenizer (bytes, not ascii)"),
+        ([], "--test_share=0.3", "another --test_share (0.2, not 0.3)"),
+        ([], "--source=more.jsonl", "other sources"),
+        ([], "--key=other", "good.jsonl read with --key 'text'"),  # sources of the same sizes
+        (lines, "--delimiter=\\n\\n", "lines.txt read with --delimiter '\\n'"),
+        (["--tokenizer=two.json"], "--separator=<two>", "another --separator (</s>, not <two>)"),
+    ):
+        two_ends("two.json")
+        shutil.rmtree("made", ignore_errors=True)
+        assert main([*BUILD, "--out=made", *first]) == 0
+        assert main([*BUILD, "--out=made", *first]) == 0
+        capsys.readouterr()
+        assert main([*BUILD, "--out=made", *first, changed]) == 2
+        message = capsys.readouterr().err.replace("\n", " ")
+        assert f"made: holds a corpus of {what}; give another --out" in message
+
+
+def two_ends(path: str) -> None:
+    """Write a tokenizer with two special tokens, either of which may end a document."""
+    tokenizer = Tokenizer(models.BPE())
+    trainer = trainers.BpeTrainer(special_tokens=["</s>", "<two>"], vocab_size=60, show_progress=False)
+    tokenizer.train_from_iterator([GOOD], trainer)
+    tokenizer.save(path)
+
+
+def test_parts_of_an_interrupted_build_with_another_separator_are_not_used(place, monkeypatch):
+    two_ends("two.json")
+    monkeypatch.setattr(build, "merge_parts", interrupted)
+    assert main([*BUILD, "--out=made", "--tokenizer=two.json"]) == 130
+    monkeypatch.undo()
+    monkeypatch.chdir(place)
+    assert main([*BUILD, "--out=made", "--tokenizer=two.json", "--separator=<two>"]) == 0
+    manifest = read_manifest("made")
+    assert int((manifest.open("train") == manifest.separator).sum()) == manifest.splits["train"].documents
+
+
+def interrupted(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_corpus_from_before_a_setting_was_written_down(place, capsys):
+    command = [*BUILD, "--out=made", "--tokenizer=bpe:270"]
+    assert main(command) == 0
+    path = Path("made/manifest.json")
+    content = json.loads(path.read_text())
+    assert content["settings"].pop("bpe_sample") == 32
+    assert [source.pop("reading") for source in content["sources"]] == [{"key": "text"}]
+    path.write_text(json.dumps(content))
+    before = path.stat().st_mtime_ns
+    assert main(command) == 0
+    assert path.stat().st_mtime_ns == before
+    capsys.readouterr()
+    assert main([*command, "--bpe_sample=16"]) == 2
+    assert "another --bpe_sample (32, not 16" in capsys.readouterr().err
 
 
 def test_two_builds_of_one_corpus(place, capsys):

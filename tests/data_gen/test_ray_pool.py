@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -230,3 +231,11 @@ def test_a_cluster_that_is_started_here_reports_nothing_unasked(wish, sent, monk
     monkeypatch.setattr(ray, "init", lambda **_: seen.append(os.environ.get("RAY_USAGE_STATS_ENABLED")))
     ray_pool.connect(None)
     assert seen == [sent]
+
+
+def test_a_node_whose_blender_cannot_be_used_is_named(tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("BLENDER", str(tmp_path / "nothing"))
+    actor = ray_pool._Actor(WORKER, {"config": farm.config_to_dict(tiny())}, b"")
+    here, said = actor.begin()
+    assert said["error"] == "user"
+    assert re.fullmatch(rf"BLENDER: {tmp_path}/nothing does not exist: .* \(on {here['node']}\)", said["message"])

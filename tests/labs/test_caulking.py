@@ -110,16 +110,20 @@ def reduced_rank(features, labels, rank):
     return full @ leading.T @ leading
 
 
-@pytest.mark.parametrize("rank,samples", [(1, 40), (3, 60), (6, 200)])
-def test_the_error_of_low_rank_updates_is_that_of_reduced_rank_regression(rank, samples):
-    rng, errors = np.random.default_rng(1), []
+@pytest.mark.parametrize(
+    # in the last case outputs outside the residual have most of the error
+    "rank,samples,inputs,outputs",
+    [(1, 40, 20, 12), (3, 60, 20, 12), (6, 200, 20, 12), (4, 20, 6, 40)],
+)
+def test_the_error_of_low_rank_updates_is_that_of_reduced_rank_regression(rank, samples, inputs, outputs):
+    rng, errors, noise = np.random.default_rng(1), [], 0.004 if outputs > inputs else 0.02
     for _ in range(600):
-        left, right = np.linalg.qr(rng.standard_normal((12, rank)))[0], np.linalg.qr(rng.standard_normal((20, rank)))[0]
-        truth, features = right @ left.T, rng.standard_normal((samples, 20))
-        labels = features @ truth + 0.02 * rng.standard_normal((samples, 12))
+        left, right = (np.linalg.qr(rng.standard_normal((size, rank)))[0] for size in (outputs, inputs))
+        truth, features = right @ left.T, rng.standard_normal((samples, inputs))
+        labels = features @ truth + noise * rng.standard_normal((samples, outputs))
         errors.append(np.sum((reduced_rank(features, labels, rank) - truth) ** 2))
     stderr = np.std(errors) / 600**0.5
-    theory = low_rank_error(rank, 20, 12, samples, 0.02**2)
+    theory = low_rank_error(rank, inputs, outputs, samples, noise**2)
     assert stderr < 0.02 * theory
     assert np.mean(errors) == pytest.approx(theory, abs=0.01 * theory + 3 * stderr)
 
@@ -188,6 +192,7 @@ def test_an_error_out_of_reach_is_refused():
         (["--sizes", "[2.0,2.0]"], "sizes has a single value; a power needs at least two different ones"),
         (["--sizes", "[1,20]"], "sizes is 20; it must be from 1 to 8"),
         (["--samples", "1000"], "samples is 1000; it must be from 40 to 750"),
+        (["--d", "100"], "d is 100; it must be from 160 to 5000"),
         (["--rank", "0"], "rank is 0; it must be from 1 to 12"),
         (["--decay", "1"], "decay is 1; it must be from 1.05 to 3"),
     ],
@@ -201,6 +206,6 @@ def test_the_lab_gives_figures_and_paragraphs(monkeypatch):
     small = {"linear layer": Adapted(6, 6, 0, 0.01, 60), "tanh network": Adapted(5, 6, 6, 0.01, 150)}
     monkeypatch.setattr(Caulking, "layers", staticmethod(lambda: small))
     outcome = Caulking(d=300, samples=60, draws=2, sizes=(1.0, 2.0), rank=2, lora_draws=2).run()
-    assert set(outcome.figures) == set(outcome.captions) == {"kernel", "lora"}
+    assert set(outcome.draw()) == set(outcome.captions) == {"kernel", "lora"}
     assert {item.part for item in outcome.comparisons} >= {"error", "samples", "exponent", "circle"}
     assert "Powers of m" in outcome.paragraphs[2]

@@ -147,6 +147,15 @@ def test_starts_are_those_of_unsaturated_growth():
     np.testing.assert_allclose(effective_starts(first, second, place.left, place.right), expected, rtol=1e-3)
 
 
+def test_expected_times_are_the_mean_over_random_starts():
+    rng = np.random.default_rng(8)
+    place = world((1.2, 0.7, 0.4), 1e-10, rng)
+    times = learning_times(place.spectrum, effective_starts(*place.random_weights(rng, 4000), place.left, place.right))
+    stderr = times.std(axis=0) / 4000**0.5
+    assert np.all(np.abs(times.mean(axis=0) - place.expected_times()) < 3.5 * stderr)
+    assert np.all(stderr < 0.005 * times.mean(axis=0))
+
+
 def test_fine_tuning_ends_at_the_minimum_with_the_pull():
     # a brute-force minimum over both matrices, from the balanced start
     source, goal = np.array([0.8, 0.3]), np.array([1.1, 0.9])

@@ -72,6 +72,18 @@ def test_the_second_derivation_of_unnamed_draws():
     assert coverage_without_names(LOGS, draws, ratio, AT, 0.95) == pytest.approx(shares, abs=0.005)
 
 
+@pytest.mark.parametrize("ratio", [0.0, 0.5, 1.5])
+def test_coverage_with_names_is_that_of_an_analysis_of_variance(ratio):
+    rng, count, draws = np.random.default_rng(14), 20_000, 3
+    noise = rng.standard_normal((count, 7, draws)) + ratio * rng.standard_normal((count, 1, draws))
+    line, squares, inverse = least_squares(noise.mean(axis=2), LOGS)
+    at = np.array([1, AT])
+    of_runs = t.ppf(0.975, 5) ** 2 * squares / 5 * (at @ inverse @ at)
+    of_draws = t.ppf(0.975, 2) ** 2 * noise.mean(axis=1).var(axis=1, ddof=1) / draws
+    inside = np.mean((line @ at) ** 2 <= of_runs + of_draws)
+    assert coverage(LOGS, draws, ratio, AT, 0.95) == pytest.approx((0.95, inside), abs=0.006)
+
+
 def test_coverage_with_names_tends_to_the_nominal_one():
     # with large luck of draws only their t interval is left
     assert coverage(LOGS, 3, 1e3, AT, 0.95) == pytest.approx((0.95, 0.95), abs=0.002)
@@ -106,9 +118,22 @@ def test_binomial_interval(count, of):
     assert binomial_interval(count, of, 0.9) == pytest.approx((expected.low, expected.high))
 
 
-def test_a_share_has_the_standard_error_of_the_theory():
-    item = compared_share("part", "case", 0.0, 0.2, 100, 100, 0.05)
-    assert (item.simulation, item.stderr, item.agreement) == (1.0, pytest.approx(0.04), "disagrees")
+@pytest.mark.parametrize(
+    ("theory", "count", "of", "allowed", "stderr", "verdict"),
+    [
+        (0.2, 100, 100, 0.0, 0.04, "disagrees"),
+        (0.25, 100, 100, 0.05, (0.3 * 0.7 / 100) ** 0.5, "disagrees"),
+        (0.25, 22, 100, 0.05, 0.04, "agrees"),
+        (1.0, 3, 3, 0.1, (0.1 * 0.9 / 3) ** 0.5, "undecided"),  # three of three do not show 90 %
+        (1.0, 100, 100, 0.1, 0.03, "agrees"),
+        (1.0, 85, 100, 0.1, 0.03, "undecided"),
+        (1.0, 80, 100, 0.1, 0.03, "disagrees"),
+        (0.2, 100, 100, None, 0.04, "shown"),
+    ],
+)
+def test_a_share_has_the_standard_error_of_what_is_allowed(theory, count, of, allowed, stderr, verdict):
+    item = compared_share("part", "case", 0.0, theory, count, of, allowed)
+    assert (item.simulation, item.stderr, item.agreement) == (count / of, pytest.approx(stderr), verdict)
 
 
 def test_curves_are_what_they_say():

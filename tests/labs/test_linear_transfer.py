@@ -8,8 +8,8 @@ from lightning_tl.labs import linear_transfer
 from lightning_tl.labs.feature_draws import OUTSIDE, UNIVERSAL
 from lightning_tl.labs.interpolation import nearest_interpolator, sgd_to_interpolation
 from lightning_tl.labs.linear_transfer import LinearTransfer
-from lightning_tl.labs.linear_transfer_surface import surface
-from lightning_tl.labs.linear_transfer_theory import class_error, isotropic_class_error, isotropic_risk
+from lightning_tl.labs.linear_transfer_surface import spectrum_inputs, surface
+from lightning_tl.labs.linear_transfer_theory import class_error, isotropic_class_error, isotropic_risk, surface_risk
 from lightning_tl.labs.ridge_equivalent import equivalent
 
 SMALL = LinearTransfer(ratios=(0.3, 0.6), distances=(1.0,), draws=4)
@@ -82,6 +82,24 @@ def test_class_errors_follow_theory():
     for item in found:
         assert item.agreement != "disagrees", item
         assert item.simulation == pytest.approx(item.theory, rel=0.04)
+
+
+def test_the_risk_after_both_phases_is_that_of_least_squares():
+    d, n, s, rng, risks = 400, 160, 80, np.random.default_rng(4), []
+    values, truth, gap = spectrum_inputs(d)
+    gap = 5 * gap  # both parts count
+    for _ in range(24):
+        source = np.sqrt(truth)[:, None] * rng.standard_normal((d, 100))
+        target = source + np.sqrt(gap)[:, None] * rng.standard_normal((d, 100))
+        weights = np.zeros((d, 100))
+        for samples, goal in ((n, source), (s, target)):
+            features = rng.standard_normal((samples, d)) * np.sqrt(values)
+            weights = weights + np.linalg.lstsq(features, features @ (goal - weights), rcond=None)[0]
+        risks.append(np.mean(values @ (weights - target) ** 2))
+    stderr = np.std(risks) / 24**0.5
+    theory = surface_risk(values, truth, gap, n, s)
+    assert np.mean(risks) == pytest.approx(theory, abs=0.01 * theory + 3 * stderr)
+    assert stderr < 0.012 * theory
 
 
 def test_the_full_law_finds_the_surface():

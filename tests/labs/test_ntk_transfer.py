@@ -228,6 +228,6 @@ def test_the_lab_gives_figures_and_paragraphs():
         network_s=(4, 8, 16, 32),
     )
     outcome = small.run()
-    assert set(outcome.figures) == set(outcome.captions) == {"curves", "kernel", "network"}
+    assert set(outcome.draw()) == set(outcome.captions) == {"curves", "kernel", "network"}
     assert {item.part for item in outcome.comparisons} >= {"pre-training", "exponent", "transfer", "strong norm"}
     assert "Which law is closer" in outcome.paragraphs[2]

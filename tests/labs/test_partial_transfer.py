@@ -6,6 +6,7 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import brentq
 from torch.nn.functional import softplus
 
 from lightning_tl.cli.main import main
@@ -113,6 +114,28 @@ def test_the_signal_learnt_is_that_of_networks():
         assert theory.learnt(setting, samples).signal == pytest.approx(learnt, rel=0.08)
 
 
+def test_answers_to_new_noise_are_those_of_networks():
+    # what a label's filters share in their answers, and each one's own part, which the argument overestimates a little
+    generator = torch.Generator().manual_seed(5)
+    setting = theory.Setting(2000, 2.0, 80, 40, 0.6, 1e-4, 0.05)
+    signal = torch.zeros(8, 2000)
+    signal[:, 0], signal[:, 1] = 2 * 0.6**0.5, 2 * 0.4**0.5
+    start = 1e-4 * torch.randn(8, 80, 2000, generator=generator)
+    trained = train(start, draw_patches(signal, 80, generator), 0.05)
+    noise = without(torch.randn(8, 300, 2000, generator=generator), signal)
+    answers = (trained @ noise.mT).reshape(8, 2, 40, 300)
+    shared, own = answers.mean(2).var().sqrt().item(), answers.var(2).mean().sqrt().item()
+    found = theory.upstream(setting)
+    assert found.common[0] == pytest.approx(shared, rel=0.08)
+    assert found.own[0] == pytest.approx(own, rel=0.12)
+    # what filters answer by upstream's signal to noise along the part of it that is orthogonal to the downstream signal
+    learnt = (torch.einsum("bfd,bd->bf", trained, signal) * signs(40)).mean().item() / 2
+    first, second = np.array([0.6**0.5, 0.4**0.5, 0.0]), np.array([0.6**0.5, 0.0, 0.4**0.5])
+    across = first - (first @ second) * second
+    along = learnt * (first @ across) / np.linalg.norm(across)
+    assert theory.foreign_response(setting, found.signal) == pytest.approx(along, rel=0.08)
+
+
 def test_mean_response_is_that_of_draws():
     rng = np.random.default_rng(3)
     common = np.array([-1.0, 0.0, 0.7])
@@ -147,8 +170,42 @@ def test_where_inheriting_harms():
     assert theory.accuracy(all_shared, 0.5) > theory.accuracy(all_shared, 0.0)
 
 
+@pytest.mark.parametrize(("upstream", "shared"), [(320, 0.2), (80, 0.3), (320, 0.0)])
+def test_the_harmful_share_is_that_of_drawn_responses(upstream, shared):
+    # the argument at lowest order, with responses that are drawn in place of covariances, and the share that is solved
+    kappa, q, d, mu, down = -np.log(np.expm1(0.05)), 0.75, 2000, 2.0, 40
+    r1, r2 = upstream * mu**2 / d, down * mu**2 / d
+    s1, s2 = kappa * r1 / (r1 + 2 * q), kappa * r2 / (r2 + 2 * q)
+    rng, filters, noises = np.random.default_rng(6), 100, 10_000
+
+    def drawn(signal, samples, foreign):
+        """The difference of the labels' mean answers: a share q of what is memorised is common to a label's filters."""
+        spread = (kappa - signal) / q * np.sqrt(q * samples / (2 * d))
+        of_signal = foreign * rng.standard_normal(noises)
+        means = []
+        for sign in (1, -1):
+            own = np.sqrt(1 - q) * rng.standard_normal((filters, noises))
+            normal = spread * (np.sqrt(q) * rng.standard_normal(noises) + own) + sign * of_signal
+            means.append(np.maximum(normal, 0).mean(axis=0))
+        return np.var(means[0] - means[1])
+
+    old, new = drawn(s1, upstream, s1 * np.sqrt(1 - shared**2) / mu), drawn(s2, down, 0.0)
+
+    def worse(share):
+        had = share * shared * s1
+        signal = had + (kappa - had) * r2 / (r2 + 2 * q)
+        return s2 / new**0.5 - signal / np.sqrt(share**2 * old + (1 - had / kappa) ** 2 * new)
+
+    found = theory.harmful_share(theory.Setting(d, mu, upstream, down, shared, 1e-4, 0.05))
+    if shared == 0:
+        assert found == 0
+        assert worse(0.1) > 0
+    else:
+        assert found == pytest.approx(brentq(worse, 1e-3, 3), rel=0.06)
+
+
 def test_accuracies_and_gains_follow_the_argument(simulated):
-    comparisons, cells = SMALL.compared(*simulated)
+    comparisons, cells = SMALL.beside_theory(*simulated)
     for item in comparisons:
         assert item.agreement != "disagrees", item
         assert item.simulation == pytest.approx(item.theory, abs=0.035)
@@ -157,6 +214,13 @@ def test_accuracies_and_gains_follow_the_argument(simulated):
         assert cell["decided"]
         assert cell["right"]
         assert cell["low"] < cell["gain"] < cell["high"]
+
+
+def test_without_a_gain_beyond_chance_no_sign_is_judged():
+    lab = replace(SMALL, shared=(0.6,), networks=2)
+    comparisons, cells = lab.beside_theory({0.6: np.array([0.8, 0.8])}, {(320, 0.6, 0.5): np.array([0.7, 0.95])})
+    assert not cells[0]["decided"]
+    assert "sign of the gain" not in {item.part for item in comparisons}
 
 
 @pytest.mark.parametrize(
@@ -169,7 +233,7 @@ def test_accuracies_and_gains_follow_the_argument(simulated):
 )
 def test_a_wrong_argument_disagrees(monkeypatch, simulated, wrong):
     monkeypatch.setattr(partial_transfer, "accuracy", wrong)
-    comparisons, _ = SMALL.compared(*simulated)
+    comparisons, _ = SMALL.beside_theory(*simulated)
     assert "disagrees" in {item.agreement for item in comparisons}
 
 

@@ -108,6 +108,10 @@ FINE = {"finetune": Stage("finetune/digits")}
         (Study(Stage()), "finetune names no configuration: give finetune.config"),
         (Study(Stage("x", set={"lr": 1}, product={"lr": [1]})), "finetune: 'lr' is both set and an axis"),
         (
+            Study(Stage("x", set={"data": {"n": 1}}, product={"data.n": [1]})),
+            "finetune: 'data.n' is both set and an axis",
+        ),
+        (
             Study(**FINE, pretrain=Stage("x"), render=RenderStage("x", val_images=0)),
             "render.val_images is 0; it must be at least 1",
         ),

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from lightning_tl.errors import UserError
 from lightning_tl.study.choice import choose
 from lightning_tl.study.config import Choice, RenderStage, Stage, Study
 from lightning_tl.study.expansion import expand
-from lightning_tl.study.plan import data_sets, plan
+from lightning_tl.study.plan import data_sets, merged_config, plan
 
 
 def manifests(out: Path, name: str, shards: list[str]) -> None:
@@ -49,6 +50,33 @@ def out(tmp_path):
 
 def keys(runs):
     return {run.label + run.stage: run.key for run in runs}
+
+
+def test_nested_settings_are_those_of_their_dotted_keys(files, out):
+    given, dotted = study(files), study(files)
+    given.render = replace(given.render, set={"image": {"size": 32}})
+    dotted.render = replace(dotted.render, set={"image.size": 32})
+    given.finetune = replace(given.finetune, set={"data": {"shots": 2}, "model": {"optimizer": "SGD"}})
+    dotted.finetune = replace(dotted.finetune, set={"data.shots": 2, "model.optimizer": "SGD"})
+    assert data_sets(expand(given)) == data_sets(expand(dotted))
+    assert keys(plan(expand(given), out)) == keys(plan(expand(dotted), out))
+
+
+def test_the_last_value_of_a_key_counts():
+    assert Stage(set={"data": {"n": 1, "draw": 2}, "data.n": 3}).set == {"data.n": 3, "data.draw": 2}
+    assert Stage(set={"data.n": 3, "data": {"n": 1}}).set == {"data.n": 1}
+
+
+def test_a_class_with_arguments_is_one_value():
+    adam = {"class_path": "Adam", "init_args": {"lr": 0.1}}
+    assert Stage(set={"model.optimizer": adam, "data": adam}).set == {"model.optimizer": adam, "data": adam}
+
+
+def test_a_point_does_not_change_what_is_set(files):
+    stage = Stage(files["pre"], set={"image.light": {"size": 32}}, product={"image.light.size": [24, 48]})
+    for size in (24, 48):
+        assert merged_config(stage, {"image.light.size": size}, "render")["image"] == {"light": {"size": size}}
+    assert stage.set == {"image.light": {"size": 32}}
 
 
 def test_a_data_set_is_rendered_once_at_its_largest_size(files):

@@ -47,6 +47,15 @@ MISTAKES = [
     (stage("pretrain", set={"model.backbone": "resnet11"}), r"^pretrain \(small_images\): .*resnet11"),
     (stage("finetune", set={"model.backbone": "resnet10_w8"}), r"^finetune .*backbone is resnet10_w8.*resnet10_w16"),
     (stage("finetune", set={"data.shots": 5000}), r"^finetune \(digits\): .*5000"),
+    (stage("finetune", set={"data": {"rooot": "x"}}), r"^finetune \(digits\): .*rooot"),
+    (
+        stage("finetune", set={"model.optimizer.lr": -1}),
+        r"^finetune \(digits\): model.optimizer: Invalid learning rate",
+    ),
+    (
+        stage("pretrain", set={"trainer": {"max_steps": 20}}),
+        r"^pretrain \(small_images\): WarmupCosine: total_steps is 20 and warmup_steps 20; the warm-up must be shorter",
+    ),
     (stage("finetune", set={"trainer.accelerator": "gpuu"}), r"^finetune \(digits\): .*gpuu"),
     (
         {"finetune": {"config": "finetune/sinclass_small", "set": {"data.root": "/no/such/folder"}}, "pretrain": None}
