@@ -10,6 +10,8 @@ from typing import Any
 from lightning_tl.errors import UserError, nearest
 
 Point = dict[str, Any]
+#: Ends of paths that do not distinguish them: of configurations, and of a training's checkpoints
+_RUN_FILES = re.compile(r"\.yaml$|/checkpoints/(last|best)\.ckpt$")
 
 
 def points(
@@ -98,7 +100,7 @@ def label(point: Mapping[str, Any]) -> str:
             text = specification_text(value, for_file=True)
         elif isinstance(value, str | list | tuple):
             items = [value] if isinstance(value, str) else value
-            text = "-".join(str(item).removesuffix(".yaml").rpartition("/")[2] for item in items)
+            text = "-".join(_RUN_FILES.sub("", str(item)).rpartition("/")[2] for item in items)
         else:
             text = f"{last}{value:.12g}" if _is_number(value) else f"{last}-{value}"
         parts.append(re.sub(r"[^\w.+\-]+", "-", text).strip("-") or last)

@@ -190,11 +190,22 @@ def _run(
     overrides = settings.overrides(own)
     key = fingerprint([stage, content, overrides, inputs, start.key if start else None])
     # a name consists of the start and the run's own axes
-    origin = "scratch" if stage == "finetune" and start is None else start.label if start else render or ""
+    scratch = stage == "finetune" and start is None and not _has_weights([*content, overrides])
+    origin = "scratch" if scratch else start.label if start else render or ""
     own_label = label({k: v for k, v in own.items() if k not in settings.followers})
     text = "-".join(filter(None, [origin, own_label]))[:100]
     name = "-".join(filter(None, [kind or stage, text, key[:8]]))
     return Run(name, text, stage, point, args, start.name if start else None, render, key)
+
+
+def _has_weights(settings: Iterable[Any]) -> bool:
+    """Return whether settings name weights to start from, as ``model.init_from`` or ``model.pretrained``."""
+    for each in settings:
+        for key, value in each.items() if isinstance(each, dict) else ():
+            named = str(key).rpartition(".")[2] in ("init_from", "pretrained") and bool(value)
+            if named or (isinstance(value, dict) and _has_weights([value])):
+                return True
+    return False
 
 
 def _images(root: Path, n: int) -> dict[str, Any]:

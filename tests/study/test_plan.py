@@ -62,6 +62,21 @@ def test_nested_settings_are_those_of_their_dotted_keys(files, out):
     assert keys(plan(expand(given), out)) == keys(plan(expand(dotted), out))
 
 
+@pytest.mark.parametrize("key", ["model.init_from", "model.init_args.pretrained"])
+def test_fine_tunings_that_name_their_start_are_not_called_scratch(files, out, key):
+    own_start = {"render": None, "pretrain": None}
+    runs = plan(
+        expand(study(files, **own_start, finetune=Stage(files["fine"], product={key: ["a/checkpoints/last.ckpt"]}))),
+        out,
+    )
+    assert [run.label for run in runs] == ["a"]
+    nested = {"model": {"init_from": "a.ckpt"}}
+    (run,) = plan(expand(study(files, **own_start, finetune=Stage(files["fine"], set=nested))), out)
+    assert run.name == f"finetune-{run.key[:8]}"
+    (run,) = plan(expand(study(files, **own_start, finetune=Stage(files["fine"], set={"model.init_from": None}))), out)
+    assert run.label == "scratch"
+
+
 def test_the_last_value_of_a_key_counts():
     assert Stage(set={"data": {"n": 1, "draw": 2}, "data.n": 3}).set == {"data.n": 3, "data.draw": 2}
     assert Stage(set={"data.n": 3, "data": {"n": 1}}).set == {"data.n": 1}
