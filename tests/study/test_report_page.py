@@ -184,7 +184,8 @@ def test_a_table_first_and_the_details_folded(tmp_path):
     ]
     places = [text.index(each) for each in order]
     assert places == sorted(places)
-    assert 'data-head="a">falls' in text and '<table class="words wraps">' in text  # words stand at the left
+    assert 'data-head="a">falls' in text
+    assert '<table class="words wraps">' in text  # words stand at the left
     written = (tmp_path / "report.md").read_text()
     assert written.index("loss, lr 0.1") < written.index("No turn is shown.") < written.index("Nothing is repeated.")
 
