@@ -170,10 +170,12 @@ def test_where_inheriting_harms():
     assert theory.accuracy(all_shared, 0.5) > theory.accuracy(all_shared, 0.0)
 
 
-@pytest.mark.parametrize(("upstream", "shared"), [(320, 0.2), (80, 0.3), (320, 0.0)])
-def test_the_harmful_share_is_that_of_drawn_responses(upstream, shared):
+@pytest.mark.parametrize(
+    ("upstream", "shared", "down"), [(320, 0.2, 40), (80, 0.3, 40), (320, 0.0, 40), (1000, 0.6, 1000)]
+)
+def test_the_harmful_share_is_that_of_drawn_responses(upstream, shared, down):
     # the argument at lowest order, with responses that are drawn in place of covariances, and the share that is solved
-    kappa, q, d, mu, down = -np.log(np.expm1(0.05)), 0.75, 2000, 2.0, 40
+    kappa, q, d, mu = -np.log(np.expm1(0.05)), 0.75, 2000, 2.0
     r1, r2 = upstream * mu**2 / d, down * mu**2 / d
     s1, s2 = kappa * r1 / (r1 + 2 * q), kappa * r2 / (r2 + 2 * q)
     rng, filters, noises = np.random.default_rng(6), 100, 10_000
