@@ -161,6 +161,16 @@ def test_the_accuracy_from_scratch_is_near_that_of_one_normal_margin():
     assert theory.accuracy(setting, 0.0) == pytest.approx(NormalDist().cdf(signal / spread), abs=0.06)
 
 
+def test_the_accuracy_from_scratch_is_that_of_drawn_filters():
+    setting, rng = theory.Setting(2000, 2.0, 40, 40, 0.0, 1e-4, 0.05), np.random.default_rng(7)
+    then = theory.learnt(setting, 40)
+    common, means = then.common[0] * rng.standard_normal((2, 40_000)), np.zeros((2, 40_000))
+    for _ in range(100):
+        means += np.maximum(common + then.own[0] * rng.standard_normal((2, 40_000)), 0) / 100
+    drawn = np.mean(then.signal + means[0] - means[1] > 0)
+    assert theory.accuracy(setting, 0.0) == pytest.approx(drawn, abs=0.006)
+
+
 def test_where_inheriting_harms():
     nothing_shared = theory.Setting(2000, 2.0, 320, 40, 0.0, 1e-4, 0.05)
     assert theory.harmful_share(nothing_shared) == 0
