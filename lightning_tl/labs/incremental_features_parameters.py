@@ -13,6 +13,8 @@ from lightning_tl.labs.outcome import Array
 
 #: Neighbouring features closer than this are not learnt one after the other.
 _LARGEST_RATIO = 0.8
+#: Share of its strength that a feature may lack at the end of its budget in the training by Lightning.
+_LACKING = 0.015
 #: A feature that is not learnt lacks a factor of at least e^this of half its strength after fine-tuning.
 _UNLEARNT = 3.0
 
@@ -70,6 +72,7 @@ class IncrementalFeaturesParameters(Lab):
             self._check_spectrum(name)
         if self.pulls[0] != 0 or list(self.pulls) != sorted(set(self.pulls)):
             raise UserError(f"pulls is {list(self.pulls)}; it must be 0 and then ascending numbers")
+        self._check_training()
         self._check_tuning()
         least = max(self.shift, self.limit(self.steady_spectrum))
         if min(self.steady_spectrum) <= least:
@@ -89,6 +92,20 @@ class IncrementalFeaturesParameters(Lab):
                     f"{name} has {small:g} after {large:g}; each must be at most {_LARGEST_RATIO:g} times the one "
                     "before, or they are not learnt one after the other"
                 )
+
+    def _check_training(self) -> None:
+        """Refuse a training in which a feature is not learnt when its budget ends, as the next one is too close."""
+        from lightning_tl.labs.incremental_features_flow import world
+
+        place = world(self.spectrum, self.training_start, self.random(0))
+        lacking = np.exp(-4 * place.spectrum * (place.budgets() - place.expected_times()))
+        worst = int(np.argmax(lacking))
+        if lacking[worst] > _LACKING:
+            raise UserError(
+                f"training_start is {self.training_start:g}; with it the feature {place.spectrum[worst]:g} of spectrum "
+                f"still lacks {100 * lacking[worst]:.2g} % when its budget ends (at most {100 * _LACKING:g} %); choose "
+                "a smaller training_start, or features further apart"
+            )
 
     def _check_tuning(self) -> None:
         """Refuse fine-tuning that lasts so long that it learns a feature that pre-training has not learnt."""

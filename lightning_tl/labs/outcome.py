@@ -51,11 +51,12 @@ class Comparison:
         if self.allowed is None:
             return "shown"
         difference, chance = abs(self.theory - self.simulation), _errors(self.runs) * self.stderr
-        if not math.isfinite(difference) or difference > self.allowed + chance:
+        allowed = self.allowed * (1 + 1e-9)  # a share of 1 where 0.95 ± 0.05 is allowed
+        if not math.isfinite(difference) or difference > allowed + chance:
             return "disagrees"
         if self.allowed == 0:
             return "agrees"
-        return "agrees" if difference <= self.allowed and self.stderr <= self.allowed else "undecided"
+        return "agrees" if difference <= allowed and self.stderr <= allowed else "undecided"
 
 
 def _errors(runs: int) -> float:

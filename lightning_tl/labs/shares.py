@@ -28,8 +28,8 @@ def compared_share(
 ) -> Comparison:
     """Compare the share that theory gives with a count.
 
-    The standard error is that of the share which is farthest from the theory's in the direction of the count and still
-    allowed. So a count of all, or of none, of a few cases does not count as exact.
+    The standard error is that of the theory's share, or of the share that is allowed and farthest from it in the
+    direction of the count, if that is larger. So a count of all, or of none, of a few cases does not count as exact.
 
     Args:
         part: Which part of the lab.
@@ -42,4 +42,5 @@ def compared_share(
     """
     share, margin = count / of, allowed or 0.0
     edge = min(theory + margin, 1.0) if share > theory else max(theory - margin, 0.0)
-    return Comparison(part, case, at, theory, share, math.sqrt(edge * (1 - edge) / of), allowed)
+    variance = max(one * (1 - one) for one in (theory, edge))
+    return Comparison(part, case, at, theory, share, math.sqrt(variance / of), allowed)

@@ -375,6 +375,7 @@ def test_a_wrong_closed_form_disagrees_with_the_callbacks(monkeypatch, run):
         ({"tuning_time": 9.0}, "tuning_time is 9; with this spectrum, shift and start it must be at most"),
         ({"start": 1.0}, "start is 1; it must be from 1e-13 to 1e-06"),
         ({"training_start": 1.0}, "training_start is 1"),
+        ({"spectrum": (0.04, 0.03, 0.02)}, "the feature 0.04 of spectrum still lacks 5 % when its budget ends"),
         ({"target_noise": -1.0}, "target_noise is -1"),
         ({"studies": 1}, "studies is 1; it must be from 2 to 1000"),
         ({"pretrainings": 1}, "pretrainings is 1"),

@@ -161,6 +161,16 @@ def test_the_accuracy_from_scratch_is_near_that_of_one_normal_margin():
     assert theory.accuracy(setting, 0.0) == pytest.approx(NormalDist().cdf(signal / spread), abs=0.06)
 
 
+def test_the_accuracy_from_scratch_is_that_of_drawn_filters():
+    setting, rng = theory.Setting(2000, 2.0, 40, 40, 0.0, 1e-4, 0.05), np.random.default_rng(7)
+    then = theory.learnt(setting, 40)
+    common, means = then.common[0] * rng.standard_normal((2, 40_000)), np.zeros((2, 40_000))
+    for _ in range(100):
+        means += np.maximum(common + then.own[0] * rng.standard_normal((2, 40_000)), 0) / 100
+    drawn = np.mean(then.signal + means[0] - means[1] > 0)
+    assert theory.accuracy(setting, 0.0) == pytest.approx(drawn, abs=0.006)
+
+
 def test_where_inheriting_harms():
     nothing_shared = theory.Setting(2000, 2.0, 320, 40, 0.0, 1e-4, 0.05)
     assert theory.harmful_share(nothing_shared) == 0
@@ -170,10 +180,12 @@ def test_where_inheriting_harms():
     assert theory.accuracy(all_shared, 0.5) > theory.accuracy(all_shared, 0.0)
 
 
-@pytest.mark.parametrize(("upstream", "shared"), [(320, 0.2), (80, 0.3), (320, 0.0)])
-def test_the_harmful_share_is_that_of_drawn_responses(upstream, shared):
+@pytest.mark.parametrize(
+    ("upstream", "shared", "down"), [(320, 0.2, 40), (80, 0.3, 40), (320, 0.0, 40), (1000, 0.6, 1000)]
+)
+def test_the_harmful_share_is_that_of_drawn_responses(upstream, shared, down):
     # the argument at lowest order, with responses that are drawn in place of covariances, and the share that is solved
-    kappa, q, d, mu, down = -np.log(np.expm1(0.05)), 0.75, 2000, 2.0, 40
+    kappa, q, d, mu = -np.log(np.expm1(0.05)), 0.75, 2000, 2.0
     r1, r2 = upstream * mu**2 / d, down * mu**2 / d
     s1, s2 = kappa * r1 / (r1 + 2 * q), kappa * r2 / (r2 + 2 * q)
     rng, filters, noises = np.random.default_rng(6), 100, 10_000
