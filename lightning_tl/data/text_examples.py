@@ -46,12 +46,13 @@ class Examples(Dataset[Any]):
         """Return a batch.
 
         Returns:
-            Tokens and targets, int64 ``[B, T]``; targets are -100 outside the response. With all responses: tokens
-            ``[B, K, T]``, and targets ``[B, K, T]`` with the answers ``[B]``.
+            Tokens and targets, int64 ``[B, T]``, T being that of the longest in the batch; targets are -100 outside the
+            response. With all responses: tokens ``[B, K, T]``, and targets ``[B, K, T]`` with the answers ``[B]``.
         """
         numbers = np.array([indices] if isinstance(indices, int) else indices)
         chosen = (numbers,) if self.all_responses else (numbers, self.answer[numbers])
-        ids, begin, end = self.ids[chosen].astype(np.int64), self.begin[chosen][..., None], self.end[chosen][..., None]
+        begin, end = self.begin[chosen][..., None], self.end[chosen][..., None]
+        ids = self.ids[chosen][..., : end.max()].astype(np.int64)  # not padded beyond the longest of the batch
         places = np.arange(1, ids.shape[-1])
         targets = np.where((places >= begin) & (places < end), ids[..., 1:], UNSCORED)
         tokens, scored = torch.from_numpy(np.ascontiguousarray(ids[..., :-1])), torch.from_numpy(targets)
@@ -111,6 +112,7 @@ class TextExamples(BatchedDataModule):
         self.tokenizer = _tokenizer(tokenizer)
         self.num_classes = self.tokenizer.vocab_size
         self.token_bytes = self.tokenizer.token_bytes
+        self.tokenizer_identity = self.tokenizer.identity
         self.choices = self.template.names
 
     def setup(self, stage: str) -> None:

@@ -69,6 +69,23 @@ def test_the_loss_is_on_the_response_and_its_end(tmp_path):
     assert [len(data.splits[name]) for name in ("train", "val", "test")] == [32, 4, 4]
 
 
+def test_a_batch_is_as_wide_as_its_longest_example(tmp_path):
+    rows = [{"prompt": f"{number:02d}", "response": "x" * (1 + number)} for number in range(20)]
+    split = make(write(tmp_path / "a.jsonl", rows)).splits["train"]
+    whole = [split[[number]] for number in range(len(split))]
+    for tokens, targets in whole:
+        assert int(targets[0, -1]) == SEPARATOR
+        assert tokens.shape == targets.shape
+    for pair in ([0, 5], [3, 9, 11]):
+        tokens, targets = split[pair]
+        widths = [whole[number][0].shape[1] for number in pair]
+        assert tokens.shape == (len(pair), max(widths))
+        for row, number in enumerate(pair):
+            assert torch.equal(tokens[row, : widths[row]], whole[number][0][0])
+            assert torch.equal(targets[row, : widths[row]], whole[number][1][0])
+            assert (targets[row, widths[row] :] == -100).all()
+
+
 def test_a_template_fills_in_keys(tmp_path):
     rows = [{"q": f"what {number}", "a": number, "lang": "en"} for number in range(20)]
     template = Template("[{lang}] {{Q}}: {q}\nA:", " {a}.")

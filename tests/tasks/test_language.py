@@ -301,6 +301,7 @@ def test_sizes(name, millions):
         ({"shape": SHAPE | {"hiden": 3}}, "model.shape has no 'hiden'; did you mean 'hidden'?"),
         ({"dropout": 1.0}, "model.dropout is 1.0; it must be at least 0 and below 1"),
         ({"mup_base_width": 0}, "model.mup_base_width is 0"),
+        ({"mup_base_width": 8, "tie_head": True}, "model.mup_base_width needs a head with weights of its own"),
         ({"backbone": "hf:nowhere", "dropout": 0.1}, "model.dropout is for our own decoder"),
         ({"backbone": "hf:/nowhere"}, "cannot be loaded as a causal language model"),
     ],
