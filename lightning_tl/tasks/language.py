@@ -134,8 +134,9 @@ class CausalLanguageModel(TransferTask):
         return report
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add to what every task saves which tokenizer the data have."""
+        """Add to what every task saves which tokenizer the data have; there are no channels."""
         super().on_save_checkpoint(checkpoint)
+        del checkpoint["lightning_tl"]["in_chans"]
         if (identity := self._tokenizer_of_data()) is not None:
             checkpoint["lightning_tl"]["tokenizer"] = identity
 
