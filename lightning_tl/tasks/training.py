@@ -76,8 +76,9 @@ class TrainingControl(Callback):
         if not is_last_step(trainer):
             return
         for callback in trainer.checkpoint_callbacks:
-            newest = isinstance(callback, ModelCheckpoint) and callback.monitor is None and callback.save_top_k == 1
-            if newest and not callback._should_skip_saving_checkpoint(trainer):
+            if not isinstance(callback, ModelCheckpoint) or callback.monitor is not None or callback.save_top_k != 1:
+                continue
+            if not callback._should_skip_saving_checkpoint(trainer):
                 callback._save_topk_checkpoint(trainer, callback._monitor_candidates(trainer))
 
 
