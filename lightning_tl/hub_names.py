@@ -1,4 +1,4 @@
-"""Names of repositories of the Hugging Face Hub (``hf:USER/NAME@REVISION``), and errors of its library in words."""
+"""Names of repositories of the Hugging Face Hub (``hf:USER/NAME@REVISION``) and of their files, and errors in words."""
 
 from __future__ import annotations
 
@@ -10,6 +10,19 @@ from typing import Any
 from lightning_tl.errors import UserError, one_line, shortened
 
 PREFIX = "hf:"
+#: Files that a model's folder may keep its tokenizer in.
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "spiece.model",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+)
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 

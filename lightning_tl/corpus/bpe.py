@@ -65,6 +65,12 @@ class BpeTokenizer(Tokenizer):
         """The content of ``tokenizer.json``."""
         return self._definition
 
+    @property
+    def identity(self) -> str:
+        """A hash of the tokens' ids and of the separator."""
+        vocabulary = sorted(self._tokenizer.get_vocab(with_added_tokens=True).items())
+        return hashlib.sha256(json.dumps([vocabulary, self.separator]).encode()).hexdigest()[:16]
+
     def encode(self, text: str) -> np.ndarray:
         """Return the ids of a text."""
         return self.encode_batch([text])[0]

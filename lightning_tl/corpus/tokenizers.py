@@ -42,6 +42,11 @@ class Tokenizer(ABC):
         return id_type(self.vocab_size)
 
     @property
+    def identity(self) -> str:
+        """A text that is the same for tokenizers with the same ids, and differs where their ids differ."""
+        return self.name
+
+    @property
     def definition(self) -> str | None:
         """The content of ``tokenizer.json``, where the tokenizer is not defined by its name."""
         return None

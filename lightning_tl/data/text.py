@@ -148,6 +148,11 @@ class Text(BatchedDataModule):
         """Bytes of UTF-8 that each id stands for, uint16 ``[vocabulary]``."""
         return self.manifest.tokenizer().token_bytes
 
+    @property
+    def tokenizer_identity(self) -> str:
+        """A text that differs from that of any tokenizer with other ids."""
+        return self.manifest.tokenizer().identity
+
     def prepare_data(self) -> None:
         """Build a built-in corpus, if it is not there yet."""
         self.manifest  # noqa: B018

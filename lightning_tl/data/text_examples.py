@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.utils.data import Dataset
 
 from lightning_tl.corpus.bpe import load_tokenizer
@@ -17,7 +17,7 @@ from lightning_tl.corpus.tokenizers import Tokenizer
 from lightning_tl.data.batched_module import BatchedDataModule
 from lightning_tl.data.subsets import split_off
 from lightning_tl.data.text_templates import Example, Template, read_rows
-from lightning_tl.errors import UserError
+from lightning_tl.errors import UserError, shortened
 
 UNSCORED = -100  # a target without a loss
 SPLITS = ("train", "val", "test")
@@ -46,12 +46,13 @@ class Examples(Dataset[Any]):
         """Return a batch.
 
         Returns:
-            Tokens and targets, int64 ``[B, T]``; targets are -100 outside the response. With all responses: tokens
-            ``[B, K, T]``, and targets ``[B, K, T]`` with the answers ``[B]``.
+            Tokens and targets, int64 ``[B, T]``, T being that of the longest in the batch; targets are -100 outside the
+            response. With all responses: tokens ``[B, K, T]``, and targets ``[B, K, T]`` with the answers ``[B]``.
         """
         numbers = np.array([indices] if isinstance(indices, int) else indices)
         chosen = (numbers,) if self.all_responses else (numbers, self.answer[numbers])
-        ids, begin, end = self.ids[chosen].astype(np.int64), self.begin[chosen][..., None], self.end[chosen][..., None]
+        begin, end = self.begin[chosen][..., None], self.end[chosen][..., None]
+        ids = self.ids[chosen][..., : end.max()].astype(np.int64)  # not padded beyond the longest of the batch
         places = np.arange(1, ids.shape[-1])
         targets = np.where((places >= begin) & (places < end), ids[..., 1:], UNSCORED)
         tokens, scored = torch.from_numpy(np.ascontiguousarray(ids[..., :-1])), torch.from_numpy(targets)
@@ -111,6 +112,7 @@ class TextExamples(BatchedDataModule):
         self.tokenizer = _tokenizer(tokenizer)
         self.num_classes = self.tokenizer.vocab_size
         self.token_bytes = self.tokenizer.token_bytes
+        self.tokenizer_identity = self.tokenizer.identity
         self.choices = self.template.names
 
     def setup(self, stage: str) -> None:
@@ -159,6 +161,8 @@ class TextExamples(BatchedDataModule):
                 f"data.context is {self.context}, but the response '{longest[:40]}' of {split} has "
                 f"{len(encoded[longest])} tokens: choose a larger context"
             )
+        if split == "train":
+            self._compare_with_whole(examples[0])
         rows: list[list[int]] = []
         begins: list[int] = []
         cut = 0
@@ -186,6 +190,21 @@ class TextExamples(BatchedDataModule):
             np.array([each.answer for each in examples], np.int64),
             bool(self.choices) and split != "train",
         )
+
+    def _compare_with_whole(self, example: Example) -> None:
+        """Warn where a prompt and its response give other tokens than their text as a whole.
+
+        A pre-trained model has seen whole texts: where the tokens differ, it is asked for some that it has hardly seen.
+        """
+        prompt, response = example.prompt, example.responses[example.answer]
+        whole = self.tokenizer.encode(prompt + response).tolist()
+        parts = [each.tolist() for each in self.tokenizer.encode_batch([prompt, response])]
+        if whole != parts[0] + parts[1]:
+            rank_zero_warn(
+                f"{self.root}: '{shortened(response, 40)}' after '…{prompt[-20:]}' has other tokens than in the text "
+                f"as a whole ({len(parts[1])} after {len(parts[0])}, and {len(whole)} as a whole): in data.template, "
+                "move the space between prompt and response to the other one, or leave it out"
+            )
 
 
 def _tokenizer(setting: str) -> Tokenizer:

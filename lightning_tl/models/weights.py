@@ -220,13 +220,18 @@ def load_backbone(
     return report
 
 
-def load_head(source: str | Path, head: nn.Module) -> None:
+def load_head(source: str | Path | Mapping[str, Any], head: nn.Module, source_name: str = "") -> None:
     """Copy the head of a checkpoint of this library into ``head``, in place.
+
+    Args:
+        source: The checkpoint, as a file or already in memory.
+        head: The module to fill.
+        source_name: How messages call a source that is no file.
 
     Raises:
         UserError: The checkpoint has no head with these names and shapes.
     """
-    state, _ = network_state(read_checkpoint(source))
+    state, _ = network_state(read_checkpoint(source) if isinstance(source, str | Path) else dict(source))
     theirs = {name.removeprefix("head."): value for name, value in state.items() if name.startswith("head.")}
     own = head.state_dict()
     different = sorted(own.keys() ^ theirs.keys())
@@ -235,7 +240,7 @@ def load_head(source: str | Path, head: nn.Module) -> None:
         problem = problem or (f"{name} {reason}" if (reason := tensor_problem(theirs[name], own[name])) else "")
     if problem:
         raise UserError(
-            f"{source}: its head does not fit ({problem}); use data with the same vocabulary, or a new head "
-            "(--model.keep_head false)"
+            f"{source_name or source}: its head does not fit ({problem}); use data with the same vocabulary, or a new "
+            "head (--model.keep_head false)"
         )
     head.load_state_dict(theirs)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_tl.errors import UserError, nearest, one_line
+from lightning_tl.hub_names import TOKENIZER_FILES
 from lightning_tl.measure.params import listed
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -74,19 +75,16 @@ def load_tokenizer(folders: Sequence[Path]) -> Any:
     auto = _transformers().AutoTokenizer
     errors = []
     for folder in folders:
-        if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+        if not any((folder / name).is_file() for name in TOKENIZER_FILES):
             continue
         try:
             return auto.from_pretrained(folder, trust_remote_code=False)
         except Exception as error:  # whatever transformers raises
             errors.append(one_line(error)[:200])
     raise UserError(
-        f"{folders[0]}: holds no tokenizer ({'; '.join(errors) or 'none of ' + ', '.join(_TOKENIZER_FILES)}); save it "
+        f"{folders[0]}: holds no tokenizer ({'; '.join(errors) or 'no ' + ' or '.join(TOKENIZER_FILES[:3])}); save it "
         "there, or in the folder above: tokenizer.save_pretrained(folder)"
     )
-
-
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
 
 
 def text_windows(path: Path, tokenizer: Any, count: int, length: int, option: str = "--text") -> Tensor:

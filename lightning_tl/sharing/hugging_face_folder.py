@@ -14,21 +14,11 @@ from torch import Tensor, nn
 
 from lightning_tl.checkpoint_files import read_checkpoint
 from lightning_tl.errors import UserError
+from lightning_tl.hub_names import TOKENIZER_FILES
 from lightning_tl.models.causal_lm import HUGGING_FACE, causal_lm
 from lightning_tl.models.decoder import NORM_EPS, ROTARY_BASE, DecoderShape, decoder_shape
 from lightning_tl.models.low_rank import is_adapter, merge_updates
 from lightning_tl.models.weights import network_state, tensor_problem
-
-_TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-)
 
 
 def write_hugging_face_folder(checkpoint: str | Path, out: Path, positions: int = 2048) -> str:
@@ -117,7 +107,7 @@ def _write_model(folder: Path, path: str, merged: Mapping[str, Tensor], where: s
     model.base_model.load_state_dict(_part(merged, "backbone.", model.base_model, where))
     model.get_output_embeddings().load_state_dict(_part(merged, "head.", model.get_output_embeddings(), where))
     model.save_pretrained(folder, max_shard_size="1000GB")
-    for name in _TOKENIZER_FILES:
+    for name in TOKENIZER_FILES:
         if (Path(path) / name).is_file():
             shutil.copy(Path(path) / name, folder)
     return type(model).__name__, dict(model.named_parameters())

@@ -15,6 +15,7 @@ from lightning_tl._io.urls import Url, to_place
 from lightning_tl.checkpoint_files import read_checkpoint
 from lightning_tl.config_files import read_yaml
 from lightning_tl.errors import UserError
+from lightning_tl.models.causal_lm import HUGGING_FACE
 from lightning_tl.models.low_rank import is_adapter, is_factor
 from lightning_tl.models.weights import is_statistic, network_state
 from lightning_tl.sharing.rendered_hash import rendered_facts
@@ -144,11 +145,18 @@ def _lookup(config: Mapping[str, Any], *keys: str) -> Any:
     return found
 
 
+def _is_text(config: Mapping[str, Any]) -> bool:
+    return str(_lookup(config, "data", "class_path")).removeprefix("lightning_tl.data.") in ("Text", "TextExamples")
+
+
 def _start(config: Mapping[str, Any]) -> Any:
     start = _lookup(config, "model", "init_args", "init_from")
     pretrained = _lookup(config, "model", "init_args", "pretrained")
     if start is not None:
         return str(start)
+    if _is_text(config):  # "pretrained" is for models of Hugging Face, and true by default
+        backbone = str(_lookup(config, "model", "init_args", "backbone"))
+        return backbone if pretrained and backbone.startswith(HUGGING_FACE) else None
     if pretrained:
         return "timm's weights" if pretrained is True else f"timm's weights {pretrained}"
     return None
@@ -158,6 +166,9 @@ def _data(config: Mapping[str, Any], results: RunResults) -> dict[str, Any]:
     arguments = _lookup(config, "data", "init_args") or {}
     kind = _lookup(config, "data", "class_path")
     root = arguments.get("root")
+    if _is_text(config):
+        chosen = {key: arguments.get(key) for key in ("context", "tokenizer", "n", "draw")}
+        return {"module": str(kind), "root": root, "samples": results.images, **chosen}
     rendered = rendered_facts(root, arguments.get("n")) if isinstance(root, str) else {}
     return {
         "module": None if kind is None else str(kind),

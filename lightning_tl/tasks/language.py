@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,13 +12,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from lightning_tl.checkpoint_files import read_checkpoint
 from lightning_tl.errors import UserError, nearest
 from lightning_tl.models.causal_lm import HUGGING_FACE, load_causal_lm
 from lightning_tl.models.decoder import Decoder, DecoderShape, decoder_shape
-from lightning_tl.models.weights import KeyReport, load_head
+from lightning_tl.models.weights import KeyReport, load_backbone, load_head
 from lightning_tl.tasks.base import TransferTask, wrong_batch
 from lightning_tl.tasks.image_results import Array, ImageResults, SumScores
 
+_SAME_TOKENIZER = (
+    "use the tokenizer of its training (data.tokenizer, or build the corpus with --tokenizer FOLDER, the corpus that "
+    "it was trained on)"
+)
 #: Targets with this value are not predicted.
 IGNORED = -100
 
@@ -46,7 +52,7 @@ class CausalLanguageModel(TransferTask):
         mup_base_width: Width at which the learning rate was tuned. The rate of all matrices inside the blocks, and of
             the head, is then divided by (width / this width); the head's weights start smaller by the square root of
             that, and the embedding's as at this width, as in muP for Adam (Yang et al., *Tensor Programs V*, 2022,
-            Table 8; for attention heads of a constant size). Default: one rate for all.
+            Table 8; for attention heads of a constant size; not with ``tie_head``). Default: one rate for all.
         checkpoint_blocks: Whether activations inside the blocks are computed twice instead of kept.
         compile_backbone: Whether the backbone runs by ``torch.compile``; measurements run it uncompiled.
         kwargs: Those of ``TransferTask`` but for ``in_chans`` and ``channels_last``.
@@ -82,10 +88,16 @@ class CausalLanguageModel(TransferTask):
             raise UserError("model.backbone_options is for networks of timm; leave it out")
         if mup_base_width is not None and mup_base_width < 1:
             raise UserError(f"model.mup_base_width is {mup_base_width}; it must be at least 1")
+        if mup_base_width is not None and tie_head:
+            raise UserError(
+                "model.mup_base_width needs a head with weights of its own, which start smaller and have a smaller "
+                "rate than the embedding's: leave out model.tie_head"
+            )
         # before the base makes the network
         self.dropout, self.pretrained, self.tie_head = dropout, pretrained, tie_head
         self.keeps_head = keep_head
         self.mup_base_width, self.checkpoint_blocks = mup_base_width, checkpoint_blocks
+        self._start_made_by: Mapping[str, Any] = {}
         self.shape = None if backbone.startswith(HUGGING_FACE) else _shape(backbone, shape)
         super().__init__(num_classes, backbone, **kwargs)
         if compile_backbone:
@@ -107,10 +119,43 @@ class CausalLanguageModel(TransferTask):
 
     def load_start(self, checkpoint: str | Path) -> KeyReport:
         """Copy the weights that a fine-tuning starts from: the backbone's and, with ``keep_head``, the head's."""
-        report = super().load_start(checkpoint)
+        content = read_checkpoint(checkpoint)
+        made_by = content.get("lightning_tl")
+        self._start_made_by = dict(made_by) if isinstance(made_by, Mapping) else {}
+        tokens = self._start_made_by.get("num_classes", self.num_classes)
+        if self.shape is not None and tokens != self.num_classes:
+            raise UserError(
+                f"model.init_from {checkpoint}: has a vocabulary of {tokens} tokens, and that of the data has "
+                f"{self.num_classes}: {_SAME_TOKENIZER}"
+            )
+        report = load_backbone(content, self.backbone, source_name=str(checkpoint))
         if self.keeps_head:
-            load_head(checkpoint, self.head)
+            load_head(content, self.head, source_name=str(checkpoint))
         return report
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add to what every task saves which tokenizer the data have; there are no channels."""
+        super().on_save_checkpoint(checkpoint)
+        del checkpoint["lightning_tl"]["in_chans"]
+        if (identity := self._tokenizer_of_data()) is not None:
+            checkpoint["lightning_tl"]["tokenizer"] = identity
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse data of another tokenizer, besides what every task refuses."""
+        super().on_load_checkpoint(checkpoint)
+        self._check_tokenizer(checkpoint.get("lightning_tl", {}), "the checkpoint")
+
+    def _tokenizer_of_data(self) -> str | None:
+        identity: str | None = getattr(getattr(self._trainer, "datamodule", None), "tokenizer_identity", None)
+        return identity
+
+    def _check_tokenizer(self, made_by: Mapping[str, Any], where: str) -> None:
+        ours, theirs = self._tokenizer_of_data(), made_by.get("tokenizer")
+        if ours is not None and theirs is not None and ours != theirs:
+            raise UserError(
+                f"{where} was trained on texts of another tokenizer than that of the data, though both have "
+                f"{self.num_classes} tokens: {_SAME_TOKENIZER}"
+            )
 
     def freshly_initialised(self) -> nn.Module:
         """Return a module with newly drawn weights under the same names; a Hugging Face model's are drawn too."""
@@ -136,6 +181,7 @@ class CausalLanguageModel(TransferTask):
     def setup(self, stage: str) -> None:
         """Take over from the data module how many bytes each token stands for."""
         super().setup(stage)
+        self._check_tokenizer(self._start_made_by, f"model.init_from {self.init_from}")
         lengths = getattr(getattr(self.trainer, "datamodule", None), "token_bytes", None)
         for metric in (self.val_score, self.test_score):
             if isinstance(metric, _NextToken):

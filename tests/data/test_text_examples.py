@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ import pytest
 import torch
 from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningDataModule
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from lightning_tl.corpus.bpe import train_bpe
 from lightning_tl.corpus.tokenizers import ByteTokenizer
 from lightning_tl.data.text_examples import TextExamples
 from lightning_tl.data.text_templates import Template
@@ -67,6 +70,23 @@ def test_the_loss_is_on_the_response_and_its_end(tmp_path):
             found.append({"prompt": prompt, "response": response})
     assert sorted(found, key=str) == sorted(rows, key=str)
     assert [len(data.splits[name]) for name in ("train", "val", "test")] == [32, 4, 4]
+
+
+def test_a_batch_is_as_wide_as_its_longest_example(tmp_path):
+    rows = [{"prompt": f"{number:02d}", "response": "x" * (1 + number)} for number in range(20)]
+    split = make(write(tmp_path / "a.jsonl", rows)).splits["train"]
+    whole = [split[[number]] for number in range(len(split))]
+    for tokens, targets in whole:
+        assert int(targets[0, -1]) == SEPARATOR
+        assert tokens.shape == targets.shape
+    for pair in ([0, 5], [3, 9, 11]):
+        tokens, targets = split[pair]
+        widths = [whole[number][0].shape[1] for number in pair]
+        assert tokens.shape == (len(pair), max(widths))
+        for row, number in enumerate(pair):
+            assert torch.equal(tokens[row, : widths[row]], whole[number][0][0])
+            assert torch.equal(targets[row, : widths[row]], whole[number][1][0])
+            assert (targets[row, widths[row] :] == -100).all()
 
 
 def test_a_template_fills_in_keys(tmp_path):
@@ -241,3 +261,41 @@ def test_broken_files_and_templates(tmp_path, name):
 def test_a_tokenizer_that_is_none(tmp_path):
     with pytest.raises(UserError, match="no tokenizer 'byts'; did you mean 'bytes'"):
         TextExamples(tmp_path, "byts")
+
+
+def metaspace(path: Path, words: str) -> str:
+    """Write a tokenizer that puts a space before each text, as Llama 2's."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+    tokenizer.decoder = decoders.Metaspace(prepend_scheme="always")
+    tokenizer.train_from_iterator([words], trainers.BpeTrainer(special_tokens=["</s>"], show_progress=False))
+    tokenizer.save(str(path))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "prompt", "response", "fits"),
+    [
+        ("bpe", "is it? answer:", " yes", True),
+        ("bpe", "is it? answer: ", "yes", False),
+        ("metaspace", "is it? answer", " yes", True),
+        ("metaspace", "is it? answer", "yes", False),
+    ],
+)
+def test_a_warning_where_the_parts_have_other_tokens_than_the_whole(tmp_path, kind, prompt, response, fits):
+    words = "is it? answer: yes is it? answer: yes "
+    if kind == "bpe":
+        (tmp_path / "tokenizer.json").write_text(train_bpe([words] * 5, 300).definition)
+    path = metaspace(tmp_path / "m.json", words) if kind == "metaspace" else str(tmp_path / "tokenizer.json")
+    root = write(tmp_path / "a.jsonl", [{"prompt": prompt, "response": response + "!" * number} for number in range(9)])
+    data = TextExamples(root, path)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        data.setup("fit")
+    said = [str(each.message) for each in caught if "as a whole" in str(each.message)]
+    # what is true of the tokenizer, by its own package
+    theirs = Tokenizer.from_file(path)
+    ids = [theirs.encode(text, add_special_tokens=False).ids for text in (prompt, response, prompt + response)]
+    assert (ids[0] + ids[1] == ids[2]) == fits
+    assert len(said) == (not fits)
+    assert fits or "move the space between prompt and response to the other one" in said[0]

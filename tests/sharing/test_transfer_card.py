@@ -12,6 +12,7 @@ from rendered_set import write_split
 from sharing.checkpoints import CLASSES, checkpoint
 
 from lightning_tl.cli.main import main
+from lightning_tl.run import run as run_training
 from lightning_tl.tasks import Classification
 
 CONFIG = {
@@ -196,3 +197,22 @@ def test_files_that_cannot_be_used(run, capsys, option, content, message):
     assert message in error
     assert str(path) in error
     assert not out.exists()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_card_of_a_language_model(tmp_path):
+    options = ["--data.root=builtin:arithmetic", "--data.n=2048", "--trainer.enable_progress_bar=false"]
+    options += ["--trainer.callbacks=[{class_path: ModelCheckpoint, init_args: {dirpath: " + f"{tmp_path}/run}}}}]"]
+    run_training(["fit", "--config=pretrain/language_small", f"--trainer.default_root_dir={tmp_path}/run", *options])
+    (checkpoint,) = (tmp_path / "run").glob("*.ckpt")
+    assert main(["export", str(checkpoint), "--format=huggingface", f"--out={tmp_path}/out"]) == 0
+    card = json.loads((tmp_path / "out/transfer_card.json").read_text())
+    assert card["network"].keys() == {"task", "backbone", "num_classes", "transfer", "parameters"}
+    assert card["training"]["data"] == {
+        "module": "lightning_tl.data.Text",
+        "root": "builtin:arithmetic",
+        "context": 32,
+        "n": 2048,
+        "draw": 0,
+    }
+    assert "started_from" not in card["training"]

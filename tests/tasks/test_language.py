@@ -301,6 +301,7 @@ def test_sizes(name, millions):
         ({"shape": SHAPE | {"hiden": 3}}, "model.shape has no 'hiden'; did you mean 'hidden'?"),
         ({"dropout": 1.0}, "model.dropout is 1.0; it must be at least 0 and below 1"),
         ({"mup_base_width": 0}, "model.mup_base_width is 0"),
+        ({"mup_base_width": 8, "tie_head": True}, "model.mup_base_width needs a head with weights of its own"),
         ({"backbone": "hf:nowhere", "dropout": 0.1}, "model.dropout is for our own decoder"),
         ({"backbone": "hf:/nowhere"}, "cannot be loaded as a causal language model"),
     ],
@@ -359,3 +360,24 @@ def test_the_exported_configuration_is_plain_json(tmp_path):
     assert json.loads((tmp_path / "out" / "config.json").read_text())["model_type"] == "llama"
     files = {path.name for path in (tmp_path / "out").iterdir()}
     assert files == {"config.json", "model.safetensors", "README.md", "transfer_card.json"}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_accumulated_batches_count_alike_however_many_tokens_each_has(tmp_path):
+    """The step is the mean of the batches' means, as docs/language.md says; for equal numbers, the mean over tokens."""
+    tokens, targets = windows(np.random.default_rng(3).integers(0, 7, 81), 10)
+    some = targets.clone()
+    some[:4, 2:] = -100  # the first of two batches has 8 tokens, the other 40
+    for wanted, of_tokens in ((targets, True), (some, False)):
+        torch.manual_seed(0)
+        task = CausalLanguageModel(7, shape=SHAPE, optimizer=lambda parameters: torch.optim.SGD(parameters, lr=1.0))
+        before = {name: value.clone() for name, value in task.named_parameters()}
+        parts = [task.loss(task(tokens[i : i + 4]), wanted[i : i + 4]) for i in (0, 4)]
+        whole = task.loss(task(tokens), wanted)
+        means, tokenwise = (torch.autograd.grad(one, list(task.parameters())) for one in (sum(parts) / 2, whole))
+        runner = trainer(tmp_path, max_steps=1, accumulate_grad_batches=2, enable_checkpointing=False)
+        runner.fit(task, DataLoader(TensorDataset(tokens, wanted), 4))
+        after = dict(task.named_parameters())
+        for (name, start), mean, over_tokens in zip(before.items(), means, tokenwise, strict=True):
+            torch.testing.assert_close(start - after[name], mean, rtol=1e-4, atol=1e-5)
+            assert torch.allclose(mean, over_tokens, atol=1e-6) == of_tokens

@@ -8,6 +8,10 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_tl.callbacks import HessianTrace, ParameterDistance, PerturbationSensitivity
+from lightning_tl.corpus.build import BuildOptions, build_corpus
+from lightning_tl.corpus.sources import plan_sources
+from lightning_tl.data import Text
+from lightning_tl.errors import UserError
 from lightning_tl.tasks import CausalLanguageModel
 from lightning_tl.transfer import L2SP, FreezeStages, LinearProbe, LoRA
 
@@ -104,3 +108,44 @@ def test_callbacks_measure_a_fine_tuning_with_low_rank_updates(tmp_path, start):
     plain = CausalLanguageModel(20, shape=SHAPE, init_from=str(checkpoint), transfer=LoRA(rank=2))
     fitted(tmp_path, plain)
     assert all(torch.equal(a, b) for a, b in zip(plain.state_dict().values(), task.state_dict().values(), strict=True))
+
+
+def corpus(folder, letters, tokenizer, name=""):
+    texts = [f"{a}{b} {c}{a} {letters}" for a in letters for b in letters for c in letters]
+    (folder / f"{letters}.txt").write_text("<end>".join(texts))
+    chunks = plan_sources([str(folder / f"{letters}.txt")], delimiter="<end>")
+    out = folder / (name or letters)
+    build_corpus(chunks, out, BuildOptions(tokenizer, 0.2, 0.2))
+    return out
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_start_of_another_tokenizer_is_refused(tmp_path):
+    one, other = (corpus(tmp_path, letters, "bpe:270") for letters in ("abcdef", "uvwxyz"))
+    again = corpus(tmp_path, "uvwxyz", str(one), "again")  # other texts, by the first one's tokenizer
+    data = {root: Text(root, context=8, batch_size=4, val_samples=4) for root in (one, other, again)}
+    vocabulary = data[one].num_classes
+    assert {each.num_classes for each in data.values()} == {vocabulary}
+
+    def runner(**options):
+        quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "accelerator": "cpu"}
+        return pl.Trainer(default_root_dir=tmp_path, max_steps=1, enable_checkpointing=False, **quiet, **options)
+
+    task = CausalLanguageModel(vocabulary, shape=SHAPE)
+    first = runner()
+    first.fit(task, data[one])
+    first.save_checkpoint(tmp_path / "a.ckpt")
+    task = CausalLanguageModel(vocabulary, shape=SHAPE, init_from=tmp_path / "a.ckpt")
+    runner().fit(task, data[again])
+    runner().validate(task, data[again], ckpt_path=tmp_path / "a.ckpt", verbose=False)
+    said = r"was trained on texts of another tokenizer than .* both have \d+ tokens: use the tokenizer of its training"
+    with pytest.raises(UserError, match=r"model.init_from .*a.ckpt " + said):
+        runner().fit(CausalLanguageModel(vocabulary, shape=SHAPE, init_from=tmp_path / "a.ckpt"), data[other])
+    with pytest.raises(UserError, match="the checkpoint " + said):
+        runner().validate(CausalLanguageModel(vocabulary, shape=SHAPE), data[other], ckpt_path=tmp_path / "a.ckpt")
+    with pytest.raises(UserError, match=rf"has a vocabulary of {vocabulary} tokens, and that of the data has 99: use"):
+        CausalLanguageModel(99, shape=SHAPE, init_from=tmp_path / "a.ckpt")
+    content = torch.load(tmp_path / "a.ckpt", weights_only=True)
+    del content["lightning_tl"]["tokenizer"]  # as it was before it was written down
+    torch.save(content, tmp_path / "before.ckpt")
+    runner().fit(CausalLanguageModel(vocabulary, shape=SHAPE, init_from=tmp_path / "before.ckpt"), data[other])
