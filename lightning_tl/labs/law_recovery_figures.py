@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lightning_tl.figure_style import COLOURS, headed, new_figure, noted
+from lightning_tl.figure_style import COLOURS, headed, is_narrow, new_figure, noted
 from lightning_tl.labs.error_curves import LEVEL, LawCurve
 from lightning_tl.labs.lab_figures import cases, draw_line, draw_points, titled
 from lightning_tl.labs.law_answers import AT_BEYOND, AT_LARGEST, NEEDED, NEW_RUN
@@ -85,14 +85,27 @@ def _answers(facts: dict[str, Any]) -> Figure:
             start = 0.0
             for call, colour in _CALLS.items():
                 width = found[key].get(call, 0) / found[key]["of"]
-                panel.barh(place, width, left=start, color=colour, height=0.7, label=call if place == 0 else None)
+                panel.barh(
+                    place,
+                    width,
+                    left=start,
+                    color=colour,
+                    height=0.7,
+                    hatch="//" if call == "wrong" else None,  # for grey print
+                    edgecolor="white",
+                    linewidth=0,
+                    label=call if place == 0 else None,
+                )
                 start += width
         panel.set_yticks(range(len(facts)), list(facts))
         panel.set_xlim(0, 1)
         panel.grid(visible=False)
         titled(panel, title, "share of studies", "")
         panel.get_legend().remove()
-    figure.legend(*left.get_legend_handles_labels(), fontsize=8, loc="upper right", ncols=3)
+    if is_narrow():
+        left.legend(fontsize=7, loc="lower right")
+    else:
+        figure.legend(*left.get_legend_handles_labels(), fontsize=8, loc="upper right", ncols=3)
     warnings = [name for name in next(iter(facts.values()))["warnings"] if name != "of"]
     shares = np.array(
         [[found["warnings"][name] / found["warnings"]["of"] for name in warnings] for found in facts.values()]
