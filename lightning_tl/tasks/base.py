@@ -349,9 +349,14 @@ class TransferTask(pl.LightningModule):
         Raises:
             UserError: One of them refuses a value.
         """
-        optimizer = self._build_optimizer(self.parameters())
-        if self.scheduler is not None:
-            self.scheduler(optimizer)
+        try:
+            groups = self.parameter_groups()
+        except RuntimeError:  # those of a subclass may ask the trainer, which is not there yet
+            return
+        if self.scheduler is None:
+            self._build_optimizer(groups)
+        else:  # it may have a value for each group
+            self.scheduler(self._build_optimizer(self.transfer.parameter_groups(self, groups) or groups))
 
     def _build_optimizer(self, parameters: Any) -> torch.optim.Optimizer:
         try:

@@ -76,10 +76,19 @@ class TrainingControl(Callback):
         if not is_last_step(trainer):
             return
         for callback in trainer.checkpoint_callbacks:
-            if not isinstance(callback, ModelCheckpoint) or callback.monitor is not None or callback.save_top_k != 1:
-                continue
-            if not callback._should_skip_saving_checkpoint(trainer):
-                callback._save_topk_checkpoint(trainer, callback._monitor_candidates(trainer))
+            if isinstance(callback, ModelCheckpoint) and _leaves_out_this_step(callback, trainer):
+                candidates = callback._monitor_candidates(trainer)
+                callback._save_topk_checkpoint(trainer, candidates)
+                callback._save_last_checkpoint(trainer, candidates)
+
+
+def _leaves_out_this_step(callback: ModelCheckpoint, trainer: Trainer) -> bool:
+    """Return whether a callback that keeps only the newest checkpoint saves no checkpoint of this step by itself."""
+    if callback.monitor is not None or callback.save_top_k not in (0, 1):
+        return False
+    every = callback.every_n_epochs
+    by_itself = every and (trainer.current_epoch + 1) % every == 0 and callback._should_save_on_train_epoch_end(trainer)
+    return not by_itself and not callback._should_skip_saving_checkpoint(trainer)
 
 
 def _cut_short(key: str, value: int | None, steps: int, scheduled: int) -> str:

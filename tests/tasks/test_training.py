@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_tl.errors import UserError
 from lightning_tl.run import run
 from lightning_tl.tasks import CausalLanguageModel, Cosine, base
+from lightning_tl.transfer import LinearProbe
 
 SHAPE = {"width": 8, "layers": 1, "heads": 1, "hidden": 8}
 
@@ -55,6 +56,55 @@ def test_the_last_step_is_saved(tmp_path, name, options, expected):
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "options, length, newest",
+    [
+        ({"every_n_train_steps": 3, "save_last": True}, {"max_steps": 7}, "step=7.ckpt"),
+        ({"every_n_train_steps": 3, "save_last": "link"}, {"max_steps": 7}, "step=7.ckpt"),
+        ({"every_n_train_steps": 3, "save_last": True, "save_top_k": 0}, {"max_steps": 7}, None),
+        ({"save_last": True}, {"max_epochs": 2}, "step=14.ckpt"),
+        ({"save_last": "link"}, {"max_epochs": 2}, "step=14.ckpt"),
+        ({"every_n_epochs": 2, "save_last": True}, {"max_epochs": 3}, "step=21.ckpt"),
+    ],
+)
+def test_the_last_checkpoint_beside_the_newest_is_of_the_same_step(tmp_path, options, length, newest):
+    callback = ModelCheckpoint(tmp_path / "a", "{step}", enable_version_counter=False, **options)
+    task = CausalLanguageModel(11, shape=SHAPE)
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "accelerator": "cpu"}
+    trainer = pl.Trainer(default_root_dir=tmp_path, callbacks=[callback], limit_train_batches=7, **length, **quiet)
+    trainer.fit(task, loader(), loader())
+    found = saved(tmp_path / "a")
+    assert set(found) == {"last.ckpt", newest} - {None}
+    for step, weights in found.values():
+        assert step == trainer.global_step
+        assert all(torch.equal(value, weights[name]) for name, value in task.state_dict().items())
+
+
+class WhenSaved(ModelCheckpoint):
+    """Notes whether the module's own hook has run when a checkpoint is written."""
+
+    def _save_checkpoint(self, trainer, filepath):
+        self.after_hook = trainer.lightning_module.epochs_ended == trainer.current_epoch + 1
+        super()._save_checkpoint(trainer, filepath)
+
+
+class CountsEpochs(CausalLanguageModel):
+    epochs_ended = 0
+
+    def on_train_epoch_end(self):
+        self.epochs_ended += 1
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_checkpoint_of_each_epoch_is_written_after_the_hooks_of_the_task(tmp_path):
+    callback = WhenSaved(tmp_path / "a")
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "accelerator": "cpu"}
+    trainer = pl.Trainer(default_root_dir=tmp_path, callbacks=[callback], max_epochs=2, **quiet)
+    trainer.fit(CountsEpochs(11, shape=SHAPE), loader(), loader())
+    assert callback.after_hook
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_a_training_that_goes_on_from_a_step_between(tmp_path):
     options = {"every_n_train_steps": 3, "enable_version_counter": False}
     trained(tmp_path, ModelCheckpoint(tmp_path / "a", "last", **options), max_steps=6)
@@ -79,6 +129,36 @@ def test_a_fused_optimizer_whose_gradients_cannot_be_clipped(tmp_path):
                 "--trainer.enable_progress_bar=false",
             ]
         )
+
+
+class MatricesOnly(CausalLanguageModel):
+    def parameter_groups(self):
+        return [{"params": [each for each in self.parameters() if each.ndim == 2]}]
+
+
+class AsksTheTrainer(CausalLanguageModel):
+    def parameter_groups(self):
+        return [{"params": list(self.parameters()), "lr_factor": self.trainer.world_size}]
+
+
+def of_matrices(groups):
+    """As Muon, which refuses all other parameters."""
+    if any(each.ndim != 2 for group in groups for each in group["params"]):
+        raise ValueError("only for matrices")
+    return torch.optim.SGD(groups, lr=0.1)
+
+
+def test_the_check_of_the_optimizer_is_of_the_groups_of_the_training():
+    def for_each(optimizer):
+        return torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=[0.1, 0.01], total_steps=9)
+
+    CausalLanguageModel(11, shape=SHAPE, scheduler=for_each).check_optimizer()  # matrices and gains
+    with pytest.raises(ValueError, match="max_lr has 2 values, param_groups has 1"):
+        CausalLanguageModel(11, shape=SHAPE, scheduler=for_each, transfer=LinearProbe()).check_optimizer()
+    MatricesOnly(11, shape=SHAPE, optimizer=of_matrices).check_optimizer()
+    with pytest.raises(UserError, match="model.optimizer: only for matrices"):
+        CausalLanguageModel(11, shape=SHAPE, optimizer=of_matrices).check_optimizer()
+    AsksTheTrainer(11, shape=SHAPE).check_optimizer()
 
 
 def test_the_warning_of_a_large_decoder_names_smaller_ones(tmp_path, monkeypatch):
