@@ -156,7 +156,7 @@ def test_the_check_of_the_optimizer_is_of_the_groups_of_the_training():
     with pytest.raises(ValueError, match="max_lr has 2 values, param_groups has 1"):
         CausalLanguageModel(11, shape=SHAPE, scheduler=for_each, transfer=LinearProbe()).check_optimizer()
     MatricesOnly(11, shape=SHAPE, optimizer=of_matrices).check_optimizer()
-    with pytest.raises(UserError, match="model.optimizer: only for matrices"):
+    with pytest.raises(UserError, match=r"model\.optimizer: only for matrices"):
         CausalLanguageModel(11, shape=SHAPE, optimizer=of_matrices).check_optimizer()
     AsksTheTrainer(11, shape=SHAPE).check_optimizer()
 
