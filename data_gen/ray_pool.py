@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import socket
+import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -216,9 +218,21 @@ def connect(address: str | None) -> tuple[Any, bool]:
     if address is None:  # a cluster of this program's own: it reports nothing to Ray's makers, unless the user wants it
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
-        ray.init(address=address, log_to_driver=False, include_dashboard=False if address is None else None)
+        with _own_sigterm():
+            ray.init(address=address, log_to_driver=False, include_dashboard=False if address is None else None)
     except Exception as error:  # a plain Exception if a node does not start in time
         if address is None:
             raise UserError(f"Ray cannot be started here ({error}): try again, or give an 'address'") from error
         raise UserError(missing.format(error)) from error
     return ray, True
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep this program's answer to SIGTERM, if it has one: Ray puts its own in its place."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if callable(before) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)

@@ -233,6 +233,24 @@ def test_a_cluster_that_is_started_here_reports_nothing_unasked(wish, sent, monk
     assert seen == [sent]
 
 
+def test_rays_answer_to_sigterm_does_not_take_the_place_of_another(monkeypatch):
+    def own(*_):
+        """As of a command that stops its work in order."""
+
+    def of_ray(*_):
+        """As Ray's, which ends the process."""
+
+    monkeypatch.setattr(ray, "init", lambda **_: signal.signal(signal.SIGTERM, of_ray))
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        for first, then in ((own, own), (signal.SIG_DFL, of_ray)):
+            signal.signal(signal.SIGTERM, first)
+            ray_pool.connect(None)
+            assert signal.getsignal(signal.SIGTERM) is then
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def test_a_node_whose_blender_cannot_be_used_is_named(tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("BLENDER", str(tmp_path / "nothing"))
     actor = ray_pool._Actor(WORKER, {"config": farm.config_to_dict(tiny())}, b"")
