@@ -10,8 +10,8 @@ from typing import Any
 from lightning_tl.errors import UserError, nearest
 
 Point = dict[str, Any]
-#: Ends of paths that do not distinguish them: of configurations, and of a training's checkpoints
-_RUN_FILES = re.compile(r"\.yaml$|/checkpoints/(last|best)\.ckpt$")
+#: Ends of paths, and what names have of them: of a run's two checkpoints, one is the usual start.
+_ENDS = {".yaml": "", "/checkpoints/last.ckpt": "", "/checkpoints/best.ckpt": "-best"}
 
 
 def points(
@@ -100,11 +100,19 @@ def label(point: Mapping[str, Any]) -> str:
             text = specification_text(value, for_file=True)
         elif isinstance(value, str | list | tuple):
             items = [value] if isinstance(value, str) else value
-            text = "-".join(_RUN_FILES.sub("", str(item)).rpartition("/")[2] for item in items)
+            text = "-".join(map(_file_label, items))
         else:
             text = f"{last}{value:.12g}" if _is_number(value) else f"{last}-{value}"
         parts.append(re.sub(r"[^\w.+\-]+", "-", text).strip("-") or last)
     return "-".join(parts).lstrip(".") or "-"
+
+
+def _file_label(path: Any) -> str:
+    text = str(path)
+    for end, short in _ENDS.items():
+        if text.endswith(end):
+            text = text.removesuffix(end) + short
+    return text.rpartition("/")[2]
 
 
 def is_specification(value: object) -> bool:
