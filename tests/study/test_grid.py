@@ -93,6 +93,12 @@ def test_labels_can_be_names_of_files(point, text):
     assert label(point) == text
 
 
+def test_the_two_checkpoints_of_a_run_have_different_labels():
+    starts = [f"runs/a/checkpoints/{name}.ckpt" for name in ("last", "best")]
+    assert [label({"model.init_from": start}) for start in starts] == ["a", "a-best"]
+    assert label({"model.init_from": "there/best.ckpt"}) == "best.ckpt"
+
+
 FINE = {"finetune": Stage("finetune/digits")}
 
 
@@ -122,12 +128,6 @@ FINE = {"finetune": Stage("finetune/digits")}
         ),
     ],
 )
-def test_the_two_checkpoints_of_a_run_have_different_labels():
-    starts = [f"runs/a/checkpoints/{name}.ckpt" for name in ("last", "best")]
-    assert [label({"model.init_from": start}) for start in starts] == ["a", "a-best"]
-    assert label({"model.init_from": "there/best.ckpt"}) == "best.ckpt"
-
-
 def test_wrong_studies_are_named(study, words):
     with pytest.raises(UserError, match=words):
         study.check()
