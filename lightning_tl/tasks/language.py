@@ -123,7 +123,8 @@ class CausalLanguageModel(TransferTask):
         made_by = content.get("lightning_tl")
         self._start_made_by = dict(made_by) if isinstance(made_by, Mapping) else {}
         tokens = self._start_made_by.get("num_classes", self.num_classes)
-        if self.shape is not None and tokens != self.num_classes:
+        of_text = any(str(name).endswith("embed_tokens.weight") for name in content.get("state_dict", ()))
+        if self.shape is not None and of_text and tokens != self.num_classes:
             raise UserError(
                 f"model.init_from {checkpoint}: has a vocabulary of {tokens} tokens, and that of the data has "
                 f"{self.num_classes}: {_SAME_TOKENIZER}"

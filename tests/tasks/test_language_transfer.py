@@ -12,7 +12,7 @@ from lightning_tl.corpus.build import BuildOptions, build_corpus
 from lightning_tl.corpus.sources import plan_sources
 from lightning_tl.data import Text
 from lightning_tl.errors import UserError
-from lightning_tl.tasks import CausalLanguageModel
+from lightning_tl.tasks import CausalLanguageModel, Classification
 from lightning_tl.transfer import L2SP, FreezeStages, LinearProbe, LoRA
 
 SHAPE = {"width": 16, "layers": 2, "heads": 2, "hidden": 24}
@@ -149,3 +149,12 @@ def test_a_start_of_another_tokenizer_is_refused(tmp_path):
     del content["lightning_tl"]["tokenizer"]  # as it was before it was written down
     torch.save(content, tmp_path / "before.ckpt")
     runner().fit(CausalLanguageModel(vocabulary, shape=SHAPE, init_from=tmp_path / "before.ckpt"), data[other])
+
+
+def test_a_start_of_another_kind_is_called_so(tmp_path):
+    task = Classification(10, backbone="resnet10_w8")
+    checkpoint = {"state_dict": task.state_dict()}
+    task.on_save_checkpoint(checkpoint)
+    torch.save(checkpoint, tmp_path / "images.ckpt")
+    with pytest.raises(UserError, match=r"is a checkpoint of another backbone \(it holds a 'resnet10_w8'\)"):
+        CausalLanguageModel(11, shape=SHAPE, init_from=tmp_path / "images.ckpt")
