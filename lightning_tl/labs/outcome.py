@@ -124,4 +124,4 @@ class Outcome:
     def worst(self, *parts: str) -> float:
         """Return the largest relative difference in these parts among the comparisons that count."""
         counted = [item for item in self.comparisons if item.part in parts and item.allowed is not None and item.theory]
-        return max(abs(item.simulation / item.theory - 1) for item in counted)
+        return max((abs(item.simulation / item.theory - 1) for item in counted), default=0.0)

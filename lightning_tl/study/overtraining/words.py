@@ -40,7 +40,7 @@ _CHANGES = {
     "u": ("falls, then rises", "fall, then rise"),
     "rises": ("rises", "rise"),
     "inverted": ("rises, then falls", "rise, then fall"),
-    "flat": ("shows no rise or fall", "show no rise or fall"),
+    "flat": ("shows no significant rise or fall", "show no significant rise or fall"),
 }
 _STRESSES = {("sensitivity", "gamma"): "under noise of γ ", ("increase", "lr"): "by fine-tuning at lr "}
 #: Tables that may lack runs, by the quantity of :class:`MissingRuns`.
