@@ -6,8 +6,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from types import FrameType
 from typing import Any, TextIO
 
@@ -40,12 +40,23 @@ def prepare_streams() -> None:
 
 
 @contextmanager
-def acknowledged_at_once() -> Iterator[None]:
-    """Answer Ctrl-C with a word before the work is stopped, which may take a while; a second one ends the process."""
-    before = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or before is not signal.default_int_handler:
-        yield  # it belongs to the program that calls this
+def _answering(
+    number: signal.Signals, default: object, answer: Callable[[int, FrameType | None], Any]
+) -> Iterator[None]:
+    """Answer a signal, unless it belongs to the program that calls this: its answer is not the default one."""
+    before = signal.getsignal(number)
+    if threading.current_thread() is not threading.main_thread() or before is not default:
+        yield
         return
+    signal.signal(number, answer)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
+def acknowledged_at_once() -> AbstractContextManager[None]:
+    """Answer Ctrl-C with a word before the work is stopped, which may take a while; a second one ends the process."""
 
     def answer(number: int, frame: FrameType | None) -> None:
         with suppress(OSError):
@@ -53,30 +64,17 @@ def acknowledged_at_once() -> Iterator[None]:
         signal.signal(signal.SIGINT, lambda *_: os._exit(130))
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGINT, answer)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
+    return _answering(signal.SIGINT, signal.default_int_handler, answer)
 
 
-@contextmanager
-def stopped_by_sigterm() -> Iterator[None]:
+def stopped_by_sigterm() -> AbstractContextManager[None]:
     """Let SIGTERM stop the work in order, as Ctrl-C does; a second one ends the process.
 
     Not for trainings: Lightning has its own way, which it uses only where no other handler is set.
     """
-    before = signal.getsignal(signal.SIGTERM)
-    if threading.current_thread() is not threading.main_thread() or before is not signal.SIG_DFL:
-        yield  # it belongs to the program that calls this
-        return
 
     def answer(number: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         raise Terminated
 
-    signal.signal(signal.SIGTERM, answer)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    return _answering(signal.SIGTERM, signal.SIG_DFL, answer)
